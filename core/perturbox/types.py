@@ -1,0 +1,112 @@
+"""What flows through the project: a `Volume` is a scan or a label map on its own grid, in its own units; a `Case` is a
+question about one scan; `Effort` counts what answering it cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
+
+
+class InputError(ValueError):
+    """The user's input can't be used; the message is one sentence that says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan or label map on its own grid.
+
+    data: "c *s" float32 (float64 where the storage type needs it) in `unit`, spatial axes in the file's order (i, j, k).
+    affine: 4x4, ijk -> RAS, millimetres; a 2D image has the identity in its third axis.
+    unit: "HU" for CT, "intensity" otherwise, "label" for label maps.
+    dtype, slope, intercept: how a file stores it: data = slope * stored + intercept.
+    format: the file's suffix (".nii.gz", ".nrrd", ".png", "dicom", ...); header: what a writer needs to keep of it.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    unit: str = "HU"
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.int16))
+    slope: float = 1.0
+    intercept: float = 0.0
+    format: str = ".nii.gz"
+    header: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape, without channels."""
+        return self.data.shape[1:]
+
+    @property
+    def dims(self) -> int:
+        return self.data.ndim - 1
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between voxel centres along each spatial axis, mm."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0)[: self.dims])
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres (2D: area in square centimetres)."""
+        return float(np.prod(self.spacing)) / (1000.0 if self.dims == 3 else 100.0)
+
+    @property
+    def step(self) -> float | None:
+        """The smallest change the file can store, in `unit`; None for floating-point storage."""
+        return abs(float(self.slope)) if np.issubdtype(self.dtype, np.integer) else None
+
+    def stored(self) -> np.ndarray:
+        """The numbers a file holds: `data` mapped back through slope and intercept, rounded for integer storage."""
+        values = (self.data.astype(np.float64) - self.intercept) / self.slope
+        if np.issubdtype(self.dtype, np.integer):
+            limits = np.iinfo(self.dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        return values.astype(self.dtype)
+
+    def with_data(self, data: np.ndarray, **changes) -> "Volume":
+        """The same grid and storage with other values."""
+        return replace(self, data=data, **changes)
+
+    def same_grid(self, other: "Volume", tolerance_mm: float = 1e-3) -> bool:
+        """Whether both lie on the same voxels: equal shape, and corners closer than `tolerance_mm`."""
+        if self.shape != other.shape:
+            return False
+        ends = [(0, n - 1) for n in self.shape] + [(0, 0)] * (3 - self.dims)
+        corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
+        corners = np.vstack([corners, np.ones(corners.shape[1])])
+        return bool(np.abs((self.affine - other.affine) @ corners).max() < tolerance_mm)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One question about one scan.
+
+    label: reference label map in the victim's label values on the scan's grid, or None (the clean prediction is the reference).
+    roi: bool "*s"; only these voxels may change. target: names of the structures to attack, empty for all.
+    """
+
+    image: Volume
+    label: np.ndarray | None = None
+    roi: np.ndarray | None = None
+    target: tuple[str, ...] = ()
+
+
+@dataclass
+class Effort:
+    """What a computation cost; counters add up over calls.
+
+    forwards, backwards: whole-volume equivalents (windows computed / windows of the volume). model_calls: network calls.
+    windows, windows_kept, windows_skipped: windows seen in backward passes, of those whose graph was kept from the forward pass,
+    and of those without any upstream gradient. saved_bytes: largest number of bytes autograd graphs held at once.
+    """
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    model_calls: int = 0
+    windows: int = 0
+    windows_kept: int = 0
+    windows_skipped: int = 0
+    saved_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
