@@ -1,0 +1,355 @@
+"""The exact gradient of a sliding-window prediction, in bounded memory.
+
+Blending overlapping windows is linear: with windows w, weights m and their sum t, the stitched prediction is
+
+    S(x) = sum_w  P_w^T ( m * f(P_w x) ) / t        P_w cuts window w out of the volume, f is the network,
+
+so the gradient of any objective L(S(x)) is
+
+    dL/dx = sum_w  P_w^T J_f(P_w x)^T ( m * P_w (dL/dS / t) ).
+
+Each term needs one window only. A first pass over the windows builds S; whatever L does with S is ordinary PyTorch; a
+second pass cuts dL/dS into windows and pulls each back through the network. Recording every window at once, as plain
+autograd would, needs memory in proportion to the volume; here the first pass keeps the graphs of as many window batches
+as fit a byte budget, and the second pass recomputes the rest. The two ways give identical bits: neither the composition
+of the batches nor the order of summation depends on the budget. That needs a deterministic network, hence eval mode
+while it runs.
+
+`sliding_window` is the public face; `_Stitch` ties the two passes into one node of PyTorch's graph; `_Sweep` walks the
+windows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+
+from perturbox.memory import graph_budget
+from perturbox.types import Effort, InputError
+from perturbox.windows import Grid, Window
+
+__all__ = ["Effort", "Window", "sliding_window"]
+
+Network = Callable[[Tensor], Any]
+
+
+def sliding_window(
+    network: Network,
+    x: Tensor,
+    window: Window,
+    *,
+    support: Tensor | None = None,
+    memory_budget: int | None = None,
+    effort: Effort | None = None,
+    output: str | int | None = None,
+) -> Tensor:
+    """Predict a volume window by window; the result is differentiable with respect to `x`, exactly.
+
+    x: "b c *s" (2D or 3D, float32 or float64) on the network's grid; returns the blended prediction "b k *s".
+    support: bool "*s"; windows that don't touch it are not computed, and outside it the prediction is 0.
+    memory_budget: bytes of autograd graphs to keep for the backward pass; 0 recomputes every window, None takes part of
+    the memory that is free. The gradient is bit for bit the same for every budget.
+    effort: counters to add to; where CUDA memory runs out the window batch is halved, with a line in its notes.
+    output: which entry of a tuple, list or dict the network returns; by default the first, or the entry named "out",
+    "pred" or "logits".
+
+    The network runs in eval mode and its parameters get no gradient; both are restored. It must be deterministic, and a
+    plain function must see to eval mode itself. The gradient can't be differentiated again. Raises InputError when x,
+    window and the network's output don't fit together.
+    """
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"The network's input must be float32 or float64, not {getattr(x, 'dtype', type(x))}; convert it."
+        )
+    effort = Effort() if effort is None else effort
+    sweep = _Sweep(network, window, Grid.over(x, window, support), effort, output, memory_budget, _current_autocast(x))
+    if torch.is_grad_enabled() and x.requires_grad:
+        stitched = _Stitch.apply(x, sweep)
+        assert isinstance(stitched, Tensor)
+        return stitched
+    return sweep.stitch(x.detach(), keep_graphs=False)
+
+
+class _Stitch(torch.autograd.Function):
+    """The two passes as one node of PyTorch's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sweep: "_Sweep") -> Tensor:
+        ctx.sweep = sweep
+        ctx.save_for_backward(x)
+        return sweep.stitch(x, keep_graphs=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.sweep.pull_back(x, gradient), None
+
+
+class _Graph(NamedTuple):
+    """The recorded network call of one window batch: where its gradient enters and where it leaves.
+
+    The prediction itself isn't held, unless the network's own graph needs it.
+    """
+
+    prediction: GradientEdge
+    dtype: torch.dtype
+    patches: Tensor
+
+
+@dataclass(eq=False)
+class _Sweep:
+    """One prediction of one volume: its windows, the graphs kept of them, and the two passes.
+
+    A batch is a list of indices into grid.places; its graph, where kept, is filed under the first of them.
+    """
+
+    network: Network
+    window: Window
+    grid: Grid
+    effort: Effort
+    output: str | int | None
+    memory_budget: int | None
+    autocast: Callable[[], AbstractContextManager]
+    batches: list[list[int]] = field(default_factory=list)
+    graphs: dict[int, _Graph] = field(default_factory=dict)
+    graph_bytes: int | None = None
+
+    # ---- the two passes
+
+    def stitch(self, x: Tensor, keep_graphs: bool) -> Tensor:
+        """The blended prediction "b k *s"; keeps the graphs of the first window batches while the budget allows."""
+        if not keep_graphs:
+            self.memory_budget = 0
+        stitched: Tensor | None = None
+
+        def add(batch: list[int]) -> None:
+            nonlocal stitched
+            prediction = self._first_prediction(x, batch).to(x.dtype)
+            if stitched is None:
+                stitched = x.new_zeros(x.shape[0], prediction.shape[1], *x.shape[2:])
+            for index, window in zip(batch, prediction, strict=True):
+                self.grid.places[index].of(stitched)[0].addcmul_(window, self.grid.weight[0])
+            self.batches.append(batch)
+
+        with _evaluating(self.network), torch.no_grad():
+            self._walk(list(range(len(self.grid.places))), add)
+        assert stitched is not None
+        return stitched.div_(self.grid.total)
+
+    def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient "b c *s" with respect to x, from that with respect to the blended prediction.
+
+        Windows without upstream gradient are skipped. What is left of a batch that held some is pooled into full
+        batches, so that a sparse gradient costs what its windows cost; pooled windows are always recomputed, so that
+        which windows share a batch depends on the gradient alone, never on the budget.
+        """
+        pulled = torch.zeros_like(x)
+        pooled: list[int] = []
+
+        def pull(batch: list[int]) -> None:
+            graph = self.graphs.pop(batch[0], None)
+            upstream = self._upstream(gradient, batch)
+            live = (torch.linalg.vector_norm(upstream.flatten(1), torch.inf, dim=1) != 0).tolist()
+            if not all(live):
+                pooled.extend(index for index, alive in zip(batch, live, strict=True) if alive)
+                self.effort.windows_skipped += live.count(False)
+                return
+            kept = graph is not None
+            graph = graph or self._record(self._patches(x, batch))[1]
+            # Only the patches are asked for, so that no gradient of a parameter is ever computed.
+            (part,) = torch.autograd.grad(graph.prediction, graph.patches, upstream.to(graph.dtype), allow_unused=True)
+            self.effort.backwards += len(batch) / self.grid.per_image
+            self.effort.windows_kept += len(batch) if kept else 0
+            if part is not None:
+                for index, window in zip(batch, part, strict=True):
+                    self.grid.places[index].of(pulled)[0].add_(window)
+
+        with _evaluating(self.network), self.autocast():
+            for batch in self.batches:
+                self._walk(batch, pull)
+            self._walk(pooled, pull)
+        self.effort.windows += len(self.grid.places)
+        return pulled
+
+    # ---- one window batch
+
+    def _patches(self, x: Tensor, batch: list[int]) -> Tensor:
+        return torch.cat([self.grid.places[index].of(x) for index in batch])
+
+    def _upstream(self, gradient: Tensor, batch: list[int]) -> Tensor:
+        """The gradient with respect to the batch's own predictions: its share of that of the blended one."""
+        boxes = [self.grid.places[index] for index in batch]
+        upstream = gradient.new_empty(len(batch), gradient.shape[1], *self.grid.weight.shape[2:])
+        for place, window in zip(boxes, upstream, strict=True):
+            share = self.grid.weight[0] / self.grid.total[(0, slice(None), *place.box)]
+            torch.mul(place.of(gradient)[0], share, out=window)
+        return upstream
+
+    def _predict(self, patches: Tensor) -> Tensor:
+        """The network's prediction "n k *p" of patches "n c *p"."""
+        padded = self.grid.pad(patches, self.window)
+        prediction = _chosen(self.network(padded), self.output)
+        self.effort.model_calls += 1
+        self.effort.forwards += len(patches) / self.grid.per_image
+        expected = (padded.shape[0], *padded.shape[2:])
+        if prediction.dim() != padded.dim() or (prediction.shape[0], *prediction.shape[2:]) != expected:
+            raise InputError(
+                f"The network turned windows of shape {tuple(padded.shape)} into {tuple(prediction.shape)}; "
+                "it must return one score map per class of the same spatial size (choose another `output` or resample)."
+            )
+        return self.grid.crop(prediction)
+
+    def _record(self, patches: Tensor) -> tuple[Tensor, _Graph]:
+        """The prediction of patches, and the graph that leads from it back to them."""
+        with torch.enable_grad():
+            prediction = self._predict(patches.requires_grad_())
+        if not prediction.requires_grad:
+            raise InputError(
+                "The network's output doesn't depend on its input in a way PyTorch can differentiate; "
+                "return logits or probabilities (no argmax, no detach, no NumPy in between)."
+            )
+        return prediction.detach(), _Graph(get_gradient_edge(prediction), prediction.dtype, patches)
+
+    def _first_prediction(self, x: Tensor, batch: list[int]) -> Tensor:
+        """The prediction of a batch in the first pass; its graph is kept where the budget has room for it."""
+        patches = self._patches(x, batch)
+        if not self._has_room():
+            return self._predict(patches)
+        if self.graph_bytes is not None:
+            prediction, graph = self._record(patches)
+        else:
+            # Equal windows make equal graphs, so the first one tells what each costs.
+            with _saved_storages(self.network, patches) as storages:
+                prediction, graph = self._record(patches)
+            self.graph_bytes = sum(storages.values())
+            if self.memory_budget is None:
+                volume_bytes = x[:, 0].numel() * x.element_size()
+                self.memory_budget = graph_budget(x.device, prediction.shape[1] * volume_bytes)
+        if self._has_room():
+            self.graphs[batch[0]] = graph
+            self.effort.saved_bytes = max(self.effort.saved_bytes, len(self.graphs) * self.graph_bytes)
+        return prediction
+
+    def _has_room(self) -> bool:
+        """Whether the graph of one more batch fits the budget, as far as that is known yet."""
+        if self.memory_budget is None:
+            return True
+        return self.memory_budget > 0 and (len(self.graphs) + 1) * (self.graph_bytes or 0) <= self.memory_budget
+
+    def _walk(self, windows: list[int], work: Callable[[list[int]], None]) -> None:
+        """Do `work` batch by batch; where CUDA memory runs out, drop kept graphs, then halve the batch, and say so.
+
+        `work` must not have changed anything when it runs out of memory.
+        """
+        size, done = self.window.batch, 0
+        while done < len(windows):
+            batch = windows[done : done + size]
+            if _fits(work, batch):
+                done += len(batch)
+                continue
+            if self.graphs:
+                self.graphs.clear()
+                self.memory_budget = 0
+                note = "Out of CUDA memory: the graphs kept of windows were released, the rest is recomputed."
+            elif len(batch) > 1:
+                size = len(batch) // 2
+                note = f"Out of CUDA memory: the window batch was halved from {len(batch)} to {size}."
+            else:
+                raise torch.OutOfMemoryError(
+                    f"One window of {self.window.size} voxels doesn't fit into the memory of the device; "
+                    "choose a smaller window or another device."
+                )
+            if note not in self.effort.notes:
+                self.effort.notes.append(note)
+
+
+def _fits(work: Callable[[list[int]], None], batch: list[int]) -> bool:
+    """Do `work` on a batch; False when it runs out of CUDA memory."""
+    try:
+        work(batch)
+        return True
+    except torch.OutOfMemoryError:
+        pass
+    # Only here, outside the handler, is the traceback gone and with it the tensors its frames hold.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _chosen(prediction: Any, output: str | int | None) -> Tensor:
+    """The tensor to use of what a network returned: with deep supervision the full resolution comes first."""
+    if isinstance(prediction, Mapping):
+        known = [name for name in ("out", "pred", "logits") if name in prediction]
+        key = output if output is not None else (known or list(prediction))[0]
+        if key not in prediction:
+            raise InputError(
+                f"The network's output has no entry {key!r}; choose one of {', '.join(map(str, prediction))}."
+            )
+        prediction = prediction[key]
+    elif isinstance(prediction, tuple | list):
+        index = 0 if output is None else output
+        if not isinstance(index, int) or not -len(prediction) <= index < len(prediction):
+            raise InputError(
+                f"The network returns {len(prediction)} outputs; choose one by number from 0, not {index!r}."
+            )
+        prediction = prediction[index]
+    elif output is not None:
+        raise InputError(f"The network returns a single output; leave out `output` ({output!r}).")
+    if not isinstance(prediction, Tensor):
+        raise InputError(f"The network's output is a {type(prediction).__name__}; name the tensor to use by `output`.")
+    return prediction
+
+
+@contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    """Eval mode, frozen parameters, and one attention kernel whether or not a graph is recorded; all restored."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    training = [module for module in modules if getattr(module, "training", False)]
+    trainable = [p for p in network.parameters() if p.requires_grad] if isinstance(network, nn.Module) else []
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        # Attention otherwise takes another kernel under no_grad, and the two passes would differ by rounding.
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _saved_storages(network: Network, patches: Tensor) -> Iterator[dict[int, int]]:
+    """Bytes of the distinct storages autograd saves in this block, by address, without the network's own tensors."""
+    own = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in own}
+    storages = {patches.untyped_storage().data_ptr(): patches.untyped_storage().nbytes()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in excluded:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield storages
+
+
+def _current_autocast(x: Tensor) -> Callable[[], AbstractContextManager]:
+    """Recreates the autocast state of this moment, so that a recomputed window sees what the first pass saw."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled)
