@@ -29,14 +29,14 @@ _SLAB_VOXELS = 4_000_000
 
 def dice(a: np.ndarray, b: np.ndarray) -> float | None:
     """Dice coefficient 2|a∩b| / (|a|+|b|) of two masks "*s"; None if both are empty."""
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2.0 * np.count_nonzero(a & b) / total if total else None
+    total = _count(a) + _count(b)
+    return 2.0 * _count(a & b) / total if total else None
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float | None:
     """Intersection over union (Jaccard index) of two masks "*s"; None if both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else None
+    union = _count(a | b)
+    return _count(a & b) / union if union else None
 
 
 def hd95_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float | None:
@@ -62,7 +62,7 @@ def nsd(a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_mm: fl
 
 def volume_ml(mask: np.ndarray, voxel_ml: float) -> float:
     """Volume of a mask "*s" in millilitres, given that of one voxel (2D: area in cm²)."""
-    return np.count_nonzero(mask) * float(voxel_ml)
+    return _count(mask) * float(voxel_ml)
 
 
 # ---------------------------------------------------------------- two label maps
@@ -206,8 +206,8 @@ def failed_slices(
     for _, before, after, common in _slice_counts(clean[box], adversarial[box]):
         counted = np.maximum(before, after) >= min_area * before.max()
         counted &= (before + after - 2 * common) * voxel_ml > min_change_ml
-        most = max(most, np.count_nonzero(counted & (2 * common < slice_dice * (before + after))))
-    return int(most)
+        most = max(most, _count(counted & (2 * common < slice_dice * (before + after))))
+    return most
 
 
 # ---------------------------------------------------------------- two images
@@ -226,7 +226,7 @@ def perturbation(
     HU); it is None without any change. SSIM: see `ssim`.
     """
     inside = np.ones(delta.shape[1:], bool) if roi is None else roi
-    size = np.count_nonzero(inside)
+    size = _count(inside)
     changed = (delta != 0).any(axis=0) & inside
     values = delta[:, changed].astype(np.float64)
     rms = math.sqrt(np.square(values).sum() / (size * delta.shape[0])) if size else 0.0
@@ -234,7 +234,7 @@ def perturbation(
     return {
         "linf": float(np.abs(delta).max(initial=0.0)),
         "l2": rms,
-        "l0": np.count_nonzero(changed) / size if size else 0.0,
+        "l0": _count(changed) / size if size else 0.0,
         "psnr_db": 20.0 * math.log10(data_range / rms) if rms else None,
         "ssim": ssim(clean, clean + delta, window, roi),
         "data_range_hu": data_range,
@@ -256,7 +256,7 @@ def ssim(
         return None
     positions = tuple(slice(r, n - r) for n in shape)
     weight = np.ones([n - 2 * r for n in shape], bool) if roi is None else roi[positions]
-    total = np.count_nonzero(weight)
+    total = _count(weight)
     if not total:
         return None
     # Everything far from a change is exactly 1, so only the box around the changes is computed.
@@ -304,6 +304,10 @@ def to_json(x: object) -> object:
 # ---------------------------------------------------------------- how
 
 
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))
+
+
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Bounding box of a mask; empty slices at 0 for an empty one."""
     box = []
@@ -337,7 +341,7 @@ def _boundary_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) 
 
 def _directed(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     # Voxels of both boundaries are at distance 0; only the rest need a search, and its cost follows the surface.
-    distances = np.zeros(np.count_nonzero(edge))
+    distances = np.zeros(_count(edge))
     apart = np.argwhere(edge & ~other)
     if len(apart):
         tree = KDTree(np.argwhere(other) * np.asarray(spacing), balanced_tree=False, compact_nodes=False)
@@ -352,7 +356,7 @@ def _hd95(ab: np.ndarray, ba: np.ndarray) -> float:
 def _nsd(ab: np.ndarray, ba: np.ndarray, tolerance_mm: float) -> float:
     # Headers store spacing in float32: a distance equal to the tolerance must not fail for its last digit.
     reach = tolerance_mm * (1.0 + 1e-6)
-    return (np.count_nonzero(ab <= reach) + np.count_nonzero(ba <= reach)) / (ab.size + ba.size)
+    return (_count(ab <= reach) + _count(ba <= reach)) / (ab.size + ba.size)
 
 
 def _slice_counts(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:

@@ -128,6 +128,7 @@ def test_structures_golden():
       "kidney": {"dice": null, "iou": null, "hd95_mm": null, "nsd": null, "volume_ml": 0.0}
     }"""
     assert json.loads(json.dumps(metrics.to_json(rows), allow_nan=False)) == json.loads(golden)
+    assert {type(v) for row in rows.values() for v in row.values()} == {float, type(None)}
 
 
 def test_slices_add_up_to_the_volume_and_skip_empty_ones():
