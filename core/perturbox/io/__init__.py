@@ -1,0 +1,169 @@
+"""Files in, files out: the only place that reads or writes images.
+
+A file's numbers, type, slope, intercept and place in the patient survive reading and writing exactly; whatever can't be
+used is refused here, in one sentence, before anything is computed. A file is written beside its name and moved there
+when it is complete, so no half-written output exists, and an existing file is never overwritten unless asked.
+
+Spatial axes are the file's own, fastest first: (i, j, k) is (column, row, slice); a photograph is (width, height).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from perturbox.io import dicom, itk, nifti
+from perturbox.io.checks import (
+    Stored,
+    check_grid,
+    check_hu,
+    check_labels,
+    check_values,
+    different_grid,
+    to_volume,
+)
+from perturbox.io.files import DICOM, FORMATS, PHOTOGRAPHS, WRITABLE, atomic, require_file, require_new, suffix
+from perturbox.types import InputError, Volume
+
+__all__ = [
+    "FORMATS",
+    "WRITABLE",
+    "check_hu",
+    "has_room_for_notice",
+    "read_labels",
+    "read_mask",
+    "read_volume",
+    "suffix",
+    "writable_format",
+    "write_labels",
+    "write_volume",
+]
+
+
+def read_volume(
+    path: str | Path, *, unit: str = "HU", channels: int | None = None, allow_constant: bool = False
+) -> Volume:
+    """The image in a file, or in a folder of one DICOM series, as "c *s" in its own units on its own grid.
+
+    unit: what the values mean, "HU" for CT; photographs (PNG, JPEG, TIFF, BMP) and DICOM that isn't CT are
+    "intensity" instead. channels: 1 or 3 where grey or colour is needed, None for either. allow_constant: accept one
+    value everywhere, as in the difference of two scans.
+    Raises InputError in one sentence if the file can't be used.
+    """
+    path = Path(path)
+    stored = _read(path)
+    check_grid(path, stored)
+    check_values(path, stored.values, allow_constant)
+    if channels is not None and stored.values.shape[0] != channels:
+        raise InputError(
+            f"{path} is a colour image where a grey one is needed; convert it to grey first."
+            if channels == 1
+            else f"{path} is a grey image where a colour (RGB) one is needed; give the colour original."
+        )
+    if unit == "HU" and (stored.format in PHOTOGRAPHS or stored.header.get("modality", "CT") != "CT"):
+        unit = "intensity"
+    return to_volume(path, stored, unit)
+
+
+def read_labels(path: str | Path, like: Volume, known: set[int] | None = None) -> np.ndarray:
+    """The label map in a file, int32 "*s" on the grid of `like`; `known` are the values it may hold, None for any.
+
+    Raises InputError if it lies on another grid or holds fractions, negative values or values not in `known`.
+    """
+    path = Path(path)
+    stored = _read(path)
+    check_grid(path, stored)
+    if stored.values.shape[0] != 1:
+        raise InputError(f"{path} is a colour image where a label map is needed; save one value per voxel.")
+    check_values(path, stored.values, allow_constant=True)
+    volume = to_volume(path, stored, "label")
+    if not volume.same_grid(like):
+        raise InputError(different_grid(path, volume, like))
+    return check_labels(path, volume.data[0], known)
+
+
+def read_mask(path: str | Path, like: Volume) -> np.ndarray:
+    """The region a label map outlines (values above 0), bool "*s"; raises InputError as `read_labels`, or if empty."""
+    mask = read_labels(path, like) > 0
+    if not mask.any():
+        raise InputError(f"{path} outlines nothing; draw the region with a value above zero.")
+    return mask
+
+
+def write_volume(
+    path: str | Path, volume: Volume, *, adversarial: bool = False, description: str = "", overwrite: bool = False
+) -> None:
+    """Write exactly the volume's stored values, type, slope, intercept and affine, in the format of the path's suffix.
+
+    adversarial: put ADVERSARIAL_NOTICE into the file where its format has room (`has_room_for_notice`); elsewhere the
+    name must say it. Raises InputError if the path exists (unless `overwrite`) or can't hold the volume.
+    """
+    path = Path(path)
+    format = suffix(path)
+    if format not in WRITABLE:
+        raise InputError(
+            f"{path} is in a format that isn't written here; name it {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}."
+        )
+    if not np.isfinite(volume.data).all():
+        raise InputError(f"{path} isn't written, for its values aren't all finite; compute them again.")
+    require_new(path, overwrite)
+    if format in nifti.SUFFIXES:
+        with atomic(path) as temporary:
+            nifti.write(temporary, volume, adversarial, description)
+    else:
+        itk.require_room(path, format, volume)
+        with atomic(path) as temporary:
+            itk.write(temporary, volume, adversarial, description)
+
+
+def write_labels(
+    path: str | Path, labels: np.ndarray, like: Volume, names: dict[str, int] | None = None, *, overwrite: bool = False
+) -> None:
+    """Write a label map "*s" as NIfTI (uint8, or uint16 above 255) with the affine of `like` and the structures' names.
+
+    Raises InputError if the path exists (unless `overwrite`) or can't be written.
+    """
+    path = Path(path)
+    if suffix(path) not in nifti.SUFFIXES:
+        raise InputError(f"{path} can't hold a label map here; name it .nii.gz.")
+    dtype = np.dtype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
+    volume = Volume(
+        data=labels[None],
+        affine=like.affine,
+        unit="label",
+        dtype=dtype,
+        format=suffix(path),
+        header=nifti.geometry_only(like.header),
+    )
+    require_new(path, overwrite)
+    listing = "labels: " + ", ".join(f"{name}={value}" for name, value in names.items()) if names else ""
+    with atomic(path) as temporary:
+        nifti.write(temporary, volume, adversarial=False, description=listing)
+
+
+def writable_format(volume: Volume) -> str:
+    """The suffix under which to write this volume: its own, or that of the nearest format in one lossless file."""
+    nearest = {".nhdr": ".nrrd", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", DICOM: ".nrrd"}
+    return nearest.get(volume.format, volume.format)
+
+
+def has_room_for_notice(format: str) -> bool:
+    """Whether such a file carries ADVERSARIAL_NOTICE inside; TIFF and BMP don't, so their name must say it."""
+    return format in (*nifti.SUFFIXES, ".nrrd", ".mha", ".png")
+
+
+def _read(path: Path) -> Stored:
+    if path.is_dir():
+        return dicom.read_folder(path)
+    require_file(path)
+    format = suffix(path)
+    if format in nifti.SUFFIXES:
+        return nifti.read(path)
+    if format in FORMATS:
+        return itk.read(path)
+    if dicom.is_dicom(path):
+        return dicom.read_file(path)
+    raise InputError(
+        f"{path} has no suffix that is known here; give a DICOM folder or one of {', '.join(FORMATS)}."
+        if format != ".dcm"
+        else f"{path} isn't a DICOM file; export it again."
+    )

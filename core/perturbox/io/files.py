@@ -1,0 +1,67 @@
+"""Paths: what a suffix means, what may be read, and how a file comes into being whole."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perturbox.types import InputError
+
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
+WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
+DICOM = "dicom"
+
+
+def suffix(path: str | Path) -> str:
+    """The suffix that names a file's format, in lower case and with both parts of ".nii.gz"."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def require_file(path: Path) -> None:
+    """Raises InputError unless `path` is a file with something in it that this user may read."""
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes); export it again.")
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """The refusal for a file that the system won't give."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return InputError(f"{path} doesn't exist; check its path and name.")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path} may not be read by this user; change its permissions.")
+    return InputError(
+        f"{path} can't be read ({(error.strerror or str(error)).lower()}); copy it elsewhere and try again."
+    )
+
+
+def require_new(path: Path, overwrite: bool) -> None:
+    """Raises InputError if writing to `path` would replace something or has no folder to go to."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} isn't a folder; create it before writing {path.name}.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already and isn't overwritten; choose another name.")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `path` when the block ends well and is removed when it doesn't."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, by which writers choose the format
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"{path} can't be written ({reason}); free space, change permissions or write elsewhere."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

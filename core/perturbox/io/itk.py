@@ -1,0 +1,200 @@
+"""NRRD, MetaImage and photographs through SimpleITK, and the one place where ITK's LPS axes become RAS."""
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import ArrayLike
+
+from perturbox.io.checks import Stored, check_size, check_spacing
+from perturbox.io.files import PHOTOGRAPHS, suffix
+from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
+
+# The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
+READERS = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".png": "PNGImageIO",
+    ".jpg": "JPEGImageIO",
+    ".jpeg": "JPEGImageIO",
+    ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
+    ".bmp": "BMPImageIO",
+}
+HOLDS = {".png": "uint8 uint16", ".bmp": "uint8"} | dict.fromkeys(
+    (".tif", ".tiff"), "uint8 int8 uint16 int16 uint32 int32 float32"
+)
+COMPRESSION = 3
+
+
+def read(path: Path) -> Stored:
+    """The numbers in a NRRD, MetaImage, PNG, JPEG, TIFF or BMP file; raises InputError for damaged or unusable ones."""
+    format = suffix(path)
+    if format in (".jpg", ".jpeg"):
+        _require_whole_jpeg(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[format])
+    with silence():
+        try:
+            reader.ReadImageInformation()
+            dims = reader.GetDimension()
+            check_size(path, reader.GetSize())
+            check_spacing(path, reader.GetSpacing())
+            axes = np.array(reader.GetDirection()).reshape(dims, dims)
+            if abs(np.linalg.det(axes)) < 1e-6:
+                raise InputError(
+                    f"{path} has two axes along the same direction (a singular affine); export the scan again."
+                )
+            image = reader.Execute()
+        except RuntimeError:
+            raise InputError(
+                f"{path} can't be read as {format} (damaged, truncated or another format); export it again."
+            ) from None
+    values = values_of(image)
+    if format in PHOTOGRAPHS and dims != 2:
+        raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
+    values = _grey_or_rgb(path, values, format)
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
+    return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": metadata})
+
+
+def write(path: Path, volume: Volume, adversarial: bool, description: str) -> None:
+    """Write a volume with its metadata; NRRD and MetaImage carry the notice as a key, PNG as a comment."""
+    format = suffix(path)
+    stored = np.moveaxis(volume.stored(), 0, -1) if volume.data.shape[0] > 1 else volume.stored()[0]
+    spatial = tuple(range(volume.dims))[::-1]
+    image = sitk.GetImageFromArray(
+        np.ascontiguousarray(stored.transpose(*spatial, *range(volume.dims, stored.ndim))),
+        isVector=stored.ndim > volume.dims,
+    )
+    _place(image, volume)
+    notice = ({"notice": ADVERSARIAL_NOTICE} if adversarial else {}) | (
+        {"description": description} if description else {}
+    )
+    if format not in PHOTOGRAPHS:
+        kept = volume.header.get("metadata", {})
+        for key, value in {**(kept if isinstance(kept, dict) else {}), **notice}.items():
+            image.SetMetaData(key, str(value))
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(path))
+    writer.SetImageIO(READERS[format])
+    writer.SetUseCompression(format != ".bmp")
+    if format in (".nrrd", ".mha"):
+        writer.SetCompressionLevel(COMPRESSION)
+    with silence():
+        try:
+            writer.Execute(image)
+        except RuntimeError:
+            raise OSError("the writer gave up") from None
+    if format == ".png" and notice:
+        _comment_png(path, ". ".join(notice.values()))
+
+
+def require_room(path: Path, format: str, volume: Volume) -> None:
+    """Raises InputError if this format can't hold the volume exactly."""
+    if (volume.slope, volume.intercept) != (1.0, 0.0):
+        raise InputError(f"{path} can't keep the scan's slope and intercept; write .nii.gz.")
+    if format in HOLDS and (volume.dims != 2 or volume.dtype.name not in HOLDS[format].split()):
+        raise InputError(f"{path} can't hold {volume.dims}D images of {volume.dtype.name}; write .nii.gz or .nrrd.")
+    if volume.dtype.name == "float16":
+        raise InputError(f"{path} can't hold float16; write it as float32.")
+
+
+def values_of(image: sitk.Image) -> np.ndarray:
+    """An image's pixels as "c *s" with spatial axes (i, j, k); ITK's arrays come slice first and channel last."""
+    array = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        return array.T[None]
+    return np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
+
+
+def affine_of(image: sitk.Image) -> np.ndarray:
+    """ijk -> RAS in mm of an ITK image, whose own axes are LPS."""
+    return lps_to_ras(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+
+
+def lps_to_ras(direction: ArrayLike, spacing: Sequence[float], origin: ArrayLike) -> np.ndarray:
+    """ijk -> RAS from ITK's direction cosines, spacing (mm) and origin (mm); the inverse is `_place`."""
+    dims = len(spacing)
+    affine = np.eye(4)
+    affine[:dims, :dims] = np.array(direction).reshape(dims, dims) * np.array(spacing)
+    affine[:dims, 3] = origin
+    return FLIP @ affine
+
+
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # left, posterior -> right, anterior; its own inverse
+
+
+def _place(image: sitk.Image, volume: Volume) -> None:
+    dims = volume.dims
+    affine = FLIP @ volume.affine
+    image.SetSpacing(volume.spacing)
+    image.SetDirection((affine[:dims, :dims] / np.array(volume.spacing)).ravel().tolist())
+    image.SetOrigin(affine[:dims, 3].tolist())
+
+
+def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
+    channels = values.shape[0]
+    if channels in (2, 4) and format in PHOTOGRAPHS:
+        if (values[-1] != np.iinfo(values.dtype).max).any():
+            raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
+        values = values[:-1]
+    elif channels not in (1, 3):
+        raise InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
+    # BMP has no grey type, only a grey palette, which comes back as three equal channels.
+    if format == ".bmp" and len(values) == 3 and (values == values[0]).all():
+        values = values[:1]
+    if len(values) == 3 and values.ndim == 4:
+        raise InputError(f"{path} is a colour or vector volume; save one channel of it.")
+    return values
+
+
+def _require_whole_jpeg(path: Path) -> None:
+    """Raises InputError for a JPEG that ends before its end marker, which decoders fill with grey without a word."""
+    raw = path.read_bytes()
+    position = 2
+    # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
+    while raw[position : position + 1] == b"\xff" and raw[position + 1] != 0xDA:
+        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
+    if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
+        raise InputError(
+            f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
+        )
+
+
+def _comment_png(path: Path, text: str) -> None:
+    """Put a comment behind the header of a PNG file (RFC 2083, 4.2.7), for which SimpleITK has no way."""
+    raw = path.read_bytes()
+    body = b"tEXtComment\0" + text.encode("latin-1", "replace")
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    header_end = 8 + 25  # signature, then IHDR
+    path.write_bytes(raw[:header_end] + chunk + raw[header_end:])
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep ITK's C libraries from writing to stderr, where a refusal is one line of ours."""
+    warned = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr at all, as in a windowed process
+        kept = None
+    try:
+        if kept is not None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
+        yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 2)
+            os.close(kept)
+        sitk.ProcessObject.SetGlobalWarningDisplay(warned)
