@@ -1,0 +1,129 @@
+"""How much may change, in the scan's own units: the norm ball, the region of interest, the valid range and the file's steps.
+
+`project` makes a perturbation feasible; `verify` is independent of it and refuses a result that isn't. The runner calls
+`verify` on whatever an attack returned, so no attack grades itself.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perturbox.types import Case, InputError
+
+Norm = Literal["linf", "l2", "l0"]
+NORMS: tuple[str, ...] = get_args(Norm)
+
+
+class BudgetViolated(RuntimeError):
+    """An attack returned a perturbation outside its budget."""
+
+
+def padding_mask(data: np.ndarray) -> np.ndarray:
+    """bool, shape of `data`: voxels outside the scanner's field of view, which are never changed.
+
+    Scanners fill them with one constant at or below air: the scan's minimum, if it is at most -1000 HU and a plateau of more
+    than 1 % of the voxels.
+    """
+    lowest = data.min()
+    plateau = data == lowest
+    return plateau if lowest <= -1000 and plateau.mean() > 0.01 else np.zeros_like(plateau)
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """The set of allowed perturbations of x "b c *s".
+
+    eps: limit in the scan's unit for linf (largest change of any voxel) and l2 (RMS change over the region), a fraction of
+    the region's voxels for l0. region: bool "1 1 *s"; only these voxels may change. clip: valid range of values, the
+    source's own. step: the file's storage step (1 HU for integer CT), None for floating point.
+    """
+
+    eps: float
+    norm: Norm
+    region: Tensor
+    clip: tuple[float, float]
+    step: float | None = None
+
+    @classmethod
+    def of(cls, case: Case, eps: float, norm: Norm = "linf", device: torch.device | str = "cpu") -> "Budget":
+        """The budget for one case: its region of interest without padding, its range, its storage step.
+
+        Raises InputError for a negative or undefined eps, an unknown norm and an empty region.
+        """
+        if norm not in NORMS:
+            raise InputError(f"Unknown norm '{norm}'; choose one of {', '.join(NORMS)}.")
+        if not (np.isfinite(eps) and eps >= 0):
+            raise InputError(f"eps must be a number of at least 0, not {eps}.")
+        if norm == "l0" and eps > 1:
+            raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps}.")
+        image = case.image
+        region = ~padding_mask(image.data).all(0)
+        if case.roi is not None:
+            region &= case.roi
+        if not region.any():
+            raise InputError("The region of interest holds no voxel that may change; draw it inside the scan.")
+        clip = (float(image.data.min()), float(image.data.max()))
+        return cls(float(eps), norm, torch.from_numpy(region)[None, None].to(device), clip, image.step)
+
+    @property
+    def count(self) -> int:
+        """Number of voxels that may change."""
+        return int(self.region.sum())
+
+    def project(self, delta: Tensor, x: Tensor) -> Tensor:
+        """The nearest allowed perturbation, case by case: region, valid range, then the norm ball (a scaling towards 0, a
+        clamp or the largest entries, none of which leaves the range)."""
+        delta = torch.where(self.region, delta, 0)
+        delta = torch.minimum(torch.maximum(delta, self.clip[0] - x), self.clip[1] - x)
+        if self.norm == "linf":
+            return delta.clamp(-self.eps, self.eps)
+        if self.norm == "l2":
+            size = self.rms(delta)
+            return delta * torch.where(size > self.eps, self.eps / size.clamp_min(1e-30), 1.0)
+        allowed = int(self.eps * self.count * delta.shape[1])
+        flat = delta.flatten(1)
+        if allowed == 0:
+            return torch.zeros_like(delta)
+        kept = torch.zeros_like(flat).scatter_(1, flat.abs().topk(min(allowed, flat.shape[1]), dim=1).indices, 1.0)
+        return (flat * kept).view_as(delta)
+
+    def quantise(self, delta: Tensor) -> Tensor:
+        """Round to the file's steps, towards the source, so that the budget holds and the file stores exactly this."""
+        return delta if self.step is None else torch.trunc(delta / self.step + delta.sign() * 1e-4) * self.step
+
+    def rms(self, delta: Tensor) -> Tensor:
+        """Root mean square of delta over the region, "b 1 ..." (all voxels of all channels of one case)."""
+        total = delta.flatten(1).double().square().sum(1)
+        rms = (total / (self.count * delta.shape[1])).sqrt()
+        return rms.to(delta.dtype).view(-1, *[1] * (delta.dim() - 1))
+
+    def measure(self, delta: Tensor) -> dict[str, float]:
+        """The norms of one case's perturbation: linf and l2 (RMS) in its unit, l0 as a fraction of the region."""
+        return {
+            "linf": float(delta.abs().max()),
+            "l2": float(self.rms(delta).max()),
+            "l0": float((delta != 0).sum() / (self.count * delta.shape[1])),
+        }
+
+    def verify(self, x_adv: Tensor, x: Tensor) -> None:
+        """Raise BudgetViolated if x_adv leaves the norm ball, the region or the valid range; knows nothing of `project`."""
+        delta = (x_adv.double() - x.double()).cpu()
+        region = self.region.cpu()
+        if bool((delta[~region.expand_as(delta)] != 0).any()):
+            raise BudgetViolated("A voxel outside the region of interest changed.")
+        low, high = self.clip
+        changed = delta != 0
+        if bool(((x_adv.cpu() < low - 1e-3) | (x_adv.cpu() > high + 1e-3))[changed].any()):
+            raise BudgetViolated(f"A changed voxel left the scan's own range [{low:g}, {high:g}].")
+        for case in delta:
+            found = {
+                "linf": case.abs().max(),
+                "l2": (case.square().sum() / (self.count * case.shape[0])).sqrt(),
+                "l0": (case != 0).sum() / (self.count * case.shape[0]),
+            }[self.norm]
+            # float32 voxels near 3000 HU resolve 2.4e-4 HU; anything beyond that is a real violation.
+            if float(found) > self.eps * (1 + 1e-6) + 5e-4:
+                raise BudgetViolated(f"The perturbation measures {float(found):g} in {self.norm}, above the limit {self.eps:g}.")

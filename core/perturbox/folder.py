@@ -1,0 +1,120 @@
+"""Result folders after the fact: read one back, verify every number in it, replay it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perturbox import io
+from perturbox.goals import Goal
+from perturbox.job import SCHEMA, Job, Listener, execute, job_of, prepare, present_targets, require_new_folder
+from perturbox.load import load_victim
+from perturbox.measure import measure
+from perturbox.metrics import to_json
+from perturbox.types import InputError, Volume
+
+# Parts of result.json that the files determine; the rest is a record of how they came about.
+VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of a result folder; raises InputError if there is none or it isn't one of ours."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise InputError(f"'{folder}' is no result folder: it has no result.json; give the --out of an attack.")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"'{path}' is damaged; run the attack again.") from None
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
+    return result
+
+
+def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
+    """(clean, adversarial): the clean scan is the adversarial one minus the perturbation, exactly."""
+    files, source = result["files"], result["source"]
+    for key in ("adversarial", "perturbation"):
+        if not (folder / files[key]).is_file():
+            raise InputError(f"'{folder}' lacks {files[key]}; copy the whole result folder.")
+    adversarial = io.read_volume(folder / files["adversarial"], unit=source["unit"])
+    delta = io.read_volume(folder / files["perturbation"], unit=source["unit"], allow_constant=True)
+    data = adversarial.data.astype(np.float64) - delta.data
+    return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
+
+
+def verify(folder: Path, listener: Listener | None = None) -> list[str]:
+    """Recompute every number of result.json from the saved files; returns one line per number that differs (none: all hold).
+
+    Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another order.
+    Raises InputError where files are missing or the victim's weights are not those of the result.
+    """
+    listener = listener or Listener()
+    result = read_result(folder)
+    clean, adversarial = read_scans(folder, result)
+    victim = load_victim(result["victim"]["spec"], result["device"])
+    if victim.sha256 != result["victim"]["sha256"]:
+        raise InputError(f"'{victim.name}' has other weights here than when this result was made; use the same version.")
+    torch.set_num_threads(result["threads"])
+    files, parameters = result["files"], result["attack"]["parameters"]
+    expert = io.read_labels(folder / files["reference_seg"], clean) if files["reference_seg"] else None
+    roi = io.read_mask(folder / files["roi"], clean) if files["roi"] else None
+    clean_seg = victim.predict(clean)
+    goal = Goal.parse(parameters["goal"], parameters["target"], victim.labels)
+    goal = present_targets(goal, clean_seg if expert is None else expert, victim, tuple(parameters["target"]))
+    measured = measure(
+        clean,
+        adversarial,
+        victim,
+        goal,
+        eps=parameters["eps"],
+        norm=parameters["norm"],
+        expert=expert,
+        roi=roi,
+        seed=result["seed"],
+        clean_seg=clean_seg,
+        say=listener.say,
+    )
+    problems = []
+    for key, found in (("clean_seg", measured.clean_seg), ("adversarial_seg", measured.adversarial_seg)):
+        stored = io.read_labels(folder / files[key], clean)
+        if not np.array_equal(stored, found):
+            problems.append(f"{files[key]}: {int((stored != found).sum())} voxels differ from the model's prediction")
+    numbers = to_json(measured.numbers)
+    assert isinstance(numbers, dict)
+    for key in VERIFIED:
+        problems += differences(result[key], numbers[key], key)
+    images = {name: value for name, value in result["image_metrics"].items() if name in numbers["image_metrics"]}
+    return problems + list(differences(images, numbers["image_metrics"], "image_metrics"))
+
+
+def differences(stored: Any, found: Any, place: str) -> Iterator[str]:
+    """One line for every leaf where two JSON values differ by more than rounding."""
+    if isinstance(stored, dict) and isinstance(found, dict):
+        for key in sorted(stored.keys() | found.keys()):
+            yield from differences(stored.get(key), found.get(key), f"{place}.{key}")
+    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
+        for index, (a, b) in enumerate(zip(stored, found, strict=True)):
+            yield from differences(a, b, f"{place}[{index}]")
+    elif isinstance(stored, float) and isinstance(found, float):
+        if abs(stored - found) > 1e-6 * max(1.0, abs(stored), abs(found)):
+            yield f"{place}: result.json says {stored:g}, the files say {found:g}"
+    elif stored != found:
+        yield f"{place}: result.json says {stored!r}, the files say {found!r}"
+
+
+def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[str, Any]:
+    """Repeat the attack a result folder records, from the folder alone, into a new one."""
+    require_new_folder(out)
+    result = read_result(folder)
+    if not result["replayable"]:
+        raise InputError(f"'{folder}' is one find of a search for the margin; run `perturbox margin` again instead.")
+    clean, _ = read_scans(folder, result)
+    files = result["files"]
+    changes = {key: str(folder / files[name]) for key, name in (("label", "reference_seg"), ("roi", "roi")) if files[name]}
+    job: Job = job_of(result, **changes)
+    torch.set_num_threads(result["threads"])
+    return execute(prepare(job, clean), out, listener or Listener())

@@ -1,0 +1,388 @@
+"""One attack as a document: a `Job` (plain JSON) goes in, a result folder comes out.
+
+Command line, server and Slicer all enter here. The folder is complete in itself: `verify` recomputes every number and `replay`
+repeats the attack from it alone, since the clean scan is the adversarial one minus the perturbation, exactly.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import perturbox
+from perturbox import checks, io, recipes
+from perturbox.attack import Outcome, Step, run
+from perturbox.budget import Budget
+from perturbox.goals import Goal
+from perturbox.load import load_victim
+from perturbox.measure import Measurement, measure
+from perturbox.metrics import to_json
+from perturbox.report import write_report
+from perturbox.resources import peak_bytes
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
+from perturbox.victim import Victim
+
+SCHEMA = "perturbox-result/1"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for. Paths are local; everything else is recorded in result.json. Units: eps in the scan's unit (HU)."""
+
+    image: str
+    victim: str = "ct-organs"
+    attack: str = "pgd"
+    eps: float = 4.0
+    norm: str = "linf"
+    steps: int = 20
+    goal: str = "change"
+    target: tuple[str, ...] = ()
+    label: str | None = None
+    label_map: str | None = None
+    roi: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    force: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A job whose every input was read and checked."""
+
+    job: Job
+    victim: Victim
+    image: Volume
+    goal: Goal
+    expert: np.ndarray | None
+    roi: np.ndarray | None
+    attack: Any
+    recipe: recipes.Recipe
+    warnings: list[str]
+    source_sha256: str
+
+
+@dataclass
+class Listener:
+    """Where a job tells how it goes: say(sentence), step(Step); and where it asks whether to stop."""
+
+    say: Callable[[str], None] = lambda text: None
+    step: Callable[[Step], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def prepare(job: Job, image: Volume | None = None) -> Ready:
+    """Read and check everything a job needs; `image` stands in for the file where the caller has it already.
+
+    Raises InputError for any input that can't be used.
+    """
+    recipe = recipes.get(job.attack)
+    attack = recipe.build(job.eps, job.norm, job.steps, job.settings)
+    victim = load_victim(job.victim, job.device)
+    warnings: list[str] = []
+    digest = ""
+    if image is None:
+        path = Path(job.image)
+        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
+        digest = _sha256(path)
+    if victim.unit == "HU":
+        warnings += io.check_hu(image, job.force)
+    victim.on(image)  # refuses other dimensions and channels
+    if image.dims not in recipe.dims:
+        raise InputError(f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D.")
+    goal = Goal.parse(job.goal, job.target, victim.labels)
+    expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
+    roi = io.read_mask(job.roi, image) if job.roi else None
+    Budget.of(Case(image, roi=roi), job.eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
+    if attack.steps != job.steps:
+        warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
+    return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest)
+
+
+def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
+    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" names the file's values for structures."""
+    if label_map is None:
+        return io.read_labels(path, image, set(victim.labels.values()))
+    raw = io.read_labels(path, image)
+    mapped = np.zeros_like(raw)
+    for part in label_map.split(","):
+        name, equals, values = part.partition("=")
+        try:
+            numbers = [int(value) for value in values.split("+")]
+        except ValueError:
+            numbers = []
+        if not equals or not numbers:
+            raise InputError(f"'{part}' in --label-map isn't understood; write liver=5,bone=25+26.")
+        if name not in victim.structures:
+            raise InputError(f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}.")
+        mapped[np.isin(raw, numbers)] = victim.labels[name]
+    return mapped
+
+
+def run_job(job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None) -> dict[str, Any]:
+    """Carry a job out and leave a complete result folder at `out`, which must not exist or be empty; returns result.json.
+
+    Raises InputError before anything is written if an input can't be used. A run that `listener.stop` ends leaves a valid result
+    that says so.
+    """
+    require_new_folder(out)
+    return execute(prepare(job, image), out, listener or Listener())
+
+
+def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
+    """Attack, save, re-read, measure and report a prepared job."""
+    job, victim, image = ready.job, ready.victim, ready.image
+    started, cpu_started = time.perf_counter(), time.process_time()
+    effort = Effort()
+    listener.say("Segmenting the original scan")
+    clean_seg = victim.predict(image, effort)
+    reference = clean_seg if ready.expert is None else ready.expert
+    goal = present_targets(ready.goal, reference, victim, job.target)
+    listener.say(f"Attacking with {ready.recipe.title}")
+    case = Case(image, ready.expert, ready.roi, job.target)
+    bound = victim.on(image, effort)
+    outcome = run(ready.attack, bound, case, reference, goal, seed=job.seed, on_step=listener.step, stop=listener.stop)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        result = conclude(ready, goal, outcome, clean_seg, effort, draft, listener, started=(started, cpu_started))
+        draft.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return result
+
+
+def conclude(
+    ready: Ready,
+    goal: Goal,
+    outcome: Outcome,
+    clean_seg: np.ndarray,
+    effort: Effort,
+    folder: Path,
+    listener: Listener,
+    *,
+    started: tuple[float, float] | None = None,
+    replayable: bool = True,
+) -> dict[str, Any]:
+    """Save what an attack found, read it back, measure it and report it: a complete result folder; returns result.json.
+
+    started: (wall, CPU) clocks at the start; replayable: False for attacks whose start isn't in the folder.
+    """
+    job, victim, image = ready.job, ready.victim, ready.image
+    folder.mkdir(exist_ok=True)
+    files = write_images(folder, ready, outcome)
+    saved = read_adversarial(folder, files, image.unit)
+    Budget.of(Case(image, roi=ready.roi), job.eps, job.norm).verify(  # type: ignore[arg-type]
+        torch.from_numpy(saved.data)[None], torch.from_numpy(image.data)[None]
+    )
+    measured = measure(
+        image,
+        saved,
+        victim,
+        goal,
+        eps=job.eps,
+        norm=job.norm,
+        expert=ready.expert,
+        roi=ready.roi,
+        seed=job.seed,
+        clean_seg=clean_seg,
+        effort=effort,
+        say=listener.say,
+    )
+    write_segmentations(folder, image, victim, measured)
+    result = describe(ready, outcome, measured, files)
+    result["replayable"] = replayable
+    wall, cpu = started or (None, None)
+    result["effort"] = {
+        "forwards": effort.forwards,
+        "backwards": effort.backwards,
+        "model_calls": effort.model_calls,
+        "seconds": None if wall is None else time.perf_counter() - wall,
+        "cpu_seconds": None if cpu is None else time.process_time() - cpu,
+        "peak_bytes": peak_bytes(victim.device),
+    }
+    result["warnings"] = ready.warnings + effort.notes + checks.warnings(result)
+    result = to_json(result)
+    assert isinstance(result, dict)
+    (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    listener.say("Writing the report")
+    write_report(folder)
+    return result
+
+
+def present_targets(goal: Goal, reference: np.ndarray, victim: Victim, named: tuple[str, ...]) -> Goal:
+    """The goal on the structures this scan holds; raises InputError where a named one is missing or none is there."""
+    found = goal.present(reference)
+    names = {value: name for name, value in victim.labels.items()}
+    missing = [names[value] for value in goal.targets if value not in found.targets]
+    if named and missing:
+        raise InputError(f"The model found no {' and no '.join(missing)} in this scan; choose other structures.")
+    if not found.targets:
+        raise InputError("The model found none of its structures in this scan; is it the right body part and model?")
+    return found
+
+
+def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
+    """Write the perturbed scan in the source's format, the perturbation, and what a replay needs; returns the file names."""
+    image = ready.image
+    suffix = io.writable_format(image)
+    name = f"adversarial{suffix}" if io.has_room_for_notice(suffix) else f"adversarial_NOT_FOR_CLINICAL_USE{suffix}"
+    adversarial = image.with_data(outcome.x_adv.astype(image.data.dtype))
+    io.write_volume(folder / name, adversarial, adversarial=True)
+    files: dict[str, str | None] = {
+        "adversarial": name,
+        "clean_seg": "clean_seg.nii.gz",
+        "adversarial_seg": "adversarial_seg.nii.gz",
+        "difference_seg": "difference_seg.nii.gz",
+        "perturbation": "perturbation.nii.gz",
+        "reference_seg": None,
+        "roi": None,
+    }
+    saved = read_adversarial(folder, files, image.unit)
+    delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
+    io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
+    if ready.expert is not None:
+        io.write_labels(folder / "reference_seg.nii.gz", ready.expert, image, dict(ready.victim.labels))
+        files["reference_seg"] = "reference_seg.nii.gz"
+    if ready.roi is not None:
+        io.write_labels(folder / "roi.nii.gz", ready.roi.astype(np.uint8), image)
+        files["roi"] = "roi.nii.gz"
+    return files
+
+
+def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
+    """δ in the scan's unit: whole steps as int16 where the source is integer, float64 (exact) otherwise."""
+    if image.step == 1.0 and np.abs(delta).max(initial=0) < 2**15:
+        return Volume(delta, image.affine, image.unit, np.dtype(np.int16), format=".nii.gz")
+    return Volume(delta, image.affine, image.unit, np.dtype(np.float64), format=".nii.gz")
+
+
+def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -> Volume:
+    return io.read_volume(folder / str(files["adversarial"]), unit=unit)
+
+
+def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
+    from perturbox.metrics import difference_map
+
+    labels = dict(victim.labels)
+    io.write_labels(folder / "clean_seg.nii.gz", measured.clean_seg, image, labels)
+    io.write_labels(folder / "adversarial_seg.nii.gz", measured.adversarial_seg, image, labels)
+    difference = difference_map(measured.clean_seg, measured.adversarial_seg)
+    io.write_labels(folder / "difference_seg.nii.gz", difference, image, {"lost": 1, "gained": 2, "relabelled": 3})
+
+
+def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mapping[str, str | None]) -> dict[str, Any]:
+    """Everything of result.json but effort and warnings."""
+    job, victim, image = ready.job, ready.victim, ready.image
+    names = {value: name for name, value in victim.labels.items()}
+    untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
+    numbers = dict(measured.numbers)
+    numbers["image_metrics"] = {
+        **numbers["image_metrics"],
+        "uninfluential_fraction": untouched,
+        "unreachable_fraction": float(1 - victim.on(image).grid.reach.mean()),
+    }
+    return {
+        "schema": SCHEMA,
+        "notice": ADVERSARIAL_NOTICE,
+        "attack": {
+            "name": ready.recipe.name,
+            "title": ready.recipe.title,
+            "parameters": {**ready.attack.parameters, "goal": job.goal, "target": list(job.target)},
+            "paper": ready.recipe.paper,
+            "deviations": list(ready.recipe.deviations),
+        },
+        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "source": {
+            "format": image.format,
+            "dtype": str(image.dtype),
+            "shape": list(image.shape),
+            "spacing_mm": list(image.spacing),
+            "unit": image.unit,
+            "sha256": ready.source_sha256 or None,
+        },
+        **numbers,
+        "margin": None,
+        "trace": [
+            {
+                "step": step.step,
+                "restart": step.restart,
+                "loss": step.loss,
+                "score": step.score,
+                "dice": {names[value]: dice for value, dice in step.dice.items()},
+                "linf": step.linf,
+            }
+            for step in outcome.trace
+        ],
+        "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
+        "stopped_early": None if outcome.stopped is None else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
+        "versions": versions(),
+        "device": str(victim.device),
+        "threads": torch.get_num_threads(),
+        "window_batch": victim.window.batch,
+        "seed": job.seed,
+        "force": job.force,
+        "files": dict(files),
+    }
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "monai", "numpy", "SimpleITK", "nibabel")}
+    return {"perturbox": perturbox.__version__, "python": platform.python_version(), **packages}
+
+
+def require_new_folder(out: Path) -> None:
+    """Raise InputError unless `out` is free: nothing there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new folder for --out.")
+
+
+def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
+    """The job a result.json records, without its files."""
+    parameters = dict(result["attack"]["parameters"])
+    recipe = recipes.get(result["attack"]["name"])
+    settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
+    return dataclasses.replace(
+        Job(
+            image="",
+            victim=result["victim"]["spec"],
+            attack=recipe.name,
+            eps=parameters["eps"],
+            norm=parameters["norm"],
+            steps=parameters["steps"],
+            goal=parameters["goal"],
+            target=tuple(parameters["target"]),
+            settings=settings,
+            seed=result["seed"],
+            device=result["device"],
+            force=result["force"],
+        ),
+        **changes,
+    )
+
+
+def _sha256(path: Path) -> str:
+    """Hash of a file, or of a folder's files in order of name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,252 @@
+"""Robustness margin: the smallest limit at which an attack was found that breaks a structure, judged on the saved file.
+
+The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once. Structures
+that held then get an attack of their own, and each gap between the largest limit tried in vain and the smallest that broke is
+bisected on storage steps, warm-started from the smallest break known. What is reported is an upper bound ("<= 2"), the largest
+change measured in a file that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
+"""
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perturbox import checks, io, metrics
+from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.goals import Goal
+from perturbox.job import (
+    Job,
+    Listener,
+    Ready,
+    conclude,
+    prepare,
+    present_targets,
+    require_new_folder,
+    versions,
+    write_images,
+)
+from perturbox.measure import benign_floor
+from perturbox.noise import scan_noise
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
+from perturbox.victim import BoundVictim
+
+SCHEMA = "perturbox-margin/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure broke."""
+
+    eps: float
+    aimed: tuple[int, ...]
+    outcome: Outcome
+    linf: float
+    broken: dict[str, str | None]
+
+
+def find_margin(job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None) -> dict[str, Any]:
+    """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at `out`.
+
+    Raises InputError for bad input, as an attack does, and where the job's norm isn't linf.
+    """
+    require_new_folder(out)
+    if job.norm != "linf" or job.goal != "change":
+        raise InputError("The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are.")
+    if not 0 < max_eps < np.inf:
+        raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
+    ready = prepare(dataclasses.replace(job, eps=max_eps))
+    search = _Search(ready, max_eps, listener or Listener())
+    search.climb()
+    search.aim()
+    search.bisect()
+    return search.write(out)
+
+
+class _Search:
+    """The trials so far and how to make one more."""
+
+    def __init__(self, ready: Ready, max_eps: float, listener: Listener):
+        self.ready, self.listener, self.max_eps = ready, listener, max_eps
+        self.step = ready.image.step or max_eps / 64
+        self.effort = Effort()
+        listener.say("Segmenting the original scan")
+        self.clean_seg = ready.victim.predict(ready.image, self.effort)
+        # Every break is one against the victim's own clean prediction, whatever an expert says.
+        self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
+        self.names = {value: name for name, value in ready.victim.labels.items()}
+        self.clean_rows = self._rows(self.clean_seg)
+        self.noise = scan_noise(ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing)
+        listener.say("Measuring the benign floor")
+        self.floor = benign_floor(
+            ready.image, ready.victim, self.clean_seg, self.noise["sigma"], ready.job.seed, self.effort
+        )
+        self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        self.trials: list[Trial] = []
+
+    def climb(self) -> None:
+        """Double the limit from one step; each joint attack starts from the one before."""
+        eps = self.step
+        start = None
+        while not self.listener.stop():
+            eps = min(eps, self.max_eps)
+            trial = self._try(eps, self.goal.targets, start)
+            start = trial.outcome.delta
+            if eps >= self.max_eps or all(self._smallest_break(value) is not None for value in self.goal.targets):
+                return
+            eps *= 2
+
+    def aim(self) -> None:
+        """An attack of its own, at the largest limit, for each structure that held against the joint ones."""
+        for value in self.goal.targets:
+            if self._smallest_break(value) is None and not self.listener.stop():
+                self._try(self.max_eps, (value,), None)
+
+    def bisect(self) -> None:
+        """Narrow each gap to one storage step with attacks aimed at that structure alone."""
+        for value in self.goal.targets:
+            while (broken := self._smallest_break(value)) is not None and not self.listener.stop():
+                held = self._largest_vain(value, broken.linf)
+                middle = self.step * np.floor((held + broken.linf) / 2 / self.step + 1e-6)
+                if middle <= held + 1e-6 or middle >= broken.linf - 1e-6:
+                    break
+                self._try(float(middle), (value,), broken.outcome.delta)
+
+    def write(self, out: Path) -> dict[str, Any]:
+        """Write margin.json and one complete result folder per file that broke something."""
+        structures: dict[str, Any] = {}
+        witnesses: dict[int, list[str]] = {}
+        for value in self.goal.targets:
+            name, trial = self.names[value], self._smallest_break(value)
+            if trial is None:
+                tried = max((t.eps for t in self.trials), default=0.0)
+                structures[name] = {"breaks_at": None, "above": tried, "limit": None, "witness": None}
+            else:
+                vain = self._largest_vain(value, trial.linf)
+                structures[name] = {"breaks_at": trial.linf, "above": vain, "limit": trial.broken[name], "witness": None}
+                witnesses.setdefault(self.trials.index(trial), []).append(name)
+        sigma = self.noise["sigma"]
+        for row in structures.values():
+            row["in_sigma"] = row["breaks_at"] / sigma if sigma and row["breaks_at"] is not None else None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            for index, names in witnesses.items():
+                trial = self.trials[index]
+                folder = f"{'-'.join(names)}_{trial.linf:g}"
+                for name in names:
+                    structures[name]["witness"] = folder
+                self.listener.say(f"Saving and measuring the break of {' and '.join(names)} at {trial.linf:g}")
+                attack = self._attack(trial.eps)
+                ready = dataclasses.replace(
+                    self.ready,
+                    attack=attack,
+                    job=dataclasses.replace(
+                        self.ready.job, eps=trial.eps, target=tuple(self.names[v] for v in trial.aimed), label=None
+                    ),
+                    expert=None,
+                )
+                goal = dataclasses.replace(self.goal, targets=trial.aimed, named=True)
+                conclude(ready, goal, trial.outcome, self.clean_seg, self.effort, draft / folder, self.listener, replayable=False)
+            margin = metrics.to_json(self._document(structures))
+            assert isinstance(margin, dict)
+            (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            draft.chmod(0o755)
+            if out.exists():
+                out.rmdir()
+            draft.rename(out)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return margin
+
+    def _document(self, structures: dict[str, Any]) -> dict[str, Any]:
+        job = self.ready.job
+        return {
+            "schema": SCHEMA,
+            "notice": ADVERSARIAL_NOTICE,
+            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up "
+            "to `above` was found, which is no proof of safety",
+            "unit": self.ready.image.unit,
+            "noise": self.noise,
+            "benign": {"dice": self.floor},
+            "limits": dataclasses.asdict(metrics.Limits()),
+            "structures": structures,
+            "attack": {"name": self.ready.recipe.name, "parameters": self.ready.attack.parameters, "paper": self.ready.recipe.paper},
+            "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
+            "source": {"sha256": self.ready.source_sha256 or None, "shape": list(self.ready.image.shape)},
+            "max_eps": self.max_eps,
+            "seed": job.seed,
+            "trials": [
+                {"eps": t.eps, "aimed": [self.names[v] for v in t.aimed], "linf": t.linf, "broken": t.broken} for t in self.trials
+            ],
+            "stopped_early": self.listener.stop(),
+            "effort": {"forwards": self.effort.forwards, "backwards": self.effort.backwards, "model_calls": self.effort.model_calls},
+            "versions": versions(),
+            "warnings": self.ready.warnings,
+        }
+
+    def _attack(self, eps: float) -> Attack:
+        job = self.ready.job
+        return self.ready.recipe.build(eps, job.norm, job.steps, job.settings)
+
+    def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Trial:
+        """Attack at one limit and judge what a saved and re-read file of it does."""
+        self.listener.say(f"Limit {eps:g}: {', '.join(self.names[value] for value in aimed)}")
+        goal = dataclasses.replace(self.goal, targets=aimed, named=len(aimed) == 1)
+        case = Case(self.ready.image, roi=self.ready.roi)
+
+        def lost(step: Step) -> bool:
+            return all(dice is None or dice < self._goal_dice(value) for value, dice in step.dice.items())
+
+        outcome = run(
+            self._attack(eps),
+            self.bound,
+            case,
+            self.clean_seg,
+            goal,
+            seed=self.ready.job.seed,
+            start=start,
+            on_step=self.listener.step,
+            stop=self.listener.stop,
+            enough=lost,
+        )
+        trial = self._judge(eps, aimed, outcome)
+        self.trials.append(trial)
+        return trial
+
+    def _goal_dice(self, value: int) -> float:
+        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up."""
+        floor = self.floor[self.names[value]]
+        return min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01
+
+    def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
+        with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
+            files = write_images(Path(folder), dataclasses.replace(self.ready, expert=None, roi=None), outcome)
+            saved = io.read_volume(Path(folder) / str(files["adversarial"]), unit=self.ready.image.unit)
+        linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
+        rows = self._rows(self.ready.victim.predict(saved, self.effort))
+        broken = {}
+        for value in self.goal.targets:
+            name = self.names[value]
+            limit = metrics.broken_by(self.clean_rows[name], rows[name])
+            below = self.floor[name] is None or rows[name]["dice"] < self.floor[name]
+            broken[name] = limit if limit is not None and below else None
+        return Trial(eps, aimed, outcome, linf, broken)
+
+    def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
+        victim, image = self.ready.victim, self.ready.image
+        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.spacing, image.voxel_ml)
+
+    def _smallest_break(self, value: int) -> Trial | None:
+        name = self.names[value]
+        return min((t for t in self.trials if t.broken[name]), key=lambda t: t.linf, default=None)
+
+    def _largest_vain(self, value: int, below: float) -> float:
+        """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
+        name = self.names[value]
+        return max((t.eps for t in self.trials if value in t.aimed and not t.broken[name] and t.eps < below), default=0.0)

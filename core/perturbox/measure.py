@@ -1,0 +1,165 @@
+"""What a perturbed file does to a victim, measured on the file: the third law, shared by `attack` and `verify`.
+
+Everything here starts from two scans as they were read from disk and asks the victim's ordinary inference. Nothing knows which
+attack made the perturbed one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perturbox import checks, metrics
+from perturbox.budget import Budget
+from perturbox.goals import Goal
+from perturbox.noise import scan_noise
+from perturbox.types import Case, Effort, Volume
+from perturbox.victim import Victim
+
+CONTROL_SEEDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """numbers: the parts of result.json that files determine; clean_seg, adversarial_seg: label maps "*s"."""
+
+    numbers: dict[str, Any]
+    clean_seg: np.ndarray
+    adversarial_seg: np.ndarray
+
+
+def measure(
+    clean: Volume,
+    adversarial: Volume,
+    victim: Victim,
+    goal: Goal,
+    *,
+    eps: float,
+    norm: str,
+    expert: np.ndarray | None = None,
+    roi: np.ndarray | None = None,
+    seed: int = 0,
+    clean_seg: np.ndarray | None = None,
+    effort: Effort | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Measurement:
+    """Every number that follows from the two scans and the victim.
+
+    clean, adversarial: as read from disk, on one grid. expert: a reference label map "*s"; without it the clean prediction is the
+    reference. clean_seg: the clean prediction if already at hand. Controls (white noise, rolled perturbation, benign changes) are
+    drawn from `seed`.
+    """
+    if clean_seg is None:
+        say("Segmenting the original scan")
+        clean_seg = victim.predict(clean, effort)
+    say("Segmenting the saved perturbed scan")
+    adversarial_seg = victim.predict(adversarial, effort)
+    reference = clean_seg if expert is None else expert
+    spacing, voxel_ml, labels = clean.spacing, clean.voxel_ml, victim.labels
+
+    delta = adversarial.data.astype(np.float64) - clean.data.astype(np.float64)
+    budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
+    region = budget.region[0, 0].numpy()
+    image_numbers = metrics.perturbation(delta, clean.data, region)
+    noise = scan_noise(clean.data[0], clean_seg, labels, spacing)
+    sigma = noise["sigma"]
+    bound = victim.on(clean)
+    in_order = [spacing[axis] for axis in bound.grid.order]
+    ordered = np.transpose(delta[0], bound.grid.order)
+
+    clean_rows = metrics.structures(clean_seg, reference, labels, spacing, voxel_ml)
+    adversarial_rows = metrics.structures(adversarial_seg, reference, labels, spacing, voxel_ml)
+    if expert is None:
+        against_clean = adversarial_rows
+    else:
+        against_clean = metrics.structures(adversarial_seg, clean_seg, labels, spacing, voxel_ml)
+    value, clean_value = goal.score(adversarial_seg, reference), goal.score(clean_seg, reference)
+    threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
+    numbers = {
+        "reference": "clean_prediction" if expert is None else "label",
+        "budget": {
+            "eps": eps,
+            "unit": clean.unit,
+            "norm": norm,
+            "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},
+        },
+        "noise": {
+            **noise,
+            "rms_over_sigma": image_numbers["l2"] / sigma if sigma else None,
+            "eps_over_sigma": eps / sigma if sigma and norm != "l0" else None,
+        },
+        "metrics": {"clean": clean_rows, "adversarial": adversarial_rows},
+        "verdicts": {
+            name: metrics.verdict(
+                {"volume_ml": metrics.volume_ml(clean_seg == value_of, voxel_ml)},
+                against_clean[name],
+                metrics.failed_slices(clean_seg == value_of, adversarial_seg == value_of, voxel_ml),
+            )
+            for name, value_of in victim.structures.items()
+        },
+        "image_metrics": {
+            **{key: image_numbers[key] for key in ("psnr_db", "ssim", "data_range_hu")},
+            "energy_above_grid": checks.energy_above(ordered, in_order, bound.grid_spacing(clean)),
+        },
+        "success": {"rule": goal.rule, "value": value, "threshold": threshold, "succeeded": value <= threshold},
+        "control": _controls(clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, effort, say),
+        "slices": metrics.slices(clean_seg, adversarial_seg, labels),
+    }
+    return Measurement(numbers, clean_seg, adversarial_seg)
+
+
+def _controls(
+    clean: Volume,
+    delta: np.ndarray,
+    region: np.ndarray,
+    budget: Budget,
+    victim: Victim,
+    reference: np.ndarray,
+    clean_seg: np.ndarray,
+    sigma: float | None,
+    seed: int,
+    effort: Effort | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Worst Dice per structure under changes that are as large but not aimed (METHODS of honest evaluation)."""
+    rng = np.random.default_rng(seed)
+    low, high = budget.clip
+
+    def dice_of(predictions: Sequence[np.ndarray], target: np.ndarray = reference) -> dict[str, float | None]:
+        worst: dict[str, float | None] = {}
+        for name, value in victim.structures.items():
+            found = [metrics.dice(prediction == value, target == value) for prediction in predictions]
+            known = [dice for dice in found if dice is not None]
+            worst[name] = min(known) if known else None
+        return worst
+
+    noisy = []
+    for index in range(CONTROL_SEEDS):
+        say(f"Control: random noise of the same size ({index + 1} of {CONTROL_SEEDS})")
+        noise = checks.white_noise(delta, clean.data, region, low, high, clean.step, rng)
+        noisy.append(victim.predict(clean.with_data((clean.data + noise).astype(clean.data.dtype)), effort))
+    say("Control: the perturbation rolled to another place")
+    moved = checks.rolled(delta, clean.data, low, high, region, rng)
+    rolled = victim.predict(clean.with_data((clean.data + moved).astype(clean.data.dtype)), effort)
+    say("Control: harmless changes")
+    return {
+        "noise": {"dice": dice_of(noisy)},
+        "rolled": {"dice": dice_of([rolled])},
+        "benign": {"dice": benign_floor(clean, victim, clean_seg, sigma, seed, effort)},
+    }
+
+
+def benign_floor(
+    clean: Volume, victim: Victim, clean_seg: np.ndarray, sigma: float | None, seed: int, effort: Effort | None = None
+) -> dict[str, float | None]:
+    """Per structure, the worst Dice of the prediction with itself under changes that mean nothing: saving again, a shift by half
+    a voxel, noise of the scan's own sigma. A break counts only below this floor."""
+    floor: dict[str, float | None] = dict.fromkeys(victim.structures)
+    for member in checks.benign(clean, sigma, np.random.default_rng(seed)):
+        prediction, expected = victim.predict(member.scan, effort), member.reference(clean_seg)
+        for name, value in victim.structures.items():
+            agreement = metrics.dice(prediction == value, expected == value)
+            if agreement is not None:
+                floor[name] = agreement if floor[name] is None else min(floor[name], agreement)
+    return floor

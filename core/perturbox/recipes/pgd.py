@@ -1,0 +1,54 @@
+"""PGD: projected gradient ascent from a random point of the ball, with restarts.
+
+    x <- project(x + alpha * sign(grad L(f(x), y)))          (linf)
+    x <- project(x + alpha * grad / RMS(grad))               (l2, RMS over the region)
+
+Madry et al. 2018, arXiv 1706.06083.
+"""
+
+from typing import Annotated
+
+from perturbox.attack import Attack, climb
+from perturbox.budget import Norm
+from perturbox.objectives import LOSSES
+from perturbox.recipes import Param, recipe
+from perturbox.recipes.fgsm import Surrogate
+from perturbox.solvers.ascent import Ascent, chain, rms_normalise, scale, sign
+from perturbox.spaces.additive import Additive
+
+
+@recipe(
+    title="PGD",
+    paper="Madry et al. 2018, arXiv 1706.06083",
+    norms=("linf", "l2"),
+    cost="restarts x (steps + 1) forwards, restarts x steps backwards",
+    deviations=(
+        "the loss is averaged over the voxels that matter; soft Dice + cross-entropy unless told otherwise",
+        "iterates are rounded to the file's storage steps inside the loop",
+        "l2 is the RMS change over the region in HU, so that it doesn't grow with the scan",
+    ),
+)
+def pgd(
+    eps: float,
+    norm: Norm,
+    steps: int,
+    *,
+    loss: Surrogate = "dice-ce",
+    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    random_start: Annotated[bool, Param("Start at a random point of the ball")] = True,
+    restarts: Annotated[int, Param("Independent starts; the worst is kept", minimum=1, maximum=1000)] = 1,
+) -> Attack:
+    """Projected gradient ascent; with one step, no random start and alpha = eps it is FGSM."""
+    alpha = 2.5 * eps / steps if alpha is None else alpha
+    direction = sign() if norm == "linf" else rms_normalise()
+    return Attack(
+        "pgd",
+        climb(LOSSES[loss]),
+        Additive(random_start),
+        Ascent(chain(direction, scale(alpha))),
+        eps,
+        norm,
+        steps,
+        restarts,
+        parameters={"alpha": alpha},
+    )

@@ -1,0 +1,24 @@
+"""How to climb: frozen settings, explicit state, `init` and `step`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What a solver may ask about a point z: its objective with gradient, or its objective alone."""
+
+    gradient: Callable[[Tensor], tuple[float, Tensor]]
+    value: Callable[[Tensor], float]
+
+
+class Solver(Protocol):
+    """init(z, generator) -> state; step(oracle, z, state) -> (z, state). The runner projects z after every step."""
+
+    def init(self, z: Tensor, generator: torch.Generator) -> Any: ...
+
+    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]: ...

@@ -1,0 +1,94 @@
+"""Gradient ascent by chained rules, in the manner of optax: each rule transforms the gradient, the sum is added to z.
+
+`chain(l1_normalise(), momentum(1.0), sign(), scale(alpha))` *is* MI-FGSM; `chain(sign(), scale(alpha))` is BIM and PGD.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perturbox.solvers import Oracle
+
+
+@dataclass(frozen=True)
+class Rule:
+    """init(z) -> state; apply(gradient, state) -> (update, state)."""
+
+    init: Callable[[Tensor], Any]
+    apply: Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def stateless(function: Callable[[Tensor], Tensor]) -> Rule:
+    return Rule(lambda z: None, lambda gradient, state: (function(gradient), state))
+
+
+def sign() -> Rule:
+    return stateless(torch.sign)
+
+
+def scale(factor: float) -> Rule:
+    return stateless(lambda gradient: gradient * factor)
+
+
+def _per_case(gradient: Tensor, norm: Tensor) -> Tensor:
+    return gradient / norm.clamp_min(1e-30).view(-1, *[1] * (gradient.dim() - 1))
+
+
+def l1_normalise() -> Rule:
+    """Divide by the mean absolute value over everything but the batch (peers forget the depth axis in 3D)."""
+    return stateless(lambda gradient: _per_case(gradient, gradient.flatten(1).abs().mean(1)))
+
+
+def rms_normalise(count: int | None = None) -> Rule:
+    """Divide by the root mean square, over `count` voxels (those of a region) or over all, case by case."""
+
+    def apply(gradient: Tensor) -> Tensor:
+        flat = gradient.flatten(1)
+        # Scaled first: gradients of mean losses over millions of voxels underflow when squared in float32.
+        largest = flat.abs().amax(1, keepdim=True).clamp_min(1e-30)
+        unit = flat / largest
+        rms = (unit.double().square().sum(1) / (count or flat.shape[1])).sqrt().to(flat)
+        return _per_case(unit.view_as(gradient), rms)
+
+    return stateless(apply)
+
+
+def momentum(decay: float) -> Rule:
+    """g <- decay * g + gradient."""
+
+    def apply(gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = decay * state + gradient
+        return state, state
+
+    return Rule(torch.zeros_like, apply)
+
+
+def chain(*rules: Rule) -> Rule:
+    """Apply rules one after another."""
+
+    def apply(gradient: Tensor, states: tuple) -> tuple[Tensor, tuple]:
+        following = []
+        for rule, state in zip(rules, states, strict=True):
+            gradient, state = rule.apply(gradient, state)
+            following.append(state)
+        return gradient, tuple(following)
+
+    return Rule(lambda z: tuple(rule.init(z) for rule in rules), apply)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """z <- z + rule(gradient)."""
+
+    rule: Rule
+
+    def init(self, z: Tensor, generator: torch.Generator) -> Any:
+        return self.rule.init(z)
+
+    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]:
+        _, gradient = oracle.gradient(z)
+        update, state = self.rule.apply(gradient, state)
+        return z + update, state

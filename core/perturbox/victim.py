@@ -1,0 +1,187 @@
+"""A victim is a network together with everything a clinic's pipeline does around it.
+
+`Victim.on(scan)` binds it to one scan's grid. The bound victim is a differentiable function from native voxels (HU) to logits
+on the network's grid: reorient, resample, window, normalise, slide. `Victim.predict` is the ordinary, non-differentiable
+inference on the same pieces, with resampling back, arg-max and clean-up: it alone judges.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from perturbox.regrid import Regrid
+from perturbox.sliding import Window, sliding_window
+from perturbox.types import Effort, InputError, Volume
+
+
+@dataclass(frozen=True)
+class IntensityWindow:
+    """Clip to [low, high] in the scan's unit and scale linearly to [-1, 1]; outside the window the gradient is 0."""
+
+    low: float
+    high: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.clamp(self.low, self.high) - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+
+@dataclass(frozen=True)
+class KeepComponents:
+    """Clean-up after arg-max: keep each structure's largest connected parts, and of them those above a share of the largest.
+
+    keep: {label value: number of parts}; small parts of any other structure below `minimum_ml` are removed too.
+    """
+
+    keep: Mapping[int, int]
+    share: float = 0.15
+    minimum_ml: float = 1.5
+
+    def __call__(self, labels: np.ndarray, voxel_ml: float) -> np.ndarray:
+        cleaned = labels.copy()
+        for value, box in enumerate(ndimage.find_objects(labels), start=1):
+            if box is None:
+                continue
+            mask = labels[box] == value
+            parts, count = ndimage.label(mask)
+            if count < 2:
+                continue
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            if value in self.keep:
+                largest = np.argsort(sizes)[::-1][: self.keep[value]]
+                kept = [part for part in largest if sizes[part] > self.share * sizes.max()]
+            else:
+                kept = np.flatnonzero(sizes * voxel_ml >= self.minimum_ml)
+            cleaned[box][mask & ~np.isin(parts, kept)] = 0
+        return cleaned
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A segmentation model with its pipeline.
+
+    network: any nn.Module from "b c *g" to logits (or probabilities) "b k *g"; channel index = label value.
+    labels: {structure: label value}, background 0 included. window: how inference slides over the volume.
+    normalise: differentiable map from the scan's unit to the network's input. orientation, spacing: the grid the network wants
+    (None: the scan's own). dims 2 with a 3D scan: slice by slice along the network's third axis.
+    clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient.
+    """
+
+    name: str
+    network: nn.Module
+    labels: Mapping[str, int]
+    window: Window
+    normalise: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    orientation: str | None = None
+    spacing: tuple[float | None, ...] | None = None
+    unit: str = "HU"
+    dims: int = 3
+    channels: int = 1
+    clean_up: Callable[[np.ndarray, float], np.ndarray] | None = None
+    title: str = ""
+    licence: str = "not stated"
+    antialias: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self):
+        self.network.to(self.device).eval()
+
+    @property
+    def structures(self) -> dict[str, int]:
+        """The labels without background."""
+        return {name: value for name, value in self.labels.items() if value != 0}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the network's weights and buffers: names, shapes, dtypes and values."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            array = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def on(self, image: Volume, effort: Effort | None = None, memory_budget: int | None = None) -> "BoundVictim":
+        """Bind to one scan's grid. Raises InputError where the scan has another number of channels or dimensions."""
+        if image.data.shape[0] != self.channels:
+            raise InputError(
+                f"This image has {image.data.shape[0]} channels and {self.name} reads {self.channels}; "
+                "give an image with as many channels as the model was trained on."
+            )
+        if image.dims < self.dims:
+            raise InputError(f"This image is {image.dims}D and {self.name} needs a {self.dims}D volume; load the whole scan.")
+        orientation = self.orientation if image.dims == 3 else None
+        spacing = self.spacing[: image.dims] if self.spacing is not None else None
+        plan = Regrid.plan(image.shape, image.affine, orientation, spacing, self.antialias)
+        return BoundVictim(self, plan, effort if effort is not None else Effort(), memory_budget)
+
+    def predict(self, image: Volume, effort: Effort | None = None) -> np.ndarray:
+        """Ordinary inference: the label map "*s" on the scan's own grid."""
+        bound = self.on(image, effort)
+        with torch.no_grad():
+            scores = bound(torch.from_numpy(image.data)[None].to(self.device, torch.float32))[0]
+        labels = bound.grid.argmax_to_native(scores)
+        return labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
+
+    def describe(self) -> dict[str, object]:
+        """The entry of `perturbox list victims --json`."""
+        limits = [self.normalise.low, self.normalise.high] if isinstance(self.normalise, IntensityWindow) else None
+        return {
+            "name": self.name,
+            "title": self.title or self.name,
+            "labels": dict(self.labels),
+            "spacing_mm": list(self.spacing) if self.spacing else None,
+            "window": list(self.window.size),
+            "unit": self.unit,
+            "dims": self.dims,
+            "licence": self.licence,
+            "intensity_window": limits,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class BoundVictim:
+    """A victim on one scan's grid: x "b c *s" in native units -> logits "b k *g" on the network's grid, differentiable."""
+
+    victim: Victim
+    grid: Regrid
+    effort: Effort
+    memory_budget: int | None = None
+
+    def grid_spacing(self, image: Volume) -> tuple[float, ...]:
+        """Spacing of the network's grid along its own axes, mm."""
+        native = [image.spacing[axis] for axis in self.grid.order]
+        sizes = zip(native, self.grid.oriented_shape, self.grid.target, strict=True)
+        return tuple(spacing * n / m for spacing, n, m in sizes)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Native voxels -> network input on the network's grid; differentiable, its transpose is autograd's."""
+        return self.victim.normalise(self.grid.to_network(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        prepared = self.prepare(x)
+        slicewise = prepared.dim() == 5 and self.victim.dims == 2
+        if slicewise:
+            batch, channels, width, height, depth = prepared.shape
+            prepared = prepared.movedim(4, 1).reshape(batch * depth, channels, width, height)
+        logits = sliding_window(
+            self.victim.network,
+            prepared,
+            self.victim.window,
+            memory_budget=self.memory_budget,
+            effort=self.effort,
+        )
+        if slicewise:
+            logits = logits.reshape(batch, depth, -1, width, height).movedim(1, 4)
+        return logits
+
+    def to_grid(self, labels: np.ndarray) -> Tensor:
+        """Label map or mask "*s" on the scan's grid -> "1 *g" on the network's, by the nearest voxel."""
+        mapped = self.grid.labels_to_network(labels)
+        dtype = torch.bool if mapped.dtype == bool else torch.int64
+        return torch.from_numpy(mapped).to(self.victim.device, dtype)[None]
