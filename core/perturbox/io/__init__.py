@@ -118,19 +118,18 @@ def write_volume(
 def write_labels(
     path: str | Path, labels: np.ndarray, like: Volume, names: dict[str, int] | None = None, *, overwrite: bool = False
 ) -> None:
-    """Write a label map "*s" as NIfTI (uint8, or uint16 above 255) with the affine of `like` and the structures' names.
+    """Write a label map "*s" as NIfTI (uint8, uint16 if need be) with the affine of `like` and the structures' names.
 
     Raises InputError if the path exists (unless `overwrite`) or can't be written.
     """
     path = Path(path)
     if suffix(path) not in nifti.SUFFIXES:
         raise InputError(f"{path} can't hold a label map here; name it .nii.gz.")
-    dtype = np.dtype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
     volume = Volume(
         data=labels[None],
         affine=like.affine,
         unit="label",
-        dtype=dtype,
+        dtype=np.min_scalar_type(int(labels.max())),
         format=suffix(path),
         header=nifti.geometry_only(like.header),
     )

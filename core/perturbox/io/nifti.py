@@ -136,11 +136,14 @@ def _read_header(path: Path, file: BinaryIO) -> Nifti1Header:
             # Checked before nibabel's repair, which takes the absolute value of a negative spacing and 1 for none.
             check_spacing(path, tuple(float(s) for s in header["pixdim"][1 : 1 + min(len(dims), 3)]))
             header.check_fix(logger=_silent, error_level=40)
-    except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
+            units = header.get_xyzt_units()[0]
+            header.get_best_affine()
+            int(header["vox_offset"])
+    except InputError:
+        raise
+    except (HeaderDataError, KeyError, ValueError, OverflowError, MemoryError):
         raise InputError(f"{path} has a damaged NIfTI header; export the scan again.") from None
-    if (units := header.get_xyzt_units()[0]) not in ("mm", "unknown"):
+    if units not in ("mm", "unknown"):
         raise InputError(f"{path} gives its spacing in {units}s; save it in millimetres.")
     return header
 
@@ -158,12 +161,19 @@ def _shape(path: Path, header: Nifti1Header) -> tuple[int, ...]:
 
 def _read_values(path: Path, file: BinaryIO, header: Nifti1Header, count: int, dtype: np.dtype) -> np.ndarray:
     file.seek(int(header["vox_offset"]))
-    raw = file.read(count * dtype.itemsize)
-    if len(raw) < count * dtype.itemsize:
+    try:
+        values = np.empty(count, dtype)
+    except (MemoryError, ValueError):
+        size = count * dtype.itemsize / 1e9
         raise InputError(
-            f"{path} ends too early (truncated: {len(raw)} of {count * dtype.itemsize} bytes); copy it again."
-        )
-    return np.frombuffer(raw, dtype).astype(dtype.newbyteorder("="), copy=False)
+            f"{path} says it holds {size:.0f} GB, more than fits into memory; crop or resample it."
+        ) from None
+    wanted, got = values.view(np.uint8), 0
+    while got < len(wanted):
+        if (more := file.readinto(wanted[got:])) == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise InputError(f"{path} ends too early (truncated at {got} of {len(wanted)} bytes); copy it again.")
+        got += more
+    return values.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _scaling(path: Path, header: Nifti1Header) -> tuple[float, float]:
