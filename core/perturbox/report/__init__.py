@@ -1,0 +1,30 @@
+"""`report.html`: one self-contained page about one result folder, for a reader with a browser and no network.
+
+    write_report(folder)      a pure function of the folder's files: the same files give the same page
+
+`load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the page, `words`
+and `charts` say it, `page` puts it into the template beside `viewer.js` and `style.css`.
+"""
+
+import os
+from pathlib import Path
+
+from perturbox.report.load import load
+from perturbox.report.page import build
+from perturbox.report.story import tell
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a result folder and return its path.
+
+    Self-contained, at most 15 MB, without file names, paths, dates or UIDs. Raises InputError when the folder isn't a
+    complete result. An earlier report is replaced only once the new one is whole.
+    """
+    folder = Path(folder)
+    page = build(tell(load(folder)))
+    path, partial = folder / "report.html", folder / "report.html.part"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path

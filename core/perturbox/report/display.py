@@ -1,0 +1,225 @@
+"""The display copy: what of a scan travels inside the page, and how it lies in the body.
+
+Axes are those of the file, ordered and flipped to the closest anatomical ones: z from feet to head, y from front to back,
+x from the patient's right to left. The copy keeps true voxels (cropped to the structures + 20 mm, then fewer columns, rows
+and slices where the page would grow too large), never averages: a read-out is always a stored value. Unchanged slices go
+first.
+"""
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from perturbox.report.encode import pack_bytes, pack_int16
+from perturbox.report.load import Result
+
+MARGIN_MM = 20.0
+MAX_SLICES = 112
+MAX_AREA = 256 * 256
+TARGET_BYTES = 12_000_000  # of base64 text
+CONTEXT_SLICES = 8
+PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+PLANES = ("axial", "coronal", "sagittal")
+ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One display axis: the file axis it follows, its kept voxels in display order, distance between file voxels (mm), and
+    the anatomical letters of its two ends ("" where a picture has none)."""
+
+    file: int
+    kept: np.ndarray
+    flipped: bool
+    length: int
+    spacing: float
+    ends: tuple[str, str]
+
+    def order(self) -> np.ndarray:
+        """All voxels of the file along this axis, in display order."""
+        return np.arange(self.length)[:: -1 if self.flipped else 1]
+
+    def keeping(self, kept: np.ndarray) -> "Axis":
+        return Axis(self.file, kept, self.flipped, self.length, self.spacing, self.ends)
+
+
+Axes = tuple[Axis, Axis, Axis]
+
+
+def anatomical_axes(result: Result) -> Axes:
+    """The file's axes as (z, y, x), whole length. 2D pictures keep columns and rows as they are and carry no letters."""
+    spacing = [float(s) for s in np.linalg.norm(result.affine[:3, :3], axis=0)]
+    if result.flat and result.record["source"]["format"] in PICTURES:
+        follows, flips, ends = [2, 1, 0], [False] * 3, [("", "")] * 3
+    else:
+        orientation = nib.orientations.io_orientation(result.affine)  # file axis -> (RAS axis, sign)
+        follows = [int(np.flatnonzero(orientation[:, 0] == ras)[0]) for ras in (2, 1, 0)]
+        wanted = (1, -1, -1)  # towards superior, posterior, left
+        flips = [orientation[f, 1] != sign for f, sign in zip(follows, wanted, strict=True)]
+        ends = list(ENDS)
+    axes = []
+    for f, flip, letters in zip(follows, flips, ends, strict=True):
+        axis = Axis(f, np.arange(0), bool(flip), result.shape[f], spacing[f], letters)
+        axes.append(axis.keeping(axis.order()))
+    return axes[0], axes[1], axes[2]
+
+
+def tilt_degrees(affine: np.ndarray) -> float:
+    """Largest angle between a file axis and its closest anatomical axis."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0), 0, 1))).max())
+
+
+def crop(axes: Axes, labelled: np.ndarray) -> Axes:
+    """Keep the bounding box of a bool mask "i j k" plus 20 mm; everything where the mask is empty."""
+    if not labelled.any():
+        return axes
+    cropped = []
+    for axis in axes:
+        others = tuple(a for a in range(3) if a != axis.file)
+        hit = np.flatnonzero(labelled.any(axis=others)[axis.order()])
+        pad = int(np.ceil(MARGIN_MM / axis.spacing))
+        cropped.append(axis.keeping(axis.order()[max(hit[0] - pad, 0) : hit[-1] + pad + 1]))
+    return cropped[0], cropped[1], cropped[2]
+
+
+def slice_axis(axes: Axes) -> int:
+    """The display axis along which slices lie apart: the widest spacing, axial when equal; of a 2D image its only voxel."""
+    single = [a for a, axis in enumerate(axes) if axis.length == 1]
+    if single:
+        return single[0]
+    return int(np.argmax([round(axis.spacing, 3) for axis in axes]))
+
+
+def thin(axes: Axes, changed: np.ndarray, always: np.ndarray, slices: int = MAX_SLICES, area: float = MAX_AREA) -> Axes:
+    """Fewer slices (unchanged ones first, `always` never), then fewer rows and columns; evenly spread.
+
+    changed, always: bool and int over the file's voxels along the slice axis.
+    """
+    along = slice_axis(axes)
+    thinned = list(axes)
+    kept = axes[along].kept
+    must = changed[kept]
+    if must.sum() > slices:
+        chosen = kept[must][_spread(int(must.sum()), slices)]
+    else:
+        room = slices - int(must.sum())
+        quiet = kept[~must][_spread(int((~must).sum()), room)]
+        chosen = np.concatenate([kept[must], quiet])
+    chosen = set(chosen.tolist()) | (set(always.tolist()) & set(kept.tolist()))
+    thinned[along] = axes[along].keeping(np.array([k for k in kept if int(k) in chosen]))
+    plane = [a for a in range(3) if a != along]
+    share = min(1.0, np.sqrt(area / np.prod([axes[a].kept.size for a in plane])))
+    for a in plane:
+        kept = axes[a].kept
+        thinned[a] = axes[a].keeping(kept[_spread(kept.size, max(int(kept.size * share), min(kept.size, 16)))])
+    return thinned[0], thinned[1], thinned[2]
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """`wanted` positions spread evenly over `count`."""
+    if wanted >= count:
+        return np.arange(count)
+    return ((np.arange(max(wanted, 0)) + 0.5) * count / max(wanted, 1)).astype(int)
+
+
+def pick(array: np.ndarray, axes: Axes) -> np.ndarray:
+    """The kept voxels of an array "i j k" as "z y x"."""
+    order = np.argsort([axis.file for axis in axes])
+    chosen = array[np.ix_(*[axes[a].kept for a in order])]
+    return np.ascontiguousarray(chosen.transpose([axis.file for axis in axes]))
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The display copy: scan and change in steps, label maps; all "z y x". Values: scan * scale + offset, change * step."""
+
+    axes: Axes
+    scan: np.ndarray
+    scale: float
+    offset: float
+    change: np.ndarray
+    step: float
+    clean: np.ndarray
+    adversarial: np.ndarray
+
+    def streams(self) -> dict[str, bytes]:
+        return {
+            "scan": pack_int16(self.scan),
+            "change": pack_bytes(self.change),
+            "clean": pack_bytes(self.clean),
+            "adversarial": pack_bytes(self.adversarial),
+        }
+
+
+def quantised_scan(scan: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """int16 steps with scale and offset: whole numbers exactly as they are, anything else in 65,000 steps of its range."""
+    low, high = float(scan.min()), float(scan.max())
+    whole = bool((scan == np.rint(scan)).all())
+    if whole and low >= -32768 and high <= 32767:
+        return scan.astype(np.int16), 1.0, 0.0
+    scale = max(high - low, 1e-12) / 65000
+    return np.rint((scan - low) / scale - 32500).astype(np.int16), scale, low + 32500 * scale
+
+
+def quantised_change(change: np.ndarray, unit_step: float | None) -> tuple[np.ndarray, float]:
+    """int8 steps: the file's own storage step where 127 of them suffice (then exact), else the largest change / 127."""
+    largest = float(np.abs(change).max(initial=0))
+    if (
+        unit_step
+        and largest <= 127 * unit_step
+        and np.allclose(change / unit_step, np.rint(change / unit_step), atol=1e-3)
+    ):
+        step = unit_step
+    else:
+        step = max(largest, 1e-12) / 127
+    return np.rint(change / step).astype(np.int8), step
+
+
+def make_copy(
+    result: Result, clean: np.ndarray, adversarial: np.ndarray, changed: np.ndarray, always: np.ndarray
+) -> tuple[Copy, dict[str, bytes]]:
+    """The display copy within the page's budget, with its packed streams.
+
+    clean, adversarial: "i j k" renumbered labels. changed, always: along the slice axis, see `thin`.
+    """
+    whole = crop(anatomical_axes(result), (clean > 0) | (adversarial > 0))
+    axes = thin(whole, changed, always)
+    along = slice_axis(axes)
+    change, perturbed = _picked(result, axes)
+    while True:
+        scan, scale, offset = quantised_scan(perturbed - change)
+        steps, step = quantised_change(change, storage_step(result))
+        copy = Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
+        streams = copy.streams()
+        size = sum(len(s) for s in streams.values()) * 4 / 3
+        if size <= TARGET_BYTES:
+            return copy, streams
+        share = TARGET_BYTES / size * 0.97
+        count, busy = axes[along].kept.size, int(changed[axes[along].kept].sum())
+        slices = max(int(count * share), min(count, busy + CONTEXT_SLICES))
+        area = np.prod([axes[a].kept.size for a in range(3) if a != along]) * min(1.0, share * count / slices)
+        smaller = thin(axes, changed, always, slices, area)
+        change, perturbed = (_again(array, axes, smaller) for array in (change, perturbed))
+        axes = smaller
+
+
+def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """Change and perturbed scan at the kept voxels, as float64 "z y x"; one whole volume in memory at a time."""
+    change = pick(result.change(), axes).astype(np.float64)
+    return change, pick(result.perturbed(), axes).astype(np.float64)
+
+
+def _again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
+    """A selection of a selection."""
+    chosen = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, smaller, strict=True)]
+    return np.ascontiguousarray(array[np.ix_(*chosen)])
+
+
+def storage_step(result: Result) -> float | None:
+    """The smallest change the source can store; None for floating-point files."""
+    source = result.record["source"]
+    if not source["dtype"].startswith(("int", "uint")):
+        return None
+    return float(source.get("step") or 1.0)

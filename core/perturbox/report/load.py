@@ -1,0 +1,133 @@
+"""Reading a result folder: the record, and the volumes one after another, so that a clinical scan fits in memory."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from perturbox.types import InputError
+
+# Free text of a record may carry what a page that travels must not: paths, names of scan files, DICOM UIDs and dates.
+_PRIVATE = re.compile(
+    r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[\\/](?:[\w.\-+ ]+[\\/])*[\w.\-+]+   # absolute paths
+    |\b[\w.\-+/\\]+\.(?:nii|nrrd|nhdr|mha|mhd|dcm|png|jpe?g|tiff?)(?:\.gz)?\b   # scan files
+    |\b\d+(?:\.\d+){4,}\b   # DICOM UIDs
+    |\b(?:19|20)\d\d-?(?:0\d|1[0-2])-?(?:[0-2]\d|3[01])\b   # dates
+    """,
+    re.VERBOSE,
+)
+_KEEP = {"sha256", "files", "format"}
+
+
+def without_private(value: Any) -> Any:
+    """The same record with paths, scan file names, UIDs and dates in its texts replaced by "…"."""
+    if isinstance(value, str):
+        return _PRIVATE.sub("…", value)
+    if isinstance(value, dict):
+        return {k: v if k in _KEEP else without_private(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_private(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result folder; volumes are read when asked for.
+
+    record: result.json without private text. sha256: of result.json as stored. structures: names in order of their values,
+    background left out; their labels on the page are 1, 2, … in this order. shape: the file's own, always three axes (a 2D
+    image has one voxel along the third). affine: ijk -> RAS, mm.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    sha256: str
+    structures: tuple[str, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    flat: bool
+    _values: tuple[int, ...] = field(repr=False)
+
+    def labels(self, name: str) -> np.ndarray:
+        """A segmentation of the folder ("clean_seg" or "adversarial_seg") as uint8 "i j k", renumbered to `structures`."""
+        stored = self._array(self.record["files"][name])
+        if not np.issubdtype(stored.dtype, np.integer):
+            stored = np.rint(stored).astype(np.int32)
+        table = np.zeros(max(int(stored.max(initial=0)), *self._values, 0) + 1, np.uint8)
+        for number, value in enumerate(self._values, start=1):
+            table[value] = number
+        return self._on_grid(table[stored], name)
+
+    def change(self) -> np.ndarray:
+        """The perturbation "i j k" in the scan's unit, in the storage type of its file."""
+        return self._on_grid(_grey(self._array(self.record["files"]["perturbation"]), self.flat), "perturbation")
+
+    def perturbed(self) -> np.ndarray:
+        """The adversarial scan "i j k" in its unit; colour pictures as the mean of their channels."""
+        name = self.record["files"]["adversarial"]
+        if name.endswith((".nii", ".nii.gz")):
+            data = self._array(name)
+        else:
+            from perturbox.io import read_volume
+
+            data = read_volume(self.folder / name, unit=self.record["source"]["unit"]).data.mean(axis=0)
+        return self._on_grid(_grey(data, self.flat), "adversarial")
+
+    def _array(self, name: str) -> np.ndarray:
+        path = self.folder / name
+        if not path.exists():
+            raise InputError(f"The result folder has no {name}; run the attack again or copy the whole folder.")
+        return np.asanyarray(nib.load(path).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _on_grid(self, array: np.ndarray, name: str) -> np.ndarray:
+        array = array.reshape(array.shape + (1,) * (3 - array.ndim))
+        if array.shape != self.shape:
+            raise InputError(f"{name} does not line up with the scan (different geometry); run the attack again.")
+        return array
+
+
+def _grey(data: np.ndarray, flat: bool) -> np.ndarray:
+    """One channel of what may have several: 2D pictures "i j c" become their mean over c."""
+    return data.mean(axis=2) if flat and data.ndim == 3 and data.shape[2] > 1 else data
+
+
+def load(folder: Path) -> Result:
+    """Open a result folder.
+
+    Raises InputError when it isn't one: no result.json, another schema, missing files.
+    """
+    import hashlib
+
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        raise InputError("This folder has no result.json; give the folder that `perturbox attack … --out` wrote.")
+    stored = path.read_bytes()
+    try:
+        record = json.loads(stored)
+    except ValueError:
+        raise InputError("result.json is not valid JSON; run the attack again.") from None
+    if not isinstance(record, dict) or record.get("schema") != "perturbox-result/1":
+        raise InputError("result.json has another schema than perturbox-result/1; make the result with this version.")
+    labels = {name: int(value) for name, value in record["victim"]["labels"].items() if int(value) != 0}
+    names = sorted(labels, key=lambda name: labels[name])
+    grid = Path(folder) / record["files"]["clean_seg"]
+    if not grid.exists():
+        raise InputError(f"The result folder has no {grid.name}; run the attack again or copy the whole folder.")
+    image = nib.load(grid)
+    shape = tuple(int(n) for n in image.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    affine = np.asarray(image.affine, float)  # pyright: ignore[reportAttributeAccessIssue]
+    flat = len(record["source"]["shape"]) == 2
+    return Result(
+        folder=Path(folder),
+        record=without_private(record),
+        sha256=hashlib.sha256(stored).hexdigest(),
+        structures=tuple(names),
+        shape=(shape + (1, 1, 1))[:3],  # pyright: ignore[reportArgumentType]
+        affine=affine,
+        flat=flat,
+        _values=tuple(labels[name] for name in names),
+    )

@@ -1,0 +1,500 @@
+"use strict";
+/* The slice viewer. Everything it shows is inside this page; it asks nothing of any network.
+   Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left. */
+(() => {
+const $ = id => document.getElementById(id), all = (q, of = document) => [...of.querySelectorAll(q)];
+const meta = JSON.parse($("meta").textContent);
+const size = meta.shape, stride = [size[1] * size[2], size[2], 1];
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const LOST = [86, 180, 233], ADDED = [230, 159, 0], OTHER = [204, 121, 167];
+const MODES = ["compare", "difference", "heat", "before", "after"];
+const start = { mode: "compare", plane: meta.planes[0].axis, at: null, only: 0, window: 0, labels: 0, opacity: 0.75, signed: false };
+const S = { ...start, last: 0, blinking: false, face: 0 };  // face: 0 before, 1 after, while blinking
+let scan, change, clean, adversarial, timer = 0;
+document.documentElement.classList.add("js");
+
+/* ---- unpacking: base64 -> gzip -> byte planes -> zig-zag -> row predictor ---- */
+function bytesOf(id) {
+  const text = atob($(id).textContent), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+async function unpack(id) {
+  const packed = bytesOf(id);
+  if (typeof DecompressionStream === "undefined") return inflate(packed);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+function restore(bytes) {
+  const n = bytes.length / 2, row = size[2], out = new Int16Array(n);
+  for (let i = 0; i < n; i++) {
+    const code = bytes[i] | bytes[n + i] << 8, error = code >>> 1 ^ -(code & 1);
+    out[i] = i % row ? out[i - 1] + error : error;
+  }
+  return out;
+}
+/* Gzip without optional header fields (RFC 1951, 1952), for browsers that lack DecompressionStream. */
+function inflate(src) {
+  const out = new Uint8Array(new DataView(src.buffer, src.byteOffset).getUint32(src.length - 4, true));
+  let at = 10, held = 0, count = 0, n = 0, last = 0;
+  const bits = k => {
+    while (count < k) { held |= src[at++] << count; count += 8; }
+    const value = held & (1 << k) - 1;
+    held >>>= k; count -= k;
+    return value;
+  };
+  const table = lengths => {  // canonical Huffman code: how many codes of each length, symbols in code order
+    const counts = new Uint16Array(16), first = new Uint16Array(16), symbols = new Uint16Array(lengths.length);
+    for (const k of lengths) if (k) counts[k]++;
+    for (let k = 1; k < 15; k++) first[k + 1] = first[k] + counts[k];
+    lengths.forEach((k, symbol) => { if (k) symbols[first[k]++] = symbol; });
+    return { counts, symbols };
+  };
+  const symbol = ({ counts, symbols }) => {
+    let code = 0, low = 0, index = 0;
+    for (let k = 1; k < 16; k++) {
+      code |= bits(1);
+      if (code - low < counts[k]) return symbols[index + code - low];
+      index += counts[k]; low = low + counts[k] << 1; code <<= 1;
+    }
+    throw new Error("damaged data");
+  };
+  const more = (from, extra) => extra.map(e => { const v = [from, e]; from += 1 << e; return v; });
+  const lengthsOf = more(3, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5]).concat([[258, 0]]);
+  const distances = more(1, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13]);
+  const ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+  while (!last) {
+    last = bits(1);
+    const kind = bits(2);
+    if (kind === 0) {
+      held = count = 0;
+      const length = src[at] | src[at + 1] << 8;
+      out.set(src.subarray(at + 4, at + 4 + length), n);
+      at += 4 + length; n += length;
+      continue;
+    }
+    let literals, places;
+    if (kind === 1) {
+      literals = table(Array.from({ length: 288 }, (_, i) => i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8));
+      places = table(Array(30).fill(5));
+    } else {
+      const nl = bits(5) + 257, nd = bits(5) + 1, nc = bits(4) + 4, codes = Array(19).fill(0), lengths = [];
+      for (let i = 0; i < nc; i++) codes[ORDER[i]] = bits(3);
+      const coded = table(codes);
+      while (lengths.length < nl + nd) {
+        const s = symbol(coded);
+        if (s < 16) { lengths.push(s); continue; }
+        const value = s === 16 ? lengths[lengths.length - 1] : 0;
+        for (let r = s === 16 ? 3 + bits(2) : s === 17 ? 3 + bits(3) : 11 + bits(7); r; r--) lengths.push(value);
+      }
+      literals = table(lengths.slice(0, nl));
+      places = table(lengths.slice(nl));
+    }
+    for (let s; (s = symbol(literals)) !== 256;) {
+      if (s < 256) { out[n++] = s; continue; }
+      const [base, extra] = lengthsOf[s - 257], length = base + bits(extra);
+      const [from, wide] = distances[symbol(places)], back = from + bits(wide);
+      for (let i = 0; i < length; i++, n++) out[n] = out[n - back];
+    }
+  }
+  return out;
+}
+
+/* ---- geometry: each plane as a regular pixel grid over the kept voxels ---- */
+const grids = meta.axes.map(({ kept, mm }) => {
+  const place = kept.map(k => Math.abs(k - kept[0])), gaps = place.slice(1).map((p, i) => p - place[i]);
+  const unit = gaps.length ? Math.min(...gaps) : 1, n = Math.round(place[place.length - 1] / unit) + 1, voxel = new Int32Array(n);
+  for (let p = 0, i = 0; p < n; p++) {
+    while (i + 1 < kept.length && Math.abs(place[i + 1] - p * unit) <= Math.abs(place[i] - p * unit)) i++;
+    voxel[p] = i;
+  }
+  return { voxel, mm: mm * unit };
+});
+const planeOf = axis => meta.planes.find(p => p.axis === axis);
+const layouts = {};
+function layout(axis) {
+  if (layouts[axis]) return layouts[axis];
+  const [r, c] = [0, 1, 2].filter(a => a !== axis), rows = axis ? [...grids[r].voxel].reverse() : [...grids[r].voxel];
+  const cols = grids[c].voxel, w = cols.length, h = rows.length, base = new Int32Array(w * h);
+  rows.forEach((row, v) => cols.forEach((col, u) => { base[v * w + u] = row * stride[r] + col * stride[c]; }));
+  return layouts[axis] = { w, h, base, mmx: grids[c].mm, mmy: grids[r].mm };
+}
+const here = () => S.at[S.plane] * stride[S.plane];
+const voxelAt = i => [Math.floor(i / stride[0]), Math.floor(i / stride[1]) % size[1], i % size[2]];
+
+/* ---- painting ---- */
+const shown = label => S.only === 0 || label === S.only;
+const hue = n => meta.structures[n - 1].rgb;
+function mix(data, o, colour, share) {
+  for (let c = 0; c < 3; c++) data[o + c] += (colour[c] - data[o + c]) * share;
+}
+function changeKind(a, b) {  // 0 nothing, 1 lost, 2 added, 3 became another structure
+  if (a === b || !(shown(a) || shown(b))) return 0;
+  if (S.only) return a === S.only ? 1 : b === S.only ? 2 : 0;
+  return !a ? 2 : !b ? 1 : 3;
+}
+function localRms(g, off) {  // of the change, over 5 mm in the plane: raw change is speckle that hides the anatomy
+  let map = Float32Array.from(g.base, i => (change[i + off] * meta.step) ** 2);
+  const blur = (from, n, m, radius, at) => {
+    const to = new Float32Array(from.length);
+    for (let b = 0; b < m; b++) {
+      let sum = 0, k = 0;
+      for (let a = -radius; a < n; a++) {
+        if (a + radius < n) { sum += from[at(a + radius, b)]; k++; }
+        if (a > radius) { sum -= from[at(a - radius - 1, b)]; k--; }
+        if (a >= 0) to[at(a, b)] = sum / k;
+      }
+    }
+    return to;
+  };
+  map = blur(map, g.w, g.h, Math.round(2.5 / g.mmx), (a, b) => b * g.w + a);
+  map = blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
+  return map.map(Math.sqrt);
+}
+const inferno = meta.inferno;
+function heat(data, g, off) {
+  const top = meta.largest, low = meta.heat_from, map = S.signed ? null : localRms(g, off);
+  for (let p = 0; p < g.base.length; p++) {
+    const value = S.signed ? change[g.base[p] + off] * meta.step : map[p];
+    if (Math.abs(value) < low) continue;
+    const t = Math.min(1, Math.abs(value) / top);
+    if (S.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], S.opacity * t); continue; }
+    const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
+    mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), S.opacity);
+  }
+}
+/* Outlines run along pixel edges, so that they never hide the voxel they enclose. */
+function outline(pen, g, labels, colour, width, keep = null) {
+  const sx = pen.canvas.width / g.w, sy = pen.canvas.height / g.h, paths = {};
+  const line = (n, u, v, du, dv) => {
+    if (!n || !shown(n) || keep && !keep(n, u, v)) return;
+    const path = paths[n] ??= new Path2D();
+    path.moveTo(u * sx, v * sy); path.lineTo((u + du) * sx, (v + dv) * sy);
+  };
+  for (let v = 0; v <= g.h; v++) for (let u = 0; u <= g.w; u++) {
+    const p = v * g.w + u, a = u < g.w && v < g.h ? labels[p] : 0;
+    const left = u && v < g.h ? labels[p - 1] : 0, above = v && u < g.w ? labels[p - g.w] : 0;
+    if (a !== left) { line(a, u, v, 0, 1); line(left, u, v, 0, 1); }
+    if (a !== above) { line(a, u, v, 1, 0); line(above, u, v, 1, 0); }
+  }
+  pen.lineWidth = width; pen.lineCap = "square";
+  for (const n in paths) { pen.strokeStyle = colour(+n); pen.stroke(paths[n]); }
+}
+const sheet = document.createElement("canvas");
+function paint(canvas, kind) {
+  const g = layout(S.plane), off = here(), w = meta.windows[S.window], low = w.centre - w.width / 2, gain = 255 / w.width;
+  const style = $("labels").value, image = new ImageData(g.w, g.h), data = image.data, n = g.base.length;
+  const before = new Uint8Array(n), after = new Uint8Array(n);
+  for (let p = 0, o = 0; p < n; p++, o += 4) {
+    const i = g.base[p] + off;
+    let value = scan[i] * meta.scale + meta.offset;
+    if (kind === "after") value += change[i] * meta.step;
+    data[o] = data[o + 1] = data[o + 2] = (value - low) * gain;
+    data[o + 3] = 255;
+    before[p] = clean[i]; after[p] = adversarial[i];
+    if (kind === "difference") {
+      const d = changeKind(before[p], after[p]), x = p % g.w, y = (p - x) / g.w;
+      if (d === 1) mix(data, o, LOST, 0.6);
+      if (d === 2) mix(data, o, ADDED, 0.12);
+      if (d === 3) mix(data, o, OTHER, (x + y) % 4 < 2 ? 0.75 : 0.25);
+    } else if (kind !== "heat" && style.startsWith("fill")) {
+      const label = kind === "after" ? after[p] : before[p];
+      if (label && shown(label)) mix(data, o, hue(label), 0.28);
+    }
+  }
+  if (kind === "heat") heat(data, g, off);
+  sheet.width = g.w; sheet.height = g.h;
+  sheet.getContext("2d").putImageData(image, 0, 0);
+  const pen = canvas.getContext("2d"), dot = canvas.width / parseFloat(canvas.style.width);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(sheet, 0, 0, canvas.width, canvas.height);
+  const rgb = n => `rgb(${hue(n)})`;
+  if (kind === "difference") {
+    outline(pen, g, before, () => "rgba(255,255,255,.6)", 1.2 * dot);
+    const added = after.map((b, p) => changeKind(before[p], b) === 2 ? b : 0);
+    outline(pen, g, added, () => `rgb(${ADDED})`, 2.5 * dot);
+  } else if (style !== "off") {
+    outline(pen, g, kind === "after" ? after : before, rgb, (kind === "heat" ? 1.5 : 2) * dot);
+    if (kind === "after" && style.includes("before")) {  // where a structure moved: its old outline, dashed white
+      const moved = new Set();
+      before.forEach((a, p) => { if (a !== after[p]) { moved.add(a); moved.add(after[p]); } });
+      outline(pen, g, before, () => "#fff", 1.5 * dot, (n, u, v) => moved.has(n) && (u + v) % 4 < 2);
+    }
+  }
+  if (kind === "after") {  // part of the picture, so that it stays on copies of it
+    pen.font = `700 ${13 * dot}px system-ui, sans-serif`; pen.lineWidth = 3 * dot; pen.strokeStyle = "#000"; pen.fillStyle = "#fff";
+    pen.strokeText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot); pen.fillText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot);
+  }
+}
+
+/* ---- what the panes say ---- */
+const NAMES = {
+  before: "BEFORE – original scan, its segmentation",
+  after: "AFTER – SYNTHETIC scan, its segmentation",
+  difference: "DIFFERENCE – original scan; what the model changed on the SYNTHETIC one",
+  heat: "HEAT – original scan; where the SYNTHETIC one was altered",
+};
+const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
+const minus = v => String(v).replace("-", "−");
+function kinds() {
+  if (S.blinking) return [S.face ? "after" : "before"];
+  return S.mode === "compare" ? ["before", "after"] : [S.mode];
+}
+function draw() {
+  if (!scan) return;
+  const plane = planeOf(S.plane), k = S.at[S.plane], g = layout(S.plane), show = kinds(), views = $("views");
+  const side = views.clientWidth >= 640 ? show.length : 1, room = (views.clientWidth - 6 * (side - 1)) / side;
+  const tall = Math.max(260, innerHeight * 0.74);
+  const scale = Math.min(room / (g.w * g.mmx), tall / (g.h * g.mmy));
+  const differs = S.only ? plane.ml_of[S.only - 1][k] : plane.ml[k];
+  const counter = `${plane.title} ${plane.numbers[k]} / ${plane.total}`;
+  const note = `${differs ? one(differs) + " " + meta.size_unit : "nothing"} differs here`;
+  all(".pane").forEach((pane, i) => {
+    const kind = show[i], canvas = pane.querySelector("canvas");
+    pane.hidden = !kind;
+    if (!kind) return;
+    const wide = Math.floor(g.w * g.mmx * scale), high = Math.floor(g.h * g.mmy * scale), dpr = Math.min(devicePixelRatio || 1, 3);
+    canvas.style.width = wide + "px"; canvas.style.height = high + "px";
+    canvas.width = Math.round(wide * dpr); canvas.height = Math.round(high * dpr);
+    canvas.dataset.kind = kind;
+    paint(canvas, kind);
+    pane.querySelector(".name").textContent = NAMES[kind];
+    pane.querySelector(".info").textContent = i + 1 < show.length ? counter : `${counter}\n${note}`;
+    canvas.setAttribute("aria-label", `${NAMES[kind]}. ${counter}, ${note}.`);
+    ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = plane.marks[m]; });
+  });
+  $("slice").max = plane.numbers.length - 1; $("slice").value = k;
+  $("slice").setAttribute("aria-valuetext", `${counter}, ${note}`);
+  all("[data-chart]").forEach(box => {
+    box.hidden = box.dataset.chart !== plane.name;
+    const svg = box.querySelector("svg");
+    if (!svg || box.hidden) return;
+    const cursor = svg.querySelector(".cursor"), x = chartX(svg, plane.numbers[k] - 1);
+    cursor.setAttribute("x1", x); cursor.setAttribute("x2", x);
+    all(".line", svg).forEach(line => {
+      line.classList.toggle("dim", S.only > 0 && +line.dataset.structure !== S.only);
+      line.classList.toggle("strong", +line.dataset.structure === S.only);
+    });
+  });
+}
+function legend() {
+  const key = (shape, text) => `<span class="key"><span class="box ${shape}"></span>${text}</span>`, mode = S.blinking ? "" : S.mode;
+  $("legend").innerHTML = mode === "difference" ? key("lost", "lost (filled)") + key("added", "added (hollow)") + key("other", "another structure (hatched)")
+    : mode !== "heat" ? ""
+    : S.signed ? `<span class="key">−${one(meta.largest)} <span class="scale signed"></span> +${one(meta.largest)} ${meta.unit}, raw change</span>`
+    : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}, RMS over 5 mm; clear below ${meta.heat_from} ${meta.unit}</span>`;
+}
+function update() {
+  const press = (b, on) => b.setAttribute("aria-pressed", String(on));
+  all("[data-mode]").forEach(b => press(b, b.dataset.mode === S.mode && !S.blinking));
+  all("[data-plane]").forEach(b => press(b, +b.dataset.plane === S.plane));
+  press($("blink"), S.blinking); press($("isolate"), S.only > 0);
+  all("tr[data-structure]").forEach(row => {
+    const on = +row.dataset.structure === S.only;
+    row.classList.toggle("chosen", on);
+    press(row.querySelector("button"), on);
+  });
+  $("heat-tools").hidden = S.mode !== "heat" || S.blinking;
+  legend(); draw(); remember();
+}
+
+/* ---- moving ---- */
+function go(k, quiet = true) {
+  const n = planeOf(S.plane).numbers.length;
+  S.at[S.plane] = Math.max(0, Math.min(n - 1, k));
+  if (quiet) $("status").textContent = "";
+  draw(); remember();
+}
+function centre() {  // let the other planes cut through what differs here
+  const g = layout(S.plane), off = here(), hits = [];
+  g.base.forEach(i => { if (changeKind(clean[i + off], adversarial[i + off])) hits.push(i + off); });
+  if (hits.length) S.at = voxelAt(hits[hits.length >> 1]);
+}
+function jump(k, words) {
+  S.at[S.plane] = k;
+  centre();
+  $("status").textContent = words;
+  update();
+}
+function worst() {
+  const plane = planeOf(S.plane), k = plane.worst[S.only], what = S.only ? meta.structures[S.only - 1].title + ": " : "";
+  jump(k, `${what}most changed ${plane.name} slice, ${plane.numbers[k]} of ${plane.total}.`);
+}
+function seek(step) {
+  const plane = planeOf(S.plane), k = S.at[S.plane], list = plane.changed[S.only];
+  const found = step > 0 ? list.find(c => c > k) : list.findLast(c => c < k);
+  if (found === undefined) $("status").textContent = `No ${step > 0 ? "next" : "previous"} changed slice.`;
+  else jump(found, `Changed ${plane.name} slice ${plane.numbers[found]}, ${list.indexOf(found) + 1} of ${list.length} changed.`);
+}
+function isolate(n) {
+  S.only = n;
+  if (n) { S.last = n; worst(); } else { $("status").textContent = "All structures shown."; update(); }
+}
+function turn(axis) { S.plane = axis; $("status").textContent = ""; update(); }
+function mode(name) { blink(false); S.mode = name; update(); }
+
+/* ---- blinking: two pictures in one pane, each with its own name; 2 Hz, below three flashes a second ---- */
+function blink(on) {
+  clearInterval(timer);
+  if (on && S.blinking && still.matches) { S.face ^= 1; draw(); return; }  // reduced motion: each press flips by hand
+  S.blinking = on; S.face = 0;
+  if (on && !still.matches) timer = setInterval(() => { S.face ^= 1; draw(); }, 250);
+}
+function toggleBlink() {
+  blink(still.matches || !S.blinking);
+  update();
+}
+
+/* ---- charts ---- */
+const span = svg => ["first", "last", "left", "right"].map(k => +svg.dataset[k]);
+function chartX(svg, slice) {
+  const [first, last, left, right] = span(svg);
+  return left + (first === last ? 0 : (slice - first) / (last - first)) * (right - left);
+}
+function chartClick(svg, event) {
+  const box = svg.getBoundingClientRect(), [first, last, left, right] = span(svg);
+  const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+  const wanted = first + (x - left) / (right - left) * (last - first) + 1, numbers = planeOf(S.plane).numbers;
+  let best = 0;
+  numbers.forEach((n, k) => { if (Math.abs(n - wanted) < Math.abs(numbers[best] - wanted)) best = k; });
+  jump(best, `${planeOf(S.plane).title} slice ${numbers[best]}.`);
+}
+
+/* ---- reading values ---- */
+function read([z, y, x]) {
+  const i = z * stride[0] + y * stride[1] + x, before = scan[i] * meta.scale + meta.offset, delta = change[i] * meta.step;
+  const name = n => n ? meta.structures[n - 1].title : "none";
+  return { before, delta, after: before + delta, clean: clean[i], adversarial: adversarial[i], labels: [name(clean[i]), name(adversarial[i])] };
+}
+function pointAt(canvas, event) {
+  const box = canvas.getBoundingClientRect(), g = layout(S.plane);
+  const u = Math.floor((event.clientX - box.left) / box.width * g.w), v = Math.floor((event.clientY - box.top) / box.height * g.h);
+  return u < 0 || v < 0 || u >= g.w || v >= g.h ? null : voxelAt(g.base[v * g.w + u] + here());
+}
+function readout(canvas, event) {
+  const at = pointAt(canvas, event);
+  if (!at) return;
+  const r = read(at), digits = meta.whole ? 0 : 3, show = v => minus(v.toFixed(digits)), unit = meta.unit;
+  const file = at.map((k, axis) => ["ijk"[meta.axes[axis].file], meta.axes[axis].kept[k]]).sort().map(p => p.join(" ")).join(", ");
+  $("readout").textContent = `Before ${show(r.before)} ${unit} · after ${show(r.after)} ${unit} · change ${r.delta > 0 ? "+" : ""}${show(r.delta)} ${unit}` +
+    ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
+  const box = canvas.getBoundingClientRect();
+  all(".pane").forEach(pane => {
+    const cross = pane.querySelector(".cross");
+    cross.hidden = pane.contains(canvas);
+    cross.style.left = event.clientX - box.left + "px"; cross.style.top = event.clientY - box.top + "px";
+  });
+}
+
+/* ---- the address remembers the view, for sharing a finding ---- */
+function address() {
+  const plane = planeOf(S.plane), parts = [`mode=${S.mode}`, `plane=${plane.name}`, `slice=${plane.numbers[S.at[S.plane]]}`];
+  if (S.only) parts.push(`structure=${encodeURIComponent(meta.structures[S.only - 1].name)}`);
+  return "#" + parts.join("&");
+}
+let saving = 0;
+function remember() {  // not at every wheel step: browsers limit how often an address may change
+  clearTimeout(saving);
+  saving = setTimeout(() => { if (location.hash !== address()) history.replaceState(null, "", address()); }, 120);
+}
+function recall() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const plane = meta.planes.find(p => p.name === asked.get("plane")) || meta.planes[0];
+  S.mode = MODES.includes(asked.get("mode")) ? asked.get("mode") : "compare";
+  S.only = 1 + meta.structures.findIndex(s => s.name === asked.get("structure"));
+  S.plane = plane.axis;
+  S.at = size.map(n => n >> 1);
+  S.at[plane.axis] = plane.worst[S.only];
+  centre();
+  const k = plane.numbers.indexOf(+asked.get("slice"));
+  if (k >= 0) { S.at[plane.axis] = k; centre(); }
+}
+
+/* ---- buttons, keys, wheel ---- */
+function connect() {
+  all("[data-mode]").forEach(b => { b.onclick = () => mode(b.dataset.mode); });
+  all("[data-plane]").forEach(b => { b.onclick = () => turn(+b.dataset.plane); });
+  $("blink").onclick = toggleBlink;
+  $("isolate").onclick = () => isolate(S.only ? 0 : S.last || meta.first);
+  $("previous").onclick = () => seek(-1); $("next").onclick = () => seek(1); $("worst").onclick = worst;
+  $("slice").oninput = e => go(+e.target.value);
+  $("window").onchange = e => { S.window = e.target.selectedIndex; draw(); };
+  $("labels").onchange = draw;
+  $("opacity").oninput = e => { S.opacity = e.target.value / 100; draw(); };
+  $("signed").onchange = e => { S.signed = e.target.checked; update(); };
+  all("tr[data-structure]").forEach(row => {
+    row.onclick = () => isolate(S.only === +row.dataset.structure ? 0 : +row.dataset.structure);
+  });
+  all("[data-chart] svg").forEach(svg => { svg.onclick = event => chartClick(svg, event); });
+  let turned = 0;
+  $("views").addEventListener("wheel", event => {
+    if (event.ctrlKey) return;  // the browser's own zoom
+    event.preventDefault();
+    turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
+    const steps = Math.trunc(turned / 40);
+    if (steps) { turned -= steps * 40; go(S.at[S.plane] + Math.max(-3, Math.min(3, steps))); }
+  }, { passive: false });
+  all(".pane canvas").forEach(canvas => {
+    canvas.onpointermove = event => readout(canvas, event);
+    canvas.onpointerleave = () => { all(".cross").forEach(c => { c.hidden = true; }); };
+    canvas.onclick = event => { const at = pointAt(canvas, event); if (at) { S.at = at; readout(canvas, event); } };
+  });
+  addEventListener("keydown", key);
+  addEventListener("keyup", event => { if (event.key.toLowerCase() === "x" && S.held) { S.held = false; blink(false); update(); } });
+  addEventListener("hashchange", () => { if (location.hash !== address()) { blink(false); recall(); update(); } });
+  new ResizeObserver(draw).observe($("views"));
+  $("review").querySelector("form").onsubmit = review;
+}
+function cycle(select) {
+  select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
+  select.dispatchEvent(new Event("change"));
+}
+function key(event) {
+  const at = event.target;
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(SELECT|TEXTAREA)$/.test(at.tagName)) return;
+  if (at.tagName === "INPUT" && at.type !== "checkbox" && event.key.startsWith("Arrow")) return;  // sliders move by themselves
+  const planes = meta.planes.map(p => p.axis), step = d => () => go(S.at[S.plane] + d);
+  const actions = {
+    n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")),
+    t: () => mode(S.mode === "heat" ? "compare" : "heat"), a: () => turn(planes[(planes.indexOf(S.plane) + 1) % planes.length]),
+    escape: () => { blink(false); update(); }, r: reset,
+    x: () => {
+      if (event.repeat) return;
+      if (event.shiftKey) { clearInterval(timer); S.held = S.blinking = true; S.face = 1; update(); } else toggleBlink();
+    },
+    arrowright: step(1), arrowup: step(1), f: step(1), arrowleft: step(-1), arrowdown: step(-1), b: step(-1),
+  };
+  MODES.forEach((name, i) => { actions[i + 1] = () => mode(name); });
+  const act = actions[event.key.toLowerCase()];
+  if (act) { event.preventDefault(); act(); }
+}
+function reset() {
+  blink(false);
+  Object.assign(S, start, { at: S.at });
+  $("window").selectedIndex = $("labels").selectedIndex = 0;
+  $("opacity").value = 75; $("signed").checked = false;
+  worst();
+}
+function review(event) {
+  event.preventDefault();
+  const answers = new FormData(event.target), or = name => answers.get(name) || null;
+  const text = { schema: "perturbox-review/1", result_sha256: meta.sha256, mattered: or("mattered"), visible: or("visible"), note: or("note"), view: address().slice(1) };
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(text, null, 1)], { type: "application/json" }));
+  link.download = "review.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+const ready = (async () => {
+  clean = await unpack("data-clean"); adversarial = await unpack("data-adversarial");
+  change = new Int8Array((await unpack("data-change")).buffer);
+  const planes = await unpack("data-scan");
+  recall();
+  scan = restore(planes);
+  $("decoding").remove();
+  connect(); update();
+})();
+ready.catch(error => { $("decoding").textContent = `The scan could not be unpacked (${error.message}). The figures below are complete.`; });
+window.perturbox = { ready, state: S, meta, read, address, go, jump, isolate };  // for scripts and tests
+})();

@@ -1,0 +1,90 @@
+"""Everything the page shows, worked out once from a result folder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perturbox.report import display
+from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
+from perturbox.report.load import Result
+from perturbox.report.words import Units
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Slices of one orientation. axis: its display axis (0 axial, 1 coronal, 2 sagittal); slices, changed: over the file's
+    voxels along it; changed_of: "slice structure"."""
+
+    axis: int
+    name: str
+    slices: Slices
+    changed: np.ndarray
+    changed_of: np.ndarray
+
+
+@dataclass(frozen=True)
+class Story:
+    """A result and what follows from it; `lead` is the plane the report opens with."""
+
+    result: Result
+    units: Units
+    voxel: float
+    planes: tuple[Plane, ...]
+    findings: list[Finding]
+    copy: display.Copy
+    streams: dict[str, bytes]
+
+    @property
+    def lead(self) -> Plane:
+        return self.planes[0]
+
+    @property
+    def present(self) -> list[Finding]:
+        return [f for f in self.findings if f.reason != "absent"]
+
+
+def tell(result: Result) -> Story:
+    """Read the folder's volumes, count, judge and make the display copy."""
+    clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
+    axes = display.anatomical_axes(result)
+    spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
+    voxel = float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+    box = _box((clean > 0) | (adversarial > 0))
+    planes = []
+    for a in _plane_order(result, axes):
+        file, length = axes[a].file, axes[a].length
+        slices = _widened(count_slices(clean[box], adversarial[box], len(result.structures), file), box[file], length)
+        name = "image" if not axes[a].ends[0] else display.PLANES[a]
+        planes.append(Plane(a, name, slices, *changed_slices(slices, voxel)))
+    along = display.slice_axis(axes)
+    across = next((p for p in planes if p.axis == along), planes[0])
+    moved = across.slices.lost + across.slices.gained
+    always = np.unique([int(across.slices.differ.argmax()), *moved.argmax(axis=0).tolist()])
+    copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
+    findings = judge(result, planes[0].slices, voxel)
+    return Story(result, Units.of(result), voxel, tuple(planes), findings, copy, streams)
+
+
+def _plane_order(result: Result, axes: display.Axes) -> list[int]:
+    """Axial, coronal, sagittal; of a 2D image the one plane it is."""
+    single = [a for a in range(3) if axes[a].length == 1]
+    return single[:1] if result.flat and single else [0, 1, 2]
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    ranges = []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        ranges.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(0, 1))
+    return ranges[0], ranges[1], ranges[2]
+
+
+def _widened(slices: Slices, box: slice, length: int) -> Slices:
+    """Counts of a box as counts of the whole axis: nothing lies outside."""
+
+    def widen(counts: np.ndarray) -> np.ndarray:
+        whole = np.zeros((length, *counts.shape[1:]), counts.dtype)
+        whole[box] = counts
+        return whole
+
+    return Slices(widen(slices.before), widen(slices.after), widen(slices.shared), widen(slices.differ))
