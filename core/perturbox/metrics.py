@@ -226,10 +226,9 @@ def perturbation(
     HU); it is None without any change. SSIM: see `ssim`.
     """
     inside = np.ones(delta.shape[1:], bool) if roi is None else roi
-    size = _count(inside)
-    changed = (delta != 0).any(axis=0) & inside
-    values = delta[:, changed].astype(np.float64)
-    rms = math.sqrt(np.square(values).sum() / (size * delta.shape[0])) if size else 0.0
+    size = _count(inside) * delta.shape[0]
+    changed = (delta != 0) & inside
+    rms = math.sqrt(np.square(delta[changed], dtype=np.float64).sum() / size) if size else 0.0
     data_range = float(window[1] - window[0])
     return {
         "linf": float(np.abs(delta).max(initial=0.0)),

@@ -1,0 +1,330 @@
+"""Is this evaluation trustworthy? Controls a real attack must beat, and sentences about what the numbers can't carry.
+
+Functions of arrays: they make the changed scans, the caller asks the victim. Arrays are "c *s" in the scan's unit, on
+its own grid; `roi` is bool "*s", the voxels that may change; clip_lo and clip_hi bound the changed scan's values.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from scipy import fft
+
+from perturbox.budget import padding_mask
+from perturbox.types import Volume
+
+# ---------------------------------------------------------------- controls: equally large, but not aimed
+
+
+def white_noise(
+    delta: np.ndarray,
+    image: np.ndarray,
+    roi: np.ndarray | None,
+    clip_lo: float,
+    clip_hi: float,
+    step: float | None,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Gaussian white noise with the RMS of `delta` where `delta` isn't 0, and 0 elsewhere.
+
+    Rounded to the file's storage `step` (None: not rounded) and clipped to the valid range; its amplitude makes up for
+    what both take away. Where the range leaves too little room, the RMS stays below that of `delta`.
+    """
+    support = delta != 0 if roi is None else (delta != 0) & roi
+    source = image[support].astype(np.float64)
+    grain = rng.standard_normal(source.size)
+    wanted = _rms(delta[support])
+    found = np.zeros_like(grain)
+    amplitude = wanted
+    for _ in range(20):  # settles in two or three unless the range is tight
+        found = amplitude * grain if step is None else np.rint(amplitude * grain / step) * step
+        found = np.clip(source + found, clip_lo, clip_hi) - source
+        rms = _rms(found)
+        if wanted == 0 or math.isclose(rms, wanted, rel_tol=1e-3):
+            break
+        amplitude *= wanted / rms if rms else 2.0
+    result = np.zeros_like(delta)
+    result[support] = found
+    return result
+
+
+def rolled(
+    delta: np.ndarray,
+    image: np.ndarray,
+    clip_lo: float,
+    clip_hi: float,
+    roi: np.ndarray | None,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`delta` moved away from where it was aimed: the same values, nearly the same spectrum, another place.
+
+    Rolled within the roi's bounding box by a random offset of at least a quarter of the box along every axis, then
+    clipped again to the valid range and the roi.
+    """
+    box = (slice(None), *_box(roi)) if roi is not None else (slice(None),) * delta.ndim
+    inner = delta[box]
+    offsets = [_quarter_turn(n, rng) for n in inner.shape[1:]]
+    moved = np.zeros_like(delta)
+    moved[box] = np.roll(inner, offsets, axis=tuple(range(1, delta.ndim)))
+    moved = (np.clip(image + moved, clip_lo, clip_hi) - image).astype(delta.dtype)
+    return moved if roi is None else np.where(roi, moved, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Benign:
+    """A change of a scan that means nothing; `scan` goes to the victim, `reference` says what it should answer."""
+
+    name: str
+    scan: Volume
+    shifted: tuple[bool, ...]  # axes along which scan lies half a voxel off
+
+    def reference(self, clean_seg: np.ndarray, prediction: np.ndarray | None = None) -> np.ndarray:
+        """The clean prediction "*s" on this scan's grid.
+
+        Between voxels the clean labels around a point vote (linear interpolation of their one-hot maps), and many
+        points of a boundary are ties. A tie is settled in favour of `prediction`, the answer to be compared, which is
+        no error there; without it, in favour of the lower label.
+        """
+        if not any(self.shifted):
+            return clean_seg
+        corners = list(_corners(clean_seg, self.shifted))
+
+        def votes(labels: np.ndarray) -> np.ndarray:
+            count = np.zeros(labels.shape, np.uint8)
+            for corner in corners:
+                count += corner == labels
+            return count
+
+        winner, most = corners[0], votes(corners[0])
+        for corner in corners[1:]:
+            count = votes(corner)
+            better = (count > most) | ((count == most) & (corner < winner))
+            winner, most = np.where(better, corner, winner), np.maximum(count, most)
+        return winner if prediction is None else np.where(votes(prediction) == most, prediction, winner)
+
+
+def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list[Benign]:
+    """What clinics do to scans anyway: save again, resample half a voxel off, and noise of the scan's own `sigma`.
+
+    Each is stored as the file would store it. The half-voxel scan is sampled midway between voxels by linear
+    interpolation, so it is one voxel shorter along each axis. Noise is left out where sigma is None.
+    """
+    still = (False,) * image.dims
+    members = [Benign("resave", _as_stored(image, image.data), still)]
+    shifted = tuple(n > 1 for n in image.shape)
+    corners = list(_corners(image.data, (False, *shifted)))
+    middle = np.zeros(corners[0].shape)
+    for corner in corners:
+        middle += corner / len(corners)
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, : image.dims] @ (0.5 * np.array(shifted))
+    members.append(Benign("half_voxel", _as_stored(image.with_data(middle, affine=affine), image.data), shifted))
+    if sigma is not None:
+        noisy = image.data + sigma * rng.standard_normal(image.data.shape, dtype=np.float32)
+        noisy = np.clip(noisy, image.data.min(), image.data.max())
+        noisy = np.where(padding_mask(image.data), image.data, noisy)
+        members.append(Benign("noise", _as_stored(image.with_data(noisy), image.data), still))
+    return members
+
+
+# ---------------------------------------------------------------- what the victim can't see
+
+
+def uninfluential_fraction(touched: np.ndarray, structural: np.ndarray | None = None) -> float:
+    """Fraction of voxels "*s" that never had a gradient (`touched` false) and that the victim's grid doesn't reach.
+
+    structural: voxels the resampling reads, or None if unknown. A voxel it reads may lack a gradient only because the
+    window saturates it, so it still counts as influential.
+    """
+    influential = touched if structural is None else touched | structural
+    return 1.0 - float(np.count_nonzero(influential)) / influential.size
+
+
+def energy_above(delta: np.ndarray, spacing: Sequence[float], victim_spacing: Sequence[float] | None) -> float:
+    """Fraction of the energy of `delta` at frequencies the victim's grid can't hold.
+
+    Those are |f| > 1/(2 victim_spacing) along any axis. delta: "*s" or "c *s"; spacing and victim_spacing in mm along
+    the same spatial axes, None if the victim has no grid of its own. Taken from the discrete Fourier transform, so
+    delta counts as periodic; 0 where nothing changed.
+    """
+    dims = len(spacing)
+    axes = tuple(range(delta.ndim - dims, delta.ndim))
+    delta = np.asarray(delta, dtype=np.float32)
+    total = float(np.square(delta, dtype=np.float64).sum())
+    if victim_spacing is None or total == 0:
+        return 0.0
+    spectrum: np.ndarray = delta
+    bounded = False
+    # An axis the victim doesn't sample more coarsely bounds nothing, and its transform would only conserve the energy.
+    for axis, native, wanted in zip(axes, spacing, victim_spacing, strict=True):
+        if wanted > native * (1 + 1e-6):
+            below = np.abs(np.fft.fftfreq(delta.shape[axis], native)) <= 0.5 / wanted * (1 + 1e-6)
+            waves = np.asarray(fft.fft(spectrum, axis=axis, norm="ortho"))
+            spectrum, bounded = np.compress(below, waves, axis=axis), True
+    if not bounded:
+        return 0.0
+    inside = sum(float(np.square(part, dtype=np.float64).sum()) for part in (np.real(spectrum), np.imag(spectrum)))
+    return min(max(1.0 - inside / total, 0.0), 1.0)
+
+
+# ---------------------------------------------------------------- what the numbers can't carry
+
+NSD_TOLERANCE_MM = 2.0
+CLAIM_STEPS = 100
+POOR_DICE = 0.70
+NO_CHANGE = 0.005  # of mean Dice
+
+
+def warnings(result: Mapping[str, Any]) -> list[str]:
+    """Plain sentences about what a result (the content of result.json) doesn't show; empty if nothing is to be said."""
+    found = [*_about_reference(result), *_about_effort(result), *_about_controls(result), *_about_measuring(result)]
+    return list(dict.fromkeys(found))
+
+
+def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
+    clean = result["metrics"]["clean"]
+    if result["reference"] == "clean_prediction":
+        yield "No expert outline was supplied: every Dice compares the model with itself."
+    else:
+        for name, row in clean.items():
+            if row["dice"] is not None and row["dice"] < POOR_DICE:
+                yield (
+                    f"{_title(name)}: Dice with the expert outline is only {row['dice']:.2f} before any attack; "
+                    "fix that first."
+                )
+    absent = [name for name in _named(result) if not clean[name]["volume_ml"]]
+    if absent:
+        yield f"The model found no {_listed(absent, ' and no ')} in this scan: nothing to stress there."
+
+
+def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
+    parameters = result["attack"]["parameters"]
+    if result["stopped_early"]:
+        yield f"The attack was {result['stopped_early']}: the numbers are those of the best result up to there."
+    if result["attack"]["name"] == "noise":
+        yield "Random noise is a control, not an attack: what holds against it proves nothing."
+        return
+    steps, starts = parameters.get("steps") or 1, parameters.get("restarts") or 1
+    if steps < CLAIM_STEPS or starts < 2:
+        again = {1: "no restart", 2: "1 restart"}.get(starts, f"{starts - 1} restarts")
+        yield (
+            f"{steps} step{'s' * (steps > 1)} and {again}: enough for a look, not for a claim "
+            f"(≥ {CLAIM_STEPS} steps and ≥ 1 restart)."
+        )
+    losses = [row["loss"] for row in result["trace"] if row.get("loss") is not None]
+    if len(losses) > 1 and max(losses[1:]) <= losses[0]:
+        yield "The loss never rose above its first value: the gradient may be masked, or the steps are too large."
+
+
+def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
+    budget, control = result["budget"], result["control"]
+    adversarial = {name: row["dice"] for name, row in result["metrics"]["adversarial"].items()}
+    fall = _mean_fall(result, adversarial)
+    if fall is None:
+        return
+    if not budget["measured"]["linf"]:
+        yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."
+        return
+    if fall < NO_CHANGE:
+        limit = f"up to {budget['eps']:g} {budget['unit']}" if budget["norm"] == "linf" else "within this limit"
+        yield f"No change {limit} with this effort: that is not proof of safety; raise effort or limit."
+    elif result["attack"]["name"] != "noise":
+        noise = _mean_fall(result, control["noise"]["dice"])
+        if noise is not None and noise >= 0.9 * fall:
+            yield (
+                f"Random noise of the same size lowers mean Dice as much as the attack ({noise:.2f} and {fall:.2f}): "
+                "the gradient may be masked."
+            )
+        moved = _mean_fall(result, control["rolled"]["dice"])
+        if moved is not None and moved >= 0.9 * fall:
+            yield (
+                f"The same perturbation put elsewhere lowers mean Dice as much ({moved:.2f} and {fall:.2f}): "
+                "its texture does it, not its place."
+            )
+    harmless = []
+    for name, floor in control["benign"]["dice"].items():
+        before, after = result["metrics"]["clean"][name]["dice"], adversarial[name]
+        if None not in (floor, before, after) and NO_CHANGE < before - after <= 1.0 - floor:
+            harmless.append(f"{name} (Dice {before:.2f} to {after:.2f}, harmless changes to {floor:.2f})")
+    if harmless:
+        yield f"No break, since harmless changes of the scan do as much: {_listed(harmless)}."
+    sizes = result["noise"]["eps_over_sigma"]
+    if budget["norm"] == "linf" and sizes is not None and sizes >= 10 and not result["success"]["succeeded"]:
+        yield f"Even {sizes:.0f} times the scan's noise didn't break the model, as it should: suspect masked gradients."
+
+
+def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
+    budget = result["budget"]
+    size = budget["measured"][budget["norm"]]
+    if size > budget["eps"] * (1 + 1e-6) + 5e-4:
+        yield f"The saved perturbation measures {size:g} in {budget['norm']}, above its limit of {budget['eps']:g}."
+    spacing = max(result["source"]["spacing_mm"])
+    tolerance = result["metrics"].get("tolerance_mm", NSD_TOLERANCE_MM)
+    if spacing > tolerance * (1 + 1e-6):
+        yield (
+            f"The NSD tolerance of {tolerance:g} mm is below the slice spacing of {spacing:g} mm: "
+            "a shift by one voxel already counts as wrong."
+        )
+    if result["noise"]["sigma"] is None:
+        yield f"The scan's own noise is {result['noise']['region']}; the limit has no ruler in this scan."
+    above = result["image_metrics"].get("energy_above_grid")
+    if above is not None and above > 0.5:
+        yield f"{above:.0%} of the perturbation's energy is finer than the model's grid, which can't hold it."
+
+
+# ---------------------------------------------------------------- how
+
+
+def _named(result: Mapping[str, Any]) -> list[str]:
+    """The structures the attack was about: its targets, or all."""
+    clean = result["metrics"]["clean"]
+    return [name for name in result["attack"]["parameters"].get("target") or clean if name in clean]
+
+
+def _mean_fall(result: Mapping[str, Any], dice: Mapping[str, float | None]) -> float | None:
+    """Mean loss of Dice over the attacked structures against the clean prediction's; None if none has a value."""
+    falls = []
+    for name in _named(result):
+        before, after = result["metrics"]["clean"][name]["dice"], dice.get(name)
+        if before is not None and after is not None:
+            falls.append(before - after)
+    return sum(falls) / len(falls) if falls else None
+
+
+def _title(name: str) -> str:
+    return name[:1].upper() + name[1:].replace("_", " ")
+
+
+def _listed(words: Sequence[str], between: str = ", ", most: int = 6) -> str:
+    words = [word.replace("_", " ") for word in words]
+    rest = len(words) - most
+    return between.join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _rms(values: np.ndarray) -> float:
+    return math.sqrt(float(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
+
+
+def _quarter_turn(n: int, rng: np.random.Generator) -> int:
+    least = math.ceil(n / 4)
+    return int(rng.integers(least, n - least + 1)) if n > 1 else 0
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    index = np.nonzero(mask)
+    return tuple(slice(int(i.min()), int(i.max()) + 1) if i.size else slice(0, 0) for i in index)
+
+
+def _corners(data: np.ndarray, shifted: Sequence[bool]) -> Iterator[np.ndarray]:
+    """The views of `data` whose voxels surround the points half a voxel on along the shifted axes."""
+    pairs = [(slice(None, -1), slice(1, None)) if shift else (slice(None),) for shift in shifted]
+    return (data[corner] for corner in product(*pairs))
+
+
+def _as_stored(volume: Volume, like: np.ndarray) -> Volume:
+    """The same scan with the values its file would give back, in the type of `like`."""
+    data = volume.stored() * np.float64(volume.slope) + volume.intercept
+    return volume.with_data(data.astype(like.dtype))
