@@ -164,7 +164,7 @@ class _Sweep:
             graph = graph or self._record(self._patches(x, batch))[1]
             # Only the patches are asked for, so that no gradient of a parameter is ever computed.
             (part,) = torch.autograd.grad(graph.prediction, graph.patches, upstream.to(graph.dtype), allow_unused=True)
-            self.effort.backwards += len(batch) / self.grid.per_image
+            self.effort.backwards += len(batch) / self.grid.count
             self.effort.windows_kept += len(batch) if kept else 0
             if part is not None:
                 for index, window in zip(batch, part, strict=True):
@@ -196,7 +196,7 @@ class _Sweep:
         padded = self.grid.pad(patches, self.window)
         prediction = _chosen(self.network(padded), self.output)
         self.effort.model_calls += 1
-        self.effort.forwards += len(patches) / self.grid.per_image
+        self.effort.forwards += len(patches) / self.grid.count
         expected = (padded.shape[0], *padded.shape[2:])
         if prediction.dim() != padded.dim() or (prediction.shape[0], *prediction.shape[2:]) != expected:
             raise InputError(

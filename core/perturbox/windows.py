@@ -76,13 +76,14 @@ class Place(NamedTuple):
 class Grid:
     """All windows of a volume, in MONAI's order, and what blending needs.
 
-    places: windows to compute. per_image: windows one whole volume has. pads: voxels added (before, after) per spatial
-    axis. weight "1 1 *p": blending weight of a window's voxels inside the volume. total "1 1 *s": sum of the weights
-    over all windows; infinite outside the support, which makes the blended prediction and its gradient exactly 0 there.
+    places: windows to compute. count: windows of the whole batch, support or not. pads: voxels added (before, after)
+    per spatial axis. weight "1 1 *p": blending weight of a window's voxels inside the volume. total "1 1 *s": sum of
+    the weights over all windows; infinite outside the support, which makes the blended prediction and its gradient
+    exactly 0 there.
     """
 
     places: list[Place]
-    per_image: int
+    count: int
     pads: tuple[tuple[int, int], ...]
     weight: Tensor
     total: Tensor
@@ -116,7 +117,7 @@ class Grid:
         total = x.new_zeros(shape)
         for box in boxes:
             total[box] += weight
-        per_image = len(boxes)
+        count = len(boxes) * x.shape[0]
         if support is not None:
             support = support.to(x.device)
             if support.dtype != torch.bool or tuple(support.shape) != shape:
@@ -129,7 +130,7 @@ class Grid:
             touched = torch.stack([support[box].any() for box in boxes]).tolist()
             boxes = [box for box, touches in zip(boxes, touched, strict=True) if touches]
         places = [Place(image, box) for image in range(x.shape[0]) for box in boxes]
-        return cls(places, per_image, pads, weight[None, None], total[None, None])
+        return cls(places, count, pads, weight[None, None], total[None, None])
 
     def pad(self, patches: Tensor, window: Window) -> Tensor:
         """Patches "n c *p" from the volume -> windows "n c *w" as the network expects them."""
