@@ -307,7 +307,8 @@ def test_a_sound_result_needs_no_warning():
         (
             ("source", "spacing_mm"),
             [0.8, 0.8, 3.0],
-            "The NSD tolerance of 2 mm is below the slice spacing of 3 mm: a shift by one voxel already counts as wrong.",
+            "The NSD tolerance of 2 mm is below the slice spacing of 3 mm: "
+            "a shift by one voxel already counts as wrong.",
         ),
         (
             ("noise",),
