@@ -81,12 +81,12 @@ class Benign:
     scan: Volume
     shifted: tuple[bool, ...]  # axes along which scan lies half a voxel off
 
-    def reference(self, clean_seg: np.ndarray, prediction: np.ndarray | None = None) -> np.ndarray:
+    def reference(self, clean_seg: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         """The clean prediction "*s" on this scan's grid.
 
         Between voxels the clean labels around a point vote (linear interpolation of their one-hot maps), and many
         points of a boundary are ties. A tie is settled in favour of `prediction`, the answer to be compared, which is
-        no error there; without it, in favour of the lower label.
+        no error there; if that has no part in the tie, in favour of the lower label.
         """
         if not any(self.shifted):
             return clean_seg
@@ -103,7 +103,7 @@ class Benign:
             count = votes(corner)
             better = (count > most) | ((count == most) & (corner < winner))
             winner, most = np.where(better, corner, winner), np.maximum(count, most)
-        return winner if prediction is None else np.where(votes(prediction) == most, prediction, winner)
+        return np.where(votes(prediction) == most, prediction, winner)
 
 
 def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list[Benign]:
