@@ -157,7 +157,8 @@ def benign_floor(
     a voxel, noise of the scan's own sigma. A break counts only below this floor."""
     floor: dict[str, float | None] = dict.fromkeys(victim.structures)
     for member in checks.benign(clean, sigma, np.random.default_rng(seed)):
-        prediction, expected = victim.predict(member.scan, effort), member.reference(clean_seg)
+        prediction = victim.predict(member.scan, effort)
+        expected = member.reference(clean_seg, prediction)
         for name, value in victim.structures.items():
             agreement = metrics.dice(prediction == value, expected == value)
             if agreement is not None:
