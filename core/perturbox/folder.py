@@ -13,7 +13,7 @@ from perturbox.goals import Goal
 from perturbox.job import SCHEMA, Job, Listener, execute, job_of, prepare, present_targets, require_new_folder
 from perturbox.load import load_victim
 from perturbox.measure import measure
-from perturbox.metrics import to_json
+from perturbox.metrics import broken_by, to_json
 from perturbox.types import InputError, Volume
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
@@ -53,6 +53,8 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     Raises InputError where files are missing or the victim's weights are not those of the result.
     """
     listener = listener or Listener()
+    if (folder / "margin.json").is_file():
+        return _verify_margin(folder, listener)
     result = read_result(folder)
     clean, adversarial = read_scans(folder, result)
     victim = load_victim(result["victim"]["spec"], result["device"])
@@ -89,6 +91,30 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         problems += differences(result[key], numbers[key], key)
     images = {name: value for name, value in result["image_metrics"].items() if name in numbers["image_metrics"]}
     return problems + list(differences(images, numbers["image_metrics"], "image_metrics"))
+
+
+def _verify_margin(folder: Path, listener: Listener) -> list[str]:
+    """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so, at the
+    largest change that is reported."""
+    margin = json.loads((folder / "margin.json").read_text(encoding="utf-8"))
+    problems: list[str] = []
+    checked: set[str] = set()
+    for name, row in margin["structures"].items():
+        witness = row["witness"]
+        if witness is None:
+            if row["breaks_at"] is not None:
+                problems.append(f"structures.{name}: breaks_at has no file that shows it")
+            continue
+        if witness not in checked:
+            checked.add(witness)
+            listener.say(f"Verifying {witness}")
+            problems += [f"{witness}: {line}" for line in verify(folder / witness, listener)]
+        result = read_result(folder / witness)
+        found = result["budget"]["measured"]["linf"]
+        limit = broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name])
+        problems += differences(row["breaks_at"], found, f"structures.{name}.breaks_at")
+        problems += differences(row["limit"], limit, f"structures.{name}.limit")
+    return problems
 
 
 def differences(stored: Any, found: Any, place: str) -> Iterator[str]:

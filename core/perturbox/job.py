@@ -26,7 +26,7 @@ from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.load import load_victim
 from perturbox.measure import Measurement, measure
-from perturbox.metrics import to_json
+from perturbox.metrics import difference_map, to_json
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
@@ -276,8 +276,6 @@ def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -
 
 
 def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
-    from perturbox.metrics import difference_map
-
     labels = dict(victim.labels)
     io.write_labels(folder / "clean_seg.nii.gz", measured.clean_seg, image, labels)
     io.write_labels(folder / "adversarial_seg.nii.gz", measured.adversarial_seg, image, labels)

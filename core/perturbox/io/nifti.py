@@ -65,7 +65,9 @@ def write(path: Path, volume: Volume, adversarial: bool, description: str) -> No
     comment = "\n".join(([ADVERSARIAL_NOTICE] if adversarial else []) + ([description] if description else []))
     if adversarial:
         header["descrip"] = ADVERSARIAL_NOTICE.encode("ascii")
-    if comment:
+    # A perturbed file that was read and is written again says so once.
+    said = [extension.get_content() for extension in header.extensions if extension.get_code() == COMMENT]
+    if comment and comment.encode("utf-8") not in said:
         header.extensions.append(Nifti1Extension(COMMENT, comment.encode("utf-8")))
     header["vox_offset"] = 0  # let the extensions decide
     stored = np.moveaxis(volume.stored(), 0, -1).astype(header.get_data_dtype(), copy=False)
@@ -179,6 +181,8 @@ def _read_values(path: Path, file: BinaryIO, header: Nifti1Header, count: int, d
 def _scaling(path: Path, header: Nifti1Header) -> tuple[float, float]:
     try:
         slope, intercept = header.get_slope_inter()
+        if np.isinf(header["scl_slope"]):  # which nibabel takes for none
+            raise HeaderDataError
     except HeaderDataError:
         raise InputError(f"{path} has a slope or intercept that isn't a number; export the scan again.") from None
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))

@@ -1,0 +1,139 @@
+"""A result folder is complete in itself: it replays, it verifies, and it says so when a number or a file was touched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tiny
+
+from perturbox import io
+from perturbox.folder import differences, read_result, read_scans, replay, verify
+from perturbox.job import Job, Listener, run_job
+from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
+
+TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory) -> Path:
+    """The tiny victim's scan as int16 on an oblique grid."""
+    data = tiny.scan().astype(np.float32)
+    affine = np.array([[2.9, -0.3, 0, -40], [0.3, 2.9, 0.1, -35], [0, -0.1, 3, 12], [0, 0, 0, 1.0]])
+    path = tmp_path_factory.mktemp("scan") / "ct.nii.gz"
+    io.write_volume(path, Volume(data[None], affine, "HU", np.dtype(np.int16)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(scan, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "pgd"
+    run_job(Job(str(scan), victim=TINY, eps=12, steps=4, seed=3), out)
+    return out
+
+
+def test_the_perturbed_file_keeps_the_sources_storage_and_says_what_it_is(scan, folder):
+    source, saved = nib.load(scan), nib.load(folder / "adversarial.nii.gz")
+    assert saved.get_data_dtype() == np.int16 and saved.shape == source.shape
+    assert np.array_equal(saved.affine, source.affine)
+    delta = np.asanyarray(saved.dataobj).astype(int) - np.asanyarray(source.dataobj)
+    assert 0 < np.abs(delta).max() <= 12
+    stored = np.asanyarray(nib.load(folder / "perturbation.nii.gz").dataobj)
+    assert np.array_equal(stored, delta)
+    assert ADVERSARIAL_NOTICE in str(saved.header["descrip"])
+    assert read_result(folder)["notice"] == ADVERSARIAL_NOTICE
+
+
+def test_the_clean_scan_is_the_adversarial_minus_the_perturbation_exactly(scan, folder):
+    clean, _ = read_scans(folder, read_result(folder))
+    assert np.array_equal(clean.data, io.read_volume(scan).data)
+
+
+def test_every_number_verifies_and_a_touched_one_is_found(folder, tmp_path):
+    assert verify(folder) == []
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    result = json.loads((copy / "result.json").read_text())
+    result["metrics"]["adversarial"]["liver"]["dice"] += 0.01
+    (copy / "result.json").write_text(json.dumps(result))
+    problems = verify(copy)
+    assert len(problems) == 1 and problems[0].startswith("metrics.adversarial.liver.dice")
+
+
+def test_a_touched_scan_is_found(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    saved = nib.load(copy / "adversarial.nii.gz")
+    data = np.asanyarray(saved.dataobj).copy()
+    data[4:10, 8:14, 6:12] += 200
+    nib.save(nib.Nifti1Image(data, saved.affine, saved.header), copy / "adversarial.nii.gz")
+    assert verify(copy)
+
+
+def test_replay_makes_identical_files(folder, tmp_path):
+    replay(folder, tmp_path / "again")
+    for name in ("adversarial.nii.gz", "perturbation.nii.gz", "clean_seg.nii.gz", "adversarial_seg.nii.gz", "difference_seg.nii.gz"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+    first, second = read_result(folder), read_result(tmp_path / "again")
+    for result in (first, second):
+        for key in ("effort", "warnings"):
+            del result[key]
+        result["source"].pop("sha256")
+    assert first == second
+
+
+def test_the_same_seed_twice_gives_identical_files_and_another_seed_does_not(scan, folder, tmp_path):
+    job = Job(str(scan), victim=TINY, eps=12, steps=4, seed=3)
+    run_job(job, tmp_path / "same")
+    assert (tmp_path / "same" / "adversarial.nii.gz").read_bytes() == (folder / "adversarial.nii.gz").read_bytes()
+    run_job(Job(str(scan), victim=TINY, eps=12, steps=4, seed=4), tmp_path / "other")
+    assert (tmp_path / "other" / "adversarial.nii.gz").read_bytes() != (folder / "adversarial.nii.gz").read_bytes()
+
+
+def test_stopping_leaves_a_valid_result_that_says_so(scan, tmp_path):
+    steps = []
+    listener = Listener(step=steps.append, stop=lambda: len(steps) >= 2)
+    result = run_job(Job(str(scan), victim=TINY, eps=12, steps=30), tmp_path / "partial", listener)
+    assert result["stopped_early"] == "stopped at step 2 of 30"
+    assert len(result["trace"]) == 2
+    assert verify(tmp_path / "partial") == []
+
+
+def test_an_error_on_the_way_leaves_nothing_behind(scan, tmp_path):
+    def fail(text: str) -> None:
+        if text.startswith("Control"):
+            raise RuntimeError("lost power")
+
+    with pytest.raises(RuntimeError, match="lost power"):
+        run_job(Job(str(scan), victim=TINY, eps=12, steps=1), tmp_path / "never", Listener(say=fail))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float_scans_replay_exactly_too(scan, tmp_path):
+    image = io.read_volume(scan)
+    data = image.data + np.random.default_rng(1).random(image.data.shape, dtype=np.float32)
+    io.write_volume(tmp_path / "ct.nii.gz", image.with_data(data, dtype=np.dtype(np.float32)))
+    run_job(Job(str(tmp_path / "ct.nii.gz"), victim=TINY, eps=12, steps=2), tmp_path / "result")
+    clean, adversarial = read_scans(tmp_path / "result", read_result(tmp_path / "result"))
+    assert adversarial.dtype == np.float32
+    assert np.array_equal(clean.data, data)
+    assert verify(tmp_path / "result") == []
+
+
+def test_differences_names_the_place():
+    assert list(differences({"a": [1, 2.0]}, {"a": [1, 2.0 + 1e-9]}, "x")) == []
+    assert list(differences({"a": [1, 2.0]}, {"a": [1, 2.5]}, "x")) == ["x.a[1]: result.json says 2, the files say 2.5"]
+    assert list(differences({"a": 1}, {"b": 1}, "x")) == [
+        "x.a: result.json says 1, the files say None",
+        "x.b: result.json says None, the files say 1",
+    ]
+
+
+def test_what_is_no_result_folder_is_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match="no result folder"):
+        verify(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        verify(tmp_path)
