@@ -1,0 +1,55 @@
+"""The command line: it asks, shows and refuses in words; the work is done in `job`, `margin`, `folder` and `report`.
+
+Results go to stdout, everything about their making to stderr. Exit status: 0 done, 1 an internal error or a number that
+doesn't hold, 2 bad input (one line on stderr says what is wrong and what to do), 130 abandoned.
+"""
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (by default this process's own) and return its exit status. No exception leaves it."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given  # taken anywhere on the line, for one adds it after something went wrong
+    given = [word for word in given if word != "--debug"] or ["--help"]
+    with _silent_libraries(debug):
+        try:
+            from perturbox.cli.commands import command
+
+            status = command().main(given, prog_name="perturbox", standalone_mode=False)
+            return status if isinstance(status, int) else 0
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except SystemExit as leaving:  # a closed pipe, as in `perturbox list attacks | head -1`
+            return leaving.code if isinstance(leaving.code, int) else 1
+        except Exception as error:
+            from perturbox.cli.refusals import explain
+
+            if debug:
+                traceback.print_exception(error)
+            status, line = explain(error, None if debug else given)
+            print(line, file=sys.stderr)
+            return status
+
+
+@contextmanager
+def _silent_libraries(debug: bool) -> Iterator[None]:
+    """Warnings and log lines of the libraries beneath are for developers: shown with --debug only."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)

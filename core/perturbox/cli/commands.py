@@ -1,0 +1,305 @@
+"""The commands and their options. Heavy modules are imported inside, so that `--help` answers at once."""
+
+import json
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import perturbox
+from perturbox.types import InputError
+
+app = typer.Typer(
+    help="How small a change of this scan makes a medical segmentation model wrong, and where?",
+    epilog="Start with `perturbox demo`. Every perturbed file is ADVERSARIAL - NOT FOR CLINICAL USE.",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Image = Annotated[str, typer.Argument(help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, or a DICOM folder.")]
+Folder = Annotated[Path, typer.Argument(help="A result folder: the --out of an attack.")]
+VictimSpec = Annotated[
+    str, typer.Option("--victim", metavar="SPEC", help="The model: a built-in name, or FILE.py:NAME.")
+]
+AttackName = Annotated[str, typer.Option("--attack", metavar="NAME", help="The attack; see `perturbox list attacks`.")]
+Eps = Annotated[
+    float,
+    typer.Option(
+        "--eps", metavar="HU", help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0)."
+    ),
+]
+NormName = Annotated[str, typer.Option("--norm", metavar="linf|l2|l0", help="How the size of a change is measured.")]
+Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Steps of the attack.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="S[,S]", help="Structures to attack; all that the model finds if not given."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack, e.g. loss=ce; may be repeated."),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Seed of all that is random; the same seed gives the same files.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
+NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def command() -> Any:
+    """The click command behind it all."""
+    return typer.main.get_command(app)
+
+
+@app.callback(invoke_without_command=True)
+def perturbox_(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")] = False,
+) -> None:
+    if version:
+        print(f"perturbox {perturbox.__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="A new folder; demo, demo-2, … if not given.", show_default=False),
+    ] = None,
+) -> None:
+    """Attack a phantom CT and report: a first look in a minute."""
+    from perturbox.cli.running import check_out, run_attack
+    from perturbox.cli.words import show
+    from perturbox.demo import demo_job, free_folder, write_case
+
+    folder = free_folder(Path("demo")) if out is None else out
+    check_out(folder)
+    note("Making a phantom CT")
+    image = write_case(folder)
+    show(*run_attack(demo_job(image), folder / "result"))
+
+
+@app.command()
+def attack(
+    image: Image,
+    out: NewFolder,
+    victim: VictimSpec = "ct-organs",
+    attack: AttackName = "pgd",
+    eps: Eps = 4.0,
+    norm: NormName = "linf",
+    steps: Steps = 20,
+    target: Target = None,
+    goal: Annotated[
+        str,
+        typer.Option(
+            "--goal",
+            metavar="GOAL",
+            help="change (any), vanish, grow or become=STRUCTURE; all but change need --target.",
+        ),
+    ] = "change",
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", metavar="FILE", help="Expert outlines; without them the clean prediction is the reference."
+        ),
+    ] = None,
+    label_map: Annotated[
+        str | None,
+        typer.Option(
+            "--label-map", metavar="MAP", help="Which values of --label are which structure, e.g. liver=5,bone=25+26."
+        ),
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Attack a model on one scan.
+
+    Leaves the perturbed scan in the source's own format, the segmentations before and after, every number and a report.
+    """
+    from perturbox.cli.running import check_out, run_attack
+    from perturbox.cli.words import show
+    from perturbox.job import Job
+
+    check_out(out)
+    if label_map is not None and label is None:
+        raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
+    job = Job(
+        image=image,
+        victim=victim,
+        attack=attack,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        goal=goal,
+        target=names(target),
+        label=label,
+        label_map=label_map,
+        roi=roi,
+        settings=pairs(settings),
+        seed=seed,
+        device=device,
+        force=force,
+    )
+    show(*run_attack(job, out))
+
+
+@app.command()
+def margin(
+    image: Image,
+    out: NewFolder,
+    victim: VictimSpec = "ct-organs",
+    attack: AttackName = "pgd",
+    target: Target = None,
+    max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
+    steps: Steps = 20,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Find the smallest change that breaks each structure.
+
+    A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm, or
+    it vanishes. Found by attacks, so each figure is an upper bound; not breaking is no proof of safety.
+    """
+    from perturbox.cli.running import check_out, run_margin
+    from perturbox.cli.words import show
+    from perturbox.job import Job
+
+    check_out(out)
+    job = Job(
+        image=image,
+        victim=victim,
+        attack=attack,
+        steps=steps,
+        target=names(target),
+        settings=pairs(settings),
+        seed=seed,
+        device=device,
+        force=force,
+    )
+    show(*run_margin(job, out, max_eps))
+
+
+@app.command()
+def segment(
+    image: Image,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new NIfTI file for the label map.")],
+    victim: VictimSpec = "ct-organs",
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Segment a scan and print the volumes."""
+    from perturbox.cli.running import run_segment
+    from perturbox.cli.words import show
+
+    show(*run_segment(image, victim, out, device, force))
+
+
+KINDS = ("attacks", "victims", "defenses", "detectors")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
+    as_json: AsJson = False,
+) -> None:
+    """List attacks, victims, defenses or detectors."""
+    from perturbox.cli.words import attacks_table, show, victims_table
+
+    if kind not in KINDS:
+        near = get_close_matches(kind, KINDS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(KINDS)}."
+        raise InputError(f"There is no list of '{kind}'; {hint}")
+    entries: list[dict[str, Any]] = []
+    if kind == "attacks":
+        from perturbox.recipes import discover
+
+        entries = [recipe.describe() for recipe in discover().values()]
+    elif kind == "victims":
+        from perturbox.load import load_victim
+        from perturbox.zoo import BUILT_IN
+
+        entries = [load_victim(name).describe() for name in BUILT_IN]
+    if as_json:
+        print(json.dumps(entries, indent=1, allow_nan=False))
+    elif not entries:
+        show(f"There are no {kind} yet.")
+    else:
+        show(attacks_table(entries) if kind == "attacks" else victims_table(entries))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write a result folder's report.html anew."""
+    from perturbox.cli.words import show
+    from perturbox.folder import read_result
+    from perturbox.report import write_report
+
+    read_result(folder)
+    write_report(folder)
+    show(f"Report: {folder / 'report.html'}")
+
+
+@app.command()
+def verify(folder: Folder) -> None:
+    """Recompute every number of a result folder.
+
+    From its saved files alone; exit status 1 if any number differs.
+    """
+    from perturbox.cli.running import run_verify
+    from perturbox.cli.words import show
+
+    problems, lines = run_verify(folder)
+    show(*lines)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(folder: Folder, out: NewFolder) -> None:
+    """Repeat the attack that a result folder records.
+
+    From that folder alone; says whether the result is the same.
+    """
+    from perturbox.cli.running import check_out, run_replay
+    from perturbox.cli.words import show
+
+    check_out(out)
+    show(*run_replay(folder, out))
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def names(target: list[str] | None) -> tuple[str, ...]:
+    """Structure names of `--target liver,spleen`, in order, each once."""
+    words = [word.strip() for part in target or () for word in part.split(",")]
+    if not all(words):
+        raise InputError("--target holds an empty name; write the structures as liver,spleen.")
+    return tuple(dict.fromkeys(words))
+
+
+def pairs(settings: list[str] | None) -> dict[str, str]:
+    """Settings of repeated `--set key=value`."""
+    found: dict[str, str] = {}
+    for text in settings or ():
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"'{text}' isn't understood; write a setting as --set name=value.")
+        if key in found:
+            raise InputError(f"The setting '{key}' is given twice; keep one of them.")
+        found[key] = value
+    return found

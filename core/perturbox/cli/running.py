@@ -1,0 +1,159 @@
+"""What each command does between its options and its words: check, estimate, run with a live display, summarise."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perturbox import estimate, folder, io
+from perturbox.cli import words
+from perturbox.cli.progress import Progress, duration
+from perturbox.cli.refusals import check_new_place
+from perturbox.job import Job, Ready, execute, prepare, require_new_folder
+from perturbox.load import load_victim
+from perturbox.margin import find_margin
+from perturbox.metrics import broken_by
+from perturbox.types import InputError
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place for results that is taken or can't be written, before anything is read."""
+    require_new_folder(out)
+    check_new_place(out)
+
+
+def run_attack(job: Job, out: Path) -> list[Any]:
+    ready = prepare(job)
+    with Progress(ready.victim.labels, ready.attack.restarts) as progress:
+        expected = estimate.estimate_attack(ready)
+        progress.afterwards = expected.afterwards
+        progress.announce(words.estimate_line(expected, attack_line(ready)))
+        result = execute(ready, out, progress.listener())
+    return words.attack_summary(result, out)
+
+
+def attack_line(ready: Ready) -> str:
+    attack = ready.attack
+    restarts = f" × {attack.restarts} restarts" if attack.restarts > 1 else ""
+    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{restarts}"
+    return f"{ready.recipe.title} on {ready.victim.name}, {steps}, and its judging"
+
+
+def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
+    ready = prepare(job)
+    with Progress(ready.victim.labels, ready.attack.restarts, lines=1) as progress:
+        if 0 < max_eps < math.inf:  # the search itself refuses the others
+            expected = estimate.estimate_margin(ready, max_eps)
+            line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)
+            progress.announce(line)
+        found = find_margin(job, out, max_eps, progress.listener())
+    return words.margin_summary(found, out)
+
+
+def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> list[Any]:
+    if out.exists():
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name for --out.")
+    if io.suffix(out) not in (".nii", ".nii.gz"):
+        raise InputError(f"'{out}' can't hold a label map; name --out something.nii.gz.")
+    check_new_place(out)
+    victim = load_victim(spec, device)
+    scan = io.read_volume(image, unit=victim.unit, channels=victim.channels)
+    warnings = io.check_hu(scan, force) if victim.unit == "HU" else []
+    victim.on(scan)  # refuses other dimensions
+    with Progress(victim.labels, late_refusal=False) as progress:
+        expected = estimate.estimate_prediction(victim, scan)
+        progress.announce(words.estimate_line(expected, f"Segmenting with {victim.name}"))
+        progress.say("Segmenting")
+        labels = victim.predict(scan)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        io.write_labels(out, labels, scan, dict(victim.labels))
+    volumes = {name: float((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()}
+    lines: list[Any] = [words.volumes_table(volumes, "ml" if scan.dims == 3 else "cm²")]
+    if not any(volumes.values()):
+        lines.append("The model found none of its structures in this scan; is it the right body part and model?")
+    return [*lines, *(f"Note: {warning}" for warning in warnings), f"Labels: {out}"]
+
+
+def run_verify(place: Path) -> tuple[list[str], list[Any]]:
+    """(what differs, lines to print)"""
+    if (place / "margin.json").is_file():
+        problems, count = verify_margin(place)
+    else:
+        problems, count = verify_result(place)
+    if problems:
+        return problems, [*problems, f"{len(problems)} of {count} numbers don't hold."]
+    return [], [f"All {count} numbers hold."]
+
+
+def verify_result(place: Path) -> tuple[list[str], int]:
+    """(what differs, how many numbers were recomputed)"""
+    result = folder.read_result(place)
+    with Progress(result["victim"]["labels"], late_refusal=False) as progress:
+        problems = folder.verify(place, progress.listener())
+    return problems, count_numbers(result)
+
+
+def verify_margin(place: Path) -> tuple[list[str], int]:
+    """Every break a margin states, and every number of the result folder that proves it."""
+    try:
+        margin = json.loads((place / "margin.json").read_text(encoding="utf-8"))
+        witnesses = {row["witness"] for row in margin["structures"].values() if row["witness"]}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
+    problems, count = [], 0
+    results = {}
+    for witness in sorted(witnesses):
+        found, checked = verify_result(place / witness)
+        results[witness] = folder.read_result(place / witness)
+        problems += [f"{witness}: {problem}" for problem in found]
+        count += checked
+    for name, row in margin["structures"].items():
+        if row["witness"] is None:
+            continue
+        result = results[row["witness"]]
+        clean, adversarial = result["metrics"]["clean"][name], result["metrics"]["adversarial"][name]
+        stated = {"breaks_at": row["breaks_at"], "limit": row["limit"], "sigma": margin["noise"]["sigma"]}
+        proved = {
+            "breaks_at": result["budget"]["measured"]["linf"],
+            "limit": broken_by(clean, adversarial),
+            "sigma": result["noise"]["sigma"],
+        }
+        problems += [f"margin.json, {line}" for line in folder.differences(stated, proved, name)]
+        count += len(stated)
+    return problems, count
+
+
+def count_numbers(result: Mapping[str, Any]) -> int:
+    """How many values of result.json `verify` recomputes."""
+    return sum(_leaves(result[key]) for key in (*folder.VERIFIED, "image_metrics"))
+
+
+def _leaves(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_leaves(entry) for entry in value.values())
+    if isinstance(value, list):
+        return sum(_leaves(entry) for entry in value)
+    return 1
+
+
+def run_replay(place: Path, out: Path) -> list[Any]:
+    recorded = folder.read_result(place)
+    seconds = recorded["effort"]["seconds"]
+    took = f"; it took {duration(seconds)} when it was recorded" if seconds else ""
+    restarts = recorded["attack"]["parameters"].get("restarts", 1)
+    with Progress(recorded["victim"]["labels"], restarts) as progress:
+        progress.announce(f"Replaying {recorded['attack']['title']} on {recorded['victim']['name']}{took}.")
+        result = folder.replay(place, out, progress.listener())
+    same = np.array_equal(_perturbation(place, recorded), _perturbation(out, result))
+    other = "differs from the recorded one; its software, device or threads were others"
+    told = "is the recorded one, voxel by voxel" if same else other
+    return [*words.attack_summary(result, out), f"The perturbation {told}."]
+
+
+def _perturbation(place: Path, result: Mapping[str, Any]) -> np.ndarray:
+    return io.read_volume(
+        place / result["files"]["perturbation"], unit=result["source"]["unit"], allow_constant=True
+    ).data

@@ -1,0 +1,241 @@
+"""What a finished job says on stdout: one sentence with numbers, a table per structure, and where everything lies."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perturbox.cli.progress import about
+
+# Shape and word of each verdict, worst first.
+VERDICTS = {
+    "vanished": "✕ vanished",
+    "appeared": "✚ appeared",
+    "dice": "▼ Dice/volume",
+    "distance": "▲ distance",
+    "local": "◐ locally",
+    "benign": "● as under harmless changes",
+    "held": "● held",
+}
+WIDE = 160
+BROKEN = ("vanished", "appeared", "dice", "distance", "local")
+NO_PROOF = "Not breaking is no proof of safety: an attack can show that a model fails, never that it is safe."
+
+
+def show(*things: Any) -> None:
+    """Print sentences and tables to stdout; off a terminal, lines keep their full length."""
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> Table:
+    """A plain table; the first `words` columns are text, the others are numbers set flush right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """At most `digits` significant digits, a true minus sign, "–" where there is no value."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        text = f"{float(text):f}".rstrip("0").rstrip(".")
+    return text.replace("-", "−")
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
+
+
+def size_unit(result: Mapping[str, Any]) -> str:
+    return "ml" if len(result["source"]["shape"]) == 3 else "cm²"
+
+
+def estimate_line(estimate: Any, what: str, most: bool = False) -> str:
+    """The one line before a job starts."""
+    time = ("at most " if most else "") + about(estimate.seconds)
+    line = f"{what}: {time} and {gigabytes(estimate.bytes)} of memory on {estimate.device}"
+    line += f" ({estimate.windows} window{'s' if estimate.windows != 1 else ''} per prediction)."
+    if not estimate.fits:
+        line += (
+            f" The scan may be too large here: it needs {gigabytes(estimate.least)},"
+            f" {gigabytes(estimate.available)} are free; crop it to the organ if this fails."
+        )
+    return line
+
+
+def gigabytes(count: int) -> str:
+    return f"{max(0.1, count / 1e9):.1f} GB"
+
+
+# ---------------------------------------------------------------- an attack
+
+
+def attack_summary(result: Mapping[str, Any], out: Path) -> list[Any]:
+    """Everything `perturbox attack` prints at its end."""
+    whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
+    lines: list[Any] = [
+        verdict(result),
+        structures_table(result),
+        f"Dice and HD95 are against {whose}; Noise Dice is the worst under random noise of the same size.",
+    ]
+    success = result["success"]
+    reached = "reached" if success["succeeded"] else "not reached"
+    lines.append(
+        f"Goal {result['attack']['parameters']['goal']}: {success['rule']} – {reached} "
+        f"({number(success['value'])}, limit {number(success['threshold'])})."
+    )
+    lines += [f"Note: {warning}" for warning in result["warnings"]]
+    return [*lines, f"Result: {out}", f"Report: {out / 'report.html'}"]
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """One sentence with numbers: the change, against the scan's own noise, what it broke, what random noise did."""
+    budget, noise = result["budget"], result["noise"]
+    size = limit(budget)
+    if noise["sigma"] and budget["norm"] == "linf":
+        size += f" ({number(noise['eps_over_sigma'], 2)} × this scan's own noise)"
+    broken = [name for name in worst_first(result) if result["verdicts"][name] in BROKEN]
+    effect = f"broke {listed(broken)}" if broken else "broke no structure, which is no proof of safety"
+    before, after = mean_dice(result, "clean"), mean_dice(result, "adversarial")
+    sentence = f"A change of at most {size} {effect}: mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
+    alone = [dice for dice in result["control"]["noise"]["dice"].values() if dice is not None]
+    if alone:
+        sentence += f"; random noise of the same size left every Dice at {fixed(min(alone), 2)} or above"
+    if result["stopped_early"]:
+        sentence += f". The attack was {result['stopped_early']}; this is the best change until then"
+    return sentence + "."
+
+
+def limit(budget: Mapping[str, Any]) -> str:
+    unit = "HU" if budget["unit"] == "HU" else "intensity units"
+    if budget["norm"] == "l2":
+        return f"{number(budget['eps'])} {unit} RMS"
+    if budget["norm"] == "l0":
+        return f"{number(100 * budget['eps'])} % of the voxels"
+    return f"{number(budget['eps'])} {unit}"
+
+
+def mean_dice(result: Mapping[str, Any], which: str) -> float | None:
+    """Over the targets, or over every structure where none was named."""
+    rows = result["metrics"][which]
+    chosen = result["attack"]["parameters"]["target"] or list(rows)
+    known = [rows[name]["dice"] for name in chosen if rows[name]["dice"] is not None]
+    return sum(known) / len(known) if known else None
+
+
+def worst_first(result: Mapping[str, Any]) -> list[str]:
+    rows = result["metrics"]["adversarial"]
+    held = [name for name in rows if rows[name]["dice"] is not None]
+    return sorted(held, key=lambda name: rows[name]["dice"])
+
+
+def structures_table(result: Mapping[str, Any]) -> Table:
+    """A row per structure found before or after, the worst first."""
+    clean, adversarial = result["metrics"]["clean"], result["metrics"]["adversarial"]
+    expert = result["reference"] == "label"
+    rows = []
+    for name in worst_first(result):
+        before, after = clean[name], adversarial[name]
+        dice = f"{fixed(before['dice'], 3)} → {fixed(after['dice'], 3)}" if expert else fixed(after["dice"], 3)
+        rows.append(
+            [
+                name,
+                VERDICTS.get(result["verdicts"][name], result["verdicts"][name]),
+                dice,
+                change(before["volume_ml"], after["volume_ml"]),
+                fixed(after["hd95_mm"], 1),
+                fixed(result["control"]["noise"]["dice"].get(name), 3),
+            ]
+        )
+    columns = ["Structure", "Verdict", "Dice", f"Δ {size_unit(result)}", "HD95 mm", "Noise Dice"]
+    return table(columns, rows, words=2)
+
+
+def change(before: float, after: float) -> str:
+    """A signed difference, with per cent where there was something before."""
+    difference = after - before
+    sign = "+" if difference > 0 else "−" if difference < 0 else "±"
+    text = f"{sign}{abs(difference):.1f}"
+    return f"{text} ({sign}{100 * abs(difference) / before:.0f} %)" if before else text
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# ---------------------------------------------------------------- a margin
+
+
+def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
+    """Everything `perturbox margin` prints at its end."""
+    unit = "HU" if margin["unit"] == "HU" else margin["unit"]
+    sigma = margin["noise"]["sigma"]
+    words = {"dice": "Dice", "volume": "volume", "hd95": "HD95", "vanished": "vanished"}
+    rows = []
+    # First what breaks soonest, last what held.
+    for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
+        if row["breaks_at"] is None:
+            rows.append([name, f"> {number(row['above'])} {unit}", "–", "nothing found"])
+        else:
+            in_noise = f"{number(row['breaks_at'] / sigma, 2)} σ" if sigma else "–"
+            rows.append([name, f"≤ {number(row['breaks_at'])} {unit}", in_noise, words.get(row["limit"], row["limit"])])
+    noise = f"σ {number(sigma)} {unit}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
+    lines: list[Any] = [
+        table(["Structure", "Breaks at", "in this scan's noise", "Limit broken"], rows),
+        f"Noise: {noise}.",
+        f"Each ≤ is an upper bound, proved by a saved file. {NO_PROOF}",
+    ]
+    if margin["stopped_early"]:
+        lines.append("The search was stopped early: the bounds are those found until then.")
+    lines += [f"Note: {warning}" for warning in margin["warnings"]]
+    return [*lines, f"Result: {out / 'margin.json'}"]
+
+
+# ---------------------------------------------------------------- a segmentation, and lists
+
+
+def volumes_table(volumes: Mapping[str, float], unit: str) -> Table:
+    rows = [[name, fixed(volume, 1) if volume else "not found"] for name, volume in volumes.items()]
+    return table(["Structure", f"Volume {unit}"], rows)
+
+
+def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for entry in attacks:
+        settings = "\n".join(setting(parameter) for parameter in entry["parameters"]) or "–"
+        rows.append([entry["name"], entry["title"], entry["paper"], ", ".join(entry["norm"]), settings])
+    return table(["Name", "Attack", "Paper", "Norms", "Settings (--set name=value)"], rows, words=5)
+
+
+def setting(parameter: Mapping[str, Any]) -> str:
+    """One setting as one would type it, with what it may be."""
+    value = parameter["default"]
+    text = f"{parameter['name']}={'…' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+    if parameter["choices"]:
+        text += f" ({', '.join(map(str, parameter['choices']))})"
+    unit = f" [{parameter['unit']}]" if parameter["unit"] else ""
+    return f"{text}{unit}: {parameter['help']}"
+
+
+def victims_table(victims: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for entry in victims:
+        spacing = entry["spacing_mm"]
+        grid = " × ".join("own" if s is None else number(s) for s in spacing) + " mm" if spacing else "the scan's own"
+        structures = ", ".join(name for name, value in entry["labels"].items() if value != 0)
+        rows.append(
+            [entry["name"], entry["title"], f"{entry['dims']}D", entry["unit"], grid, structures, entry["licence"]]
+        )
+    return table(["Name", "Model", "Dims", "Unit", "Grid", "Structures", "Licence"], rows, words=7)

@@ -1,0 +1,195 @@
+"""What a job will cost, said before it starts: one window batch of the real victim is timed, the rest is counting.
+
+Metrics, files and the report are not timed; they take seconds.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perturbox.attack import Scene
+from perturbox.job import Ready
+from perturbox.measure import CONTROL_SEEDS
+from perturbox.memory import available_bytes, graph_budget
+from perturbox.resources import peak_bytes
+from perturbox.sliding import sliding_window
+from perturbox.types import Effort, Volume
+from perturbox.victim import BoundVictim, Victim
+from perturbox.windows import Grid
+
+# Predictions that judge an attack: clean, perturbed, random noise, rolled, and three harmless changes.
+JUDGING = 2 + CONTROL_SEEDS + 1 + 3
+# Volumes of the scan's size that are alive at once while it is attacked and measured, in 4-byte voxels.
+SCAN_BUFFERS = 14
+# The prediction, its gradient, and a loss's temporaries.
+LOGITS_BUFFERS = 4
+ALL_GRAPHS = 2**62
+REPEATS, ENOUGH = 5, 0.5  # time a call so often, or until so many seconds are spent
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of everything; afterwards: of what follows the attack; bytes: largest memory; least: with no graph kept;
+    available: memory free now; windows: of one prediction; device: where."""
+
+    seconds: float
+    afterwards: float
+    bytes: int
+    least: int
+    available: int
+    windows: int
+    device: str
+
+    @property
+    def fits(self) -> bool:
+        return self.least <= self.available
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one prediction (forward), of one step's gradient, of turning logits into labels; memory in bytes."""
+
+    windows: int
+    forward: float
+    gradient: float
+    labelling: float
+    buffers: int
+    graphs: int
+    one_graph: int
+
+    def prediction(self) -> float:
+        return self.forward + self.labelling
+
+
+def estimate_attack(ready: Ready) -> Estimate:
+    """Time and memory of an attack with its judging."""
+    costs = measure_costs(ready.victim, ready.image, ready)
+    afterwards = (JUDGING - 1) * costs.prediction()
+    return _estimate(costs, costs.prediction() + _climbing(ready, costs) + afterwards, afterwards, ready.victim)
+
+
+def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
+    """Time and memory of a search for the margin, at most: attacks end early where a structure breaks."""
+    costs = measure_costs(ready.victim, ready.image, ready)
+    doublings = max(1, math.ceil(math.log2(max_eps / (ready.image.step or max_eps / 64))) + 1)
+    # Bisecting below 2^n takes up to n - 1 attacks, and each structure has its own.
+    attacks = doublings + len(ready.goal.targets) * max(1, doublings - 2)
+    trial = _climbing(ready, costs) + costs.prediction()
+    afterwards = len(ready.goal.targets) * (JUDGING - 1) * costs.prediction()
+    return _estimate(costs, 4 * costs.prediction() + attacks * trial + afterwards, afterwards, ready.victim)
+
+
+def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
+    """Time and memory of one segmentation."""
+    costs = measure_costs(victim, image, None)
+    return _estimate(costs, costs.prediction(), 0.0, victim)
+
+
+def _climbing(ready: Ready, costs: Costs) -> float:
+    attack = ready.attack
+    step = costs.gradient if attack.uses_gradient else costs.forward
+    return attack.restarts * (attack.steps * step + costs.forward)
+
+
+def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -> Estimate:
+    base = (peak_bytes(torch.device("cpu")) or 0) if victim.device.type == "cpu" else 0
+    fixed = base + costs.buffers
+    return Estimate(
+        seconds,
+        afterwards,
+        fixed + costs.graphs,
+        fixed + costs.one_graph,
+        base + available_bytes(victim.device),
+        costs.windows,
+        str(victim.device),
+    )
+
+
+def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
+    """Time one window batch, and resampling and loss on a slab; scale both to the scan. `ready` None: no gradient."""
+    bound = victim.on(image)
+    windows = count_windows(bound, image)
+    batch = min(victim.window.batch, windows)
+    effort = Effort()
+    patches = torch.randn(batch, victim.channels, *victim.window.size, device=victim.device)
+    needs_gradient = ready is not None and ready.attack.uses_gradient
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return sliding_window(victim.network, patches, victim.window)
+
+    def both() -> None:
+        x = patches.requires_grad_()
+        out = sliding_window(victim.network, x, victim.window, memory_budget=ALL_GRAPHS, effort=effort)
+        torch.autograd.grad(out.sum(), x)
+
+    batches = windows / batch
+    one_forward = _timed(forward, victim.device) * batches
+    one_both = _timed(both, victim.device) * batches if needs_gradient else one_forward
+    classes = len(victim.labels)
+    scan_bytes = 4 * image.data.size
+    logits_bytes = 4 * classes * math.prod(bound.grid.target)
+    all_graphs = math.ceil(batches) * effort.saved_bytes
+    kept = min(all_graphs, graph_budget(victim.device, logits_bytes)) if needs_gradient else 0
+    again = (1 - kept / all_graphs) * one_forward if all_graphs else 0.0  # graphs not kept are computed a second time
+    around, labelling = _around_the_network(victim, image, classes, ready)
+    return Costs(
+        windows=windows,
+        forward=one_forward + around / 3,  # of a forward and a backward pass, about
+        gradient=one_both + again + around,
+        labelling=labelling,
+        buffers=SCAN_BUFFERS * scan_bytes + LOGITS_BUFFERS * logits_bytes,
+        graphs=max(kept, effort.saved_bytes),
+        one_graph=effort.saved_bytes,
+    )
+
+
+def count_windows(bound: BoundVictim, image: Volume) -> int:
+    """Network windows of one prediction of this scan."""
+    window, shape = bound.victim.window, bound.grid.target
+    slices = shape[2] if image.dims == 3 and bound.victim.dims == 2 else 1
+    grid = Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(window.size)]), window)
+    return grid.count * slices
+
+
+def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Ready | None) -> tuple[float, float]:
+    """Seconds per evaluation for resampling and loss with their backward passes, and for turning logits into labels."""
+    thickness = max(1, image.shape[-1] // 8)
+    slab = image.with_data(image.data[..., :thickness])
+    scale = image.shape[-1] / thickness
+    bound = victim.on(slab)
+    x = torch.from_numpy(slab.data)[None].to(victim.device, torch.float32).requires_grad_()
+    scores = torch.rand(classes, *bound.grid.target, device=victim.device)
+
+    def pretended(x: Tensor) -> Tensor:
+        return bound.prepare(x)[:, :1] * scores
+
+    def evaluation() -> None:
+        if ready is None:
+            pretended(x)
+            return
+        zeros = torch.zeros(1, *bound.grid.target, dtype=torch.int64, device=victim.device)
+        scene = Scene(zeros, torch.ones_like(zeros, dtype=torch.float32), False, ready.goal.targets)
+        torch.autograd.grad(ready.attack.objective(pretended, x, scene, 0.0), x)
+
+    labelling = _timed(lambda: bound.grid.argmax_to_native(scores), victim.device)
+    return _timed(evaluation, victim.device) * scale, labelling * scale
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call: the best of a few if it is quick, as the first sets up and other programs interfere."""
+    best, spent = math.inf, 0.0
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+        best, spent = min(best, seconds), spent + seconds
+        if spent > ENOUGH:
+            break
+    return best
