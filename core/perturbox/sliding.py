@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
 from perturbox.memory import graph_budget
@@ -85,8 +84,11 @@ class _Stitch(torch.autograd.Function):
         return sweep.stitch(x, keep_graphs=True)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The gradient of a sliding-window prediction can't be differentiated again; drop create_graph=True."
+            )
         (x,) = ctx.saved_tensors
         return ctx.sweep.pull_back(x, gradient), None
 

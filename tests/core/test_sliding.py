@@ -191,12 +191,13 @@ def test_backward_twice_recomputes_what_the_first_one_used():
     assert torch.equal(first, second)
 
 
-def test_second_derivatives_are_refused():
+@pytest.mark.parametrize("loss", [objective, torch.sum])
+def test_second_derivatives_are_refused(loss):
+    """Also of a linear loss, where they would silently be taken for 0."""
     net, window = network(2), Window((8, 8))
     x = scan(1, 2, 8, 8).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(sliding_window(net, x, window)), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
+        torch.autograd.grad(loss(sliding_window(net, x, window)), x, create_graph=True)
 
 
 def test_inference_keeps_nothing_and_equals_the_differentiable_value():
@@ -334,3 +335,31 @@ def test_modes_are_restored_when_the_network_fails():
 def test_bad_input_is_refused_in_one_sentence(make, message):
     with pytest.raises(InputError, match=message):
         make(network(2), scan(1, 2, 16, 16).requires_grad_())
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_networks(freeze):
+    net, window, x = network(2), Window((8, 8), 0.5), scan(1, 2, 12, 16)
+    script = torch.jit.trace(net, torch.zeros(1, 2, 8, 8))
+    script = torch.jit.freeze(script) if freeze else script
+    value, gradient = value_and_gradient(ours(net, window), x)
+    same_value, same_gradient = value_and_gradient(ours(script, window), x)
+    assert relative(same_value, value) < 1e-6
+    assert relative(same_gradient, gradient) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(13, 21), (9, 5, 12)], ids=str)
+@pytest.mark.parametrize("budget", [0, None])
+def test_cuda_equals_cpu(shape, budget):
+    net, window = network(len(shape), torch.float64), Window((8,) * len(shape), 0.5)
+    x, support = scan(2, 2, *shape, dtype=torch.float64), torch.ones(shape, dtype=torch.bool)
+    value, gradient = value_and_gradient(ours(net, window), x)
+    effort = Effort()
+    predict = ours(net.cuda(), window, support=support, memory_budget=budget, effort=effort)
+    cuda_value, cuda_gradient = value_and_gradient(predict, x.cuda())
+    assert cuda_gradient.is_cuda
+    assert effort.windows_kept == (effort.windows if budget is None else 0)
+    assert relative(cuda_value.cpu(), value) < 1e-12
+    assert relative(cuda_gradient.cpu(), gradient) < 1e-12
