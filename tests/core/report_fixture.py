@@ -1,5 +1,5 @@
-"""A result folder made by hand, for the report's tests: an ellipsoid abdomen whose liver leaks far away, whose spleen loses
-a part, whose left kidney fails in a few slices and whose lung holds, as an attack would leave it.
+"""A result folder made by hand, for the report's tests: an ellipsoid abdomen whose liver leaks far away, whose
+spleen loses a part, whose left kidney fails in a few slices and whose lung holds, as an attack would leave it.
 
     python tests/core/report_fixture.py FOLDER [--shape 128 112 60] [--axes LPS] [--tilt 12] [--flat]
 """
@@ -26,7 +26,8 @@ def ellipsoid(shape, centre, radius) -> np.ndarray:
 
 
 def phantom(shape, rng, eps):
-    """CT and change (int16), label maps before and after (uint8), on a grid whose axes run to left, posterior, superior."""
+    """CT and change (int16), label maps before and after (uint8), on a grid whose axes run to left, posterior,
+    superior."""
     hu = np.full(shape, -1000, np.float32)
     clean = np.zeros(shape, np.uint8)
     parts = [  # centre and radius in fractions of the grid, HU, label
@@ -109,8 +110,9 @@ def slice_rows(clean, adversarial) -> list[dict]:
 def make_result(
     folder, shape=(96, 84, 48), spacing=(3.0, 3.0, 5.0), axes="LPS", tilt=0.0, eps=10, seed=1, flat=False, margin=True
 ) -> Path:
-    """Write a result folder. axes: the file's voxel axes ("LPS": towards left, posterior, superior); tilt: degrees about
-    the left-right and the head-foot axis; flat: one axial slice as a 2D picture (PNG, arbitrary intensities)."""
+    """Write a result folder. axes: the file's voxel axes ("LPS": towards left, posterior, superior); tilt: degrees
+    about the left-right and the head-foot axis; flat: one axial slice as a 2D picture (PNG, arbitrary
+    intensities)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -181,11 +183,16 @@ def make_result(
             "measured": {"linf": float(np.abs(change).max()), "l2": rms, "l0": float((change != 0).mean())},
         },
         "noise": {
-            "sigma": SIGMA, "region": "liver eroded 5 mm, 812 ml", "rms_over_sigma": rms / SIGMA, "eps_over_sigma": eps / SIGMA,
+            "sigma": SIGMA, "region": "liver eroded 5 mm, 812 ml",
+            "rms_over_sigma": rms / SIGMA, "eps_over_sigma": eps / SIGMA,
+        },
+        "verdicts": {
+            "liver": "distance", "spleen": "dice", "kidney_left": "dice", "lung": "held", "stomach": "dice",
         },
         "metrics": {"clean": structures(clean, clean, spacing, voxel_ml), "adversarial": scores},
         "image_metrics": {
-            "psnr_db": 41.2, "ssim": 0.981, "data_range_hu": 600.0, "uninfluential_fraction": 0.31, "energy_above_grid": 0.02,
+            "psnr_db": 41.2, "ssim": 0.981, "data_range_hu": 600.0,
+            "uninfluential_fraction": 0.31, "energy_above_grid": 0.02,
         },
         "success": {
             "rule": "mean Dice over the targets at most half of the clean mean", "value": 0.83, "threshold": 0.5,
@@ -214,7 +221,8 @@ def make_result(
         "warnings": ["No expert outline was supplied: every Dice compares the model with itself."],
         "files": {
             "adversarial": picture, "clean_seg": "clean_seg.nii.gz", "adversarial_seg": "adversarial_seg.nii.gz",
-            "difference_seg": "difference_seg.nii.gz", "perturbation": "perturbation.nii.gz", "reference_seg": None, "roi": None,
+            "difference_seg": "difference_seg.nii.gz", "perturbation": "perturbation.nii.gz",
+            "reference_seg": None, "roi": None,
         },
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result, indent=1))
@@ -222,7 +230,8 @@ def make_result(
 
 
 def turn(volumes, affine, axes, tilt):
-    """The same volumes with other voxel axes and a rotated frame: anatomy keeps its place, the file's layout changes."""
+    """The same volumes with other voxel axes and a rotated frame: anatomy keeps its place, the file's layout
+    changes."""
     start = nib.orientations.io_orientation(affine)
     transform = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axes))
     affine = affine @ nib.orientations.inv_ornt_aff(transform, volumes[0].shape)

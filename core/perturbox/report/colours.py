@@ -1,7 +1,7 @@
 """Colours of structures and of change. Hue always means the structure; lost and added have their own two colours.
 
-The first five separate for protan, deutan and tritan readers and stand out on black; further structures take softer hues,
-and every series also has a line style. On white they are darkened until they reach 4.5:1.
+The first five separate for protan, deutan and tritan readers and stand out on black; further structures take
+softer hues, and every series also has a line style. On white they are darkened until they reach 4.5:1.
 """
 
 PALETTE = (
@@ -49,7 +49,7 @@ def on_light(colour: str, ground: str = "#f6f8fa", ratio: float = 4.5) -> str:
 
 
 def style_rules(structures: int) -> str:
-    """CSS: classes s1, s2, … set --c to the structure's colour, darker on light ground; the heat legend's gradient."""
+    """CSS: classes s1, s2, … set --c to the structure's colour, darker on light ground; and the heat legend."""
     light = "".join(f".s{n}{{--c:{on_light(structure(n))}}}" for n in range(1, structures + 1))
     dark = "".join(f".s{n}{{--c:{structure(n)}}}" for n in range(1, structures + 1))
     heat = f".scale{{background:linear-gradient(90deg,{','.join(INFERNO)})}}"

@@ -1,9 +1,9 @@
 """The display copy: what of a scan travels inside the page, and how it lies in the body.
 
-Axes are those of the file, ordered and flipped to the closest anatomical ones: z from feet to head, y from front to back,
-x from the patient's right to left. The copy keeps true voxels (cropped to the structures + 20 mm, then fewer columns, rows
-and slices where the page would grow too large), never averages: a read-out is always a stored value. Unchanged slices go
-first.
+Axes are those of the file, ordered and flipped to the closest anatomical ones: z from feet to head, y from front
+to back, x from the patient's right to left. The copy keeps true voxels (cropped to the structures + 20 mm, then
+fewer columns, rows and slices where the page would grow too large), never averages: a read-out is always a stored
+value. Unchanged slices go first.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
 
 @dataclass(frozen=True)
 class Axis:
-    """One display axis: the file axis it follows, its kept voxels in display order, distance between file voxels (mm), and
-    the anatomical letters of its two ends ("" where a picture has none)."""
+    """One display axis: the file axis it follows, its kept voxels in display order, distance between file voxels
+    (mm), and the anatomical letters of its two ends ("" where a picture has none)."""
 
     file: int
     kept: np.ndarray
@@ -48,7 +48,7 @@ Axes = tuple[Axis, Axis, Axis]
 
 
 def anatomical_axes(result: Result) -> Axes:
-    """The file's axes as (z, y, x), whole length. 2D pictures keep columns and rows as they are and carry no letters."""
+    """The file's axes as (z, y, x), whole length. Pictures keep columns and rows as they are and carry no letters."""
     spacing = [float(s) for s in np.linalg.norm(result.affine[:3, :3], axis=0)]
     if result.flat and result.record["source"]["format"] in PICTURES:
         follows, flips, ends = [2, 1, 0], [False] * 3, [("", "")] * 3
@@ -78,14 +78,15 @@ def crop(axes: Axes, labelled: np.ndarray) -> Axes:
     cropped = []
     for axis in axes:
         others = tuple(a for a in range(3) if a != axis.file)
-        hit = np.flatnonzero(labelled.any(axis=others)[axis.order()])
+        hit = np.flatnonzero(np.asarray(labelled.any(axis=others))[axis.order()])
         pad = int(np.ceil(MARGIN_MM / axis.spacing))
         cropped.append(axis.keeping(axis.order()[max(hit[0] - pad, 0) : hit[-1] + pad + 1]))
     return cropped[0], cropped[1], cropped[2]
 
 
 def slice_axis(axes: Axes) -> int:
-    """The display axis along which slices lie apart: the widest spacing, axial when equal; of a 2D image its only voxel."""
+    """The display axis along which slices lie apart: the widest spacing, axial when equal; a 2D image's only
+    voxel."""
     single = [a for a, axis in enumerate(axes) if axis.length == 1]
     if single:
         return single[0]
@@ -133,7 +134,7 @@ def pick(array: np.ndarray, axes: Axes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Copy:
-    """The display copy: scan and change in steps, label maps; all "z y x". Values: scan * scale + offset, change * step."""
+    """Scan, change and label maps, all "z y x". Values in the scan's unit: scan * scale + offset, change * step."""
 
     axes: Axes
     scan: np.ndarray
@@ -154,7 +155,7 @@ class Copy:
 
 
 def quantised_scan(scan: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """int16 steps with scale and offset: whole numbers exactly as they are, anything else in 65,000 steps of its range."""
+    """int16 with scale and offset: whole numbers exactly as they are, anything else in 65,000 steps of its range."""
     low, high = float(scan.min()), float(scan.max())
     whole = bool((scan == np.rint(scan)).all())
     if whole and low >= -32768 and high <= 32767:
@@ -164,7 +165,8 @@ def quantised_scan(scan: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def quantised_change(change: np.ndarray, unit_step: float | None) -> tuple[np.ndarray, float]:
-    """int8 steps: the file's own storage step where 127 of them suffice (then exact), else the largest change / 127."""
+    """int8 with its step: the file's storage step where 127 of them suffice (then exact), else largest change /
+    127."""
     largest = float(np.abs(change).max(initial=0))
     if (
         unit_step

@@ -1,7 +1,8 @@
 """How numbers travel inside the page: losslessly packed voxels as base64 text, and pictures as PNG.
 
-A CT slice is noise over slow anatomy, so each voxel is predicted by its left neighbour, the (small) errors are zig-zagged
-to unsigned, split into a low and a high byte plane, and deflated; the viewer undoes exactly these four steps.
+A CT slice is noise over slow anatomy, so each voxel is predicted by its left neighbour, the (small) errors are
+zig-zagged to unsigned, split into a low and a high byte plane, and deflated; the viewer undoes exactly these four
+steps.
 """
 
 import base64
@@ -15,7 +16,8 @@ from perturbox.types import ADVERSARIAL_NOTICE
 
 
 def pack_int16(volume: np.ndarray) -> bytes:
-    """Gzip stream of an int16 array "z y x"; row predictor along x, zig-zag, byte planes. Exact over the whole int16 range."""
+    """Gzip stream of an int16 array "z y x"; row predictor along x, zig-zag, byte planes. Exact over the whole
+    int16 range."""
     errors = volume.astype(np.int16)  # a copy
     errors[..., 1:] -= volume[..., :-1].astype(np.int16)  # wraps around like the viewer's Int16Array
     zigzag = ((errors << 1) ^ (errors >> 15)).view(np.uint16)

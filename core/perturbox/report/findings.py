@@ -1,19 +1,18 @@
-"""What happened, in numbers the page needs beyond result.json: slices that changed, and one verdict per structure.
-
-Limits and definitions are those the robustness margin uses: a structure breaks when Dice < 0.90, its volume changes by more
-than 10 %, its HD95 exceeds 20 mm, or it vanishes or appears. Overlap verdicts count only below the agreement that benign
-changes (saving again, half a voxel of shift, the scan's own noise) leave.
+"""What happened, in numbers the page needs beyond result.json: slices that changed, and one finding per structure.
+ Verdicts are those of result.json (limits: `metrics.Limits`). Where benign changes (saving again, half a voxel of
+shift, the scan's own noise) leave no better an overlap, a verdict on overlap counts as none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from perturbox.metrics import Limits
 from perturbox.report.load import Result
 
-DICE_LIMIT, VOLUME_LIMIT, HD95_LIMIT = 0.90, 0.10, 20.0
-LOCAL_DICE, LOCAL_SLICES, LOCAL_AREA = 0.8, 2, 0.10
+LIMITS = Limits()
+LOCAL_AREA = 0.10
 CHANGED_ML, CHANGED_SHARE = 0.5, 0.02
 
 
@@ -50,7 +49,8 @@ def count_slices(clean: np.ndarray, adversarial: np.ndarray, structures: int, ax
     length = clean.shape[axis]
     joint = np.zeros((length, size, size), np.int64)
     for index in range(length):
-        before, after = np.take(clean, index, axis), np.take(adversarial, index, axis)
+        at = (*[slice(None)] * axis, index)  # a view; np.take would copy a whole Fortran-ordered volume each time
+        before, after = clean[at], adversarial[at]
         pairs = before.astype(np.uint16 if size <= 256 else np.uint32) * size + after
         joint[index] = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
     diagonal = np.diagonal(joint, axis1=1, axis2=2)
@@ -63,7 +63,8 @@ def count_slices(clean: np.ndarray, adversarial: np.ndarray, structures: int, ax
 
 
 def changed_slices(slices: Slices, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which slices count as changed: over 0.5 ml differs ("slice"), or over 2 % of a structure in it ("slice structure")."""
+    """Which slices count as changed: over 0.5 ml differs ("slice"), or over 2 % of a structure in it ("slice
+    structure")."""
     per_structure = slices.lost + slices.gained
     area = np.maximum(slices.before, slices.after)
     return slices.differ * voxel_ml > CHANGED_ML, per_structure > CHANGED_SHARE * area
@@ -73,8 +74,9 @@ def changed_slices(slices: Slices, voxel_ml: float) -> tuple[np.ndarray, np.ndar
 class Finding:
     """One structure's row. Volumes in ml (2D: cm²); scores against the reference of result.json; None = no value.
 
-    agreement: Dice of the prediction after with the prediction before. failed: slices with agreement < 0.8 of at least a
-    tenth of the largest area and over 0.5 ml of difference; present: slices with the structure. reason: key of VERDICTS.
+    agreement: Dice of the prediction after with the prediction before. failed: slices with Dice < 0.8 along the axis
+    where they are most (of at least a tenth of the largest area and over 0.5 ml of difference), of `present` slices
+    that hold the structure, in `plane`. reason: a key of VERDICTS.
     """
 
     number: int
@@ -90,6 +92,7 @@ class Finding:
     gained: float
     failed: int
     present: int
+    plane: str
     reason: str
 
     @property
@@ -119,25 +122,27 @@ def readable(name: str) -> str:
     return name.replace("_", " ").strip().capitalize()
 
 
-def judge(result: Result, slices: Slices, voxel_ml: float) -> list[Finding]:
-    """One finding per structure, worst first; `slices` along the axis that counts as axial."""
+def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) -> list[Finding]:
+    """One finding per structure, worst first; along: (plane, counts) of each plane, of which the first counts
+    volumes."""
     record = result.record
     targets = record["attack"]["parameters"].get("target") or []
     floors = (record["control"].get("benign") or {}).get("dice") or {}
+    slices = along[0][1]
     findings = []
     for n, name in enumerate(result.structures):
         before, after = int(slices.before[:, n].sum()), int(slices.after[:, n].sum())
         shared = int(slices.shared[:, n].sum())
-        total = before + after
+        agreement = 2 * shared / (before + after) if before + after else None
+        failed, present, plane = max((_failed(s, n, voxel_ml, plane) for plane, s in along), key=lambda row: row[0])
         clean = record["metrics"]["clean"].get(name) or {}
         adversarial = record["metrics"]["adversarial"].get(name) or {}
-        failed = _failed(slices, n, voxel_ml)
         findings.append(
             Finding(
                 number=n + 1,
                 name=name,
                 target=name in targets,
-                agreement=2 * shared / total if total else None,
+                agreement=agreement,
                 dice_before=clean.get("dice"),
                 dice_after=adversarial.get("dice"),
                 hd95_mm=adversarial.get("hd95_mm"),
@@ -146,52 +151,27 @@ def judge(result: Result, slices: Slices, voxel_ml: float) -> list[Finding]:
                 lost=(before - shared) * voxel_ml,
                 gained=(after - shared) * voxel_ml,
                 failed=failed,
-                present=int(((slices.before[:, n] + slices.after[:, n]) > 0).sum()),
-                reason=_reason(before, after, shared, failed, clean, adversarial, floors.get(name)),
+                present=present,
+                plane=plane,
+                reason=_reason(record["verdicts"][name], agreement, floors.get(name)),
             )
         )
     order = list(VERDICTS)
     return sorted(findings, key=lambda f: (not f.broken, f.agreement is None, f.agreement or 0, order.index(f.reason)))
 
 
-def _failed(slices: Slices, n: int, voxel_ml: float) -> int:
+def _failed(slices: Slices, n: int, voxel_ml: float, plane: str) -> tuple[int, int, str]:
     area = np.maximum(slices.before[:, n], slices.after[:, n])
-    large = area >= LOCAL_AREA * max(int(area.max(initial=0)), 1)
+    large = area >= LOCAL_AREA * max(int(slices.before[:, n].max(initial=0)), 1)
     differs = (slices.lost + slices.gained)[:, n] * voxel_ml > CHANGED_ML
-    return int((large & differs & (slices.dice[:, n] < LOCAL_DICE)).sum())
+    low = np.nan_to_num(slices.dice[:, n], nan=1.0) < LIMITS.slice_dice
+    return int((large & differs & low).sum()), int((area > 0).sum()), plane
 
 
-def _reason(
-    before: int,
-    after: int,
-    shared: int,
-    failed: int,
-    clean: dict[str, Any],
-    adversarial: dict[str, Any],
-    floor: float | None,
-) -> str:
-    if before == 0 and after == 0:
+def _reason(verdict: str, agreement: float | None, floor: float | None) -> str:
+    if agreement is None:
         return "absent"
-    agreement = 2 * shared / (before + after)
-    far, far_before = adversarial.get("hd95_mm"), clean.get("hd95_mm")
-    if after == 0:
-        reason = "vanished"
-    elif before == 0:
-        reason = "appeared"
-    elif agreement < DICE_LIMIT:
-        reason = "dice"
-    elif abs(after - before) > VOLUME_LIMIT * before:
-        reason = "volume"
-    elif far is not None and far > HD95_LIMIT and (far_before is None or far_before <= HD95_LIMIT):
-        reason = "distance"
-    elif failed > LOCAL_SLICES:
-        reason = "local"
-    else:
-        return "held"
-    overlap = reason in (
-        "vanished",
-        "appeared",
-        "dice",
-        "volume",
-    )  # the floor is a Dice: it knows no distances or slices
-    return "benign" if overlap and floor is not None and agreement >= floor else reason
+    overlap = verdict in ("vanished", "appeared", "dice")  # the floor is a Dice: it knows no distances or slices
+    if overlap and floor is not None and agreement >= floor:
+        return "benign"
+    return "volume" if verdict == "dice" and agreement >= LIMITS.dice else verdict

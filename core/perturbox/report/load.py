@@ -1,5 +1,6 @@
 """Reading a result folder: the record, and the volumes one after another, so that a clinical scan fits in memory."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from perturbox.io import read_volume
 from perturbox.types import InputError
 
 # Free text of a record may carry what a page that travels must not: paths, names of scan files, DICOM UIDs and dates.
@@ -38,9 +40,9 @@ def without_private(value: Any) -> Any:
 class Result:
     """One result folder; volumes are read when asked for.
 
-    record: result.json without private text. sha256: of result.json as stored. structures: names in order of their values,
-    background left out; their labels on the page are 1, 2, … in this order. shape: the file's own, always three axes (a 2D
-    image has one voxel along the third). affine: ijk -> RAS, mm.
+    record: result.json without private text. sha256: of result.json as stored. structures: names in order of their
+    values, background left out; their labels on the page are 1, 2, … in this order. shape: the file's own, always
+    three axes (a 2D image has one voxel along the third). affine: ijk -> RAS, mm.
     """
 
     folder: Path
@@ -52,36 +54,39 @@ class Result:
     flat: bool
     _values: tuple[int, ...] = field(repr=False)
 
+    @property
+    def own_reference(self) -> bool:
+        """Whether every Dice of the record compares the model with its own clean prediction, not with an expert."""
+        return self.record["reference"] == "clean_prediction"
+
     def labels(self, name: str) -> np.ndarray:
-        """A segmentation of the folder ("clean_seg" or "adversarial_seg") as uint8 "i j k", renumbered to `structures`."""
-        stored = self._array(self.record["files"][name])
-        if not np.issubdtype(stored.dtype, np.integer):
-            stored = np.rint(stored).astype(np.int32)
+        """A segmentation of the folder ("clean_seg" or "adversarial_seg"), uint8 "i j k", renumbered to
+        `structures`."""
+        stored = self._nifti(name).astype(np.uint16)
         table = np.zeros(max(int(stored.max(initial=0)), *self._values, 0) + 1, np.uint8)
         for number, value in enumerate(self._values, start=1):
             table[value] = number
         return self._on_grid(table[stored], name)
 
     def change(self) -> np.ndarray:
-        """The perturbation "i j k" in the scan's unit, in the storage type of its file."""
-        return self._on_grid(_grey(self._array(self.record["files"]["perturbation"]), self.flat), "perturbation")
+        """The perturbation "i j k" in the scan's unit; of colour pictures the mean over channels."""
+        data = self._nifti("perturbation")
+        return self._on_grid(data.mean(axis=4) if data.ndim == 5 else data, "perturbation")
 
     def perturbed(self) -> np.ndarray:
-        """The adversarial scan "i j k" in its unit; colour pictures as the mean of their channels."""
-        name = self.record["files"]["adversarial"]
-        if name.endswith((".nii", ".nii.gz")):
-            data = self._array(name)
-        else:
-            from perturbox.io import read_volume
+        """The adversarial scan "i j k" in its unit; of colour pictures the mean over channels."""
+        volume = read_volume(self._path("adversarial"), unit=self.record["source"]["unit"])
+        return self._on_grid(volume.data.mean(axis=0) if len(volume.data) > 1 else volume.data[0], "adversarial")
 
-            data = read_volume(self.folder / name, unit=self.record["source"]["unit"]).data.mean(axis=0)
-        return self._on_grid(_grey(data, self.flat), "adversarial")
-
-    def _array(self, name: str) -> np.ndarray:
-        path = self.folder / name
+    def _path(self, name: str) -> Path:
+        path = self.folder / self.record["files"][name]
         if not path.exists():
-            raise InputError(f"The result folder has no {name}; run the attack again or copy the whole folder.")
-        return np.asanyarray(nib.load(path).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
+            raise InputError(f"The result folder has no {path.name}; run the attack again or copy the whole folder.")
+        return path
+
+    def _nifti(self, name: str) -> np.ndarray:
+        """In the file's own type, which for a clinical scan's parts takes a quarter of a `Volume`'s memory."""
+        return np.asanyarray(nib.load(self._path(name)).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _on_grid(self, array: np.ndarray, name: str) -> np.ndarray:
         array = array.reshape(array.shape + (1,) * (3 - array.ndim))
@@ -90,18 +95,11 @@ class Result:
         return array
 
 
-def _grey(data: np.ndarray, flat: bool) -> np.ndarray:
-    """One channel of what may have several: 2D pictures "i j c" become their mean over c."""
-    return data.mean(axis=2) if flat and data.ndim == 3 and data.shape[2] > 1 else data
-
-
 def load(folder: Path) -> Result:
     """Open a result folder.
 
     Raises InputError when it isn't one: no result.json, another schema, missing files.
     """
-    import hashlib
-
     path = Path(folder) / "result.json"
     if not path.is_file():
         raise InputError("This folder has no result.json; give the folder that `perturbox attack … --out` wrote.")
@@ -126,7 +124,7 @@ def load(folder: Path) -> Result:
         record=without_private(record),
         sha256=hashlib.sha256(stored).hexdigest(),
         structures=tuple(names),
-        shape=(shape + (1, 1, 1))[:3],  # pyright: ignore[reportArgumentType]
+        shape=(*shape, 1, 1, 1)[:3],  # pyright: ignore[reportArgumentType]
         affine=affine,
         flat=flat,
         _values=tuple(labels[name] for name in names),

@@ -28,7 +28,8 @@ class Triptych:
 
 
 def worst_positions(differ_ml: np.ndarray, count: int = 3) -> list[int]:
-    """Positions of the largest differences, at least a twelfth of the range apart so that they show different places."""
+    """Positions of the largest differences, at least a twelfth of the range apart so that they show different
+    places."""
     apart = max(1, len(differ_ml) // 12)
     left, found = differ_ml.astype(float).copy(), []
     while len(found) < count and left.size and left.max() > 0:
@@ -39,7 +40,8 @@ def worst_positions(differ_ml: np.ndarray, count: int = 3) -> list[int]:
 
 
 def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float]) -> Triptych:
-    """Render slice `position` of plane 0 (axial), 1 (coronal) or 2 (sagittal); window (width, centre) in the scan's unit."""
+    """Render slice `position` of plane 0 (axial), 1 (coronal) or 2 (sagittal); window (width, centre) in the scan's
+    unit."""
     up = plane != 0  # head at the top: rows of coronal and sagittal slices run against z
 
     def cut(volume: np.ndarray) -> np.ndarray:

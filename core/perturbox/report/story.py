@@ -12,8 +12,8 @@ from perturbox.report.words import Units
 
 @dataclass(frozen=True)
 class Plane:
-    """Slices of one orientation. axis: its display axis (0 axial, 1 coronal, 2 sagittal); slices, changed: over the file's
-    voxels along it; changed_of: "slice structure"."""
+    """Slices of one orientation. axis: its display axis (0 axial, 1 coronal, 2 sagittal); slices, changed: over the
+    file's voxels along it; changed_of: "slice structure"."""
 
     axis: int
     name: str
@@ -61,7 +61,7 @@ def tell(result: Result) -> Story:
     moved = across.slices.lost + across.slices.gained
     always = np.unique([int(across.slices.differ.argmax()), *moved.argmax(axis=0).tolist()])
     copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
-    findings = judge(result, planes[0].slices, voxel)
+    findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
     return Story(result, Units.of(result), voxel, tuple(planes), findings, copy, streams)
 
 

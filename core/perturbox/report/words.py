@@ -1,12 +1,13 @@
-"""Sentences built from numbers: the verdict, its headline, warnings. Plain strings; `*text*` marks what the page prints bold."""
+"""Sentences built from numbers: the verdict, its headline, warnings. Plain texts; `*…*` marks what the page prints
+bold."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from perturbox.report.findings import DICE_LIMIT, HD95_LIMIT, Finding
+from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.load import Result
 
-CONTROL_STEADY = 0.95  # a control whose worst Dice stays above this "changed almost nothing"
+CONTROL_STEADY = 0.05  # a control that lowers no Dice by more than this "changed almost nothing"
 NO_PROOF = "An attack shows that a model can fail; not failing is no proof of safety."
 
 
@@ -41,14 +42,9 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float, decimals: int = 1) -> str:
-    text = fixed(value, decimals)
-    return (
-        f"+{text}"
-        if value > 0 and float(f"{value:.{decimals}f}")
-        else text.lstrip("−")
-        if not float(f"{value:.{decimals}f}")
-        else text
-    )
+    """With its sign, unless it rounds to zero."""
+    rounded = round(value, decimals)
+    return fixed(abs(rounded), decimals) if rounded == 0 else ("+" if rounded > 0 else "") + fixed(rounded, decimals)
 
 
 def size(value: float) -> str:
@@ -136,53 +132,50 @@ def _from_to(f: Finding, units: Units) -> str:
 
 def _control(result: Result, findings: list[Finding]) -> str:
     scores = (result.record["control"].get("noise") or {}).get("dice") or {}
-    known = {f.title.lower(): scores[f.name] for f in findings if scores.get(f.name) is not None}
-    if not known:
+    falls = [
+        (f.dice_before - scores[f.name], f)
+        for f in findings
+        if f.dice_before is not None and scores.get(f.name) is not None
+    ]
+    if not falls:
         return "No random-noise control was run."
-    name, worst = min(known.items(), key=lambda item: item[1])
-    if worst >= CONTROL_STEADY:
-        return f"Random noise of the same size changed almost nothing (Dice ≥ *{fixed(worst, 3)}*)."
+    fall, worst = max(falls, key=lambda item: item[0])
+    left = fixed(scores[worst.name], 3)
+    if fall <= CONTROL_STEADY:
+        known = f"Dice ≥ *{left}*" if result.own_reference else f"Dice fell by at most *{fixed(max(fall, 0), 3)}*"
+        return f"Random noise of the same size changed almost nothing ({known})."
     return (
-        f"Random noise of the same size alone already lowered Dice to *{fixed(worst, 3)}* ({name}): "
+        f"Random noise of the same size alone already lowered Dice to *{left}* ({worst.title.lower()}): "
         "this model is unsteady on this scan even without an attack."
     )
 
 
-def warnings(result: Result, findings: list[Finding], leaks: dict[str, str], units: Units) -> list[str]:
-    """What a reader must know, most urgent first; `leaks` names the slices to look at, per structure."""
-    record, found = result.record, []
-    if record.get("stopped_early"):
-        found.append(f"*Partial result:* {record['stopped_early']}; the best change so far is shown.")
+def warnings(result: Result, findings: list[Finding], where: dict[str, str], units: Units) -> list[str]:
+    """What a reader must know: failures that a good Dice hides, then what the record warns of.
+
+    where: the slices to look at, per structure.
+    """
+    found = []
     for f in findings:
-        if f.dice_before is not None and record["reference"] == "label" and f.dice_before < 0.5:
-            found.append(
-                f"*{f.title}:* Dice with the expert outline is only {fixed(f.dice_before, 2)} before any attack. Fix that first."
-            )
-        where = f" Look at {leaks[f.name]}." if f.name in leaks else ""
+        look = f" Look at {where[f.name]}." if f.name in where else ""
         if f.reason == "distance":
-            kind = (
-                f"{size(f.gained)} {units.size} was added"
-                if f.gained >= f.lost
-                else f"{size(f.lost)} {units.size} was lost"
-            )
+            amount, kind = (f.gained, "added") if f.gained >= f.lost else (f.lost, "lost")
             found.append(
-                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {kind} and the outlines lie up to "
-                f"{number(f.hd95_mm)} mm apart (HD95, limit {number(HD95_LIMIT)} mm).{where}"
+                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount)} {units.size} was {kind} and "
+                f"the outlines lie up to {number(f.hd95_mm)} mm apart (HD95, limit {number(LIMITS.hd95_mm)} mm).{look}"
             )
         if f.reason == "local":
             found.append(
-                f"*{f.title}:* Dice {fixed(f.agreement, 3)} hides {f.failed} of {f.present} slices with Dice below 0.8.{where}"
+                f"*{f.title}:* Dice {fixed(f.agreement, 3)} hides {f.failed} of {f.present} {f.plane} slices with Dice "
+                f"below {number(LIMITS.slice_dice)}.{look}"
             )
-    if not any(f.broken for f in findings):
-        eps = limit_phrase(result, units)
-        found.append(
-            f"*No break up to {eps} with this effort.* That is not proof of safety: raise the effort or the limit."
-        )
-    for text in record.get("warnings") or []:
+    told = result.record.get("warnings") or []
+    if not any(f.broken for f in findings) and not any("proof of safety" in text for text in told):
+        limit = limit_phrase(result, units)
+        found.append(f"*No break up to {limit} with this effort:* that is not proof of safety; raise effort or limit.")
+    for text in told:
         head, colon, rest = text.partition(":")
         found.append(f"*{head}:*{rest}" if colon and len(head) < 60 else text)
-    if record["reference"] == "clean_prediction" and not any("expert outline" in w for w in found):
-        found.append("*No expert outline was supplied:* every Dice compares the model with itself, not with the truth.")
     return found
 
 
@@ -195,7 +188,9 @@ def success(record: dict[str, Any]) -> str:
     return f"{rule.get('rule', '')}: {number(rule['value'])}{limit} – {met}"
 
 
-LIMITS = (
-    f"Limits: Dice < {DICE_LIMIT:.2f}, volume change > 10 %, HD95 > {HD95_LIMIT:.0f} mm, vanished or appeared; "
-    "“locally”: over 2 slices with Dice < 0.8."
-)
+def limits(flat: bool) -> str:
+    local = "" if flat else f"; “locally”: over {LIMITS.failed_slices} slices with Dice < {number(LIMITS.slice_dice)}"
+    return (
+        f"Limits: Dice < {LIMITS.dice:.2f}, {'area' if flat else 'volume'} change > {LIMITS.volume_change:.0%}, "
+        f"HD95 > {LIMITS.hd95_mm:.0f} mm, vanished or appeared{local}."
+    )

@@ -160,7 +160,7 @@ function heat(data, g, off) {
     const t = Math.min(1, Math.abs(value) / top);
     if (S.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], S.opacity * t); continue; }
     const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
-    mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), S.opacity);
+    mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), S.opacity * Math.min(1, 5 * t));
   }
 }
 /* Outlines run along pixel edges, so that they never hide the voxel they enclose. */
@@ -247,7 +247,7 @@ function draw() {
   const tall = Math.max(260, innerHeight * 0.74);
   const scale = Math.min(room / (g.w * g.mmx), tall / (g.h * g.mmy));
   const differs = S.only ? plane.ml_of[S.only - 1][k] : plane.ml[k];
-  const counter = `${plane.title} ${plane.numbers[k]} / ${plane.total}`;
+  const counter = plane.total > 1 ? `${plane.title} ${plane.numbers[k]} / ${plane.total}` : "";
   const note = `${differs ? one(differs) + " " + meta.size_unit : "nothing"} differs here`;
   all(".pane").forEach((pane, i) => {
     const kind = show[i], canvas = pane.querySelector("canvas");
@@ -259,7 +259,7 @@ function draw() {
     canvas.dataset.kind = kind;
     paint(canvas, kind);
     pane.querySelector(".name").textContent = NAMES[kind];
-    pane.querySelector(".info").textContent = i + 1 < show.length ? counter : `${counter}\n${note}`;
+    pane.querySelector(".info").textContent = i + 1 < show.length ? counter : `${counter}\n${note}`.trim();
     canvas.setAttribute("aria-label", `${NAMES[kind]}. ${counter}, ${note}.`);
     ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = plane.marks[m]; });
   });
@@ -318,7 +318,7 @@ function jump(k, words) {
 }
 function worst() {
   const plane = planeOf(S.plane), k = plane.worst[S.only], what = S.only ? meta.structures[S.only - 1].title + ": " : "";
-  jump(k, `${what}most changed ${plane.name} slice, ${plane.numbers[k]} of ${plane.total}.`);
+  jump(k, plane.total > 1 ? `${what}most changed ${plane.name} slice, ${plane.numbers[k]} of ${plane.total}.` : "");
 }
 function seek(step) {
   const plane = planeOf(S.plane), k = S.at[S.plane], list = plane.changed[S.only];
