@@ -1,0 +1,180 @@
+"""Charts with their table twins, the table of structures, the controls and the attack's progress, as HTML."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from perturbox.report import charts, words
+from perturbox.report.findings import LIMITS, VERDICTS, Finding
+from perturbox.report.story import Plane, Story
+from perturbox.report.words import fixed, number, signed, size
+
+CONTROLS = (
+    ("noise", "Random noise", "white noise of the same RMS on the same voxels (worst of the seeds)."),
+    ("rolled", "Rolled", "this very perturbation moved to another place: the same size, nearly the same spectrum."),
+    (
+        "benign",
+        "Benign",
+        "saving again, half a voxel of shift, noise of the scan’s own σ: what a model should shrug off.",
+    ),
+)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A plain table of texts; the first column names the row."""
+    top = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"
+        for first, *cells in rows
+    )
+    about = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="table"><table>{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def legend(findings: Iterable[Finding]) -> str:
+    ordered = sorted(findings, key=lambda f: f.number)
+    items = "".join(f"<li>{charts.swatch(f.number)}{escape(f.title)}</li>" for f in ordered)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def slice_section(story: Story, plane: Plane) -> str:
+    """One plane's chart with the same figures as a table; a 2D image has neither."""
+    if story.result.flat:
+        return ""
+    axis, unit = story.copy.axes[plane.axis], story.units.size
+    low, high = sorted((int(axis.kept[0]), int(axis.kept[-1])))
+    order = np.arange(low, high + 1)[:: -1 if axis.flipped else 1]
+    dice, differ = plane.slices.dice[order], plane.slices.differ[order] * story.voxel
+    names = [(f.number, f.title) for f in story.present]
+    title = plane.name.capitalize()
+    chart = charts.slice_chart(title, order, dice, differ, names, axis.ends, unit)
+    rows = [
+        [
+            str(k + 1),
+            *(fixed(None if np.isnan(dice[i, n - 1]) else dice[i, n - 1], 3) for n, _ in names),
+            fixed(differ[i], 1),
+        ]
+        for i, k in enumerate(order.tolist())
+        if differ[i] > 0
+    ]
+    head = [f"{title} slice", *(name for _, name in names), f"differs, {unit}"]
+    twin = table(
+        head, rows, f"Dice after against before, {plane.name} slices; slices in which nothing differs are left out."
+    )
+    hidden = "" if plane is story.lead else " hidden"
+    return (
+        f'<div data-chart="{plane.name}"{hidden}><div class="scroll">{chart}</div>'
+        f"<details><summary>The same as a table</summary>{twin}</details></div>"
+    )
+
+
+def structure_table(story: Story) -> str:
+    """One row per structure, worst first; columns of the margin only when one was measured."""
+    record, unit, flat = story.result.record, story.units, story.result.flat
+    margin = record.get("margin") or {}
+    sigma = record["noise"].get("sigma")
+    head = ["Structure"]
+    head += ["Dice with expert<br><small>before → after</small>"] if not story.result.own_reference else []
+    head += ["Agreement<br><small>Dice with own clean prediction</small>"]
+    head += [
+        f"{'Area' if flat else 'Volume'}, {unit.size}<br><small>before → after</small>",
+        f"Δ {unit.size}",
+        "HD95, mm",
+    ]
+    head += [] if flat else ["Slices<br><small>Dice &lt; 0.8</small>"]
+    if margin:
+        head += [f"Breaks at, {unit.value}<br><small>upper bound</small>"]
+        head += [f"in noise σ<br><small>tick: 1 σ = {number(sigma)} {unit.value}</small>"] if sigma else []
+    head += ["Random noise<br><small>same size, Dice</small>", "Verdict"]
+    notes = [words.limits(flat)]
+    if any(f.reason == "benign" for f in story.findings):
+        notes.append(
+            "“As under benign changes”: no worse than saving again, half a voxel of shift or the scan’s noise."
+        )
+    if margin:
+        notes.append(
+            "“>” means that this attack, with this effort, found nothing up to there – not that nothing exists."
+        )
+    absent = [f.title for f in story.findings if f.reason == "absent"]
+    if absent:
+        notes.append(f"Not found in this scan, before or after: {', '.join(absent).lower()}.")
+    rows = "".join(_structure_row(story, f) for f in story.present)
+    top = "".join(f'<th scope="col">{h}</th>' for h in head)
+    return (
+        f'<div class="table"><table class="numbers"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<p class="sub">{escape(" ".join(notes))}</p>'
+    )
+
+
+def _structure_row(story: Story, f: Finding) -> str:
+    record = story.result.record
+    noise = (record["control"].get("noise") or {}).get("dice") or {}
+    delta = f.after - f.before
+    share = f" ({signed(100 * delta / f.before, 0)} %)" if f.before else ""
+    cells = [f"{fixed(f.dice_before, 3)} → {fixed(f.dice_after, 3)}"] if not story.result.own_reference else []
+    cells += [fixed(f.agreement, 3), f"{size(f.before)} → {size(f.after)}", signed(delta) + share, fixed(f.hd95_mm, 1)]
+    cells += [] if story.result.flat else [f"{f.failed} / {f.present}"]
+    row = "".join(f"<td>{escape(c)}</td>" for c in cells)
+    if record.get("margin"):
+        row += _margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
+    shape, word = VERDICTS[f.reason]
+    flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{shape} {escape(word)}</span>'
+    button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
+    target = '<span class="sub">target</span>' if f.target else ""
+    return (
+        f'<tr data-structure="{f.number}"><th scope="row">{charts.square(f.number)}{button}{target}</th>{row}'
+        f"<td>{fixed(noise.get(f.name), 3)}</td><td>{flag}</td></tr>"
+    )
+
+
+def _margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
+    breaks = bound.get("breaks_at")
+    value, sign = (bound.get("above"), ">") if breaks is None else (breaks, "≤")
+    if value is None:
+        return "<td>–</td>" * (2 if sigma else 1)
+    cells = f"<td>{sign} {number(value)}</td>"
+    if sigma:
+        cells += f"<td>{charts.noise_bar(value / sigma, breaks is None)} {sign} {number(value / sigma, 2)} σ</td>"
+    return cells
+
+
+def control_table(story: Story) -> str:
+    control = story.result.record["control"]
+    known = [(key, title, what) for key, title, what in CONTROLS if (control.get(key) or {}).get("dice")]
+    if not known:
+        return "<p>No controls were run.</p>"
+    rows = [
+        [f.title, fixed(f.dice_after, 3), *(fixed(control[key]["dice"].get(f.name), 3) for key, _, _ in known)]
+        for f in story.present
+    ]
+    reference = (
+        "the clean prediction" if story.result.own_reference else "the expert outline (benign: the clean prediction)"
+    )
+    reading = (
+        f"Dice with {reference}. A break says something about the attack only below the controls: "
+        "then the direction of the change breaks the model, not its size."
+    )
+    about = "".join(f"<dt>{escape(title)}</dt><dd>{escape(what)}</dd>" for _, title, what in known)
+    return f"{table(['Structure', 'This attack', *(t for _, t, _ in known)], rows, reading)}<dl>{about}</dl>"
+
+
+def trace_section(story: Story) -> str:
+    trace = story.result.record.get("trace") or []
+    seen = {name for row in trace for name, value in (row.get("dice") or {}).items() if value is not None}
+    drawn = sorted((f for f in story.findings if f.name in seen), key=lambda f: f.number)
+    if len(trace) < 2 or not drawn:
+        return "<p>No progress was recorded.</p>"
+    rows = [
+        [
+            str(row["step"]),
+            *(fixed((row.get("dice") or {}).get(f.name), 3) for f in drawn),
+            number(row.get("loss")),
+            number(row.get("linf")),
+        ]
+        for row in trace
+    ]
+    head = ["Step", *(f.title for f in drawn), "Loss", f"Largest change, {story.units.value}"]
+    chart = charts.trace_chart(trace, [(f.number, f.name, f.title) for f in drawn], LIMITS.dice)
+    return f"{legend(drawn)}{chart}<details><summary>The same as a table</summary>{table(head, rows)}</details>"
