@@ -21,7 +21,17 @@ from perturbox.io.checks import (
     different_grid,
     to_volume,
 )
-from perturbox.io.files import DICOM, FORMATS, PHOTOGRAPHS, WRITABLE, atomic, require_file, require_new, suffix
+from perturbox.io.files import (
+    DICOM,
+    FORMATS,
+    PHOTOGRAPHS,
+    WRITABLE,
+    atomic,
+    require_file,
+    require_new,
+    suffix,
+    unreadable,
+)
 from perturbox.types import InputError, Volume
 
 __all__ = [
@@ -151,10 +161,16 @@ def has_room_for_notice(format: str) -> bool:
 
 
 def _read(path: Path) -> Stored:
+    try:
+        return _read_as(path, suffix(path))
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _read_as(path: Path, format: str) -> Stored:
     if path.is_dir():
         return dicom.read_folder(path)
     require_file(path)
-    format = suffix(path)
     if format in nifti.SUFFIXES:
         return nifti.read(path)
     if format in FORMATS:

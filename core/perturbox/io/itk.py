@@ -36,8 +36,10 @@ COMPRESSION = 3
 def read(path: Path) -> Stored:
     """The numbers in a NRRD, MetaImage, PNG, JPEG, TIFF or BMP file; raises InputError for damaged or unusable ones."""
     format = suffix(path)
-    if format in (".jpg", ".jpeg"):
-        _require_whole_jpeg(path)
+    if format in (".jpg", ".jpeg", ".bmp"):
+        _require_end(path, format)
+    if format == ".png":
+        _refuse_grey_with_alpha(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(READERS[format])
@@ -45,6 +47,8 @@ def read(path: Path) -> Stored:
         try:
             reader.ReadImageInformation()
             dims = reader.GetDimension()
+            if format in PHOTOGRAPHS and 0 in reader.GetSize():  # how ITK's PNG reader takes what is no PNG
+                raise RuntimeError
             check_size(path, reader.GetSize())
             check_spacing(path, reader.GetSpacing())
             axes = np.array(reader.GetDirection()).reshape(dims, dims)
@@ -54,9 +58,7 @@ def read(path: Path) -> Stored:
                 )
             image = reader.Execute()
         except RuntimeError:
-            raise InputError(
-                f"{path} can't be read as {format} (damaged, truncated or another format); export it again."
-            ) from None
+            raise _damaged(path) from None
     values = values_of(image)
     if format in PHOTOGRAPHS and dims != 2:
         raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
@@ -86,8 +88,7 @@ def write(path: Path, volume: Volume, adversarial: bool, description: str) -> No
     writer.SetFileName(str(path))
     writer.SetImageIO(READERS[format])
     writer.SetUseCompression(format != ".bmp")
-    if format in (".nrrd", ".mha"):
-        writer.SetCompressionLevel(COMPRESSION)
+    writer.SetCompressionLevel(COMPRESSION)
     with silence():
         try:
             writer.Execute(image)
@@ -142,7 +143,7 @@ def _place(image: sitk.Image, volume: Volume) -> None:
 
 def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
     channels = values.shape[0]
-    if channels in (2, 4) and format in PHOTOGRAPHS:
+    if channels == 4 and format in PHOTOGRAPHS:
         if (values[-1] != np.iinfo(values.dtype).max).any():
             raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
         values = values[:-1]
@@ -156,17 +157,32 @@ def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
     return values
 
 
-def _require_whole_jpeg(path: Path) -> None:
-    """Raises InputError for a JPEG that ends before its end marker, which decoders fill with grey without a word."""
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
+    )
+
+
+def _require_end(path: Path, format: str) -> None:
+    """Raises InputError for a JPEG or BMP file that ends too early, which decoders fill up without a word."""
     raw = path.read_bytes()
+    if format == ".bmp":
+        if int.from_bytes(raw[2:6], "little") > len(raw):
+            raise _damaged(path)
+        return
     position = 2
     # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
-    while raw[position : position + 1] == b"\xff" and raw[position + 1] != 0xDA:
+    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != b"\xda":
         position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
     if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
-        raise InputError(
-            f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
-        )
+        raise _damaged(path)
+
+
+def _refuse_grey_with_alpha(path: Path) -> None:
+    """Raises InputError for the one kind of PNG (colour type 4, RFC 2083, 4.1.1) that SimpleITK can't read."""
+    with open(path, "rb") as file:
+        if file.read(26)[25:] == b"\x04":
+            raise InputError(f"{path} is grey with transparency; save it without an alpha channel.")
 
 
 def _comment_png(path: Path, text: str) -> None:
