@@ -1,7 +1,7 @@
 """What counts as success, apart from any loss: change, vanish, grow, become=STRUCTURE.
 
-A goal gives the attack a label map to leave or to reach and the voxels that matter, and gives the judge one number of two label
-maps - lower is worse for the victim - with a stated threshold. The judge never sees a loss.
+A goal gives the attack a label map to leave or to reach and the voxels that matter, and gives the judge one number of
+two label maps - lower is worse for the victim - with a stated threshold. The judge never sees a loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ SURROUNDINGS_MM = 12.0
 
 @dataclass(frozen=True)
 class Goal:
-    """kind of change; targets: label values attacked (all structures if the user named none); wanted: value for `become`."""
+    """kind of change; targets: label values attacked (all structures if the user named none); wanted: value for
+    `become`."""
 
     kind: Kind
     targets: tuple[int, ...]
@@ -38,11 +39,12 @@ class Goal:
 
     @classmethod
     def parse(cls, text: str, target: Sequence[str], labels: Mapping[str, int]) -> "Goal":
-        """From the user's words, e.g. ("become=spleen", ["liver"]). Raises InputError for unknown goals and structures."""
+        """From the user's words, e.g. ("become=spleen", ["liver"]). Raises InputError for unknown goals and
+        structures."""
         kind, _, wanted_name = text.partition("=")
         if kind not in RULES:
             raise InputError(f"Unknown goal '{text}'; choose change, vanish, grow or become=STRUCTURE.")
-        values = tuple(structure_value(name, labels) for name in target)
+        values = tuple(dict.fromkeys(structure_value(name, labels) for name in target))
         if kind != "change" and not values:
             raise InputError(f"The goal '{kind}' needs --target with the structure it is about.")
         if (kind == "become") != bool(wanted_name):
@@ -66,9 +68,14 @@ class Goal:
         held = tuple(value for value in self.targets if (reference == value).any())
         return Goal(self.kind, held, self.named, self.wanted)
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Label values a Dice loss averages over: the targets, and what is to stand in their place."""
+        return self.targets + {"vanish": (0,), "become": (self.wanted or 0,)}.get(self.kind, ())
+
     def scene(self, reference: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor, bool]:
-        """(label map, weight, towards) on the network's grid: labels "b *g" to leave or (towards) to reach, weight "b *g" of the
-        voxels that matter: all of them, or the named targets with their surroundings (12 mm)."""
+        """(label map, weight, towards) on the network's grid: labels "b *g" to leave or (towards) to reach, weight "b
+        *g" of the voxels that matter: all of them, or the named targets with their surroundings (12 mm)."""
         targets = torch.tensor(self.targets, device=reference.device)
         mask = torch.isin(reference, targets)
         near = dilate(mask, SURROUNDINGS_MM, spacing) if self.named else torch.ones_like(mask)
@@ -84,9 +91,12 @@ class Goal:
         return torch.where(mask, torch.full_like(reference, filler), reference), weight, True
 
     def score(self, prediction, reference) -> float:
-        """The success value of a label map against the reference, arrays or tensors of one grid; lower is worse for the victim."""
+        """The success value of a label map against the reference, arrays or tensors of one grid; lower is worse for the
+        victim."""
         if self.kind == "change":
-            return float(np.mean([dice for dice in self.dice(prediction, reference).values() if dice is not None] or [1.0]))
+            return float(
+                np.mean([dice for dice in self.dice(prediction, reference).values() if dice is not None] or [1.0])
+            )
         wrong = sum(int((prediction == value).sum()) for value in self.targets)
         clean = max(1, sum(int((reference == value).sum()) for value in self.targets))
         if self.kind == "vanish":

@@ -1,5 +1,6 @@
 """From a victim's name or file to a `Victim`: the built-in models, and any Python object that is or makes one."""
 
+import dataclasses
 import importlib.util
 import sys
 from difflib import get_close_matches
@@ -13,8 +14,8 @@ from perturbox.victim import Victim
 
 
 def load_victim(spec: str, device: str = "cpu") -> Victim:
-    """The victim a user named: a built-in one ("ct-organs"), or "model.py:name" - a Victim, or a function (device) -> Victim,
-    in a Python file of the user's own. Such a file is code and runs with the user's rights.
+    """The victim a user named: a built-in one ("ct-organs"), or "model.py:name" - a Victim, or a function (device) ->
+    Victim, in a Python file of the user's own. Such a file is code and runs with the user's rights.
 
     Raises InputError for unknown names, files and objects, and for a device this machine lacks.
     """
@@ -52,11 +53,16 @@ def _from_python(spec: str, device: torch.device) -> Victim:
     sys.modules[module_spec.name] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"'{file}' could not be run ({type(error).__name__}: {error}); mend it and try again.") from error
-    found = getattr(module, name, None)
-    if callable(found) and not isinstance(found, Victim):
-        found = found(device)
+        found = getattr(module, name, None)
+        if callable(found) and not isinstance(found, Victim):
+            found = found(device)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_spec.name]
+        raise InputError(
+            f"'{file}' could not be run ({type(error).__name__}: {error}); mend it and try again."
+        ) from error
     if not isinstance(found, Victim):
         raise InputError(f"'{name}' in '{file}' is no Victim nor a function that returns one; see docs/victims.md.")
-    return found
+    return found if found.device == device else dataclasses.replace(found, device=device)

@@ -1,24 +1,26 @@
 """Robustness margin: the smallest limit at which an attack was found that breaks a structure, judged on the saved file.
 
-The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once. Structures
-that held then get an attack of their own, and each gap between the largest limit tried in vain and the smallest that broke is
-bisected on storage steps, warm-started from the smallest break known. What is reported is an upper bound ("<= 2"), the largest
-change measured in a file that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
+The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once.
+Structures that held then get an attack of their own, and each gap between the largest limit tried in vain and the
+smallest that broke is bisected on storage steps, warm-started from the smallest break known. What is reported is an
+upper bound ("<= 2"), the largest change measured in a file that does break the structure; "> 32" means that nothing up
+to 32 was found, never that it is safe.
 """
 
 import dataclasses
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perturbox import checks, io, metrics
+from perturbox import io, metrics
 from perturbox.attack import Attack, Outcome, Step, run
-from perturbox.goals import Goal
 from perturbox.job import (
     Job,
     Listener,
@@ -40,26 +42,33 @@ SCHEMA = "perturbox-margin/1"
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure broke."""
+    """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure
+    broke."""
 
     eps: float
     aimed: tuple[int, ...]
-    outcome: Outcome
     linf: float
     broken: dict[str, str | None]
 
 
 def find_margin(job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None) -> dict[str, Any]:
-    """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at `out`.
+    """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
+    `out`.
 
     Raises InputError for bad input, as an attack does, and where the job's norm isn't linf.
     """
     require_new_folder(out)
     if job.norm != "linf" or job.goal != "change":
-        raise InputError("The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are.")
+        raise InputError(
+            "The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are."
+        )
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     ready = prepare(dataclasses.replace(job, eps=max_eps))
+    if ready.image.step is not None and max_eps < ready.image.step:
+        raise InputError(
+            f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
+        )
     search = _Search(ready, max_eps, listener or Listener())
     search.climb()
     search.aim()
@@ -87,6 +96,7 @@ class _Search:
         )
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
         self.trials: list[Trial] = []
+        self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
 
     def climb(self) -> None:
         """Double the limit from one step; each joint attack starts from the one before."""
@@ -94,8 +104,7 @@ class _Search:
         start = None
         while not self.listener.stop():
             eps = min(eps, self.max_eps)
-            trial = self._try(eps, self.goal.targets, start)
-            start = trial.outcome.delta
+            start = self._try(eps, self.goal.targets, start).delta
             if eps >= self.max_eps or all(self._smallest_break(value) is not None for value in self.goal.targets):
                 return
             eps *= 2
@@ -114,7 +123,7 @@ class _Search:
                 middle = self.step * np.floor((held + broken.linf) / 2 / self.step + 1e-6)
                 if middle <= held + 1e-6 or middle >= broken.linf - 1e-6:
                     break
-                self._try(float(middle), (value,), broken.outcome.delta)
+                self._try(float(middle), (value,), self.found[broken].delta)
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write margin.json and one complete result folder per file that broke something."""
@@ -127,7 +136,12 @@ class _Search:
                 structures[name] = {"breaks_at": None, "above": tried, "limit": None, "witness": None}
             else:
                 vain = self._largest_vain(value, trial.linf)
-                structures[name] = {"breaks_at": trial.linf, "above": vain, "limit": trial.broken[name], "witness": None}
+                structures[name] = {
+                    "breaks_at": trial.linf,
+                    "above": vain,
+                    "limit": trial.broken[name],
+                    "witness": None,
+                }
                 witnesses.setdefault(self.trials.index(trial), []).append(name)
         sigma = self.noise["sigma"]
         for row in structures.values():
@@ -137,7 +151,7 @@ class _Search:
         try:
             for index, names in witnesses.items():
                 trial = self.trials[index]
-                folder = f"{'-'.join(names)}_{trial.linf:g}"
+                folder = _folder_name(names, trial.linf)
                 for name in names:
                     structures[name]["witness"] = folder
                 self.listener.say(f"Saving and measuring the break of {' and '.join(names)} at {trial.linf:g}")
@@ -151,7 +165,16 @@ class _Search:
                     expert=None,
                 )
                 goal = dataclasses.replace(self.goal, targets=trial.aimed, named=True)
-                conclude(ready, goal, trial.outcome, self.clean_seg, self.effort, draft / folder, self.listener, replayable=False)
+                conclude(
+                    ready,
+                    goal,
+                    self.found[trial],
+                    self.clean_seg,
+                    self.effort,
+                    draft / folder,
+                    self.listener,
+                    replayable=False,
+                )
             margin = metrics.to_json(self._document(structures))
             assert isinstance(margin, dict)
             (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -169,23 +192,32 @@ class _Search:
         return {
             "schema": SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
-            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up "
-            "to `above` was found, which is no proof of safety",
+            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing "
+            "up to `above` was found, which is no proof of safety",
             "unit": self.ready.image.unit,
             "noise": self.noise,
             "benign": {"dice": self.floor},
             "limits": dataclasses.asdict(metrics.Limits()),
             "structures": structures,
-            "attack": {"name": self.ready.recipe.name, "parameters": self.ready.attack.parameters, "paper": self.ready.recipe.paper},
+            "attack": {
+                "name": self.ready.recipe.name,
+                "parameters": self.ready.attack.parameters,
+                "paper": self.ready.recipe.paper,
+            },
             "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
             "source": {"sha256": self.ready.source_sha256 or None, "shape": list(self.ready.image.shape)},
             "max_eps": self.max_eps,
             "seed": job.seed,
             "trials": [
-                {"eps": t.eps, "aimed": [self.names[v] for v in t.aimed], "linf": t.linf, "broken": t.broken} for t in self.trials
+                {"eps": t.eps, "aimed": [self.names[v] for v in t.aimed], "linf": t.linf, "broken": t.broken}
+                for t in self.trials
             ],
             "stopped_early": self.listener.stop(),
-            "effort": {"forwards": self.effort.forwards, "backwards": self.effort.backwards, "model_calls": self.effort.model_calls},
+            "effort": {
+                "forwards": self.effort.forwards,
+                "backwards": self.effort.backwards,
+                "model_calls": self.effort.model_calls,
+            },
             "versions": versions(),
             "warnings": self.ready.warnings,
         }
@@ -194,7 +226,7 @@ class _Search:
         job = self.ready.job
         return self.ready.recipe.build(eps, job.norm, job.steps, job.settings)
 
-    def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Trial:
+    def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Outcome:
         """Attack at one limit and judge what a saved and re-read file of it does."""
         self.listener.say(f"Limit {eps:g}: {', '.join(self.names[value] for value in aimed)}")
         goal = dataclasses.replace(self.goal, targets=aimed, named=len(aimed) == 1)
@@ -217,7 +249,10 @@ class _Search:
         )
         trial = self._judge(eps, aimed, outcome)
         self.trials.append(trial)
-        return trial
+        self.found[trial] = outcome
+        smallest = [self._smallest_break(value) for value in self.goal.targets]
+        self.found = {trial: outcome for trial, outcome in self.found.items() if trial in smallest}
+        return outcome
 
     def _goal_dice(self, value: int) -> float:
         """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up."""
@@ -236,7 +271,7 @@ class _Search:
             limit = metrics.broken_by(self.clean_rows[name], rows[name])
             below = self.floor[name] is None or rows[name]["dice"] < self.floor[name]
             broken[name] = limit if limit is not None and below else None
-        return Trial(eps, aimed, outcome, linf, broken)
+        return Trial(eps, aimed, linf, broken)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image
@@ -249,4 +284,12 @@ class _Search:
     def _largest_vain(self, value: int, below: float) -> float:
         """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
         name = self.names[value]
-        return max((t.eps for t in self.trials if value in t.aimed and not t.broken[name] and t.eps < below), default=0.0)
+        return max(
+            (t.eps for t in self.trials if value in t.aimed and not t.broken[name] and t.eps < below), default=0.0
+        )
+
+
+def _folder_name(names: Sequence[str], linf: float) -> str:
+    """What broke and at how much, as a name every file system takes."""
+    said = names if len(names) <= 8 else [*names[:7], f"{len(names) - 7}-more"]
+    return re.sub(r"[^\w.-]+", "-", "-".join(said)[:120]) + f"_{linf:g}"

@@ -1,8 +1,8 @@
-"""What an attack climbs. Every loss is *higher where the prediction is farther from a label map*; an objective turns a loss
-into a goal: away from the reference (`change`), or towards a desired map (`vanish`, `grow`, `become`).
+"""What an attack climbs. Every loss is *higher where the prediction is farther from a label map*; an objective turns a
+loss into a goal: away from the reference (`change`), or towards a desired map (`vanish`, `grow`, `become`).
 
-A loss is a sum of voxelwise statistics over slabs followed by a small formula, so that many classes on a large grid never need
-a second volume-sized tensor (see `chunked.slabwise_sum`).
+A loss is a sum of voxelwise statistics over slabs followed by a small formula, so that many classes on a large grid
+never need a second volume-sized tensor (see `chunked.slabwise_sum`).
 """
 
 from collections.abc import Callable
@@ -14,18 +14,28 @@ from torch import Tensor
 
 from perturbox.chunked import slabwise_sum
 
+Statistics = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Loss:
-    """statistics(logits "b k *g", labels "b *g", weight "b *g") -> vector of sums; formula(sums, classes) -> scalar."""
+    """statistics(logits "b k *g", labels "b *g", weight "b *g") -> vector of sums; formula(sums, classes) -> scalar.
+
+    descent: the statistics where the labels are to be reached instead of left, if they differ.
+    """
 
     name: str
-    statistics: Callable[[Tensor, Tensor, Tensor], Tensor]
+    statistics: Statistics
     formula: Callable[[Tensor, tuple[int, ...]], Tensor]
+    descent: Statistics | None = None
 
-    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor, classes: tuple[int, ...]) -> Tensor:
-        """Scalar loss over the voxels with weight; `classes` are the label values a Dice averages over."""
-        return self.formula(slabwise_sum(self.statistics, logits, labels, weight), classes)
+    def __call__(
+        self, logits: Tensor, labels: Tensor, weight: Tensor, classes: tuple[int, ...], towards: bool = False
+    ) -> Tensor:
+        """Scalar loss over the voxels with weight; `classes` are the label values a Dice averages over; towards: the
+        labels are to be reached."""
+        statistics = self.descent if towards and self.descent is not None else self.statistics
+        return self.formula(slabwise_sum(statistics, logits, labels, weight), classes)
 
 
 def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
@@ -53,17 +63,31 @@ def _one_minus_dice(sums: Tensor, classes: tuple[int, ...]) -> Tensor:
     return 1 - dice.mean()
 
 
-def _margin_sums(logits: Tensor, labels: Tensor, weight: Tensor, kappa: float = 2.0) -> Tensor:
-    true = logits.gather(1, labels[:, None]).squeeze(1)
+KAPPA = 2.0
+
+
+def _voxelwise_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest wrong logit minus the labelled one, "b *g": above 0 where the prediction isn't the label."""
+    labelled = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    voxelwise = (others - true).clamp(max=kappa)
+    return others - labelled
+
+
+def _margin_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    voxelwise = _voxelwise_margin(logits, labels).clamp(max=KAPPA)
+    return torch.stack([(voxelwise * weight).sum(), weight.sum().to(voxelwise)])
+
+
+def _margin_descent_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    voxelwise = _voxelwise_margin(logits, labels).clamp(min=-KAPPA)
     return torch.stack([(voxelwise * weight).sum(), weight.sum().to(voxelwise)])
 
 
 cross_entropy = Loss("ce", _weighted_cross_entropy, _mean)
 soft_dice = Loss("dice", _dice_sums, _one_minus_dice)
-# max over wrong classes minus the true class, capped so that voxels long lost stop pulling (Carlini & Wagner 2017, arXiv 1608.04644).
-margin = Loss("margin", _margin_sums, _mean)
+# Capped so that voxels long lost (or, towards a label, long won) stop pulling (Carlini & Wagner 2017, arXiv
+# 1608.04644).
+margin = Loss("margin", _margin_sums, _mean, _margin_descent_sums)
 
 
 def _dice_ce_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:

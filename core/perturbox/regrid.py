@@ -1,8 +1,8 @@
 """From a scan's own grid to a network's grid and back, as linear operators with exact adjoints.
 
-A network wants a fixed orientation and spacing. Reorienting permutes and flips axes (the closest anatomical axes, so oblique
-scans keep their obliqueness); resampling is one small matrix per axis. Both are linear, so autograd's transpose *is* the
-adjoint that brings the gradient back to native voxels, and nothing of the volume has to be saved for it.
+A network wants a fixed orientation and spacing. Reorienting permutes and flips axes (the closest anatomical axes, so
+oblique scans keep their obliqueness); resampling is one small matrix per axis. Both are linear, so autograd's transpose
+*is* the adjoint that brings the gradient back to native voxels, and nothing of the volume has to be saved for it.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SLAB_VOXELS = 2**25
+
 
 def linear_matrix(n_in: int, n_out: int, antialias: bool) -> Tensor:
-    """Linear interpolation from n_in to n_out samples over the same extent, as an (n_out, n_in) matrix whose rows sum to 1.
+    """Linear interpolation from n_in to n_out samples over the same extent, as an (n_out, n_in) matrix whose rows sum
+    to 1.
 
     antialias widens the triangle to the output's spacing when it shrinks, so that every input sample counts.
     """
@@ -64,8 +67,8 @@ class Regrid:
     ) -> "Regrid":
         """Plan the map for a scan of `shape` with `affine` (ijk -> RAS, mm).
 
-        orientation: axis codes such as "RAS", or None to keep the scan's; spacing: mm along the network's axes, None (whole or
-        per axis) to keep the scan's.
+        orientation: axis codes such as "RAS", or None to keep the scan's; spacing: mm along the network's axes, None
+        (whole or per axis) to keep the scan's.
         """
         dims = len(shape)
         order, flips = tuple(range(dims)), (False,) * dims
@@ -118,7 +121,7 @@ class Regrid:
         labels = torch.empty(self.oriented_shape, dtype=torch.uint8 if classes <= 256 else torch.int16)
         first = self.oriented_shape[0]
         rest = float(np.prod(self.oriented_shape[1:]))
-        rows = max(1, min(first, int(2**25 / max(rest, 1))))
+        rows = max(1, min(first, int(SLAB_VOXELS / max(rest, 1))))
         matrices = [
             linear_matrix(m, n, antialias=False).to(scores) if n != m else None
             for n, m in zip(self.oriented_shape, self.target, strict=True)

@@ -1,8 +1,8 @@
 """A victim is a network together with everything a clinic's pipeline does around it.
 
-`Victim.on(scan)` binds it to one scan's grid. The bound victim is a differentiable function from native voxels (HU) to logits
-on the network's grid: reorient, resample, window, normalise, slide. `Victim.predict` is the ordinary, non-differentiable
-inference on the same pieces, with resampling back, arg-max and clean-up: it alone judges.
+`Victim.on(scan)` binds it to one scan's grid. The bound victim is a differentiable function from native voxels (HU) to
+logits on the network's grid: reorient, resample, window, normalise, slide. `Victim.predict` is the ordinary,
+non-differentiable inference on the same pieces, with resampling back, arg-max and clean-up: it alone judges.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ class IntensityWindow:
 
 @dataclass(frozen=True)
 class KeepComponents:
-    """Clean-up after arg-max: keep each structure's largest connected parts, and of them those above a share of the largest.
+    """Clean-up after arg-max: keep each structure's largest connected parts, and of them those above a share of the
+    largest.
 
     keep: {label value: number of parts}; small parts of any other structure below `minimum_ml` are removed too.
     """
@@ -48,7 +49,7 @@ class KeepComponents:
                 continue
             mask = labels[box] == value
             parts, count = ndimage.label(mask)
-            if count < 2:
+            if count < 2 and value in self.keep:
                 continue
             sizes = np.bincount(parts.ravel())
             sizes[0] = 0
@@ -65,11 +66,11 @@ class KeepComponents:
 class Victim:
     """A segmentation model with its pipeline.
 
-    network: any nn.Module from "b c *g" to logits (or probabilities) "b k *g"; channel index = label value.
-    labels: {structure: label value}, background 0 included. window: how inference slides over the volume.
-    normalise: differentiable map from the scan's unit to the network's input. orientation, spacing: the grid the network wants
-    (None: the scan's own). dims 2 with a 3D scan: slice by slice along the network's third axis.
-    clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient.
+    network: any nn.Module from "b c *g" to logits (or probabilities) "b k *g"; channel index = label value. labels:
+    {structure: label value}, background 0 included. window: how inference slides over the volume. normalise:
+    differentiable map from the scan's unit to the network's input. orientation, spacing: the grid the network wants
+    (None: the scan's own). dims 2 with a 3D scan: slice by slice along the network's third axis. clean_up: (labels
+    "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient.
     """
 
     name: str
@@ -114,9 +115,12 @@ class Victim:
                 "give an image with as many channels as the model was trained on."
             )
         if image.dims < self.dims:
-            raise InputError(f"This image is {image.dims}D and {self.name} needs a {self.dims}D volume; load the whole scan.")
+            raise InputError(
+                f"This image is {image.dims}D and {self.name} needs a {self.dims}D volume; load the whole scan."
+            )
         orientation = self.orientation if image.dims == 3 else None
-        spacing = self.spacing[: image.dims] if self.spacing is not None else None
+        # A model of slices that names no slice spacing keeps the scan's.
+        spacing = (*self.spacing, None)[: image.dims] if self.spacing is not None else None
         plan = Regrid.plan(image.shape, image.affine, orientation, spacing, self.antialias)
         return BoundVictim(self, plan, effort if effort is not None else Effort(), memory_budget)
 
@@ -124,7 +128,7 @@ class Victim:
         """Ordinary inference: the label map "*s" on the scan's own grid."""
         bound = self.on(image, effort)
         with torch.no_grad():
-            scores = bound(torch.from_numpy(image.data)[None].to(self.device, torch.float32))[0]
+            scores = bound(as_input(image, self.device))[0]
         labels = bound.grid.argmax_to_native(scores)
         return labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
 
@@ -144,9 +148,15 @@ class Victim:
         }
 
 
+def as_input(image: Volume, device: torch.device) -> Tensor:
+    """A scan's values as "1 c *s" float32 on `device`."""
+    return torch.from_numpy(np.require(image.data, np.float32, ["C", "W"]))[None].to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class BoundVictim:
-    """A victim on one scan's grid: x "b c *s" in native units -> logits "b k *g" on the network's grid, differentiable."""
+    """A victim on one scan's grid: x "b c *s" in native units -> logits "b k *g" on the network's grid,
+    differentiable."""
 
     victim: Victim
     grid: Regrid

@@ -1,11 +1,12 @@
 """One file per paper. A recipe is a typed function that composes an `Attack`; it is found here, never listed.
 
-From its signature come the command line's help, `perturbox list attacks --json`, server and Slicer forms and the parametrised
-tests: every keyword parameter is `Annotated` with a `Param` that states its unit, range and meaning.
+From its signature come the command line's help, `perturbox list attacks --json`, server and Slicer forms and the
+parametrised tests: every keyword parameter is `Annotated` with a `Param` that states its unit, range and meaning.
 """
 
 import importlib
 import inspect
+import math
 import pkgutil
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,8 @@ class Recipe:
         }
 
     def build(self, eps: float, norm: str, steps: int, settings: Mapping[str, Any]) -> Attack:
-        """Compose the attack; settings are values or the user's strings. Raises InputError for anything it doesn't take."""
+        """Compose the attack; settings are values or the user's strings. Raises InputError for anything it doesn't
+        take."""
         if norm not in self.norms:
             raise InputError(f"{self.name} works with norm {' or '.join(self.norms)}, not '{norm}'.")
         if steps < 1:
@@ -162,26 +164,38 @@ def _checked(name: str, value: Any, known: Mapping[str, dict[str, Any]], attack:
     entry = known[name]
     if value is None and entry["default"] is None:
         return None
-    kind = {"float": float, "int": int, "bool": _truth, "str": str}[entry["type"]]
+    kind = {"float": _finite, "int": _whole, "bool": _truth, "str": str}[entry["type"]]
     try:
         value = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"The setting '{name}' needs a value of type {entry['type']}, not '{value}'.") from None
     low, high, choices = entry["minimum"], entry["maximum"], entry["choices"]
     if choices is not None and value not in choices:
         raise InputError(f"The setting '{name}' is one of {', '.join(map(str, choices))}, not '{value}'.")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
-        limits = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+        limits = (
+            f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+        )
         raise InputError(f"The setting '{name}' must be {limits}, not {value}.")
     return value
 
 
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if not isinstance(value, str) and number != value:
+        raise ValueError
+    return number
+
+
 def _truth(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
     words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-    return words[str(value).lower()] if str(value).lower() in words else _refuse()
-
-
-def _refuse() -> bool:
-    raise ValueError
+    if str(value).lower() not in words:
+        raise ValueError
+    return words[str(value).lower()]

@@ -21,7 +21,9 @@ from perturbox.spaces.additive import Additive
     paper="Kurakin et al. 2017, arXiv 1607.02533",
     norms=("linf",),
     cost="steps + 1 forwards, steps backwards",
-    deviations=("the step is eps / steps, so that the last step can just reach the limit, where the paper takes 1 grey level",),
+    deviations=(
+        "the step is eps / steps, so that the last step can just reach the limit, where the paper takes 1 grey level",
+    ),
 )
 def bim(
     eps: float,

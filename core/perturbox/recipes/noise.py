@@ -1,4 +1,5 @@
-"""Random noise: the control every attack must beat, with no gradient at all. Each step is a fresh draw; the worst is kept."""
+"""Random noise: the control every attack must beat, with no gradient at all. Each step is a fresh draw; the worst is
+kept."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perturbox.attack import Attack, climb
-from perturbox.budget import Norm
+from perturbox.budget import Budget, Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe
 from perturbox.solvers import Oracle
@@ -16,12 +17,13 @@ from perturbox.spaces.additive import Additive
 
 @dataclass(frozen=True)
 class FreshDraws:
-    """Replaces z by a new random draw each step: +-eps with equal chance, uniform in [-eps, eps], or Gaussian with SD eps."""
+    """Replaces z by a new random draw each step: +-eps with equal chance, uniform in [-eps, eps], or Gaussian with SD
+    eps."""
 
     eps: float
     distribution: str
 
-    def init(self, z: Tensor, generator: torch.Generator) -> torch.Generator:
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> torch.Generator:
         return generator
 
     def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]:

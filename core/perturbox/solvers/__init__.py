@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from perturbox.budget import Budget
+
 
 @dataclass(frozen=True)
 class Oracle:
@@ -17,8 +19,9 @@ class Oracle:
 
 
 class Solver(Protocol):
-    """init(z, generator) -> state; step(oracle, z, state) -> (z, state). The runner projects z after every step."""
+    """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state). The runner projects z after every
+    step."""
 
-    def init(self, z: Tensor, generator: torch.Generator) -> Any: ...
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any: ...
 
     def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]: ...

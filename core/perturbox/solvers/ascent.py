@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perturbox.budget import Budget
 from perturbox.solvers import Oracle
 
 
 @dataclass(frozen=True)
 class Rule:
-    """init(z) -> state; apply(gradient, state) -> (update, state)."""
+    """init(z, budget) -> state; apply(gradient, state) -> (update, state)."""
 
-    init: Callable[[Tensor], Any]
+    init: Callable[[Tensor, Budget], Any]
     apply: Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 def stateless(function: Callable[[Tensor], Tensor]) -> Rule:
-    return Rule(lambda z: None, lambda gradient, state: (function(gradient), state))
+    return Rule(lambda z, budget: None, lambda gradient, state: (function(gradient), state))
 
 
 def sign() -> Rule:
@@ -42,18 +43,18 @@ def l1_normalise() -> Rule:
     return stateless(lambda gradient: _per_case(gradient, gradient.flatten(1).abs().mean(1)))
 
 
-def rms_normalise(count: int | None = None) -> Rule:
-    """Divide by the root mean square, over `count` voxels (those of a region) or over all, case by case."""
+def rms_normalise() -> Rule:
+    """Divide by the root mean square over the budget's region, case by case, so that the update measures 1 in its
+    l2."""
 
-    def apply(gradient: Tensor) -> Tensor:
+    def apply(gradient: Tensor, count: int) -> tuple[Tensor, int]:
         flat = gradient.flatten(1)
         # Scaled first: gradients of mean losses over millions of voxels underflow when squared in float32.
-        largest = flat.abs().amax(1, keepdim=True).clamp_min(1e-30)
-        unit = flat / largest
-        rms = (unit.double().square().sum(1) / (count or flat.shape[1])).sqrt().to(flat)
-        return _per_case(unit.view_as(gradient), rms)
+        unit = flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-30)
+        rms = (unit.double().square().sum(1) / count).sqrt().to(flat)
+        return _per_case(unit.view_as(gradient), rms), count
 
-    return stateless(apply)
+    return Rule(lambda z, budget: budget.count * z.shape[1], apply)
 
 
 def momentum(decay: float) -> Rule:
@@ -63,7 +64,7 @@ def momentum(decay: float) -> Rule:
         state = decay * state + gradient
         return state, state
 
-    return Rule(torch.zeros_like, apply)
+    return Rule(lambda z, budget: torch.zeros_like(z), apply)
 
 
 def chain(*rules: Rule) -> Rule:
@@ -76,7 +77,7 @@ def chain(*rules: Rule) -> Rule:
             following.append(state)
         return gradient, tuple(following)
 
-    return Rule(lambda z: tuple(rule.init(z) for rule in rules), apply)
+    return Rule(lambda z, budget: tuple(rule.init(z, budget) for rule in rules), apply)
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Ascent:
 
     rule: Rule
 
-    def init(self, z: Tensor, generator: torch.Generator) -> Any:
-        return self.rule.init(z)
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any:
+        return self.rule.init(z, budget)
 
     def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]:
         _, gradient = oracle.gradient(z)

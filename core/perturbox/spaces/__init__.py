@@ -9,7 +9,8 @@ from perturbox.budget import Budget
 
 
 class Space(Protocol):
-    """init(x, budget, generator) -> z; decode(z, x, budget) -> x_adv, differentiable in z; project(z, x, budget) -> z."""
+    """init(x, budget, generator) -> z; decode(z, x, budget) -> x_adv, differentiable in z; project(z, x, budget) ->
+    z."""
 
     def init(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor: ...
 

@@ -37,8 +37,9 @@ class Additive:
         return self.project(draw.to(x) * budget.eps, x, budget)
 
     def decode(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
-        """What is evaluated is exactly what the file will hold; the gradient passes the rounding unchanged."""
-        return x + _Stored.apply(z, budget)
+        """What is evaluated is exactly what the file will hold; the gradient passes the rounding unchanged, and is 0
+        outside the region."""
+        return x + torch.where(budget.region, _Stored.apply(z, budget), 0)
 
     def project(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         return budget.project(z, x)
