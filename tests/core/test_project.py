@@ -1,0 +1,224 @@
+"""Rules of the whole project: what is said and shipped, who may import whom, what fits in a sitting."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "core"
+PACKAGE = CORE / "perturbox"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")),
+)
+
+# Names of installed packages that differ from what is imported.
+DISTRIBUTION = {"SimpleITK": "simpleitk"}
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    """Requirements by lower-case name: the package's own and those of `extras`."""
+    project = PROJECT["project"]
+    lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return {requirement.name.lower(): requirement for requirement in map(Requirement, lines)}
+
+
+def tracked() -> list[Path]:
+    """Every file of the repository; skips where this isn't a git checkout."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listing.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def tool(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(CORE), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_no_file_speaks_of_the_machine_it_was_written_on():
+    forbidden = re.compile("|".join((r"(?<![\w.])/(work|root)/\w", r"/tmp/" + "bash_jobs", r"/opt/" + "wheels")))
+    found = []
+    for path in tracked():
+        if path.suffix in (".png", ".safetensors", ".gz") or path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if forbidden.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page):
+    here = ROOT / page
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", here.read_text(encoding="utf-8"))
+    local = [target for target in targets if not target.startswith(("http:", "https:"))]
+    assert [target for target in local if not (here.parent / target).exists()] == []
+
+
+def test_every_decision_is_listed():
+    listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")))
+    assert listed == {path.name for path in (ROOT / "docs/adr").glob("0*.md")}
+
+
+def test_the_pages_name_only_targets_the_makefile_has():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {
+        name for page in PAGES for name in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE)
+    }
+    assert {"demo", "test"} <= named <= targets
+    assert set(makefile.partition(".PHONY:")[2].splitlines()[0].split()) == targets
+
+
+def test_the_pages_name_only_commands_and_options_that_exist():
+    from perturbox.cli.commands import command
+
+    commands = command().commands
+    options = {
+        name: {flag for p in command.params for flag in p.opts + p.secondary_opts} for name, command in commands.items()
+    }
+    written = [
+        line.partition("#")[0]
+        for page in ("README.md", "docs/victims.md", "docs/results.md")
+        for line in re.findall(
+            r"(?:^|`)(perturbox [a-z][^`\n]*)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE
+        )
+    ]
+    assert {line.split()[1] for line in written} == set(commands)
+    for line in written:
+        name, *words = line.split()[1:]
+        assert {word for word in words if word.startswith("--")} - options[name] - {"--help"} == set(), line
+
+
+# ---------------------------------------------------------------- how it is written
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_fits_in_a_sitting_and_says_what_its_public_parts_are(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 400
+    tree = ast.parse(source)
+    public = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [node.name for node in public if ast.get_docstring(node) is None] == []
+    assert ast.get_docstring(tree) or not source.strip()
+
+
+def test_the_source_root_is_no_package():
+    assert not (CORE / "__init__.py").exists()
+
+
+def test_ruff_finds_nothing():
+    result = tool(sys.executable, "-m", "ruff", "check", ".")
+    assert result.returncode == 0, result.stdout
+
+
+def test_imports_point_one_way():
+    """Every module has its place in the order, and no contract is broken."""
+    result = tool(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+    assert result.returncode == 0, result.stdout
+    assert "2 kept, 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("core", ()), ("tests", ("dev",)), ("benchmarks", ("dev",))])
+def test_every_import_is_a_declared_dependency(folder, extras):
+    own = {"perturbox", "benchmarks", "tests", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    imported = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    foreign = {DISTRIBUTION.get(name, name).replace("_", "-") for name in imported - own - sys.stdlib_module_names}
+    # What pytest itself depends on comes with it; peers are installed by the tests that compare with them.
+    assert foreign - set(declared(*extras)) - {"packaging", "torchattacks", "click"} == set()
+
+
+# ---------------------------------------------------------------- what is installed
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {name.lower(): pin for name, pin in pairs}
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    requirements, pinned = declared("dev"), pins()
+    assert set(pinned) == set(requirements)
+    assert [name for name, pin in pinned.items() if not requirements[name].specifier.contains(pin)] == []
+
+
+def test_the_version_is_told_once():
+    import perturbox
+
+    assert perturbox.__version__ == PROJECT["project"]["version"]
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    result = tool(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    assert result.returncode == 0, result.stdout + result.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    ours = {str(path.relative_to(CORE)) for path in tracked() if path.is_relative_to(PACKAGE)}
+    assert {name for name in names if ".dist-info/" not in name} == ours
+    assert {Path(name).suffix for name in ours} >= {".py", ".safetensors", ".css", ".js"}
+    (licence,) = (name for name in names if name.endswith("LICENSE"))
+    assert ".dist-info/" in licence
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_runs_the_demo(wheel, tmp_path):
+    """In an environment of its own, outside the checkout, with nothing of the checkout on any path."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
+    constraints = ["-c", str(ROOT / "constraints.txt")]
+    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", *constraints, wheel], check=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    out = tmp_path / "demo"
+    subprocess.run([scripts / "perturbox", "demo", "--out", out], cwd=tmp_path, env=clean, check=True)
+    results = list(out.rglob("result.json"))
+    assert results, sorted(out.rglob("*"))
+    for result in results:
+        assert (result.parent / "report.html").stat().st_size > 100_000
+        again = subprocess.run([scripts / "perturbox", "verify", result.parent], cwd=tmp_path, env=clean, check=False)
+        assert again.returncode == 0
