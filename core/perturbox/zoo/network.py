@@ -53,7 +53,7 @@ class ResUNet(nn.Module):
     """Residual U-Net (Ronneberger et al. 2015, arXiv:1505.04597) returning class logits on the input's grid.
 
     Input `(batch, in_channels, *sides)` with `dims` sides, each a multiple of `divisor` (16 for five levels); the
-    deepest level needs more than one voxel. Output `(batch, classes, *sides)`. Raises ValueError for other input or dims.
+    deepest level needs more than one voxel. Output `(batch, classes, *sides)`. Raises ValueError otherwise.
     Deviations from the paper: residual blocks, instance norm, padded convolutions, nearest upsampling after a 1-wide
     convolution, skips added instead of concatenated and one convolution a side at full resolution, where time goes.
     """

@@ -78,7 +78,7 @@ class Trainer:
         if self.recipe.slices:
             hu, target = hu.flatten(0, 1), target.flatten(0, 1)
         progress = self.iteration / self.recipe.iterations
-        rate = min(1, (self.iteration + 1) / WARM_UP) * (0.5 * (1 + np.cos(np.pi * progress)) + 1e-3)
+        rate = min(1, (self.iteration + 1) / WARM_UP) * float(0.5 * (1 + np.cos(np.pi * progress)) + 1e-3)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -153,16 +153,20 @@ def pick(model: Model, snapshots: list[State], patients: Patients, crop: tuple[i
 
 def train(
     model: Model, recipe: Recipe, out: Path, *, seed: int = 0, workers: int = 1, resume: bool = False,
-    cache: Path | None = None, checkpoint_every: int = 100,
+    cache: Path | None = None, checkpoint_every: int = 100, stop_at: int | None = None,
 ) -> Trainer:  # fmt: skip
-    """Run the recipe to its end, leaving `checkpoint.pt` and EMA snapshots of the last third in `out`."""
+    """Run the recipe to its end, leaving `checkpoint.pt` and EMA snapshots of the last third in `out`.
+
+    `stop_at` ends this sitting early, at an iteration; `resume` continues from the last checkpoint as if it never had.
+    """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, recipe, seed)
     checkpoint = out / "checkpoint.pt"
     if resume and checkpoint.exists():
         trainer.load(checkpoint)
     stream = Stream(Patients(cache), seed, recipe.iterations * recipe.batch, recipe.crop, recipe.slices)
-    order = range(trainer.iteration * recipe.batch, len(stream))
+    last = min(stop_at or recipe.iterations, recipe.iterations)
+    order = range(trainer.iteration * recipe.batch, last * recipe.batch)
     ahead = 8 if workers else None
     batches = iter(DataLoader(stream, recipe.batch, sampler=order, num_workers=workers, prefetch_factor=ahead))
     started, losses = time.monotonic(), []
