@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -183,6 +184,33 @@ def test_the_version_is_told_once():
 
     assert perturbox.__version__ == PROJECT["project"]["version"]
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="make and sh are for Linux and macOS; Windows uses pip")
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("exit 1", "Python 3.11 or newer is missing; get it from python.org or your system's packages"),
+        ('case "$2" in *ensurepip*) exit 1;; *print*) echo 3.12;; esac', "apt-get install python3.12-venv"),
+    ],
+    ids=["no-python", "no-venv-module"],
+)
+def test_setup_says_in_one_line_what_is_missing(python, said, tmp_path):
+    """In a copy of the project without .venv, on a machine whose only Python is a stand-in."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "dirname"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    (programs / "python3").write_text(f"#!{programs / 'sh'}\n{python}\n")
+    (programs / "python3").chmod(0o755)
+    script = tmp_path / "scripts" / "setup"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "scripts" / "setup", script)
+    environment = {"PATH": str(programs)}
+    result = subprocess.run([programs / "sh", script], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("setup: ") and said in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.fixture(scope="module")
