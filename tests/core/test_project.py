@@ -234,6 +234,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_wheel_alone_runs_the_demo(wheel, tmp_path):
     """In an environment of its own, outside the checkout, with nothing of the checkout on any path."""
     environment = tmp_path / "environment"
