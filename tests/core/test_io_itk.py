@@ -1,8 +1,10 @@
 """NRRD, MetaImage and photographs: exact numbers, and voxels where SimpleITK and nibabel say they are."""
 
 import itertools
+import os
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -145,6 +147,15 @@ def test_equal_volumes_make_equal_files(tmp_path):
         time.sleep(1.1)  # a clock in a header counts seconds
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_readers_in_several_threads_leave_stderr_as_it_was(tmp_path, capfd):
+    sitk.WriteImage(oblique_image(pixels("int16", (6, 5, 4))), str(tmp_path / "a.nrrd"))
+    with ThreadPoolExecutor(4) as pool:
+        shapes = list(pool.map(lambda _: read_volume(tmp_path / "a.nrrd").shape, range(40)))
+    assert shapes == [(4, 5, 6)] * 40
+    os.write(2, b"still heard")
+    assert capfd.readouterr().err == "still heard"
 
 
 # Photographs

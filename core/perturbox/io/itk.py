@@ -1,6 +1,7 @@
 """NRRD, MetaImage and photographs through SimpleITK, and the one place where ITK's LPS axes become RAS."""
 
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -196,21 +197,25 @@ def _comment_png(path: Path, text: str) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep ITK's C libraries from writing to stderr, where a refusal is one line of ours."""
-    warned = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        kept = os.dup(2)
-    except OSError:  # no stderr at all, as in a windowed process
-        kept = None
-    try:
-        if kept is not None:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 2)
-            os.close(null)
-        yield
-    finally:
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
-        sitk.ProcessObject.SetGlobalWarningDisplay(warned)
+    """Keep ITK's C libraries from writing to stderr, where a refusal is one line of ours; one thread at a time."""
+    with _one_at_a_time:  # else the thread that comes second would take silence for the stderr to restore
+        warned = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            kept = os.dup(2)
+        except OSError:  # no stderr at all, as in a windowed process
+            kept = None
+        try:
+            if kept is not None:
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 2)
+                os.close(null)
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 2)
+                os.close(kept)
+            sitk.ProcessObject.SetGlobalWarningDisplay(warned)
+
+
+_one_at_a_time = threading.RLock()
