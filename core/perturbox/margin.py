@@ -89,7 +89,9 @@ class _Search:
         self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
-        self.noise = scan_noise(ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing)
+        self.noise: dict[str, Any] = scan_noise(
+            ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing
+        )
         listener.say("Measuring the benign floor")
         self.floor = benign_floor(
             ready.image, ready.victim, self.clean_seg, self.noise["sigma"], ready.job.seed, self.effort
@@ -192,8 +194,8 @@ class _Search:
         return {
             "schema": SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
-            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing "
-            "up to `above` was found, which is no proof of safety",
+            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that "
+            "nothing up to `above` was found, which is no proof of safety",
             "unit": self.ready.image.unit,
             "noise": self.noise,
             "benign": {"dice": self.floor},

@@ -39,7 +39,7 @@ def nearest_index(n_in: int, n_out: int) -> np.ndarray:
 
 def apply_along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Multiply `matrix` (m, n) into axis `axis` of x."""
-    return torch.tensordot(x, matrix.to(x), dims=([axis], [1])).movedim(-1, axis)
+    return (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class KeepComponents:
             if box is None:
                 continue
             mask = labels[box] == value
-            parts, count = ndimage.label(mask)
+            parts, count = ndimage.label(mask)  # type: ignore[misc]
             if count < 2 and value in self.keep:
                 continue
             sizes = np.bincount(parts.ravel())
