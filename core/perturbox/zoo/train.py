@@ -35,7 +35,7 @@ class Recipe:
     crop: tuple[int, int, int] = (112, 96, 48)
     batch: int = 2
     slices: int | None = None
-    iterations: int = 1800
+    iterations: int = 2200
     learning_rate: float = 4e-3
 
 
@@ -193,7 +193,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that make phantoms")
     parser.add_argument("--threads", type=int, default=2, help="threads of the network")
-    parser.add_argument("--cache", type=Path, help="folder for anatomies; default: OUT/../anatomies")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder of anatomies, to be emptied when the generator changes; default: OUT/../anatomies",
+    )
     parser.add_argument("--weights", type=Path, help="file to write; default: the shipped weights")
     parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
     options = parser.parse_args()
