@@ -35,7 +35,7 @@ class Recipe:
     crop: tuple[int, int, int] = (112, 96, 48)
     batch: int = 2
     slices: int | None = None
-    iterations: int = 2200
+    iterations: int = 1300
     learning_rate: float = 4e-3
 
 
