@@ -1,7 +1,7 @@
 """A result folder made by hand, for the report's tests: an ellipsoid abdomen whose liver leaks far away, whose
 spleen loses a part, whose left kidney fails in a few slices and whose lung holds, as an attack would leave it.
 
-    python tests/core/report_fixture.py FOLDER [--shape 128 112 60] [--axes LPS] [--tilt 12] [--flat]
+    python tests/core/report_fixture.py FOLDER [--shape 128 112 60] [--axes LPS] [--tilt 12] [--flat] [--repeat 4]
 """
 
 import argparse
@@ -108,11 +108,14 @@ def slice_rows(clean, adversarial) -> list[dict]:
 
 
 def make_result(
-    folder, shape=(96, 84, 48), spacing=(3.0, 3.0, 5.0), axes="LPS", tilt=0.0, eps=10, seed=1, flat=False, margin=True
+    folder, shape=(96, 84, 48), spacing=(3.0, 3.0, 5.0), axes="LPS", tilt=0.0, eps=10, seed=1, flat=False, repeat=1
 ) -> Path:
-    """Write a result folder. axes: the file's voxel axes ("LPS": towards left, posterior, superior); tilt: degrees
-    about the left-right and the head-foot axis; flat: one axial slice as a 2D picture (PNG, arbitrary
-    intensities)."""
+    """Write a result folder.
+
+    axes: the file's voxel axes ("LPS": towards left, posterior, superior); tilt: degrees about the left-right and the
+    head-foot axis; flat: one axial slice as a 2D picture (PNG, arbitrary intensities); repeat: a finer grid of
+    `repeat` voxels per voxel and axis, all of it changed at random (no per-slice rows: they would take minutes).
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -122,14 +125,23 @@ def make_result(
     if flat:
         middle = int(0.6 * shape[2])
         volumes = tuple(v[..., middle] for v in volumes)
-        spacing = spacing[:2]
         affine = np.diag([-spacing[0], -spacing[1], 1.0, 1.0])
     else:
         volumes, affine = turn(volumes, affine, axes, tilt)
-        spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     ct, change, clean, adversarial = volumes
+    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))[: ct.ndim]
+    voxel_ml = float(np.prod(spacing)) / (100 if flat else 1000)
+    scores = structures(adversarial, clean, spacing, voxel_ml)
+    clean_scores = structures(clean, clean, spacing, voxel_ml)
+    rows = slice_rows(clean, adversarial) if repeat == 1 else []
     if flat:
         ct = np.clip(ct // 2 + 100, eps, 255 - eps)
+    if repeat > 1:
+        ct, clean, adversarial = (np.kron(v, np.ones([repeat] * ct.ndim, v.dtype)) for v in (ct, clean, adversarial))
+        ct += rng.integers(-20, 21, ct.shape, np.int16)
+        change = rng.integers(-eps, eps + 1, ct.shape, np.int16)
+        spacing = tuple(s / repeat for s in spacing)
+        affine = affine @ np.diag([1 / repeat] * ct.ndim + [1] * (4 - ct.ndim))
 
     def save(name, array):
         image = nib.Nifti1Image(array, affine)
@@ -150,11 +162,9 @@ def make_result(
     difference = np.select([clean == adversarial, adversarial == 0, clean == 0], [0, 1, 2], 3).astype(np.uint8)
     save("difference_seg.nii.gz", difference)
 
-    voxel_ml = float(np.prod(spacing)) / (100 if flat else 1000)
     names = list(LABELS)[1:]
-    scores = structures(adversarial, clean, spacing, voxel_ml)
     unit = "intensity" if flat else "HU"
-    rms = float(np.sqrt((change.astype(float) ** 2).mean()))
+    rms = float(np.sqrt(np.square(change, dtype=np.float32).mean()))
     steps = 20
     result = {
         "schema": "perturbox-result/1",
@@ -189,7 +199,7 @@ def make_result(
         "verdicts": {
             "liver": "distance", "spleen": "dice", "kidney_left": "dice", "lung": "held", "stomach": "dice",
         },
-        "metrics": {"clean": structures(clean, clean, spacing, voxel_ml), "adversarial": scores},
+        "metrics": {"clean": clean_scores, "adversarial": scores},
         "image_metrics": {
             "psnr_db": 41.2, "ssim": 0.981, "data_range_hu": 600.0,
             "uninfluential_fraction": 0.31, "energy_above_grid": 0.02,
@@ -203,8 +213,8 @@ def make_result(
             "liver": {"breaks_at": 3.0, "above": 10.0, "limit": "HD95"},
             "spleen": {"breaks_at": 2.0, "above": 10.0, "limit": "Dice"},
             "kidney_left": {"breaks_at": None, "above": 10.0, "limit": None},
-        } if margin else None,
-        "slices": slice_rows(clean, adversarial),
+        },
+        "slices": rows,
         "trace": [
             {
                 "step": t, "loss": 0.1 + 0.4 * (1 - np.exp(-t / 6)), "linf": min(eps, 1.25 * t),
@@ -252,5 +262,6 @@ if __name__ == "__main__":
     parser.add_argument("--axes", default="LPS")
     parser.add_argument("--tilt", type=float, default=0.0)
     parser.add_argument("--flat", action="store_true")
+    parser.add_argument("--repeat", type=int, default=1)
     options = vars(parser.parse_args())
     print(make_result(options.pop("folder"), **options))

@@ -79,7 +79,7 @@ def crop(axes: Axes, labelled: np.ndarray) -> Axes:
     for axis in axes:
         others = tuple(a for a in range(3) if a != axis.file)
         hit = np.flatnonzero(np.asarray(labelled.any(axis=others))[axis.order()])
-        pad = int(np.ceil(MARGIN_MM / axis.spacing))
+        pad = int(np.ceil(MARGIN_MM / axis.spacing - 1e-3))  # files store spacing in single precision
         cropped.append(axis.keeping(axis.order()[max(hit[0] - pad, 0) : hit[-1] + pad + 1]))
     return cropped[0], cropped[1], cropped[2]
 

@@ -322,7 +322,7 @@ function worst() {
 }
 function seek(step) {
   const plane = planeOf(S.plane), k = S.at[S.plane], list = plane.changed[S.only];
-  const found = step > 0 ? list.find(c => c > k) : list.findLast(c => c < k);
+  const found = step > 0 ? list.find(c => c > k) : [...list].reverse().find(c => c < k);
   if (found === undefined) $("status").textContent = `No ${step > 0 ? "next" : "previous"} changed slice.`;
   else jump(found, `Changed ${plane.name} slice ${plane.numbers[found]}, ${list.indexOf(found) + 1} of ${list.length} changed.`);
 }

@@ -1,0 +1,374 @@
+"""The report as a pure function of a result folder: what travels in it, what it says, what it must not carry."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import struct
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from report_fixture import LABELS, NOT_FOR_PRINT, make_result
+
+from perturbox.report import colours, display, encode, write_report
+from perturbox.report.charts import _ticks
+from perturbox.report.findings import CHANGED_ML
+from perturbox.report.load import load, without_private
+from perturbox.report.pictures import triptych, worst_positions
+from perturbox.report.story import tell
+from perturbox.report.words import number, signed, verdict
+from perturbox.types import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_result(tmp_path_factory.mktemp("report") / "result")
+
+
+@pytest.fixture(scope="module")
+def story(folder):
+    return tell(load(folder))
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def change_record(folder, tmp_path, **changes):
+    """A copy of a result folder with other entries in its record."""
+    copy = tmp_path / "changed"
+    copy.mkdir()
+    for file in folder.glob("*.nii.gz"):
+        (copy / file.name).symlink_to(file)
+    record = {**json.loads((folder / "result.json").read_text()), **changes}
+    (copy / "result.json").write_text(json.dumps(record))
+    return copy
+
+
+# ---- what travels ----
+
+
+def unpack_int16(stream, shape):
+    """The viewer's four steps backwards, in numpy."""
+    planes = np.frombuffer(gzip.decompress(stream), np.uint8)
+    codes = planes[: planes.size // 2].astype(np.uint16) | planes[planes.size // 2 :].astype(np.uint16) << 8
+    errors = (codes >> 1).astype(np.int16) ^ -(codes & 1).astype(np.int16)
+    return np.cumsum(errors.reshape(shape).astype(np.int64), axis=-1).astype(np.int16)
+
+
+def test_packed_scan_is_exact_over_the_whole_range(rng):
+    volume = rng.integers(-32768, 32768, (3, 5, 7)).astype(np.int16)
+    volume[0, 0, :2] = [-32768, 32767]
+    assert (unpack_int16(encode.pack_int16(volume), volume.shape) == volume).all()
+
+
+def test_streams_hold_no_time(story):
+    for stream in story.streams.values():
+        assert stream[4:8] == b"\0\0\0\0" and stream[3] == 0  # mtime, flags (no name)
+
+
+def test_png_is_what_was_painted(rng):
+    picture = rng.integers(0, 256, (9, 13, 3)).astype(np.uint8)
+    data, chunks, at = encode.png(picture), {}, 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        at += 12 + length
+    assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (13, 9)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(9, 1 + 39)
+    assert (rows[:, 0] == 2).all()
+    assert (np.cumsum(rows[:, 1:].astype(int), axis=0) % 256 == picture.reshape(9, 39)).all()
+    assert b"NOT FOR CLINICAL USE" in chunks[b"tEXt"]
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SAR", "PIL"])
+def test_display_axes_are_anatomical_whatever_the_file_does(tmp_path, story, axes):
+    other = tell(load(make_result(tmp_path / axes, axes=axes, tilt=8)))
+    for name in ("scan", "change", "clean", "adversarial"):
+        assert (getattr(other.copy, name) == getattr(story.copy, name)).all(), name
+    assert [axis.ends for axis in other.copy.axes] == [("I", "S"), ("A", "P"), ("R", "L")]
+    assert [round(axis.spacing, 6) for axis in other.copy.axes] == [5, 3, 3]
+
+
+def test_copy_is_adversarial_minus_change_of_the_kept_voxels(folder, story):
+    perturbed = nib.load(folder / "adversarial.nii.gz").get_fdata()
+    change = nib.load(folder / "perturbation.nii.gz").get_fdata()
+    z, y, x = (axis.kept for axis in story.copy.axes)
+    at = np.ix_(x, y, z)
+    assert (story.copy.scan == (perturbed - change)[at].transpose(2, 1, 0)).all()
+    assert (story.copy.change * story.copy.step == change[at].transpose(2, 1, 0)).all()
+    assert (story.copy.scale, story.copy.offset, story.copy.step) == (1.0, 0.0, 1.0)
+
+
+def test_crop_keeps_the_structures_and_two_centimetres(folder, story):
+    labelled = (
+        nib.load(folder / "clean_seg.nii.gz").get_fdata() + nib.load(folder / "adversarial_seg.nii.gz").get_fdata() > 0
+    )
+    for axis in story.copy.axes:
+        hit = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis.file)))
+        pad = int(np.ceil(20 / axis.spacing - 1e-3))
+        low, high = max(hit[0] - pad, 0), min(hit[-1] + pad, axis.length - 1)
+        assert (axis.kept.min(), axis.kept.max()) == (low, high)
+
+
+def axes_of(shape, spacing=(5.0, 1.0, 1.0)):
+    return tuple(
+        display.Axis(2 - a, np.arange(n), False, n, s, ("", ""))
+        for a, (n, s) in enumerate(zip(shape, spacing, strict=True))
+    )
+
+
+def test_unchanged_slices_go_first():
+    changed = np.zeros(300, bool)
+    changed[100:180] = True
+    z, y, x = display.thin(axes_of((300, 512, 400)), changed, np.array([7]))
+    assert set(range(100, 180)) <= set(z.kept.tolist()) and 7 in z.kept
+    assert z.kept.size <= display.MAX_SLICES + 1
+    assert y.kept.size * x.kept.size <= display.MAX_AREA
+    assert y.kept.size / x.kept.size == pytest.approx(512 / 400, rel=0.02)
+
+
+def test_too_many_changed_slices_are_thinned_evenly_with_the_worst_kept():
+    z, _, _ = display.thin(axes_of((400, 10, 10)), np.ones(400, bool), np.array([123]))
+    assert 123 in z.kept and z.kept.size <= display.MAX_SLICES + 1
+    assert np.diff(z.kept).max() <= 4
+
+
+def test_budget_is_met_and_changed_slices_stay(folder, monkeypatch):
+    small = 250_000
+    monkeypatch.setattr(display, "TARGET_BYTES", small)
+    story = tell(load(folder))
+    assert sum(len(s) for s in story.streams.values()) * 4 / 3 <= small
+    assert set(np.flatnonzero(story.lead.changed)) <= set(story.copy.axes[0].kept.tolist())
+    assert story.copy.scan.size < 0.8 * np.prod([axis.length for axis in story.copy.axes])
+    assert (story.copy.clean == display.pick(story.result.labels("clean_seg"), story.copy.axes)).all()
+
+
+def test_fractional_scans_and_large_changes_are_quantised_finely(rng):
+    scan = rng.normal(0, 1, (4, 5, 6))
+    steps, scale, offset = display.quantised_scan(scan)
+    assert np.abs(steps * scale + offset - scan).max() <= np.ptp(scan) / 65000 / 2 * 1.001
+    change = rng.normal(0, 300, (4, 5, 6)).round()
+    steps, step = display.quantised_change(change, 1.0)
+    assert np.abs(steps * step - change).max() <= np.abs(change).max() / 127 / 2 * 1.001
+
+
+# ---- what it finds ----
+
+
+def test_slice_counts_are_those_of_the_record(folder, story):
+    rows = {
+        (r["structure"], r["axis"], r["index"]): r for r in json.loads((folder / "result.json").read_text())["slices"]
+    }
+    seen = 0
+    for plane in story.planes:
+        file = story.copy.axes[plane.axis].file
+        for n, name in enumerate(story.result.structures):
+            for index in np.flatnonzero(plane.slices.before[:, n] + plane.slices.after[:, n]):
+                row = rows[name, file, int(index)]
+                assert (plane.slices.lost[index, n], plane.slices.gained[index, n]) == (row["lost"], row["gained"])
+                assert plane.slices.dice[index, n] == pytest.approx(row["dice"])
+                seen += 1
+    assert seen == len(rows)
+
+
+def test_findings_are_worst_first_and_agree_with_the_record(folder, story):
+    record = json.loads((folder / "result.json").read_text())
+    assert [(f.name, f.reason) for f in story.findings] == [
+        ("spleen", "dice"),
+        ("kidney_left", "dice"),
+        ("stomach", "dice"),
+        ("liver", "distance"),
+        ("lung", "held"),
+    ]
+    for f in story.findings:
+        row = record["metrics"]["adversarial"][f.name]
+        assert f.agreement == pytest.approx(row["dice"])
+        assert f.after == pytest.approx(row["volume_ml"])
+        assert f.before + f.gained - f.lost == pytest.approx(f.after)
+
+
+def test_overlap_no_worse_than_benign_changes_is_no_break(folder, tmp_path):
+    record = json.loads((folder / "result.json").read_text())
+    record["control"]["benign"]["dice"] = dict.fromkeys(LABELS, 0.5)
+    reasons = {
+        f.name: f.reason for f in tell(load(change_record(folder, tmp_path, control=record["control"]))).findings
+    }
+    assert reasons == {
+        "liver": "distance",
+        "lung": "held",
+        **dict.fromkeys(("spleen", "stomach", "kidney_left"), "benign"),
+    }
+
+
+def test_changed_slices_differ_by_more_than_half_a_millilitre(story):
+    assert (story.lead.changed == (story.lead.slices.differ * 0.045 > CHANGED_ML)).all()
+    assert 0 < story.lead.changed.sum() < len(story.lead.changed)
+
+
+def test_verdict_sentence(story):
+    spleen, liver = (next(f for f in story.findings if f.name == name) for name in ("spleen", "liver"))
+    assert verdict(story.result, story.findings, story.units) == (
+        "A change of at most *10 HU* – *0.85 ×* this scan’s own noise (σ 11.8 HU) – made the model lose "
+        f"*{spleen.lost:.0f} ml of spleen* ({spleen.before:.0f} → {spleen.after:.0f} ml) and add "
+        f"*{liver.gained:.0f} ml of “liver”* ({liver.before:.0f} → {liver.after:.0f} ml) "
+        "that was not there before. Random noise of the same size changed almost nothing (Dice ≥ *0.991*)."
+    )
+
+
+def test_verdict_says_when_nothing_broke_and_when_noise_does_it_too(folder, tmp_path):
+    record = json.loads((folder / "result.json").read_text())
+    record["control"]["noise"]["dice"]["spleen"] = 0.81
+    copy = change_record(folder, tmp_path, control=record["control"], verdicts=dict.fromkeys(LABELS, "held"))
+    story = tell(load(copy))
+    sentence = verdict(story.result, story.findings, story.units)
+    assert "pushed no structure over a limit" in sentence and "no proof of safety" in sentence
+    assert "alone already lowered Dice to *0.810* (spleen)" in sentence
+
+
+def test_numbers_read_well():
+    assert [number(v) for v in (None, 0, 4.0, 0.339, 1234.0, -2.5, 11.84)] == [
+        "–",
+        "0",
+        "4",
+        "0.339",
+        "1234",
+        "−2.5",
+        "11.8",
+    ]
+    assert [signed(v) for v in (0.04, 2.0, -3.26, -0.01)] == ["0.0", "+2.0", "−3.3", "0.0"]
+
+
+@pytest.mark.parametrize("ends", [(0, 59), (7, 300), (3, 3), (0, 20), (511, 900)])
+def test_ticks_are_round_and_inside(ends):
+    ticks = _ticks(*ends, base=-1)
+    assert ticks == sorted(set(ticks)) and ticks[0] == ends[0] and ticks[-1] == ends[1] and len(ticks) <= 14
+
+
+def test_structure_colours_separate_from_the_ground():
+    for n in range(1, len(colours.PALETTE) + 1):
+        assert colours.contrast(colours.structure(n), "#000000") >= 5.4
+        assert colours.contrast(colours.on_light(colours.structure(n)), "#ffffff") >= 4.5
+    assert len({(colours.structure(n), colours.dash(n)) for n in range(1, 13)}) == 12
+
+
+# ---- pictures ----
+
+
+def test_worst_pictures_show_different_places():
+    differ = np.zeros(60)
+    differ[28:33] = [5, 6, 9, 6, 5]
+    differ[50] = 1
+    assert worst_positions(differ) == [30, 50]
+
+
+def test_pictures_differ_where_the_model_does(story):
+    worst = worst_positions(story.lead.slices.differ[story.copy.axes[0].kept])[0]
+    three = triptych(story.copy, 0, worst, (400, 40))
+    _, y, x = story.copy.scan.shape
+    assert struct.unpack(">II", three.before[16:24]) == (2 * x, 2 * y)
+    assert three.width_mm / three.height_mm == pytest.approx(x / y)
+    assert len({three.before, three.after, three.difference}) == 3
+
+
+# ---- the page ----
+
+
+def test_page_is_pure(folder, page):
+    assert write_report(folder).read_text(encoding="utf-8") == page
+    assert not list(folder.glob("*.part"))
+
+
+def test_page_asks_nothing_of_any_network(page):
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", page)
+    assert "@import" not in page and "url(" not in page
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL).group(1)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def readable(page):
+    """The page without its packed data, in which any short word occurs by chance."""
+    return re.sub(r"[A-Za-z0-9+/=]{200,}", "", page)
+
+
+def test_page_carries_no_private_text(folder, page, tmp_path):
+    for text in (NOT_FOR_PRINT, str(folder), "adversarial.nii.gz", ".nii"):
+        assert text not in readable(page)
+    secret = change_record(
+        folder,
+        tmp_path,
+        warnings=["Read /home/jane/scans/DOE_JANE.nii.gz of 2024-03-01, UID 1.2.840.113619.2.55.3; C:\\data\\x.dcm"],
+    )
+    text = readable(write_report(secret).read_text(encoding="utf-8"))
+    for private in ("jane", "DOE", "2024-03-01", "1.2.840", "x.dcm"):
+        assert private not in text
+    assert "of …, UID …" in text
+
+
+def test_private_text_is_told_from_plain_words():
+    plain = "Dice/volume 1/2, arXiv 1706.06083, torch 2.13.0+cpu, https://arxiv.org/abs/1706.06083, before / after"
+    assert without_private({"a": [plain]}) == {"a": [plain]}
+
+
+def test_what_a_record_lacks_is_not_stated(page):
+    for fact in ("Intended use", "Training data", "Known limits"):
+        assert f"<dt>{fact}</dt><dd>not stated</dd>" in page
+
+
+def test_labels_of_an_expert_add_a_column(folder, tmp_path):
+    text = write_report(change_record(folder, tmp_path, reference="label", margin=None)).read_text(encoding="utf-8")
+    assert "Dice with expert" in text and "Breaks at" not in text
+    assert "Dice against the expert outline" in text
+
+
+def test_texts_are_escaped(folder, tmp_path):
+    record = json.loads((folder / "result.json").read_text())
+    record["victim"]["title"] = "<img src=x onerror=alert(1)>"
+    text = write_report(change_record(folder, tmp_path, victim=record["victim"])).read_text(encoding="utf-8")
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+
+
+def test_flat_pictures_have_one_plane(tmp_path):
+    story = tell(load(make_result(tmp_path / "flat", flat=True)))
+    assert [plane.name for plane in story.planes] == ["image"]
+    assert story.copy.scan.shape[0] == 1 and story.copy.axes[2].ends == ("", "")
+    assert story.units.size == "cm²" and story.units.value == "units"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: (d / "result.json").unlink(), "no result.json"),
+        (lambda d: (d / "result.json").write_text("{"), "not valid JSON"),
+        (lambda d: (d / "result.json").write_text("{}"), "another schema"),
+        (lambda d: (d / "clean_seg.nii.gz").unlink(), "has no clean_seg.nii.gz"),
+        (lambda d: (d / "perturbation.nii.gz").unlink(), "has no perturbation.nii.gz"),
+        (
+            lambda d: nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), d / "adversarial_seg.nii.gz"),
+            "does not line up",
+        ),
+    ],
+)
+def test_incomplete_folders_are_refused_and_the_old_report_stays(tmp_path, damage, words):
+    folder = make_result(tmp_path / "r", shape=(40, 36, 24))
+    old = write_report(folder).read_bytes()
+    damage(folder)
+    with pytest.raises(InputError, match=words):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == old
+
+
+@pytest.mark.slow
+def test_clinical_size_stays_within_15_megabytes(tmp_path):
+    folder = make_result(tmp_path / "big", shape=(128, 128, 75), spacing=(3.2, 3.2, 6.0), tilt=10, repeat=4)
+    assert write_report(folder).stat().st_size <= 15_000_000

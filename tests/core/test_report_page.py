@@ -1,0 +1,489 @@
+"""The report in a real browser: headless Chromium opens the file and does what a reader would."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import time
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from report_fixture import make_result
+
+from perturbox.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=1280,1000"""
+WAIT = 120
+
+# Every visible text's contrast with the ground behind it, worst first; texts over the black canvases stand on black.
+CONTRAST = """
+const parse = c => c.match(/[\\d.]+/g).map(Number);
+const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const light = c => { const [r, g, b] = c.slice(0, 3).map(linear);
+                     return .2126 * r + .7152 * g + .0722 * b; };
+const solid = c => c.length < 4 || c[3] > .99;
+const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
+                                                       if (solid(c)) return c; } return [255, 255, 255]; };
+return [...document.querySelectorAll("main *")].filter(e => e.getClientRects().length
+  && getComputedStyle(e).visibility === "visible" && !e.matches("script, option, title, canvas")
+  && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
+  const style = getComputedStyle(e), color = parse(e.closest("svg") ? style.fill : style.color);
+  const a = light(color), b = light(ground(e));
+  return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.outerHTML.slice(0, 60)];
+}).sort((p, q) => p[0] - q[0]).slice(0, 5);
+"""
+
+
+class Reader:
+    """A browser with a report open, and a reader's hands."""
+
+    def __init__(self, profile):
+        selenium = pytest.importorskip("selenium", reason="needs selenium: pip install selenium (extra `dev`)")
+        if not (CHROMIUM and DRIVER):
+            pytest.skip("no Chromium found; on Debian and Ubuntu: apt-get install chromium chromium-driver")
+        from selenium.webdriver import Chrome, ChromeOptions
+        from selenium.webdriver.chrome.service import Service
+
+        assert selenium
+        options = ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = Chrome(options=options, service=Service(DRIVER))
+        self.driver.set_page_load_timeout(WAIT)
+        self.driver.set_script_timeout(WAIT)
+        self.path = None
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def cdp(self, command, **parameters):
+        return self.driver.execute_cdp_cmd(command, parameters)
+
+    def open(self, path, view=""):
+        self.driver.get("about:blank")
+        self.driver.get(f"file://{path}{view}")
+        self.path = path
+        failure = self.driver.execute_async_script(
+            "const done = arguments[0];"
+            "perturbox.ready.then(() => requestAnimationFrame(() => done(null)), e => done(String(e)))"
+        )
+        assert failure is None
+
+    def media(self, media="", **features):
+        listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.cdp("Emulation.setEmulatedMedia", media=media, features=listed)
+
+    def press(self, *keys):
+        for key in keys:
+            self.run("dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))", key)
+
+    def view(self):
+        return self.run("const s = perturbox.state; return {...s, slice: s.at && s.at[s.plane]}")
+
+    def names(self):
+        return self.run(
+            "return [...document.querySelectorAll('.pane:not([hidden]) .name')].map(name => name.textContent)"
+        )
+
+    def click(self, query):
+        self.run("document.querySelector(arguments[0]).click()", query)
+
+    def choose(self, select, value):
+        self.run("const s = document.querySelector(arguments[0]); s.value = arguments[1]", select, value)
+        self.run("document.querySelector(arguments[0]).dispatchEvent(new Event('change'))", select)
+
+    def point(self, across, down):
+        """The read-out at a place of the first pane, in fractions of its width and height."""
+        return self.run(
+            """const c = document.querySelector(".pane canvas"), b = c.getBoundingClientRect();
+            const clientX = b.left + b.width * arguments[0], clientY = b.top + b.height * arguments[1];
+            c.dispatchEvent(new PointerEvent("pointermove", {clientX, clientY}));
+            return document.getElementById("readout").textContent""",
+            across,
+            down,
+        )
+
+    def picture(self):
+        """Checksum of what the first pane shows."""
+        data = self.run("return document.querySelector('.pane:not([hidden]) canvas').toDataURL()")
+        return zlib.crc32(base64.b64decode(data.split(",")[1]))
+
+    def until(self, condition, seconds=20):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    reader = Reader(tmp_path_factory.mktemp("profile"))
+    yield reader
+    reader.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return write_report(make_result(tmp_path_factory.mktemp("straight") / "r"))
+
+
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory):
+    return write_report(make_result(tmp_path_factory.mktemp("oblique") / "r", axes="SAR", tilt=12))
+
+
+@pytest.fixture
+def page(reader, straight):
+    reader.media()
+    reader.open(straight)
+    return reader
+
+
+def compare_with_files(reader, folder, count=400):
+    """Random voxels as the page reads them, against the files themselves."""
+    meta = reader.run("return perturbox.meta")
+    read = lambda name: np.asanyarray(nib.load(folder / name).dataobj).astype(float)  # noqa: E731
+    perturbed, change = read("adversarial.nii.gz"), read("perturbation.nii.gz")
+    segmentations = [read("clean_seg.nii.gz"), read("adversarial_seg.nii.gz")]
+    rng = np.random.default_rng(5)
+    points = [[int(rng.integers(n)) for n in meta["shape"]] for _ in range(count)]
+    shown = reader.run("return arguments[0].map(p => perturbox.read(p))", points)
+    for point, values in zip(points, shown, strict=True):
+        at = [0, 0, 0]
+        for axis, k in zip(meta["axes"], point, strict=True):
+            at[axis["file"]] = axis["kept"][k]
+        at = tuple(at)
+        assert (values["before"], values["delta"]) == (perturbed[at] - change[at], change[at])
+        assert [values["clean"], values["adversarial"]] == [s[at] for s in segmentations]
+
+
+def test_voxels_are_those_of_the_files(page):
+    compare_with_files(page, page.path.parent)
+
+
+def test_voxels_of_an_oblique_scan_with_other_axes(reader, oblique):
+    reader.media()
+    reader.open(oblique)
+    compare_with_files(reader, oblique.parent)
+
+
+def test_browsers_without_decompression_read_the_same(reader, straight):
+    hidden = reader.cdp("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")
+    try:
+        reader.open(straight)
+        assert reader.run("return typeof DecompressionStream") == "undefined"
+        compare_with_files(reader, straight.parent)
+    finally:
+        reader.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=hidden["identifier"])
+
+
+def test_no_requests_and_no_errors(page):
+    page.driver.get_log("performance"), page.driver.get_log("browser")  # what came before this page
+    page.open(page.path)
+    page.press("2", "3", "4", "5", "1", "n", "p", "m", "w", "g", "a", "i", "r")
+    asked = set()
+    for entry in page.driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.add(message["params"]["request"]["url"].split(":")[0])
+    assert asked <= {"file", "data", "about"}
+    assert (
+        page.run("return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))")
+        == []
+    )
+    assert [entry for entry in page.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_anatomy_stands_where_a_radiologist_expects_it(page, oblique):
+    for path in (page.path, oblique):
+        page.open(path, "#mode=before&plane=axial")
+        marks = page.run("return [...document.querySelectorAll('.pane .mark')].slice(0, 4).map(m => m.textContent)")
+        assert marks == ["R", "L", "A", "P"]
+        assert "label Liver" in page.point(0.25, 0.45) and "label Spleen" in page.point(0.78, 0.5)
+        page.open(path, "#mode=before&plane=coronal&structure=kidney_left")
+        marks = page.run("return [...document.querySelectorAll('.pane .mark')].slice(0, 4).map(m => m.textContent)")
+        assert marks == ["R", "L", "S", "I"]
+        page.open(path, "#mode=before&plane=sagittal")
+        marks = page.run("return [...document.querySelectorAll('.pane .mark')].slice(0, 4).map(m => m.textContent)")
+        assert marks == ["A", "P", "S", "I"]
+
+
+def test_read_out_names_both_values_and_the_voxel(page):
+    page.press("4")
+    text = page.point(0.5, 0.5)
+    before, after, change = (
+        float(part.replace("−", "-")) for part in re.findall(r"(?:Before|after|change) ([+−\d.]+) HU", text)
+    )
+    assert before + change == after
+    assert "voxel i " in text and "label" in text
+
+
+def test_pixels_keep_their_shape(page):
+    for plane, (across, down) in {"axial": (2, 1), "coronal": (2, 0), "sagittal": (1, 0)}.items():
+        page.open(page.path, f"#mode=before&plane={plane}")
+        mm = page.run("return perturbox.meta.axes.map(a => a.mm * (Math.abs(a.kept.at(-1) - a.kept[0]) + 1))")
+        wide, high = page.run(
+            "const c = document.querySelector('.pane canvas'); return [c.clientWidth, c.clientHeight]"
+        )
+        assert wide / high == pytest.approx(mm[across] / mm[down], rel=0.01)
+
+
+def test_click_in_the_chart_jumps(page):
+    def click(share):
+        return page.run(
+            """const svg = document.querySelector("[data-chart=axial] svg"), b = svg.getBoundingClientRect();
+            const x = +svg.dataset.left + arguments[0] * (svg.dataset.right - svg.dataset.left);
+            const clientX = b.left + x / svg.viewBox.baseVal.width * b.width;
+            svg.dispatchEvent(new MouseEvent("click", {clientX, bubbles: true}));
+            return [perturbox.state.at[0], +svg.querySelector(".cursor").getAttribute("x1")]""",
+            share,
+        )
+
+    kept = page.run("return perturbox.meta.axes[0].kept.length")
+    first, middle, last = click(0), click(0.5), click(1)
+    assert [first[0], last[0]] == [0, kept - 1]
+    assert abs(middle[0] - (kept - 1) / 2) <= 1
+    assert first[1] < middle[1] < last[1]
+
+
+def test_rows_isolate_and_jump(page):
+    spleen = page.run("return 1 + perturbox.meta.structures.findIndex(s => s.name === 'spleen')")
+    everything = page.picture()
+    row = f"document.querySelector('tr[data-structure=\"{spleen}\"] button')"
+    page.run(f"{row}.click()")
+    state = page.view()
+    assert state["only"] == spleen
+    assert state["slice"] == page.run("return perturbox.meta.planes[0].worst[arguments[0]]", spleen)
+    assert page.run(f"return {row}.getAttribute('aria-pressed')") == "true"
+    assert page.run("return document.getElementById('isolate').getAttribute('aria-pressed')") == "true"
+    dim = page.run(
+        "return [...document.querySelectorAll('[data-chart=axial] .line.dim')].map(l => +l.dataset.structure)"
+    )
+    assert spleen not in dim and len(dim) == 4
+    assert page.picture() != everything
+    page.run(f"{row}.click()")
+    assert page.view()["only"] == 0
+
+
+def test_next_previous_and_worst_slice(page):
+    changed, worst = page.run("const p = perturbox.meta.planes[0]; return [p.changed[0], p.worst[0]]")
+    page.run("perturbox.go(0)")
+    page.press("n")
+    assert page.view()["slice"] == changed[0]
+    page.press("n", "n", "p")
+    assert page.view()["slice"] == changed[1]
+    page.press("m")
+    assert page.view()["slice"] == worst
+    page.run("perturbox.go(perturbox.meta.planes[0].numbers.length - 1)")
+    page.press("n")
+    assert "No next changed slice" in page.run("return document.getElementById('status').textContent")
+    number, total = page.run("const p = perturbox.meta.planes[0]; return [p.numbers.at(-1), p.total]")
+    assert f"Axial {number} / {total}" in page.run("return document.querySelector('.info').textContent")
+
+
+def test_wheel_arrows_and_slider_scrub(page):
+    page.run("perturbox.go(10)")
+    page.press("ArrowRight", "f", "ArrowLeft")
+    assert page.view()["slice"] == 11
+    page.run("document.getElementById('views').dispatchEvent(new WheelEvent('wheel', {deltaY: 100, cancelable: true}))")
+    assert page.view()["slice"] == 13
+    page.run("const s = document.getElementById('slice'); s.value = 3; s.dispatchEvent(new Event('input'))")
+    assert page.view()["slice"] == 3
+
+
+def test_modes_say_what_they_show_and_synthetic_is_marked(page):
+    pictures = {}
+    for key, panes in {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}.items():
+        page.press(key)
+        names = page.names()
+        assert len(names) == panes
+        pictures[key] = page.picture()
+        assert all("SYNTHETIC" in name for name in names if not name.startswith("BEFORE"))
+        pressed = page.run(
+            "return [...document.querySelectorAll('[data-mode][aria-pressed=true]')].map(b => b.textContent)"
+        )
+        assert len(pressed) == 1 and pressed[0].endswith(key)
+    assert len({pictures[k] for k in "2345"}) == 4
+    page.press("5")
+    page.choose("#labels", "off")
+    corner = page.run(
+        """const c = document.querySelector(".pane canvas"), p = c.getContext("2d"), dot = c.width / c.clientWidth;
+        const word = [...p.getImageData(10 * dot, c.height - 24 * dot, 80 * dot, 16 * dot).data];
+        return word.filter((v, i) => i % 4 === 0 && v > 250).length"""
+    )
+    assert corner > 50  # the word is part of the picture, not only a label above it
+
+
+def test_three_planes(page):
+    sizes = set()
+    for axis, plane in enumerate(("axial", "coronal", "sagittal")):
+        page.click(f"[data-plane='{axis}']")
+        assert page.run(
+            "return [...document.querySelectorAll('[data-chart]')].filter(c => !c.hidden).map(c => c.dataset.chart)"
+        ) == [plane]
+        page.press("m")
+        state = page.view()
+        assert state["plane"] == axis
+        assert state["slice"] == page.run("return perturbox.meta.planes[arguments[0]].worst[0]", axis)
+        sizes.add(tuple(page.run("const c = document.querySelector('.pane canvas'); return [c.width, c.height]")))
+    assert len(sizes) == 3
+
+
+def test_blink_swaps_names_with_pictures_and_restores(page):
+    page.press("2")
+    before = (page.names(), page.picture(), page.view()["mode"])
+    page.press("x")
+    seen = set()
+    assert page.until(lambda: seen.add(page.names()[0][:6]) or len(seen) == 2)
+    assert seen == {"BEFORE", "AFTER "}
+    assert page.run("return document.getElementById('blink').getAttribute('aria-pressed')") == "true"
+    page.press("x")
+    assert (page.names(), page.picture(), page.view()["mode"]) == before
+    page.press("x")
+    page.press("Escape")
+    assert (page.names(), page.picture(), page.view()["blinking"]) == (before[0], before[1], False)
+
+
+def test_blink_waits_for_the_hand_where_motion_is_unwelcome(page):
+    page.media(prefers_reduced_motion="reduce")
+    page.open(page.path)
+    page.press("x")
+    time.sleep(0.7)
+    assert page.names()[0].startswith("BEFORE")
+    page.press("x")
+    assert page.names()[0].startswith("AFTER")
+    page.press("Escape")
+    assert len(page.names()) == 2
+
+
+def test_address_remembers_the_view(page):
+    page.press("2")
+    page.run("perturbox.isolate(2)")
+    page.press("a")
+    page.run("perturbox.go(7)")
+    number = page.run("return perturbox.meta.planes[1].numbers[7]")
+    wanted = f"#mode=difference&plane=coronal&slice={number}&structure=spleen"
+    assert page.until(lambda: page.run("return location.hash") == wanted)
+    page.open(page.path, wanted)
+    state = page.view()
+    assert (state["mode"], state["plane"], state["slice"], state["only"]) == ("difference", 1, 7, 2)
+
+
+def test_windows_and_label_styles_change_the_picture(page):
+    page.press("4")
+    pictures = [page.picture()]
+    for _ in range(3):
+        page.press("w")
+        pictures.append(page.picture())
+    assert len(set(pictures)) == 4
+    page.press("w")
+    assert page.picture() == pictures[0]
+    styles = [page.picture()]
+    for _ in range(3):
+        page.press("g")
+        styles.append(page.picture())
+    assert len(set(styles)) == 3  # on the original scan both outlines look the same
+
+
+def test_review_is_saved_with_the_hash_of_the_result(page, tmp_path):
+    page.cdp("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.run(
+        """const form = document.querySelector("#review form");
+        form.mattered.value = "yes"; form.visible.value = "no"; form.note.value = "Would have missed it.";
+        form.querySelector("button").click()"""
+    )
+    assert page.until(lambda: (tmp_path / "review.json").exists() and (tmp_path / "review.json").stat().st_size > 0)
+    review = json.loads((tmp_path / "review.json").read_text())
+    result = (page.path.parent / "result.json").read_bytes()
+    assert review["result_sha256"] == hashlib.sha256(result).hexdigest()
+    assert (review["mattered"], review["visible"], review["note"]) == ("yes", "no", "Would have missed it.")
+    assert review["view"].startswith("mode=compare&plane=axial")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_reads_well(page, scheme):
+    page.media(prefers_color_scheme=scheme)
+    page.open(page.path)
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    time.sleep(0.3)  # colours fade in
+    worst = page.run(CONTRAST)
+    assert worst[0][0] >= 4.5, worst
+    ground = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 24, 28)")
+
+
+def test_print_shows_pictures_and_no_controls(page):
+    page.media(media="print", prefers_color_scheme="dark")
+    shown = "e => getComputedStyle(e).display !== 'none' && e.getClientRects().length > 0"
+    assert (
+        page.run(
+            f"return [...document.querySelectorAll('button, select, input, canvas, textarea')].filter({shown}).length"
+        )
+        == 5
+    )
+    assert (
+        page.run(f"return [...document.querySelectorAll('.pick')].filter({shown}).length") == 5
+    )  # names of structures
+    pictures = page.run(
+        f"return [...document.querySelectorAll('#appendix img')].filter({shown}).map(i => [i.naturalWidth, i.alt])"
+    )
+    assert len(pictures) in (6, 9) and all(width > 0 for width, _ in pictures)
+    assert any("SYNTHETIC" in alt for _, alt in pictures)
+    assert page.run("return getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+
+
+def test_without_scripts_the_figures_and_pictures_stand(reader, straight):
+    reader.media()
+    reader.cdp("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        reader.driver.get("about:blank")
+        reader.driver.get(f"file://{straight}")
+        root = reader.cdp("DOM.getDocument")["root"]["nodeId"]
+
+        def heights(query):
+            found = reader.cdp("DOM.querySelectorAll", nodeId=root, selector=query)["nodeIds"]
+            sizes = []
+            for node in found:
+                try:
+                    sizes.append(reader.cdp("DOM.getBoxModel", nodeId=node)["model"]["height"])
+                except Exception as error:  # a node that isn't shown has no box
+                    assert "Could not compute box model" in str(error)
+                    sizes.append(0)
+            return sizes
+
+        assert min(heights("#appendix img")) > 100
+        assert min(heights("#structures table, [data-chart=axial] svg, noscript p")) > 0
+        assert set(heights("#viewer, #review")) == {0}
+    finally:
+        reader.cdp("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_half_the_width_as_at_200_percent_zoom(page):
+    page.cdp("Emulation.setDeviceMetricsOverride", width=640, height=500, deviceScaleFactor=2, mobile=False)
+    try:
+        page.open(page.path)
+        assert page.run("return document.documentElement.scrollWidth") <= 640
+        tops = page.run("return [...document.querySelectorAll('.pane')].map(p => p.getBoundingClientRect().top)")
+        assert tops[1] > tops[0]  # one above the other
+    finally:
+        page.cdp("Emulation.clearDeviceMetricsOverride")
+
+
+def test_flat_pictures(reader, tmp_path):
+    path = write_report(make_result(tmp_path / "flat", flat=True))
+    reader.media()
+    reader.open(path)
+    assert reader.names()[1].startswith("AFTER – SYNTHETIC")
+    assert reader.run("return [...document.querySelectorAll('[data-plane]')].length") == 0
+    assert reader.run("return [...document.querySelectorAll('.mark')].map(m => m.textContent).join('')") == ""
+    assert "cm² differs here" in reader.run("return document.querySelectorAll('.info')[1].textContent")
