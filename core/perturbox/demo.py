@@ -9,7 +9,7 @@ from perturbox.zoo.models import MODELS
 from perturbox.zoo.phantom import phantom_case
 
 SEED = 20
-EPS, STEPS = 10.0, 8
+VICTIM, EPS, STEPS = "ct-organs", 10.0, 8
 SCAN, LABELS = "phantom_ct.nii.gz", "phantom_labels.nii.gz"
 
 
@@ -19,14 +19,14 @@ def write_case(folder: Path, seed: int = SEED) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     scan = Volume(hu[None].astype("float32"), affine)
     io.write_volume(folder / SCAN, scan, description=f"perturbox phantom {seed}")
-    names = {name: value for value, name in enumerate(MODELS["ct-organs"].labels)}
+    names = {name: value for value, name in enumerate(MODELS[VICTIM].labels)}
     io.write_labels(folder / LABELS, labels, scan, names)
     return folder / SCAN
 
 
 def demo_job(image: Path) -> Job:
     """PGD at 10 HU against every structure the built-in model finds; few steps, for about a minute on two cores."""
-    return Job(image=str(image), victim="ct-organs", attack="pgd", eps=EPS, steps=STEPS)
+    return Job(image=str(image), victim=VICTIM, attack="pgd", eps=EPS, steps=STEPS)
 
 
 def free_folder(wanted: Path) -> Path:

@@ -4,7 +4,9 @@ Results go to stdout, everything about their making to stderr. Exit status: 0 do
 doesn't hold, 2 bad input (one line on stderr says what is wrong and what to do), 130 abandoned.
 """
 
+import io
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -21,15 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # taken anywhere on the line, for one adds it after something went wrong
     given = [word for word in given if word != "--debug"] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks a sign shows another, and goes on
     with _silent_libraries(debug):
         try:
             from perturbox.cli.commands import command
 
             status = command().main(given, prog_name="perturbox", standalone_mode=False)
+            sys.stdout.flush()
             return status if isinstance(status, int) else 0
+        except BrokenPipeError:  # the reader had enough, as in `perturbox list attacks | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except KeyboardInterrupt:
             return INTERRUPTED
-        except SystemExit as leaving:  # a closed pipe, as in `perturbox list attacks | head -1`
+        except SystemExit as leaving:  # click's own way out of a closed pipe
             return leaving.code if isinstance(leaving.code, int) else 1
         except Exception as error:
             from perturbox.cli.refusals import explain

@@ -1,7 +1,6 @@
 """The commands and their options. Heavy modules are imported inside, so that `--help` answers at once."""
 
 import json
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,15 +73,10 @@ def demo(
     ] = None,
 ) -> None:
     """Attack a phantom CT and report: a first look in a minute."""
-    from perturbox.cli.running import check_out, run_attack
+    from perturbox.cli.running import run_demo
     from perturbox.cli.words import show
-    from perturbox.demo import demo_job, free_folder, write_case
 
-    folder = free_folder(Path("demo")) if out is None else out
-    check_out(folder)
-    note("Making a phantom CT")
-    image = write_case(folder)
-    show(*run_attack(demo_job(image), folder / "result"))
+    show(*run_demo(out))
 
 
 @app.command()
@@ -278,10 +272,6 @@ def replay(folder: Folder, out: NewFolder) -> None:
 
     check_out(out)
     show(*run_replay(folder, out))
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def names(target: list[str] | None) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ def explain(error: Exception, arguments: Sequence[str] | None) -> tuple[int, str
 def usage(error: Any, arguments: Sequence[str]) -> str:
     """A mistake in the command line itself, in our words."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "perturbox"
+    said = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    path = context.command_path if context is not None else f"perturbox {said}".strip()
     see = f"see `{path} --help`."
     kind = type(error).__name__
     parameter = getattr(error, "param", None)
@@ -71,8 +72,9 @@ def usage(error: Any, arguments: Sequence[str]) -> str:
         )
         return f"{what} is missing; {see}"
     if kind == "BadParameter" and parameter is not None:
-        said, option = error.message.lower(), parameter.opts[0]
-        wanted = "a whole number" if "integer" in said else "a number" if "number" in said or "float" in said else None
+        problem, option = error.message.lower(), parameter.opts[0]
+        number = "a number" if "number" in problem or "float" in problem else None
+        wanted = "a whole number" if "integer" in problem else number
         return (
             f"{option} needs {wanted or f'another value ({error.message})'}, not '{_value(option, arguments)}'; {see}"
         )

@@ -2,20 +2,22 @@
 
 import json
 import math
+import shutil
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perturbox import estimate, folder, io
+from perturbox import demo, estimate, folder, io
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, duration
 from perturbox.cli.refusals import check_new_place
 from perturbox.job import Job, Ready, execute, prepare, require_new_folder
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
-from perturbox.metrics import broken_by
 from perturbox.types import InputError
 
 
@@ -23,6 +25,20 @@ def check_out(out: Path) -> None:
     """Refuse a place for results that is taken or can't be written, before anything is read."""
     require_new_folder(out)
     check_new_place(out)
+
+
+def run_demo(out: Path | None) -> list[Any]:
+    """The demo: its case lies beside its result once that is complete, so that an abandoned demo leaves nothing."""
+    place = demo.free_folder(Path("demo")) if out is None else out
+    check_out(place)
+    load_victim(demo.VICTIM)  # refuses an incomplete installation before the phantom takes its seconds
+    print("Making a phantom CT", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
+        image = demo.write_case(Path(folder))
+        lines = run_attack(demo.demo_job(image), place)
+        for file in sorted(Path(folder).iterdir()):
+            shutil.move(file, place / file.name)
+    return [*lines, f"The scan: {place / demo.SCAN}", f"Open {place / 'report.html'} in a browser."]
 
 
 def run_attack(job: Job, out: Path) -> list[Any]:
@@ -78,56 +94,26 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> l
 
 
 def run_verify(place: Path) -> tuple[list[str], list[Any]]:
-    """(what differs, lines to print)"""
-    if (place / "margin.json").is_file():
-        problems, count = verify_margin(place)
-    else:
-        problems, count = verify_result(place)
+    """(what differs, lines to print); `place` holds the result of an attack or of a search for the margin."""
+    count = count_numbers(place)
+    with Progress({}, late_refusal=False) as progress:
+        problems = folder.verify(place, progress.listener())
     if problems:
         return problems, [*problems, f"{len(problems)} of {count} numbers don't hold."]
     return [], [f"All {count} numbers hold."]
 
 
-def verify_result(place: Path) -> tuple[list[str], int]:
-    """(what differs, how many numbers were recomputed)"""
+def count_numbers(place: Path) -> int:
+    """How many values `verify` recomputes there."""
+    if (place / "margin.json").is_file():
+        try:
+            rows = json.loads((place / "margin.json").read_text(encoding="utf-8"))["structures"].values()
+            witnesses = [row["witness"] for row in rows if row["witness"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
+        # Of each break its size and its limit, and everything about the file that shows it.
+        return 2 * len(witnesses) + sum(count_numbers(place / witness) for witness in set(witnesses))
     result = folder.read_result(place)
-    with Progress(result["victim"]["labels"], late_refusal=False) as progress:
-        problems = folder.verify(place, progress.listener())
-    return problems, count_numbers(result)
-
-
-def verify_margin(place: Path) -> tuple[list[str], int]:
-    """Every break a margin states, and every number of the result folder that proves it."""
-    try:
-        margin = json.loads((place / "margin.json").read_text(encoding="utf-8"))
-        witnesses = {row["witness"] for row in margin["structures"].values() if row["witness"]}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
-    problems, count = [], 0
-    results = {}
-    for witness in sorted(witnesses):
-        found, checked = verify_result(place / witness)
-        results[witness] = folder.read_result(place / witness)
-        problems += [f"{witness}: {problem}" for problem in found]
-        count += checked
-    for name, row in margin["structures"].items():
-        if row["witness"] is None:
-            continue
-        result = results[row["witness"]]
-        clean, adversarial = result["metrics"]["clean"][name], result["metrics"]["adversarial"][name]
-        stated = {"breaks_at": row["breaks_at"], "limit": row["limit"], "sigma": margin["noise"]["sigma"]}
-        proved = {
-            "breaks_at": result["budget"]["measured"]["linf"],
-            "limit": broken_by(clean, adversarial),
-            "sigma": result["noise"]["sigma"],
-        }
-        problems += [f"margin.json, {line}" for line in folder.differences(stated, proved, name)]
-        count += len(stated)
-    return problems, count
-
-
-def count_numbers(result: Mapping[str, Any]) -> int:
-    """How many values of result.json `verify` recomputes."""
     return sum(_leaves(result[key]) for key in (*folder.VERIFIED, "image_metrics"))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perturbox.cli.progress import about
+from perturbox.report.words import fixed, number
 
 # Shape and word of each verdict, worst first.
 VERDICTS = {
@@ -42,20 +43,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """At most `digits` significant digits, a true minus sign, "–" where there is no value."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}g}"
-    if "e" in text:
-        text = f"{float(text):f}".rstrip("0").rstrip(".")
-    return text.replace("-", "−")
-
-
-def fixed(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
 
 
 def size_unit(result: Mapping[str, Any]) -> str:

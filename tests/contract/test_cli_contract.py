@@ -1,0 +1,281 @@
+"""What others build on: commands, options and defaults, files and keys, exit statuses. A change here breaks them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
+import tiny
+
+from perturbox.cli import main
+from perturbox.cli.commands import command
+
+TINY = f"{Path(tiny.__file__)}:volume"
+REQUIRED = object()
+
+SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
+ATTACK_JOB = {**SCAN_JOB, "--attack": "pgd", "--target": None, "--steps": 20, "--set": None, "--seed": 0}
+COMMANDS = {
+    "demo": {"--out": None},
+    "attack": {
+        **ATTACK_JOB,
+        "IMAGE": REQUIRED,
+        "--out": REQUIRED,
+        "--eps": 4.0,
+        "--norm": "linf",
+        "--goal": "change",
+        "--label": None,
+        "--label-map": None,
+        "--roi": None,
+    },
+    "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
+    "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
+    "list": {"KIND": REQUIRED, "--json": False},
+    "report": {"DIR": REQUIRED},
+    "verify": {"DIR": REQUIRED},
+    "replay": {"DIR": REQUIRED, "--out": REQUIRED},
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_and_defaults(name):
+    places = {"image": "IMAGE", "kind": "KIND", "folder": "DIR"}
+    found = {}
+    for parameter in command().commands[name].params:
+        key = parameter.opts[0] if parameter.param_type_name == "option" else places[parameter.name]
+        found[key] = REQUIRED if parameter.required else parameter.default
+    assert found == COMMANDS[name]
+
+
+def test_there_are_these_commands_and_global_options():
+    assert list(command().commands) == list(COMMANDS)
+    assert [parameter.opts for parameter in command().params] == [["--version"], ["--debug"]]
+
+
+# ---------------------------------------------------------------- the result folder
+
+NUMBER = (int, float)
+MAYBE = (int, float, type(None))
+SCORES = {"dice": MAYBE, "iou": MAYBE, "hd95_mm": MAYBE, "nsd": MAYBE, "volume_ml": NUMBER}
+STRUCTURES = ("liver", "bone")
+RESULT = {
+    "schema": str,
+    "notice": str,
+    "attack": {"name": str, "title": str, "parameters": dict, "paper": str, "deviations": list},
+    "victim": {
+        "name": str,
+        "title": str,
+        "spec": str,
+        "sha256": str,
+        "labels": dict,
+        "spacing_mm": (list, type(None)),
+        "window": list,
+        "intensity_window": (list, type(None)),
+        "unit": str,
+        "dims": int,
+        "licence": str,
+    },
+    "source": {
+        "format": str,
+        "dtype": str,
+        "shape": list,
+        "spacing_mm": list,
+        "sha256": (str, type(None)),
+        "unit": str,
+    },
+    "reference": str,
+    "budget": {"eps": NUMBER, "unit": str, "norm": str, "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER}},
+    "noise": {"sigma": MAYBE, "region": str, "rms_over_sigma": MAYBE, "eps_over_sigma": MAYBE},
+    "metrics": {which: dict.fromkeys(STRUCTURES, SCORES) for which in ("clean", "adversarial")},
+    "verdicts": dict.fromkeys(STRUCTURES, str),
+    "image_metrics": {
+        "psnr_db": MAYBE,
+        "ssim": MAYBE,
+        "data_range_hu": NUMBER,
+        "energy_above_grid": NUMBER,
+        "uninfluential_fraction": MAYBE,
+        "unreachable_fraction": NUMBER,
+    },
+    "success": {"rule": str, "value": NUMBER, "threshold": NUMBER, "succeeded": bool},
+    "control": {which: {"dice": dict.fromkeys(STRUCTURES, MAYBE)} for which in ("noise", "rolled", "benign")},
+    "margin": type(None),
+    "slices": [{"structure": str, "axis": int, "index": int, "dice": NUMBER, "lost": int, "gained": int}],
+    "trace": [{"step": int, "restart": int, "loss": MAYBE, "score": NUMBER, "dice": dict, "linf": NUMBER}],
+    "best": {"step": int, "restart": int, "score": NUMBER},
+    "effort": {
+        "forwards": NUMBER,
+        "backwards": NUMBER,
+        "model_calls": int,
+        "seconds": MAYBE,
+        "cpu_seconds": MAYBE,
+        "peak_bytes": (int, type(None)),
+    },
+    "versions": dict.fromkeys(("perturbox", "python", "torch", "monai", "numpy", "SimpleITK", "nibabel"), str),
+    "device": str,
+    "threads": int,
+    "window_batch": int,
+    "seed": int,
+    "force": bool,
+    "stopped_early": (str, type(None)),
+    "replayable": bool,
+    "warnings": list,
+    "files": {
+        "adversarial": str,
+        "clean_seg": str,
+        "adversarial_seg": str,
+        "difference_seg": str,
+        "perturbation": str,
+        "reference_seg": (str, type(None)),
+        "roi": (str, type(None)),
+    },
+}
+FILES = [
+    "adversarial.nii.gz",
+    "adversarial_seg.nii.gz",
+    "clean_seg.nii.gz",
+    "difference_seg.nii.gz",
+    "perturbation.nii.gz",
+    "report.html",
+    "result.json",
+]
+MARGIN_ROW = {
+    "breaks_at": MAYBE,
+    "above": NUMBER,
+    "limit": (str, type(None)),
+    "witness": (str, type(None)),
+    "in_sigma": MAYBE,
+}
+
+
+def follows(value, form, place="result") -> None:
+    """The value has exactly the keys of the form, and types as in it."""
+    if isinstance(form, dict):
+        assert isinstance(value, dict) and set(value) == set(form), f"{place}: {sorted(set(value) ^ set(form))}"
+        for key, inner in form.items():
+            follows(value[key], inner, f"{place}.{key}")
+    elif isinstance(form, list):
+        assert value, place
+        for entry in value:
+            follows(entry, form[0], f"{place}[]")
+    else:
+        assert isinstance(value, form), f"{place} is {value!r}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("contract")
+    tiny.write_scan(folder / "ct.nii.gz")
+    arguments = ["attack", str(folder / "ct.nii.gz"), "--victim", TINY, "--eps", "10", "--steps", "2"]
+    assert main([*arguments, "--out", str(folder / "R")]) == 0
+    return folder
+
+
+def test_files_of_a_result(folder):
+    assert sorted(path.name for path in (folder / "R").iterdir()) == FILES
+
+
+def test_keys_of_result_json(folder):
+    result = json.loads((folder / "R" / "result.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    follows(result, RESULT)
+    assert result["schema"] == "perturbox-result/1"
+    assert result["notice"] == "ADVERSARIAL - NOT FOR CLINICAL USE"
+    assert set(result["attack"]["parameters"]) >= {"eps", "norm", "steps", "goal", "target"}
+    assert {row["axis"] for row in result["slices"]} == {0, 1, 2}
+    assert [row["step"] for row in result["trace"]] == [0, 1, 2]
+
+
+def test_keys_of_margin_json(folder):
+    arguments = ["margin", str(folder / "ct.nii.gz"), "--victim", TINY, "--max-eps", "2", "--steps", "1"]
+    assert main([*arguments, "--target", "bone", "--out", str(folder / "M")]) == 0
+    margin = json.loads((folder / "M" / "margin.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert margin["schema"] == "perturbox-margin/1"
+    assert margin["notice"] == "ADVERSARIAL - NOT FOR CLINICAL USE"
+    follows(margin["structures"], {"bone": MARGIN_ROW})
+    assert {"sigma", "region"} <= set(margin["noise"])
+    assert margin["structures"]["bone"]["breaks_at"] is None and margin["structures"]["bone"]["above"] == 2
+
+
+# ---------------------------------------------------------------- lists and exit statuses
+
+ATTACK = {
+    "name": str,
+    "title": str,
+    "paper": str,
+    "space": str,
+    "norm": list,
+    "dims": list,
+    "targeted": bool,
+    "access": str,
+    "cost": str,
+    "parameters": list,
+    "deviations": list,
+}
+PARAMETER = {
+    "name": str,
+    "type": str,
+    "unit": str,
+    "default": object,
+    "minimum": MAYBE,
+    "maximum": MAYBE,
+    "choices": (list, type(None)),
+    "help": str,
+}
+VICTIM = {
+    "name": str,
+    "title": str,
+    "labels": dict,
+    "spacing_mm": (list, type(None)),
+    "window": list,
+    "unit": str,
+    "dims": int,
+    "licence": str,
+    "intensity_window": (list, type(None)),
+}
+
+
+def listed(kind, capsys):
+    capsys.readouterr()
+    assert main(["list", kind, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+def test_list_of_attacks(capsys):
+    found = listed("attacks", capsys)
+    follows(found, [ATTACK])
+    assert {"noise", "fgsm", "bim", "pgd", "mi-fgsm"} <= {entry["name"] for entry in found}
+    assert all(entry["access"] in ("white", "black") for entry in found)
+    for entry in found:
+        assert entry["parameters"], entry["name"]
+        follows(entry["parameters"], [PARAMETER], entry["name"])
+        assert {parameter["type"] for parameter in entry["parameters"]} <= {"float", "int", "bool", "str"}
+    (pgd,) = (entry for entry in found if entry["name"] == "pgd")
+    defaults = {parameter["name"]: parameter["default"] for parameter in pgd["parameters"]}
+    assert defaults == {"loss": "dice-ce", "alpha": None, "random_start": True, "restarts": 1}
+
+
+def test_list_of_victims(capsys, monkeypatch):
+    from perturbox import zoo
+
+    monkeypatch.setattr(zoo, "BUILT_IN", {"tiny": tiny.volume})
+    found = listed("victims", capsys)
+    follows(found, [VICTIM])
+    assert found[0]["labels"] == {"background": 0, "liver": 1, "bone": 2}
+
+
+@pytest.mark.parametrize("kind", ["defenses", "detectors"])
+def test_lists_that_are_empty_so_far(kind, capsys):
+    assert listed(kind, capsys) == []
+
+
+def test_exit_statuses(folder, capsys, monkeypatch):
+    assert main(["verify", str(folder / "R")]) == 0
+    assert main(["verify", str(folder)]) == 2
+    assert main(["attack", str(folder / "ct.nii.gz"), "--victim", TINY, "--out", str(folder / "R")]) == 2
+
+    def broken(*arguments):
+        raise RuntimeError
+
+    monkeypatch.setattr("perturbox.folder.verify", broken)
+    assert main(["verify", str(folder / "R"), "--debug"]) == 1
