@@ -7,7 +7,6 @@ from perturbox.zoo.canvas import Mask, Shape, curve
 from perturbox.zoo.materials import Material
 from perturbox.zoo.trunk import Trunk
 
-_COLON = (Material.COLON_WALL, Material.STOOL_FATTY, Material.STOOL_SOFT, Material.COLON_GAS)
 _KIDNEY = (Material.RENAL_CORTEX, Material.RENAL_MEDULLA, Material.RENAL_SINUS)
 
 
@@ -18,8 +17,7 @@ def paint_abdomen(trunk: Trunk) -> None:
     kidneys = trunk.canvas.is_any(*_KIDNEY)
     touching = trunk.canvas.rng.random() < 0.5
     clear = trunk.abdomen & ~np.asarray(kidneys if touching else binary_dilation(kidneys))
-    colon = trunk.canvas.is_any(*_COLON) & (trunk.canvas.rng.random() < 0.5)  # it dents the liver, or yields to it
-    _paint_liver(trunk, clear & ~colon)
+    _paint_liver(trunk, clear)
     _paint_great_vessels(trunk)
     _paint_spleen(trunk, clear, left_kidney, touching)
 
@@ -79,8 +77,8 @@ def _paint_kidney(trunk: Trunk, side: int) -> np.ndarray | None:
     pelvis = [uniform(5, 12), uniform(5, 11), uniform(16, 34)]
     sinus = canvas.ellipsoid(centre + np.array([-side * 4, 3, 0]), pelvis, rough=0.4, grain=2, **pose)
     canvas.paint(sinus, Material.RENAL_SINUS, over=parenchyma)
-    if rng.random() < 0.15:
-        cyst = canvas.ellipsoid(centre + rng.normal(0, 0.6, 3) * radii, np.full(3, uniform(5, 16)))
+    if rng.random() < 0.3:
+        cyst = canvas.ellipsoid(centre + rng.normal(0, 0.6, 3) * radii, np.full(3, uniform(6, 20)))
         canvas.paint(cyst, Material.CYST, within=trunk.abdomen)
     ureter = [
         centre + np.array([-side * 12, 6, -10]),
@@ -98,7 +96,7 @@ def _paint_liver(trunk: Trunk, clear: Mask) -> None:
     """Right lobe cut by a sloping visceral face and a hilar fissure, left lobe, caudate, vessels, gallbladder."""
     canvas, rng, dome = trunk.canvas, trunk.canvas.rng, trunk.dome
     uniform = rng.uniform
-    size, y_mid = uniform(0.8, 1.1), trunk.at(trunk.fascia_y, 0)
+    size, y_mid = uniform(0.85, 1.15), trunk.at(trunk.fascia_y, 0)
     centre = np.array([trunk.flank(30) * 0.55, y_mid + uniform(-12, 5), dome - uniform(60, 85)])
     radii = np.array([uniform(78, 98), uniform(85, 105), uniform(85, 115)]) * size
     right = canvas.ellipsoid(centre, radii, power=2.5, rough=0.07)

@@ -35,13 +35,13 @@ class Recipe:
     crop: tuple[int, int, int] = (112, 96, 48)
     batch: int = 2
     slices: int | None = None
-    iterations: int = 1300
+    iterations: int = 1800
     learning_rate: float = 4e-3
 
 
 RECIPES = {
     "ct-organs": Recipe(),
-    "ct-organs-2d": Recipe(crop=(112, 96, 12), batch=4, slices=4, iterations=1200, learning_rate=3e-3),
+    "ct-organs-2d": Recipe(crop=(112, 96, 12), batch=4, slices=4, iterations=700, learning_rate=3e-3),
 }
 
 

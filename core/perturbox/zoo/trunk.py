@@ -56,11 +56,6 @@ class Trunk:
         """y of the vertebral bodies' centre line."""
         return self.at(self.spine, z)
 
-    @property
-    def hip_y(self) -> float:
-        """y of the hip joints."""
-        return self.spine_y(-190) + 50
-
     def front(self, z: float) -> float:
         """y of the anterior peritoneum."""
         return self.at(self.fascia_y + self.fascia_depth - self.wall, z)
