@@ -58,8 +58,8 @@ def sliding_window(
     "pred" or "logits".
 
     The network runs in eval mode and its parameters get no gradient; both are restored. It must be deterministic, and a
-    plain function must see to eval mode itself. The gradient can't be differentiated again. Raises InputError when x,
-    window and the network's output don't fit together.
+    plain function must see to eval mode itself. The gradient can't be differentiated again.
+    Raises InputError when x, window and the network's output don't fit together.
     """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputError(
@@ -135,8 +135,9 @@ class _Sweep:
             prediction = self._first_prediction(x, batch).to(x.dtype)
             if stitched is None:
                 stitched = x.new_zeros(x.shape[0], prediction.shape[1], *x.shape[2:])
-            for index, window in zip(batch, prediction, strict=True):
-                self.grid.places[index].of(stitched)[0].addcmul_(window, self.grid.weight[0])
+            # Not in place, because the network's graph may hold its output; not fused, to equal MONAI bit for bit.
+            for index, window in zip(batch, prediction * self.grid.weight, strict=True):
+                self.grid.places[index].of(stitched)[0].add_(window)
             self.batches.append(batch)
 
         with _evaluating(self.network), torch.no_grad():
@@ -186,11 +187,12 @@ class _Sweep:
 
     def _upstream(self, gradient: Tensor, batch: list[int]) -> Tensor:
         """The gradient with respect to the batch's own predictions: its share of that of the blended one."""
-        boxes = [self.grid.places[index] for index in batch]
         upstream = gradient.new_empty(len(batch), gradient.shape[1], *self.grid.weight.shape[2:])
-        for place, window in zip(boxes, upstream, strict=True):
-            share = self.grid.weight[0] / self.grid.total[(0, slice(None), *place.box)]
-            torch.mul(place.of(gradient)[0], share, out=window)
+        for index, window in zip(batch, upstream, strict=True):
+            place = self.grid.places[index]
+            # Divided first, then weighted, as autograd does through MONAI: the same bits enter the network.
+            torch.div(place.of(gradient)[0], self.grid.total[(0, slice(None), *place.box)], out=window)
+        upstream.mul_(self.grid.weight)
         return upstream
 
     def _predict(self, patches: Tensor) -> Tensor:
