@@ -3,8 +3,8 @@
     perturbox segment CT.nii.gz --victim ct-organs --out seg.nii.gz
     python benchmarks/evaluate_victim.py seg.nii.gz REFERENCE.nii.gz NAMES.json
 
-NAMES.json maps the reference's values to TotalSegmentator's class names; the built-in structures gather several of them. Such
-labels are themselves a model's output where they come from TotalSegmentator, and the figures say so.
+NAMES.json maps the reference's values to TotalSegmentator's class names; the built-in structures gather several of
+them. Such labels are themselves a model's output where they come from TotalSegmentator, and the figures say so.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py CT.nii.gz [--eps 10] [--steps 20] [--crop 64 64 64]
 
-Both arms take equal steps at an equal limit, climb the same loss against the same clean prediction, and are judged by the same
-ordinary inference on a file written and read back. The crop-wise arm is the published practice: it tiles the scan by
-non-overlapping crops, attacks each as if it were the whole volume, and puts the pieces together.
+Both arms take equal steps at an equal limit, climb the same loss against the same clean prediction, and are judged by
+the same ordinary inference on a file written and read back. The crop-wise arm is the published practice: it tiles
+the scan by non-overlapping crops, attacks each as if it were the whole volume, and puts the pieces together.
 """
 
 import argparse
@@ -33,7 +33,9 @@ def judged(image: Volume, x_adv: np.ndarray, victim: Victim, clean_seg: np.ndarr
     return {name: dice for name, dice in rows.items() if dice is not None}
 
 
-def exact(image: Volume, victim: Victim, clean_seg: np.ndarray, eps: float, steps: int, attack: str = "pgd") -> np.ndarray:
+def exact(
+    image: Volume, victim: Victim, clean_seg: np.ndarray, eps: float, steps: int, attack: str = "pgd"
+) -> np.ndarray:
     """The scan attacked through its whole stitched prediction."""
     goal = Goal.parse("change", (), victim.labels).present(clean_seg)
     built = recipes.get(attack).build(eps, "linf", steps, {})
@@ -73,7 +75,10 @@ def main() -> None:
     print(f"{options.victim}, {options.eps:g} HU, {options.steps} steps; mean Dice against the clean prediction")
     for name, x_adv in (
         ("noise", noisy),
-        (f"crop-wise PGD, crops {'x'.join(map(str, crop))}", crop_wise(image, victim, clean_seg, options.eps, options.steps, crop)),
+        (
+            f"crop-wise PGD, crops {'x'.join(map(str, crop))}",
+            crop_wise(image, victim, clean_seg, options.eps, options.steps, crop),
+        ),
         ("exact PGD", exact(image, victim, clean_seg, options.eps, options.steps)),
     ):
         dice = judged(image, x_adv, victim, clean_seg)

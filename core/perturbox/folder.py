@@ -47,9 +47,10 @@ def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]
 
 
 def verify(folder: Path, listener: Listener | None = None) -> list[str]:
-    """Recompute every number of result.json from the saved files; returns one line per number that differs (none: all hold).
+    """Recompute every number of result.json from the saved files; returns a line per number that differs.
 
-    Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another order.
+    Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another
+    order.
     Raises InputError where files are missing or the victim's weights are not those of the result.
     """
     listener = listener or Listener()
@@ -59,7 +60,9 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     clean, adversarial = read_scans(folder, result)
     victim = load_victim(result["victim"]["spec"], result["device"])
     if victim.sha256 != result["victim"]["sha256"]:
-        raise InputError(f"'{victim.name}' has other weights here than when this result was made; use the same version.")
+        raise InputError(
+            f"'{victim.name}' has other weights here than when this result was made; use the same version."
+        )
     torch.set_num_threads(result["threads"])
     files, parameters = result["files"], result["attack"]["parameters"]
     expert = io.read_labels(folder / files["reference_seg"], clean) if files["reference_seg"] else None
@@ -94,8 +97,8 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
 
 
 def _verify_margin(folder: Path, listener: Listener) -> list[str]:
-    """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so, at the
-    largest change that is reported."""
+    """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so,
+    at the largest change that is reported."""
     margin = json.loads((folder / "margin.json").read_text(encoding="utf-8"))
     problems: list[str] = []
     checked: set[str] = set()
@@ -140,7 +143,9 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
         raise InputError(f"'{folder}' is one find of a search for the margin; run `perturbox margin` again instead.")
     clean, _ = read_scans(folder, result)
     files = result["files"]
-    changes = {key: str(folder / files[name]) for key, name in (("label", "reference_seg"), ("roi", "roi")) if files[name]}
+    changes = {
+        key: str(folder / files[name]) for key, name in (("label", "reference_seg"), ("roi", "roi")) if files[name]
+    }
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])
     return execute(prepare(job, clean), out, listener or Listener())

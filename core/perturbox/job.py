@@ -1,6 +1,6 @@
 """One attack as a document: a `Job` (plain JSON) goes in, a result folder comes out.
 
-Command line, server and Slicer all enter here. The folder is complete in itself: `verify` recomputes every number and `replay`
+Every way to run an attack enters here. The folder is complete in itself: `verify` recomputes every number and `replay`
 repeats the attack from it alone, since the clean scan is the adversarial one minus the perturbation, exactly.
 """
 
@@ -37,7 +37,7 @@ SCHEMA = "perturbox-result/1"
 
 @dataclass(frozen=True)
 class Job:
-    """What the user asked for. Paths are local; everything else is recorded in result.json. Units: eps in the scan's unit (HU)."""
+    """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU)."""
 
     image: str
     victim: str = "ct-organs"
@@ -99,7 +99,9 @@ def prepare(job: Job, image: Volume | None = None) -> Ready:
         warnings += io.check_hu(image, job.force)
     victim.on(image)  # refuses other dimensions and channels
     if image.dims not in recipe.dims:
-        raise InputError(f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D.")
+        raise InputError(
+            f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
+        )
     goal = Goal.parse(job.goal, job.target, victim.labels)
     expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
     roi = io.read_mask(job.roi, image) if job.roi else None
@@ -110,7 +112,8 @@ def prepare(job: Job, image: Volume | None = None) -> Ready:
 
 
 def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
-    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" names the file's values for structures."""
+    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" says which values of the file are
+    which structure."""
     if label_map is None:
         return io.read_labels(path, image, set(victim.labels.values()))
     raw = io.read_labels(path, image)
@@ -124,16 +127,18 @@ def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim)
         if not equals or not numbers:
             raise InputError(f"'{part}' in --label-map isn't understood; write liver=5,bone=25+26.")
         if name not in victim.structures:
-            raise InputError(f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}.")
+            raise InputError(
+                f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}."
+            )
         mapped[np.isin(raw, numbers)] = victim.labels[name]
     return mapped
 
 
 def run_job(job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None) -> dict[str, Any]:
-    """Carry a job out and leave a complete result folder at `out`, which must not exist or be empty; returns result.json.
+    """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json.
 
-    Raises InputError before anything is written if an input can't be used. A run that `listener.stop` ends leaves a valid result
-    that says so.
+    Raises InputError before anything is written if an input can't be used. A run that `listener.stop` ends leaves a
+    valid result that says so.
     """
     require_new_folder(out)
     return execute(prepare(job, image), out, listener or Listener())
@@ -237,7 +242,7 @@ def present_targets(goal: Goal, reference: np.ndarray, victim: Victim, named: tu
 
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
-    """Write the perturbed scan in the source's format, the perturbation, and what a replay needs; returns the file names."""
+    """Write the perturbed scan in the source's format, the perturbation and what a replay needs; returns file names."""
     image = ready.image
     suffix = io.writable_format(image)
     name = f"adversarial{suffix}" if io.has_room_for_notice(suffix) else f"adversarial_NOT_FOR_CLINICAL_USE{suffix}"
@@ -272,10 +277,12 @@ def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
 
 
 def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -> Volume:
+    """The perturbed scan of a result folder, as the file holds it."""
     return io.read_volume(folder / str(files["adversarial"]), unit=unit)
 
 
 def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
+    """Write the segmentations before and after, and where they differ."""
     labels = dict(victim.labels)
     io.write_labels(folder / "clean_seg.nii.gz", measured.clean_seg, image, labels)
     io.write_labels(folder / "adversarial_seg.nii.gz", measured.adversarial_seg, image, labels)
@@ -327,7 +334,9 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
             for step in outcome.trace
         ],
         "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
-        "stopped_early": None if outcome.stopped is None else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
+        "stopped_early": None
+        if outcome.stopped is None
+        else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
         "versions": versions(),
         "device": str(victim.device),
         "threads": torch.get_num_threads(),
@@ -339,6 +348,7 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
 
 
 def versions() -> dict[str, str]:
+    """What computed this: the versions of perturbox, Python and the packages that touch the numbers."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "monai", "numpy", "SimpleITK", "nibabel")}

@@ -1,7 +1,7 @@
 """What a perturbed file does to a victim, measured on the file: the third law, shared by `attack` and `verify`.
 
-Everything here starts from two scans as they were read from disk and asks the victim's ordinary inference. Nothing knows which
-attack made the perturbed one.
+Everything here starts from two scans as they were read from disk and asks the victim's ordinary inference. Nothing
+knows which attack made the perturbed one.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ def measure(
 ) -> Measurement:
     """Every number that follows from the two scans and the victim.
 
-    clean, adversarial: as read from disk, on one grid. expert: a reference label map "*s"; without it the clean prediction is the
-    reference. clean_seg: the clean prediction if already at hand. Controls (white noise, rolled perturbation, benign changes) are
-    drawn from `seed`.
+    clean, adversarial: as read from disk, on one grid. expert: a reference label map "*s"; without it the clean
+    prediction is the reference. clean_seg: the clean prediction if already at hand. Controls (white noise, rolled
+    perturbation, benign changes) are drawn from `seed`.
     """
     if clean_seg is None:
         say("Segmenting the original scan")
@@ -153,8 +153,8 @@ def _controls(
 def benign_floor(
     clean: Volume, victim: Victim, clean_seg: np.ndarray, sigma: float | None, seed: int, effort: Effort | None = None
 ) -> dict[str, float | None]:
-    """Per structure, the worst Dice of the prediction with itself under changes that mean nothing: saving again, a shift by half
-    a voxel, noise of the scan's own sigma. A break counts only below this floor."""
+    """Per structure, the worst Dice of the prediction with itself under changes that mean nothing: saving again, a
+    shift by half a voxel, noise of the scan's own sigma. A break counts only below this floor."""
     floor: dict[str, float | None] = dict.fromkeys(victim.structures)
     for member in checks.benign(clean, sigma, np.random.default_rng(seed)):
         prediction = victim.predict(member.scan, effort)

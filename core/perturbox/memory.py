@@ -22,7 +22,7 @@ def available_bytes(device: torch.device) -> int:
 def graph_budget(device: torch.device, logits_bytes: int) -> int:
     """Bytes of autograd graphs to keep beside a prediction of `logits_bytes`.
 
-    The prediction, its gradient and a loss's temporaries come first; of the rest two thirds are left to everything else.
+    The prediction, its gradient and a loss's temporaries come first; two thirds of the rest are left to all else.
     """
     return max(available_bytes(device) - 4 * logits_bytes, 0) // 3
 

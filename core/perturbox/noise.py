@@ -7,6 +7,7 @@ voxels, and most of it would be filtered out with the anatomy.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -29,7 +30,7 @@ _MAD_TO_SD = 1.4826
 
 def scan_noise(
     image: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, int], spacing: Sequence[float]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """{"sigma": SD of the noise of `image` ("*s", HU) or None, "region": where it was measured, or why it wasn't}.
 
     segmentation: label map "*s" in the values of `labels`; spacing in mm. The region is the liver, else the spleen,

@@ -17,7 +17,7 @@ class InputError(ValueError):
 class Volume:
     """A scan or label map on its own grid.
 
-    data: "c *s" float32 (float64 where the storage type needs it) in `unit`, spatial axes in the file's order (i, j, k).
+    data: "c *s" float32 (float64 where storage needs it) in `unit`, spatial axes in the file's order (i, j, k).
     affine: 4x4, ijk -> RAS, millimetres; a 2D image has the identity in its third axis.
     unit: "HU" for CT, "intensity" otherwise, "label" for label maps.
     dtype, slope, intercept: how a file stores it: data = slope * stored + intercept.
@@ -83,7 +83,7 @@ class Volume:
 class Case:
     """One question about one scan.
 
-    label: reference label map in the victim's label values on the scan's grid, or None (the clean prediction is the reference).
+    label: reference label map in the victim's values on the scan's grid; None: the clean prediction is the reference.
     roi: bool "*s"; only these voxels may change. target: names of the structures to attack, empty for all.
     """
 
@@ -97,9 +97,9 @@ class Case:
 class Effort:
     """What a computation cost; counters add up over calls.
 
-    forwards, backwards: whole-volume equivalents (windows computed / windows of the volume). model_calls: network calls.
-    windows, windows_kept, windows_skipped: windows seen in backward passes, of those whose graph was kept from the forward pass,
-    and of those without any upstream gradient. saved_bytes: largest number of bytes autograd graphs held at once.
+    forwards, backwards: whole-volume equivalents (windows computed / windows of the volume). model_calls: calls of the
+    network. windows, windows_kept, windows_skipped: windows seen in backward passes, of those whose graph was kept from
+    the forward pass, and of those without upstream gradient. saved_bytes: most bytes autograd graphs held at once.
     """
 
     forwards: float = 0.0

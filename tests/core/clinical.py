@@ -1,6 +1,6 @@
 """A scan of clinical size made from the small real CT: 512 x 512 x 300 voxels of 0.8 x 0.8 x 1.5 mm, oblique, int16.
 
-    python tests/core/clinical.py CT.nii.gz OUT.nii.gz
+python tests/core/clinical.py CT.nii.gz OUT.nii.gz
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A result folder is complete in itself: it replays, it verifies, and it says so when a number or a file was touched."""
+"""A result folder is complete in itself: it replays, it verifies, and it tells a touched number or file."""
 
 import json
 import shutil
@@ -74,7 +74,13 @@ def test_a_touched_scan_is_found(folder, tmp_path):
 
 def test_replay_makes_identical_files(folder, tmp_path):
     replay(folder, tmp_path / "again")
-    for name in ("adversarial.nii.gz", "perturbation.nii.gz", "clean_seg.nii.gz", "adversarial_seg.nii.gz", "difference_seg.nii.gz"):
+    for name in (
+        "adversarial.nii.gz",
+        "perturbation.nii.gz",
+        "clean_seg.nii.gz",
+        "adversarial_seg.nii.gz",
+        "difference_seg.nii.gz",
+    ):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
     first, second = read_result(folder), read_result(tmp_path / "again")
     for result in (first, second):

@@ -76,12 +76,8 @@ def slice_chart(
     parts += [
         frame.tick(abs(t - first) / span, str(t + 1)) for t in _ticks(min(first, last), max(first, last), base=-1)
     ]
-    if differ.max(initial=0) > 0:
-        parts.append(
-            f'<text class="quiet" x="{frame.right}" y="{height(0.5) - 5}" text-anchor="end">'
-            f"tallest bar {_short(differ.max())} {unit}</text>"
-        )
-    caption = f"{plane} slice – lines: Dice after against before; grey bars: what differs"
+    tallest = f" (tallest {_short(differ.max())} {unit})" if differ.max(initial=0) > 0 else ""
+    caption = f"{plane} slice – lines: Dice after against before; grey bars: what differs{tallest}"
     if ends[0]:
         parts += [frame.below(0, "start", f"◂ {ends[0]}"), frame.below(1, "end", f"{ends[1]} ▸")]
     parts.append(frame.below(0.5, "middle", caption))
@@ -94,18 +90,26 @@ def slice_chart(
 
 
 def trace_chart(trace: Sequence[dict[str, Any]], names: Sequence[tuple[int, str, str]], limit: float) -> str:
-    """Dice of each target per attack step, with a dashed line at the limit; names: (number, key, title)."""
+    """Dice of each target per attack step, restarts one after another; a dashed line at the limit.
+
+    names: (number, key, title).
+    """
     frame = Frame(width=560)
-    first, last = int(trace[0]["step"]), int(trace[-1]["step"])
-    span = max(last - first, 1)
-    x = np.array([frame.x((row["step"] - first) / span) for row in trace])
+    last = len(trace) - 1
+    x = np.array([frame.x(k / max(last, 1)) for k in range(len(trace))])
     y = height(limit)
     parts = [frame.grid(), f'<line class="limit" x1="{frame.left}" x2="{frame.right}" y1="{y}" y2="{y}"/>']
+    starts = [k for k in range(1, len(trace)) if trace[k].get("restart") != trace[k - 1].get("restart")]
+    parts += [f'<line class="grid" x1="{x[k]:.1f}" x2="{x[k]:.1f}" y1="{TOP}" y2="{height(0)}"/>' for k in starts]
     for n, key, title in names:
-        values = [(row.get("dice") or {}).get(key) for row in trace]
-        parts.append(_line(n, title, _path(x, np.array([np.nan if v is None else v for v in values], float))))
-    parts += [frame.tick((t - first) / span, str(t)) for t in _ticks(first, last, base=0)]
-    caption = f"attack step – lines: Dice as the attack sees it; dashed: limit {limit:.2f}"
+        values = np.array(
+            [np.nan if v is None else v for v in ((row.get("dice") or {}).get(key) for row in trace)], float
+        )
+        values = np.insert(values, starts, np.nan)  # a gap, not a line, from one start to the next
+        parts.append(_line(n, title, _path(np.insert(x, starts, x[starts]), values)))
+    parts += [frame.tick(k / max(last, 1), str(trace[k]["step"])) for k in _ticks(0, last, base=0)]
+    joined = f"; {len(starts) + 1} starts, one after another" if starts else ""
+    caption = f"attack step – lines: Dice as the attack sees it; dashed: limit {limit:.2f}{joined}"
     parts.append(frame.below(0.5, "middle", caption))
     return (
         f'<svg class="chart trace" viewBox="{frame.box}" role="img" aria-label="{escape(caption)}">'

@@ -45,7 +45,7 @@ def build(story: Story) -> str:
         subtitle=escape(subtitle(story)),
         verdict=rich(words.verdict(story.result, story.findings, story.units)),
         tiles="".join(tile(*texts) for texts in tiles(story)),
-        warnings="".join(f'<p class="warn">▲ {rich(w)}</p>' for w in warnings(story)),
+        warnings=warnings(story),
         shown=escape(shown(story)),
         plane_buttons=plane_buttons(story),
         windows="".join(f"<option>{escape(name)} {number(w)}/{number(c)}</option>" for name, w, c in windows(story)),
@@ -177,19 +177,34 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
     return cards
 
 
-def warnings(story: Story) -> list[str]:
+def warnings(story: Story) -> str:
+    """Failures that a good Dice hides, one box each; then what limits the result's meaning, in one box."""
     lead, where = story.lead, {}
     for f in story.findings:
-        hit = np.flatnonzero(lead.changed_of[:, f.number - 1])
-        if hit.size and not story.result.flat:
-            where[f.name] = f"{lead.name} slices {hit[0] + 1}–{hit[-1] + 1}"
-    found = words.warnings(story.result, story.findings, where, story.units)
+        if f.broken and not story.result.flat:
+            first, last = main_run(
+                lead.changed_of[:, f.number - 1], (lead.slices.lost + lead.slices.gained)[:, f.number - 1]
+            )
+            where[f.name] = f"{lead.name} slices {first + 1}–{last + 1}"
+    caveats = words.caveats(story.result, story.findings, story.units)
     tilt = 0.0 if story.result.flat else display.tilt_degrees(story.result.affine)
     if tilt > 2:
-        found.append(
-            f"*Tilted scan:* its axes lie {tilt:.0f}° off the anatomical ones; views follow the scan’s own slices."
-        )
-    return found
+        caveats.append(f"*Tilted scan:* its axes lie {tilt:.0f}° off the body’s; views follow the scan’s own slices.")
+    boxes = "".join(
+        f'<p class="warn">▲ {rich(w)}</p>' for w in words.hidden_failures(story.findings, where, story.units)
+    )
+    if not caveats:
+        return boxes
+    return f'{boxes}<ul class="warn caveats">{"".join(f"<li>{rich(c)}</li>" for c in caveats)}</ul>'
+
+
+def main_run(changed: np.ndarray, amount: np.ndarray) -> tuple[int, int]:
+    """First and last of the run of changed slices in which most differs; the most changed slice if none counts."""
+    if not changed.any():
+        return int(amount.argmax()), int(amount.argmax())
+    runs = np.split(np.flatnonzero(changed), np.flatnonzero(np.diff(np.flatnonzero(changed)) > 1) + 1)
+    best = max(runs, key=lambda run: amount[run].sum())
+    return int(best[0]), int(best[-1])
 
 
 def shown(story: Story) -> str:

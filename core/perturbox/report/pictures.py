@@ -56,7 +56,7 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float])
     moved = np.zeros(clean.shape, bool)
     for n in np.unique(clean[clean != adversarial]):
         if n:
-            moved |= _edge(clean == n)
+            moved |= _edge(clean == n) & ~_edge(adversarial == n)
     after[moved & _dashes(moved.shape)] = 255
     _stamp(after)
     plain = _grey(values, window)

@@ -150,11 +150,8 @@ def _control(result: Result, findings: list[Finding]) -> str:
     )
 
 
-def warnings(result: Result, findings: list[Finding], where: dict[str, str], units: Units) -> list[str]:
-    """What a reader must know: failures that a good Dice hides, then what the record warns of.
-
-    where: the slices to look at, per structure.
-    """
+def hidden_failures(findings: list[Finding], where: dict[str, str], units: Units) -> list[str]:
+    """Failures that a good Dice hides; where: the slices to look at, per structure."""
     found = []
     for f in findings:
         look = f" Look at {where[f.name]}." if f.name in where else ""
@@ -169,6 +166,12 @@ def warnings(result: Result, findings: list[Finding], where: dict[str, str], uni
                 f"*{f.title}:* Dice {fixed(f.agreement, 3)} hides {f.failed} of {f.present} {f.plane} slices with Dice "
                 f"below {number(LIMITS.slice_dice)}.{look}"
             )
+    return found
+
+
+def caveats(result: Result, findings: list[Finding], units: Units) -> list[str]:
+    """What limits the result's meaning: the record's warnings, with their first words bold."""
+    found = []
     told = result.record.get("warnings") or []
     if not any(f.broken for f in findings) and not any("proof of safety" in text for text in told):
         limit = limit_phrase(result, units)

@@ -23,14 +23,17 @@ class Rule:
 
 
 def stateless(function: Callable[[Tensor], Tensor]) -> Rule:
+    """A rule that only looks at the gradient it is given."""
     return Rule(lambda z, budget: None, lambda gradient, state: (function(gradient), state))
 
 
 def sign() -> Rule:
+    """The gradient's sign, voxel by voxel."""
     return stateless(torch.sign)
 
 
 def scale(factor: float) -> Rule:
+    """The gradient times a factor: the step size."""
     return stateless(lambda gradient: gradient * factor)
 
 

@@ -1,4 +1,4 @@
-"""The built-in victims: small networks trained on this package's own CT phantoms only, so that everything runs at once."""
+"""The built-in victims: small networks trained on this package's own CT phantoms only, for a start at once."""
 
 from functools import partial
 

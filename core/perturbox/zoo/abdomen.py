@@ -1,5 +1,7 @@
 """Abdominal and pelvic organs other than the gut: vessels, pancreas, kidneys, liver, gallbladder, spleen, bladder."""
 
+from functools import partial
+
 import numpy as np
 from scipy.ndimage import binary_dilation
 
@@ -16,7 +18,7 @@ def paint_abdomen(trunk: Trunk) -> None:
     left_kidney = [_paint_kidney(trunk, side) for side in (1, -1)][1]
     kidneys = trunk.canvas.is_any(*_KIDNEY)
     touching = trunk.canvas.rng.random() < 0.5
-    clear = trunk.abdomen & ~np.asarray(kidneys if touching else binary_dilation(kidneys))
+    clear = trunk.abdomen & ~np.asarray(kidneys if touching else binary_dilation(kidneys), bool)
     _paint_liver(trunk, clear)
     _paint_great_vessels(trunk)
     _paint_spleen(trunk, clear, left_kidney, touching)
@@ -63,19 +65,20 @@ def _paint_kidney(trunk: Trunk, side: int) -> np.ndarray | None:
     drop = uniform(0, 20) if side > 0 else uniform(-14, 8)
     centre = np.array([side * uniform(56, 74), y + uniform(-6, 14), level - drop])
     radii = np.array([uniform(25, 32), uniform(24, 32), uniform(46, 60)]) * uniform(0.88, 1.14)
-    pose = {"tilt": -side * uniform(0.1, 0.35), "spin": side * uniform(0.3, 0.8)}
+    tilt, spin = -side * uniform(0.1, 0.35), side * uniform(0.3, 0.8)
+    bean = partial(canvas.ellipsoid, tilt=tilt, spin=spin)
     room = trunk.abdomen & (canvas.y < y + 60)
-    canvas.paint(canvas.ellipsoid(centre, radii + uniform(4, 20), rough=0.12, **pose), Material.FAT, within=room)
-    outline = canvas.ellipsoid(centre, radii, power=2.2, rough=0.08, **pose)
+    canvas.paint(bean(centre, radii + uniform(4, 20), rough=0.12), Material.FAT, within=room)
+    outline = bean(centre, radii, power=2.2, rough=0.08)
     canvas.paint(outline, Material.RENAL_CORTEX, within=trunk.inside_fascia)
-    inner = canvas.ellipsoid(centre, radii - uniform(6, 9), rough=0.35, grain=2, **pose)
+    inner = bean(centre, radii - uniform(6, 9), rough=0.35, grain=2)
     canvas.paint(inner, Material.RENAL_MEDULLA, over=[Material.RENAL_CORTEX])
     parenchyma = _KIDNEY[:2]
     hilum = centre + np.array([-side * radii[0] * uniform(0.75, 1.0), radii[1] * uniform(0.25, 0.6), 0])
     opening = canvas.ellipsoid(hilum, [uniform(15, 22), uniform(14, 20), uniform(18, 30)], rough=0.25, grain=2)
     canvas.paint(opening, Material.RENAL_SINUS, over=parenchyma)
     pelvis = [uniform(5, 12), uniform(5, 11), uniform(16, 34)]
-    sinus = canvas.ellipsoid(centre + np.array([-side * 4, 3, 0]), pelvis, rough=0.4, grain=2, **pose)
+    sinus = bean(centre + np.array([-side * 4, 3, 0]), pelvis, rough=0.4, grain=2)
     canvas.paint(sinus, Material.RENAL_SINUS, over=parenchyma)
     if rng.random() < 0.3:
         cyst = canvas.ellipsoid(centre + rng.normal(0, 0.6, 3) * radii, np.full(3, uniform(6, 20)))

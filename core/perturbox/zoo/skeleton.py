@@ -58,7 +58,7 @@ def paint_skeleton(trunk: Trunk) -> None:
     canal = paint_spine(trunk, bones.mask)
     bones.mask &= trunk.body
     canvas.map[bones.mask] = Material.SPONGY_BONE
-    canvas.map[bones.mask & ~np.asarray(binary_erosion(bones.mask))] = Material.CORTICAL_BONE
+    canvas.map[bones.mask & ~np.asarray(binary_erosion(bones.mask), bool)] = Material.CORTICAL_BONE
     canvas.map[canal] = Material.SPINAL_CORD
 
 

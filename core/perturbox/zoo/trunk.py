@@ -122,8 +122,8 @@ def make_trunk(canvas: Canvas) -> Trunk:
     canvas.map[body] = Material.SKIN
     canvas.map[binary_erosion(body)] = Material.FAT
     canvas.map[inside] = Material.OTHER_MUSCLE
-    planes = inside & (np.abs(middle + 0.5 * fine) < uniform(0.06, 0.2)) & (z < -150)
-    canvas.map[planes] = Material.FAT
+    planes = np.abs(middle + 0.5 * fine) < uniform(0.06, 0.2)
+    canvas.map[inside & np.asarray(planes) & np.asarray(z < -150)] = Material.FAT
 
     back = (back_fat - half_depth).astype(np.float32)
     lordosis = uniform(50, 60)

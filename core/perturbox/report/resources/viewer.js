@@ -163,19 +163,22 @@ function heat(data, g, off) {
     mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), S.opacity * Math.min(1, 5 * t));
   }
 }
-/* Outlines run along pixel edges, so that they never hide the voxel they enclose. */
+/* Outlines run along pixel edges, so that they never hide the voxel they enclose; keep(label, p, q, place) picks edges. */
 function outline(pen, g, labels, colour, width, keep = null) {
   const sx = pen.canvas.width / g.w, sy = pen.canvas.height / g.h, paths = {};
-  const line = (n, u, v, du, dv) => {
-    if (!n || !shown(n) || keep && !keep(n, u, v)) return;
-    const path = paths[n] ??= new Path2D();
-    path.moveTo(u * sx, v * sy); path.lineTo((u + du) * sx, (v + dv) * sy);
+  const edge = (p, q, u, v, du, dv) => {  // between pixels p and q, -1 outside the picture
+    const a = p < 0 ? 0 : labels[p], b = q < 0 ? 0 : labels[q];
+    if (a === b) return;
+    for (const n of [a, b]) {
+      if (!n || !shown(n) || keep && !keep(n, p, q, u + v)) continue;
+      const path = paths[n] ??= new Path2D();
+      path.moveTo(u * sx, v * sy); path.lineTo((u + du) * sx, (v + dv) * sy);
+    }
   };
   for (let v = 0; v <= g.h; v++) for (let u = 0; u <= g.w; u++) {
-    const p = v * g.w + u, a = u < g.w && v < g.h ? labels[p] : 0;
-    const left = u && v < g.h ? labels[p - 1] : 0, above = v && u < g.w ? labels[p - g.w] : 0;
-    if (a !== left) { line(a, u, v, 0, 1); line(left, u, v, 0, 1); }
-    if (a !== above) { line(a, u, v, 1, 0); line(above, u, v, 1, 0); }
+    const p = v * g.w + u, here = u < g.w && v < g.h ? p : -1;
+    if (v < g.h) edge(here, u ? p - 1 : -1, u, v, 0, 1);
+    if (u < g.w) edge(here, v ? p - g.w : -1, u, v, 1, 0);
   }
   pen.lineWidth = width; pen.lineCap = "square";
   for (const n in paths) { pen.strokeStyle = colour(+n); pen.stroke(paths[n]); }
@@ -215,10 +218,10 @@ function paint(canvas, kind) {
     outline(pen, g, added, () => `rgb(${ADDED})`, 2.5 * dot);
   } else if (style !== "off") {
     outline(pen, g, kind === "after" ? after : before, rgb, (kind === "heat" ? 1.5 : 2) * dot);
-    if (kind === "after" && style.includes("before")) {  // where a structure moved: its old outline, dashed white
-      const moved = new Set();
-      before.forEach((a, p) => { if (a !== after[p]) { moved.add(a); moved.add(after[p]); } });
-      outline(pen, g, before, () => "#fff", 1.5 * dot, (n, u, v) => moved.has(n) && (u + v) % 4 < 2);
+    if (kind === "after" && style.includes("before")) {  // the old outline, dashed white, where it is none any more
+      const holds = (n, p) => p >= 0 && after[p] === n;
+      const moved = (n, p, q, place) => place % 4 < 2 && holds(n, p) === holds(n, q);
+      outline(pen, g, before, () => "#fff", 1.5 * dot, moved);
     }
   }
   if (kind === "after") {  // part of the picture, so that it stays on copies of it
