@@ -162,5 +162,6 @@ def benign_floor(
         for name, value in victim.structures.items():
             agreement = metrics.dice(prediction == value, expected == value)
             if agreement is not None:
-                floor[name] = agreement if floor[name] is None else min(floor[name], agreement)
+                worst = floor[name]
+                floor[name] = agreement if worst is None else min(worst, agreement)
     return floor

@@ -120,7 +120,7 @@ def make_trunk(canvas: Canvas) -> Trunk:
     inside = (ellipse(fascia_width, fascia_depth, fascia_y) + 0.02 * middle < 1) & body
     inside[:, :, below] &= thighs(side_fat[0], back_fat[0] * 0.7)[:, :, None]
     canvas.map[body] = Material.SKIN
-    canvas.map[binary_erosion(body)] = Material.FAT
+    canvas.map[np.asarray(binary_erosion(body), bool)] = Material.FAT
     canvas.map[inside] = Material.OTHER_MUSCLE
     planes = np.abs(middle + 0.5 * fine) < uniform(0.06, 0.2)
     canvas.map[inside & np.asarray(planes) & np.asarray(z < -150)] = Material.FAT
