@@ -328,7 +328,9 @@ def test_the_first_interrupt_keeps_the_best_so_far_and_says_so(run, scan):
     assert re.fullmatch(r"stopped at step \d+ of 20000", result["stopped_early"])
     assert f"The attack was {result['stopped_early']}; this is the best change until then." in said
     assert "Stopping after this step; what it found is then measured and saved." in told
-    assert 0 < np.abs(values(out / "perturbation.nii.gz")).max() <= 10
+    largest = np.abs(values(out / "perturbation.nii.gz")).max()
+    # A random start that no gradient has looked at yet is no find, so stopping at once leaves the scan as it was.
+    assert largest <= 10 and (largest > 0 or "step 1 of" in result["stopped_early"])
     assert run("verify", out)[0] == 0
 
 

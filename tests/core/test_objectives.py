@@ -117,7 +117,7 @@ def test_a_loss_grows_as_the_prediction_leaves_the_labels(name, field):
 @pytest.mark.parametrize("towards", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_finite_differences(name, towards, field):
-    logits, labels, weight = (torch.from_numpy(a) for a in field)
+    logits, labels, weight = (torch.from_numpy(np.ascontiguousarray(a[..., :3, :2, :2])) for a in field)
 
     def value(z):
         return LOSSES[name](z, labels, weight, (1, 2, 3), towards)

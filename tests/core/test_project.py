@@ -55,7 +55,7 @@ def tool(*command: str, **environment: str) -> subprocess.CompletedProcess:
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(CORE), **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -92,7 +92,9 @@ def test_the_pages_name_only_targets_the_makefile_has():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = {
-        name for page in PAGES for name in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE)
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert {"demo", "test"} <= named <= targets
     assert set(makefile.partition(".PHONY:")[2].splitlines()[0].split()) == targets

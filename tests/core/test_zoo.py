@@ -300,6 +300,8 @@ def test_shipped_weights_segment_a_patient_they_never_saw(anatomy: np.ndarray) -
     hu, labels = colour(materials, draw_acquisition(rng), rng), LABEL_OF[materials]
     model = MODELS["ct-organs"]
     found = load_network("ct-organs")(model.normalise(torch.from_numpy(hu))[None, None])[0].argmax(0).numpy()
-    for index, name in enumerate(CLASSES[1:], start=1):
-        dice = 2 * ((found == index) & (labels == index)).sum() / ((found == index).sum() + (labels == index).sum())
-        assert dice > 0.75, name
+    dice = {
+        name: 2 * ((found == index) & (labels == index)).sum() / ((found == index).sum() + (labels == index).sum())
+        for index, name in enumerate(CLASSES[1:], start=1)
+    }
+    assert min(dice.values()) > 0.6 and np.mean(list(dice.values())) > 0.8, dice
