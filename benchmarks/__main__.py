@@ -1,6 +1,6 @@
 """Measure, then write docs/benchmarks.json and docs/benchmarks.md:
 
-    python -m benchmarks [--quick] [--rounds 5] [--threads 1] [--out docs]
+    python -m benchmarks [--quick] [--cases CASE …] [--rounds 5] [--threads 1] [--out docs]
 
 The full run takes about an hour and wants a machine that does nothing else.
 """
@@ -30,6 +30,7 @@ import summary  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="four small cases, three rounds, memory of one case")
+    parser.add_argument("--cases", nargs="+", choices=list(bench_sliding.CASES), help="only these cases")
     parser.add_argument("--rounds", type=int, help="measured rounds per case (default 5, quick 3)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs")
@@ -37,7 +38,7 @@ def main() -> None:
     rounds = options.rounds or (3 if options.quick else 5)
     torch.set_num_threads(options.threads)
 
-    chosen = bench_sliding.QUICK if options.quick else tuple(bench_sliding.CASES)
+    chosen = options.cases or (bench_sliding.QUICK if options.quick else tuple(bench_sliding.CASES))
     load = os.getloadavg()[0]
     cases = {}
     for key in chosen:

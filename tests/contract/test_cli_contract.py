@@ -30,7 +30,7 @@ COMMANDS = {
         "--label-map": None,
         "--roi": None,
     },
-    "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
+    "margin": {**ATTACK_JOB, "--steps": 10, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
     "list": {"KIND": REQUIRED, "--json": False},
     "report": {"DIR": REQUIRED},

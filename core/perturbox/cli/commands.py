@@ -156,7 +156,7 @@ def margin(
     attack: AttackName = "pgd",
     target: Target = None,
     max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
-    steps: Steps = 20,
+    steps: Steps = 10,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
