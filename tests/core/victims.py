@@ -107,5 +107,5 @@ def organ_scan(shape: tuple[int, ...] = (14, 12, 10), inside: float = 60.0, outs
 
 def random_scan(shape: tuple[int, ...] = (14, 12, 10), seed: int = 0, scale: float = 60.0, **changes) -> Volume:
     """Noise in whole HU."""
-    data = np.rint(np.random.default_rng(seed).normal(0, scale, shape)).astype(np.float32)
+    data = np.rint(np.random.default_rng(seed).normal(0, scale, shape)).astype(np.int16).astype(np.float32)
     return Volume(data[None], **({"affine": np.diag([2.0, 2.0, 3.0, 1.0])} | changes))

@@ -1,0 +1,210 @@
+"""The robustness margin on victims whose breaking point is known to the unit."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import victims
+
+from perturbox import io, margin
+from perturbox.folder import verify
+from perturbox.job import Job, Listener, prepare
+from perturbox.margin import find_margin
+from perturbox.types import InputError, Volume
+
+HERE = Path(victims.__file__)
+
+
+def three_tissues(**storage) -> Volume:
+    """Soft tissue at 40 HU, in it an organ at 90 and a bone at 400: `victims.layers` loses the organ at 16 HU (below
+    74.5), soft tissue at 16 (below 24.5) and the bone at 151 (below 249.5)."""
+    shape = (20, 14, 12)
+    data = np.full(shape, 40.0)
+    data[:10][victims.ball((10, 14, 12), 0.42)] = 90.0
+    data[10:][victims.ball((10, 14, 12), 0.42)] = 400.0
+    data[0], data[-1, -1, -1] = -900.0, 1500.0
+    data[0, 0, 0] = -1000.0
+    return Volume(data[None].astype(np.float32), **({"affine": np.diag([2.0, 2.0, 3.0, 1.0])} | storage))
+
+
+def one_organ(share: float, **storage) -> Volume:
+    """An organ for `victims.organ` (from 49.5 HU) of which a share of voxels stands at 54 HU and the rest at 90."""
+    image = victims.organ_scan((18, 16, 14), inside=90.0, **storage)
+    places = np.argwhere(image.data[0] == 90.0)
+    image.data[(0, *places[: round(share * len(places))].T)] = 54.0
+    return image
+
+
+def job_on(image: Volume, folder: Path, victim: str, **changes) -> Job:
+    path = folder / "scan.nii.gz"
+    io.write_volume(path, image)
+    return Job(**({"image": str(path), "victim": f"{HERE}:{victim}", "steps": 10, "force": True} | changes))
+
+
+def tried(found: dict, *names: str) -> list[tuple[float, bool]]:
+    """(limit, whether it broke) of the trials aimed at just these structures."""
+    rows = [trial for trial in found["trials"] if trial["aimed"] == list(names)]
+    return [(trial["eps"], all(trial["broken"][name] is not None for name in names)) for trial in rows]
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("layered")
+    out = folder / "margin"
+    return find_margin(job_on(three_tissues(), folder, "layers"), out, 32.0), out
+
+
+def test_breaking_points_are_the_known_ones(layered):
+    found, _ = layered
+    rows = found["structures"]
+    assert (rows["organ"]["breaks_at"], rows["organ"]["above"]) == (16.0, 15.0)
+    assert (rows["soft"]["breaks_at"], rows["soft"]["above"]) == (16.0, 15.0)
+    assert rows["organ"]["limit"] == "vanished"
+
+
+def test_what_holds_is_above_the_largest_limit_tried(layered):
+    found, _ = layered
+    assert found["structures"]["bone"] == {
+        "breaks_at": None, "above": 32.0, "limit": None, "witness": None, "in_sigma": None,
+    }  # fmt: skip
+
+
+def test_limits_double_then_what_held_is_aimed_at_then_gaps_are_bisected(layered):
+    found, _ = layered
+    assert tried(found, "soft", "organ", "bone") == [
+        (1, False),
+        (2, False),
+        (4, False),
+        (8, False),
+        (16, False),
+        (32, False),
+    ]
+    assert tried(found, "bone") == [(32, False)]
+    assert tried(found, "organ") == [(12, False), (14, False), (15, False)]
+    assert tried(found, "soft") == [(12, False), (14, False), (15, False)]
+    joint = [trial for trial in found["trials"] if len(trial["aimed"]) == 3]
+    assert [trial["broken"]["organ"] for trial in joint] == [None] * 4 + ["vanished"] * 2
+    assert all(trial["linf"] <= trial["eps"] for trial in found["trials"])
+
+
+def test_the_document_is_the_file_and_says_what_it_means(layered):
+    found, out = layered
+    assert json.loads((out / "margin.json").read_text()) == found
+    assert found["schema"] == "perturbox-margin/1"
+    assert "ADVERSARIAL" in found["notice"] and "upper bound" in found["meaning"]
+    assert found["noise"]["region"] and set(found["benign"]["dice"]) == {"soft", "organ", "bone"}
+    assert found["stopped_early"] is False and found["max_eps"] == 32.0
+    assert found["effort"]["backwards"] > 0
+
+
+def test_each_break_has_a_witness_that_verifies(layered):
+    found, out = layered
+    for name in ("organ", "soft"):
+        row = found["structures"][name]
+        result = json.loads((out / row["witness"] / "result.json").read_text())
+        assert result["budget"]["measured"]["linf"] == row["breaks_at"]
+        assert result["metrics"]["adversarial"][name]["dice"] < found["limits"]["dice"]
+    assert verify(out) == []
+
+
+def test_a_document_that_was_tampered_with_does_not_verify(layered):
+    _, out = layered
+    text = (out / "margin.json").read_text()
+    try:
+        (out / "margin.json").write_text(text.replace('"breaks_at": 16.0', '"breaks_at": 9.0'))
+        assert any("breaks_at" in line for line in verify(out))
+    finally:
+        (out / "margin.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "share, limit, breaks_at", [(0.22, "dice", 5.0), (0.14, "volume", 5.0), (0.06, "vanished", 41.0)]
+)
+def test_the_limit_that_breaks_is_named(share, limit, breaks_at, tmp_path, monkeypatch):
+    """5 HU take the share of voxels at 54 HU: more than 18.2 % cost a Dice of 0.9, more than 10 % the volume; else all
+    voxels have to go, at 41 HU."""
+    monkeypatch.setattr(margin, "benign_floor", lambda *_: {"organ": 1.0})
+    image = one_organ(share)
+    image.data[image.data == 1500] = 89.0
+    found = find_margin(job_on(image, tmp_path, "organ"), tmp_path / "out", 64.0)
+    row = found["structures"]["organ"]
+    assert (row["breaks_at"], row["above"], row["limit"]) == (breaks_at, breaks_at - 1, limit)
+
+
+def test_a_break_counts_only_below_the_benign_floor(tmp_path, monkeypatch):
+    monkeypatch.setattr(margin, "benign_floor", lambda *_: {"organ": 0.85})
+    found = find_margin(job_on(one_organ(0.22), tmp_path, "organ"), tmp_path / "out", 8.0)
+    assert found["structures"]["organ"]["breaks_at"] is None
+    assert found["structures"]["organ"]["above"] == 8.0
+
+
+@pytest.mark.parametrize(
+    "storage, expected",
+    [
+        ({"slope": 2.0}, (12.0, 10.0)),
+        ({"slope": 0.5}, (10.5, 10.0)),
+        ({"dtype": np.dtype(np.float32)}, (10.5, 10.0)),  # without storage steps, 64 parts of the largest limit
+    ],
+)
+def test_limits_are_multiples_of_the_files_step(storage, expected, tmp_path):
+    """An organ at 60 HU under a threshold of 49.5 needs 10.5 HU."""
+    image = victims.organ_scan((18, 16, 14), inside=60.0, **storage)
+    found = find_margin(job_on(image, tmp_path, "organ"), tmp_path / "out", 32.0)
+    row = found["structures"]["organ"]
+    assert 10.5 <= row["breaks_at"] <= expected[0]
+    if image.step is not None:
+        assert (row["breaks_at"], row["above"]) == expected
+        assert all(trial["eps"] % image.step == 0 for trial in found["trials"])
+    else:
+        assert row["above"] >= expected[1] - 0.5
+
+
+def test_named_targets_alone_are_sought(tmp_path):
+    found = find_margin(job_on(three_tissues(), tmp_path, "layers", target=("organ",)), tmp_path / "out", 20.0)
+    assert list(found["structures"]) == ["organ"]
+    assert found["structures"]["organ"]["breaks_at"] == 16.0
+    assert [trial["eps"] for trial in found["trials"]] == [1, 2, 4, 8, 16, 12, 14, 15]
+    assert found["attack"]["parameters"]["eps"] == 20.0
+
+
+def test_stopping_leaves_what_was_found(tmp_path):
+    said: list[str] = []
+    listener = Listener(say=said.append, stop=lambda: sum("Limit" in line for line in said) >= 5)
+    found = find_margin(job_on(three_tissues(), tmp_path, "layers"), tmp_path / "out", 32.0, listener)
+    assert found["stopped_early"] is True
+    assert [trial["eps"] for trial in found["trials"]] == [1, 2, 4, 8, 16]
+    assert (tmp_path / "out" / "margin.json").is_file()
+
+
+def test_only_perturbations_still_needed_are_held(tmp_path):
+    ready = prepare(dataclasses.replace(job_on(three_tissues(), tmp_path, "layers"), eps=32.0))
+    search = margin._Search(ready, 32.0, Listener())
+    search.climb()
+    assert len(search.trials) == 6
+    assert set(search.found) == {search.trials[4]}
+
+
+def test_folder_names_suit_every_file_system():
+    assert margin._folder_name(["liver"], 2.0) == "liver_2"
+    assert margin._folder_name(["liver", "left kidney", "a/b"], 2.5) == "liver-left-kidney-a-b_2.5"
+    many = margin._folder_name([f"vertebra {k}" for k in range(100)], 31.0)
+    assert len(many) < 140 and many.endswith("93-more_31")
+
+
+@pytest.mark.parametrize(
+    "changes, max_eps, words",
+    [
+        ({}, 0.0, "--max-eps must be a number above 0, not 0.0"),
+        ({}, float("nan"), "--max-eps must be a number above 0"),
+        ({}, 0.5, "--max-eps 0.5 is less than the file can store; choose at least 1"),
+        ({"norm": "l2"}, 8.0, "norm linf"),
+        ({"goal": "vanish", "target": ("organ",)}, 8.0, "goal 'change'"),
+        ({"target": ("liver",)}, 8.0, "no structure 'liver'"),
+    ],
+)
+def test_what_makes_no_margin_is_refused_in_words(changes, max_eps, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        find_margin(job_on(three_tissues(), tmp_path, "layers", **changes), tmp_path / "out", max_eps)
+    assert not (tmp_path / "out").exists()

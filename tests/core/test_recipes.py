@@ -1,0 +1,173 @@
+"""Recipes are found, described and built from their signatures, and refuse settings in words."""
+
+import json
+from typing import Annotated, get_args, get_type_hints
+
+import pytest
+
+from perturbox import recipes
+from perturbox.attack import Attack, climb
+from perturbox.objectives import LOSSES
+from perturbox.recipes import Param
+from perturbox.solvers.ascent import Ascent, chain, sign
+from perturbox.spaces.additive import Additive
+from perturbox.types import InputError
+
+NAMES = list(recipes.discover())
+
+
+def test_every_recipe_is_found():
+    assert NAMES == ["bim", "fgsm", "mi-fgsm", "noise", "pgd"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_kebab_case_and_lead_back(name):
+    recipe = recipes.get(name)
+    assert recipe.name == name == name.lower() and "_" not in name
+    assert recipe.function.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_annotated_with_its_meaning(name):
+    function = recipes.get(name).function
+    hints = get_type_hints(function, include_extras=True)
+    parameters = recipes.get(name).parameters
+    assert set(hints) == {"eps", "norm", "steps", "return"} | {entry["name"] for entry in parameters}
+    for entry in parameters:
+        told = get_args(hints[entry["name"]])[1]
+        assert isinstance(told, Param) and told.help == entry["help"]
+        assert entry["help"] and (entry["help"][0].isupper() or entry["help"][0] == "+")
+        assert entry["type"] in ("float", "int", "bool", "str")
+        if entry["choices"]:
+            assert entry["default"] in entry["choices"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_description_survives_json(name):
+    described = recipes.get(name).describe()
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert set(described) >= {
+        "name", "title", "paper", "space", "norm", "dims", "targeted", "access", "parameters", "deviations",
+    }  # fmt: skip
+    assert described["dims"] == [2, 3] and described["access"] in ("white", "black")
+    for entry in described["parameters"]:
+        assert set(entry) == {"name", "type", "unit", "default", "minimum", "maximum", "choices", "help"}
+
+
+def test_what_pgd_says_of_itself():
+    entries = {entry["name"]: entry for entry in recipes.get("pgd").parameters}
+    assert entries["alpha"] == {
+        "name": "alpha",
+        "type": "float",
+        "unit": "HU",
+        "default": None,
+        "minimum": 0,
+        "maximum": None,
+        "choices": None,
+        "help": "Step size; 2.5 eps / steps if not given",
+    }
+    assert entries["loss"]["choices"] == list(LOSSES) and entries["loss"]["default"] == "dice-ce"
+    assert entries["restarts"]["type"] == "int" and entries["restarts"]["minimum"] == 1
+    assert entries["random_start"]["type"] == "bool" and entries["random_start"]["default"] is True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_tell_all_a_replay_needs(name):
+    recipe = recipes.get(name)
+    attack = recipe.build(8.0, "linf", 20, {})
+    told = attack.parameters
+    assert json.loads(json.dumps(told)) == told
+    assert (told["eps"], told["norm"], told["steps"]) == (8.0, "linf", attack.steps)
+    again = recipe.build(
+        told["eps"], told["norm"], told["steps"], {k: told[k] for k in told if k not in ("eps", "norm", "steps")}
+    )
+    assert again.parameters == told and again.name == name
+
+
+def test_defaults_are_those_of_the_papers():
+    assert recipes.get("pgd").build(8.0, "linf", 20, {}).parameters["alpha"] == 1.0
+    assert recipes.get("bim").build(8.0, "linf", 20, {}).parameters["alpha"] == 0.4
+    assert recipes.get("mi-fgsm").build(8.0, "linf", 20, {}).parameters == {
+        "loss": "dice-ce", "alpha": 0.4, "decay": 1.0, "eps": 8.0, "norm": "linf", "steps": 20,
+    }  # fmt: skip
+    assert recipes.get("fgsm").build(8.0, "linf", 20, {}).steps == 1
+
+
+def test_settings_are_taken_as_words_or_values():
+    pgd = recipes.get("pgd")
+    words = pgd.build(8.0, "l2", 5, {"alpha": "0.5", "random_start": "no", "restarts": "3", "loss": "ce"})
+    values = pgd.build(8.0, "l2", 5, {"alpha": 0.5, "random_start": False, "restarts": 3, "loss": "ce"})
+    assert words.parameters == values.parameters
+    assert (words.restarts, words.space) == (3, Additive(random_start=False))
+    assert pgd.build(8.0, "linf", 5, {"alpha": None}).parameters["alpha"] == 4.0
+    assert pgd.build(8.0, "linf", 5, {"restarts": 3.0}).restarts == 3
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"alhpa": "1"}, "pgd has no setting 'alhpa'; did you mean 'alpha'?"),
+        ({"zzz": "1"}, "pgd has no setting 'zzz'; it has loss, alpha, random_start, restarts."),
+        ({"steps": "1"}, "pgd has no setting 'steps'"),
+        ({"alpha": "much"}, "The setting 'alpha' needs a value of type float, not 'much'."),
+        ({"alpha": "nan"}, "needs a value of type float, not 'nan'"),
+        ({"alpha": "inf"}, "needs a value of type float, not 'inf'"),
+        ({"alpha": -1.0}, "The setting 'alpha' must be at least 0, not -1.0."),
+        ({"restarts": "2.5"}, "The setting 'restarts' needs a value of type int, not '2.5'."),
+        ({"restarts": 2.5}, "needs a value of type int, not '2.5'"),
+        ({"restarts": float("inf")}, "needs a value of type int, not 'inf'"),
+        ({"restarts": 0}, "The setting 'restarts' must be between 1 and 1000, not 0."),
+        ({"restarts": None}, "needs a value of type int, not 'None'"),
+        ({"random_start": "perhaps"}, "The setting 'random_start' needs a value of type bool, not 'perhaps'."),
+        ({"loss": "lovasz"}, "The setting 'loss' is one of dice-ce, dice, ce, margin, not 'lovasz'."),
+    ],
+)
+def test_settings_are_refused_in_one_sentence(settings, words):
+    with pytest.raises(InputError) as refusal:
+        recipes.get("pgd").build(8.0, "linf", 5, settings)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_norms_and_steps_are_refused_in_words():
+    with pytest.raises(InputError, match="fgsm works with norm linf, not"):
+        recipes.get("fgsm").build(8.0, "l2", 5, {})
+    with pytest.raises(InputError, match="pgd works with norm linf or l2"):
+        recipes.get("pgd").build(8.0, "l0", 5, {})
+    with pytest.raises(InputError, match="steps must be at least 1, not 0"):
+        recipes.get("pgd").build(8.0, "linf", 0, {})
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("pdg", "Unknown attack 'pdg'; did you mean 'pgd'?"),
+        ("MI_FGSM", "did you mean 'mi-fgsm'?"),
+        ("deepfool", "Unknown attack 'deepfool'; there are bim, fgsm, mi-fgsm, noise, pgd."),
+    ],
+)
+def test_unknown_attacks_are_refused_with_a_near_name(name, words):
+    with pytest.raises(InputError) as refusal:
+        recipes.get(name)
+    assert words in str(refusal.value)
+
+
+def test_a_recipe_is_one_typed_function():
+    @recipes.recipe(title="Half", paper="none", norms=("linf",), cost="nothing", deviations=("all of it",))
+    def half_of_it(
+        eps: float,
+        norm: str,
+        steps: int,
+        *,
+        share: Annotated[float, Param("Share of eps", unit="1", minimum=0, maximum=1)] = 0.5,
+    ) -> Attack:
+        """Less."""
+        return Attack("", climb(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
+
+    made = half_of_it.recipe
+    assert made.name == "half-of-it"
+    attack = made.build(8.0, "linf", 2, {"share": "0.25"})
+    assert (attack.name, attack.eps) == ("half-of-it", 2.0)
+    assert attack.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
+    with pytest.raises(InputError, match="between 0 and 1, not"):
+        made.build(8.0, "linf", 2, {"share": 2})
