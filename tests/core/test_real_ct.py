@@ -112,14 +112,14 @@ def test_the_attack_is_aimed_and_noise_is_not(attacked):
     assert mean_dice(attacked[10][1]["control"]["noise"]["dice"]) > 0.97
 
 
-def test_the_clean_prediction_knows_the_patient(attacked, data_dir):
+def test_the_clean_prediction_is_as_good_as_the_model_card_says(attacked, data_dir):
     """Against TotalSegmentator's output, which is itself a model's."""
     names = json.loads((data_dir / "ct_abdomen" / "total117.json").read_text())
     truth = np.asanyarray(nib.load(data_dir / "ct_abdomen" / "example_seg.nii.gz").dataobj).astype(int)
     found = io.read_labels(
         attacked[10][0] / "clean_seg.nii.gz", io.read_volume(data_dir / "ct_abdomen" / "example_ct.nii.gz")
     )
-    for name, value, floor in (("liver", 1, 0.85), ("spleen", 2, 0.80)):
+    for name, value, stated in (("liver", 1, 0.843), ("spleen", 2, 0.875)):
         number = next(int(number) for number, text in names.items() if text == name)
         a, b = found == value, truth == number
-        assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= floor, name
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) == pytest.approx(stated, abs=0.005), name
