@@ -15,11 +15,11 @@ from report_fixture import LABELS, NOT_FOR_PRINT, make_result
 
 from perturbox.report import colours, display, encode, write_report
 from perturbox.report.charts import _ticks
-from perturbox.report.findings import CHANGED_ML
+from perturbox.report.findings import CHANGED_ML, main_run
 from perturbox.report.load import load, without_private
 from perturbox.report.pictures import triptych, worst_positions
 from perturbox.report.story import tell
-from perturbox.report.words import number, signed, verdict
+from perturbox.report.words import hidden_failures, number, signed, verdict
 from perturbox.types import InputError
 
 
@@ -220,6 +220,29 @@ def test_verdict_sentence(story):
         f"*{liver.gained:.0f} ml of “liver”* ({liver.before:.0f} → {liver.after:.0f} ml) "
         "that was not there before. Random noise of the same size changed almost nothing (Dice ≥ *0.991*)."
     )
+
+
+def test_warnings_name_the_slices_where_it_shows(story, folder, tmp_path):
+    record = json.loads((folder / "result.json").read_text())
+    record["verdicts"]["kidney_left"] = "local"
+    findings = tell(load(change_record(folder, tmp_path, verdicts=record["verdicts"]))).findings
+    liver, kidney = (next(f for f in findings if f.name == n) for n in ("liver", "kidney_left"))
+    counts = story.lead.slices
+    leak = np.flatnonzero(counts.gained[:, 0] > 0.02 * np.maximum(counts.before, counts.after)[:, 0])
+    plane, first, last = kidney.look
+    assert hidden_failures(findings, story.units) == [
+        f"*Kidney left:* Dice {kidney.agreement:.3f} hides {kidney.failed} of {kidney.present} {plane} slices with "
+        f"Dice below 0.8. Look at {plane} slices {first + 1}–{last + 1}.",
+        f"*Liver:* Dice {liver.agreement:.3f} looks good, but {liver.gained:.0f} ml was added and the outlines lie up "
+        f"to {number(liver.hd95_mm)} mm apart (HD95, limit 20 mm). "
+        f"Look at axial slices {leak[0] + 1}–{leak[-1] + 1}.",
+    ]
+
+
+def test_the_run_in_which_most_moved():
+    chosen = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
+    assert main_run(chosen, np.array([1, 1, 9, 2, 3, 1, 0, 5])) == (3, 5)
+    assert main_run(np.zeros(3, bool), np.array([1, 5, 2])) == (1, 1)
 
 
 def test_verdict_says_when_nothing_broke_and_when_noise_does_it_too(folder, tmp_path):

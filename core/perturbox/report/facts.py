@@ -23,7 +23,7 @@ def provenance(story: Story) -> str:
             ("Success rule", words.success(record)),
             ("Attack", f"{attack.get('title') or attack['name']} – {attack.get('paper') or 'paper not stated'}"),
             ("Settings", f"{_settings(attack['parameters'])}, seed {record['seed']}"),
-            ("Deviations", " ".join(attack.get("deviations") or []) or "none stated"),
+            ("Deviations", "; ".join(attack.get("deviations") or []) or "none stated"),
             ("Change, saved file", _change(story)),
             ("Noise of the scan", _noise(story)),
             ("Visibility", _visibility(story)),

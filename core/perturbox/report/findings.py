@@ -37,6 +37,10 @@ class Slices:
         return self.after - self.shared
 
     @property
+    def moved(self) -> np.ndarray:
+        return self.lost + self.gained
+
+    @property
     def dice(self) -> np.ndarray:
         """NaN where the structure is absent before and after: no value, not 1."""
         total = self.before + self.after
@@ -65,9 +69,8 @@ def count_slices(clean: np.ndarray, adversarial: np.ndarray, structures: int, ax
 def changed_slices(slices: Slices, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:
     """Which slices count as changed: over 0.5 ml differs ("slice"), or over 2 % of a structure in it ("slice
     structure")."""
-    per_structure = slices.lost + slices.gained
     area = np.maximum(slices.before, slices.after)
-    return slices.differ * voxel_ml > CHANGED_ML, per_structure > CHANGED_SHARE * area
+    return slices.differ * voxel_ml > CHANGED_ML, slices.moved > CHANGED_SHARE * area
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Finding:
 
     agreement: Dice of the prediction after with the prediction before. failed: slices with Dice < 0.8 along the axis
     where they are most (of at least a tenth of the largest area and over 0.5 ml of difference), of `present` slices
-    that hold the structure, in `plane`. reason: a key of VERDICTS.
+    that hold the structure. reason: a key of VERDICTS. look: plane, first and last slice where it shows best.
     """
 
     number: int
@@ -92,8 +95,8 @@ class Finding:
     gained: float
     failed: int
     present: int
-    plane: str
     reason: str
+    look: tuple[str, int, int]
 
     @property
     def broken(self) -> bool:
@@ -123,8 +126,7 @@ def readable(name: str) -> str:
 
 
 def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) -> list[Finding]:
-    """One finding per structure, worst first; along: (plane, counts) of each plane, of which the first counts
-    volumes."""
+    """One finding per structure, worst first; along: (plane, counts) of each plane, volumes from the first."""
     record = result.record
     targets = record["attack"]["parameters"].get("target") or []
     floors = (record["control"].get("benign") or {}).get("dice") or {}
@@ -134,7 +136,14 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
         before, after = int(slices.before[:, n].sum()), int(slices.after[:, n].sum())
         shared = int(slices.shared[:, n].sum())
         agreement = 2 * shared / (before + after) if before + after else None
-        failed, present, plane = max((_failed(s, n, voxel_ml, plane) for plane, s in along), key=lambda row: row[0])
+        plane, counts, failed = max(
+            ((plane, s, _failed(s, n, voxel_ml)) for plane, s in along), key=lambda row: int(row[2].sum())
+        )
+        reason = _reason(record["verdicts"][name], agreement, floors.get(name))
+        if reason == "local":
+            look = (plane, *main_run(failed, counts.moved[:, n]))
+        else:
+            look = (along[0][0], *main_run(changed_slices(slices, voxel_ml)[1][:, n], slices.moved[:, n]))
         clean = record["metrics"]["clean"].get(name) or {}
         adversarial = record["metrics"]["adversarial"].get(name) or {}
         findings.append(
@@ -150,22 +159,31 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
                 after=after * voxel_ml,
                 lost=(before - shared) * voxel_ml,
                 gained=(after - shared) * voxel_ml,
-                failed=failed,
-                present=present,
-                plane=plane,
-                reason=_reason(record["verdicts"][name], agreement, floors.get(name)),
+                failed=int(failed.sum()),
+                present=int((counts.before[:, n] + counts.after[:, n] > 0).sum()),
+                reason=reason,
+                look=look,
             )
         )
     order = list(VERDICTS)
     return sorted(findings, key=lambda f: (not f.broken, f.agreement is None, f.agreement or 0, order.index(f.reason)))
 
 
-def _failed(slices: Slices, n: int, voxel_ml: float, plane: str) -> tuple[int, int, str]:
+def main_run(chosen: np.ndarray, moved: np.ndarray) -> tuple[int, int]:
+    """First and last of the run of chosen slices in which most moved; the one most moved slice if none is chosen."""
+    hits = np.flatnonzero(chosen)
+    if not hits.size:
+        return int(moved.argmax()), int(moved.argmax())
+    best = max(np.split(hits, np.flatnonzero(np.diff(hits) > 1) + 1), key=lambda run: int(moved[run].sum()))
+    return int(best[0]), int(best[-1])
+
+
+def _failed(slices: Slices, n: int, voxel_ml: float) -> np.ndarray:
+    """Which slices of structure n fail locally."""
     area = np.maximum(slices.before[:, n], slices.after[:, n])
     large = area >= LOCAL_AREA * max(int(slices.before[:, n].max(initial=0)), 1)
-    differs = (slices.lost + slices.gained)[:, n] * voxel_ml > CHANGED_ML
-    low = np.nan_to_num(slices.dice[:, n], nan=1.0) < LIMITS.slice_dice
-    return int((large & differs & low).sum()), int((area > 0).sum()), plane
+    differs = slices.moved[:, n] * voxel_ml > CHANGED_ML
+    return large & differs & (np.nan_to_num(slices.dice[:, n], nan=1.0) < LIMITS.slice_dice)
 
 
 def _reason(verdict: str, agreement: float | None, floor: float | None) -> str:

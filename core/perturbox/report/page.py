@@ -109,7 +109,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
 def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
     axes, s = story.copy.axes, plane.slices
     kept = axes[plane.axis].kept
-    moved, area = (s.lost + s.gained)[kept], (s.before + s.after)[kept]
+    moved, area = s.moved[kept], (s.before + s.after)[kept]
     # Rank by what moved; where nothing did, by how much of the structure is there: no jump may land on an empty slice.
     rank = moved * (area.max(initial=0) + 1.0) + area
     columns, rows, direction = DRAWN_ALONG[plane.axis]
@@ -179,32 +179,14 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
 
 def warnings(story: Story) -> str:
     """Failures that a good Dice hides, one box each; then what limits the result's meaning, in one box."""
-    lead, where = story.lead, {}
-    for f in story.findings:
-        if f.broken and not story.result.flat:
-            first, last = main_run(
-                lead.changed_of[:, f.number - 1], (lead.slices.lost + lead.slices.gained)[:, f.number - 1]
-            )
-            where[f.name] = f"{lead.name} slices {first + 1}–{last + 1}"
     caveats = words.caveats(story.result, story.findings, story.units)
     tilt = 0.0 if story.result.flat else display.tilt_degrees(story.result.affine)
     if tilt > 2:
         caveats.append(f"*Tilted scan:* its axes lie {tilt:.0f}° off the body’s; views follow the scan’s own slices.")
-    boxes = "".join(
-        f'<p class="warn">▲ {rich(w)}</p>' for w in words.hidden_failures(story.findings, where, story.units)
-    )
+    boxes = "".join(f'<p class="warn">▲ {rich(w)}</p>' for w in words.hidden_failures(story.findings, story.units))
     if not caveats:
         return boxes
     return f'{boxes}<ul class="warn caveats">{"".join(f"<li>{rich(c)}</li>" for c in caveats)}</ul>'
-
-
-def main_run(changed: np.ndarray, amount: np.ndarray) -> tuple[int, int]:
-    """First and last of the run of changed slices in which most differs; the most changed slice if none counts."""
-    if not changed.any():
-        return int(amount.argmax()), int(amount.argmax())
-    runs = np.split(np.flatnonzero(changed), np.flatnonzero(np.diff(np.flatnonzero(changed)) > 1) + 1)
-    best = max(runs, key=lambda run: amount[run].sum())
-    return int(best[0]), int(best[-1])
 
 
 def shown(story: Story) -> str:
@@ -214,7 +196,11 @@ def shown(story: Story) -> str:
     kept = " × ".join(str(axes[a].kept.size) for a in plane)
     whole = " × ".join(str(axes[a].length) for a in plane)
     slices = "" if story.result.flat else f", {axes[along].kept.size} of {axes[along].length} slices"
-    return f"Display copy: {kept} of {whole} voxels in plane{slices}; all numbers are from the full resolution."
+    gaps = any(np.diff(np.sort(axis.kept)).max(initial=1) > 1 for axis in axes)
+    repeated = "; left-out ones show their neighbour" if gaps else ""
+    return (
+        f"Display copy: {kept} of {whole} voxels in plane{slices}{repeated}; all numbers are from the full resolution."
+    )
 
 
 def plane_buttons(story: Story) -> str:

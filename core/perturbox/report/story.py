@@ -58,8 +58,7 @@ def tell(result: Result) -> Story:
         planes.append(Plane(a, name, slices, *changed_slices(slices, voxel)))
     along = display.slice_axis(axes)
     across = next((p for p in planes if p.axis == along), planes[0])
-    moved = across.slices.lost + across.slices.gained
-    always = np.unique([int(across.slices.differ.argmax()), *moved.argmax(axis=0).tolist()])
+    always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
     copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
     findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
     return Story(result, Units.of(result), voxel, tuple(planes), findings, copy, streams)

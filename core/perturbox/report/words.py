@@ -108,14 +108,16 @@ def _effect(findings: list[Finding], units: Units) -> str:
         parts.append(
             "made *" + ", ".join(f"{f.title.lower()} ({size(f.before)} {units.size})" for f in gone) + "* vanish"
         )
+    # Shares of the structure, not millilitres: 200 ml of a kidney weigh more than 600 ml of bowel.
     rest = [f for f in broken if f.reason != "vanished"]
-    lost = max(rest, key=lambda f: f.lost, default=None)
-    gained = max(rest, key=lambda f: f.gained, default=None)
+    lost = max((f for f in rest if f.lost >= 0.5), key=lambda f: f.lost / f.before, default=None)
+    others = [f for f in rest if f.gained >= 0.5 and f is not lost] or [f for f in rest if f.gained >= 0.5]
+    gained = max(others, key=lambda f: f.gained / max(f.before, 1.0), default=None)
     changes = []
-    if lost and lost.lost >= 0.5:
+    if lost:
         changes.append(f"lose *{size(lost.lost)} {units.size} of {lost.title.lower()}* ({_from_to(lost, units)})")
-    if gained and gained.gained >= 0.5:
-        both = f" ({_from_to(gained, units)})" if gained is not lost else ""
+    if gained:
+        both = f" ({_from_to(gained, units)})" if gained is not lost and gained.after > gained.before else ""
         changes.append(
             f"add *{size(gained.gained)} {units.size} of “{gained.title.lower()}”*{both} that was not there before"
         )
@@ -150,21 +152,22 @@ def _control(result: Result, findings: list[Finding]) -> str:
     )
 
 
-def hidden_failures(findings: list[Finding], where: dict[str, str], units: Units) -> list[str]:
-    """Failures that a good Dice hides; where: the slices to look at, per structure."""
+def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
+    """Failures that a good Dice hides, and where to look."""
     found = []
     for f in findings:
-        look = f" Look at {where[f.name]}." if f.name in where else ""
+        plane, first, last = f.look
+        where = "" if units.size == "cm²" else f" Look at {plane} slices {first + 1}–{last + 1}."
         if f.reason == "distance":
             amount, kind = (f.gained, "added") if f.gained >= f.lost else (f.lost, "lost")
             found.append(
                 f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount)} {units.size} was {kind} and "
-                f"the outlines lie up to {number(f.hd95_mm)} mm apart (HD95, limit {number(LIMITS.hd95_mm)} mm).{look}"
+                f"the outlines lie up to {number(f.hd95_mm)} mm apart (HD95, limit {number(LIMITS.hd95_mm)} mm).{where}"
             )
         if f.reason == "local":
             found.append(
-                f"*{f.title}:* Dice {fixed(f.agreement, 3)} hides {f.failed} of {f.present} {f.plane} slices with Dice "
-                f"below {number(LIMITS.slice_dice)}.{look}"
+                f"*{f.title}:* Dice {fixed(f.agreement, 3)} hides {f.failed} of {f.present} {plane} slices with Dice "
+                f"below {number(LIMITS.slice_dice)}.{where}"
             )
     return found
 
