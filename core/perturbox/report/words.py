@@ -148,7 +148,7 @@ def _control(result: Result, findings: list[Finding]) -> str:
         return f"Random noise of the same size changed almost nothing ({known})."
     return (
         f"Random noise of the same size alone already lowered Dice to *{left}* ({worst.title.lower()}): "
-        "this model is unsteady on this scan even without an attack."
+        "part of the damage needs no attack."
     )
 
 

@@ -234,8 +234,8 @@ function paint(canvas, kind) {
 const NAMES = {
   before: "BEFORE – original scan, its segmentation",
   after: "AFTER – SYNTHETIC scan, its segmentation",
-  difference: "DIFFERENCE – original scan; what the model changed on the SYNTHETIC one",
-  heat: "HEAT – original scan; where the SYNTHETIC one was altered",
+  difference: "DIFFERENCE – what changed on the SYNTHETIC scan",
+  heat: "HEAT – where the SYNTHETIC scan was altered",
 };
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
 const minus = v => String(v).replace("-", "−");
