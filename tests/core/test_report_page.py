@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import time
 import zlib
 
@@ -12,14 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from report_fixture import make_result
+from report_reader import Reader
 
 from perturbox.report import write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=1280,1000"""
-WAIT = 120
 
 # Every visible text's contrast with the ground behind it, worst first; texts over the black canvases stand on black.
 CONTRAST = """
@@ -38,91 +32,6 @@ return [...document.querySelectorAll("main *")].filter(e => e.getClientRects().l
   return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.outerHTML.slice(0, 60)];
 }).sort((p, q) => p[0] - q[0]).slice(0, 5);
 """
-
-
-class Reader:
-    """A browser with a report open, and a reader's hands."""
-
-    def __init__(self, profile):
-        selenium = pytest.importorskip("selenium", reason="needs selenium: pip install selenium (extra `dev`)")
-        if not (CHROMIUM and DRIVER):
-            pytest.skip("no Chromium found; on Debian and Ubuntu: apt-get install chromium chromium-driver")
-        from selenium.webdriver import Chrome, ChromeOptions
-        from selenium.webdriver.chrome.service import Service
-
-        assert selenium
-        options = ChromeOptions()
-        options.binary_location = CHROMIUM
-        for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = Chrome(options=options, service=Service(DRIVER))
-        self.driver.set_page_load_timeout(WAIT)
-        self.driver.set_script_timeout(WAIT)
-        self.path = None
-
-    def run(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def cdp(self, command, **parameters):
-        return self.driver.execute_cdp_cmd(command, parameters)
-
-    def open(self, path, view=""):
-        self.driver.get("about:blank")
-        self.driver.get(f"file://{path}{view}")
-        self.path = path
-        failure = self.driver.execute_async_script(
-            "const done = arguments[0];"
-            "perturbox.ready.then(() => requestAnimationFrame(() => done(null)), e => done(String(e)))"
-        )
-        assert failure is None
-
-    def media(self, media="", **features):
-        listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.cdp("Emulation.setEmulatedMedia", media=media, features=listed)
-
-    def press(self, *keys):
-        for key in keys:
-            self.run("dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))", key)
-
-    def view(self):
-        return self.run("const s = perturbox.state; return {...s, slice: s.at && s.at[s.plane]}")
-
-    def names(self):
-        return self.run(
-            "return [...document.querySelectorAll('.pane:not([hidden]) .name')].map(name => name.textContent)"
-        )
-
-    def click(self, query):
-        self.run("document.querySelector(arguments[0]).click()", query)
-
-    def choose(self, select, value):
-        self.run("const s = document.querySelector(arguments[0]); s.value = arguments[1]", select, value)
-        self.run("document.querySelector(arguments[0]).dispatchEvent(new Event('change'))", select)
-
-    def point(self, across, down):
-        """The read-out at a place of the first pane, in fractions of its width and height."""
-        return self.run(
-            """const c = document.querySelector(".pane canvas"), b = c.getBoundingClientRect();
-            const clientX = b.left + b.width * arguments[0], clientY = b.top + b.height * arguments[1];
-            c.dispatchEvent(new PointerEvent("pointermove", {clientX, clientY}));
-            return document.getElementById("readout").textContent""",
-            across,
-            down,
-        )
-
-    def picture(self):
-        """Checksum of what the first pane shows."""
-        data = self.run("return document.querySelector('.pane:not([hidden]) canvas').toDataURL()")
-        return zlib.crc32(base64.b64decode(data.split(",")[1]))
-
-    def until(self, condition, seconds=20):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if condition():
-                return True
-            time.sleep(0.02)
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +94,19 @@ def test_browsers_without_decompression_read_the_same(reader, straight):
         compare_with_files(reader, straight.parent)
     finally:
         reader.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=hidden["identifier"])
+
+
+@pytest.mark.parametrize(
+    ("level", "strategy"),
+    [(0, zlib.Z_DEFAULT_STRATEGY), (9, zlib.Z_DEFAULT_STRATEGY), (6, zlib.Z_FIXED), (6, zlib.Z_RLE)],
+)
+def test_own_inflate_knows_every_kind_of_block(page, rng, level, strategy):
+    data = np.repeat(rng.integers(0, 256, 3000), rng.integers(1, 60, 3000)).astype(np.uint8).tobytes()
+    packer = zlib.compressobj(level, zlib.DEFLATED, 31, 9, strategy)  # 31: gzip, no name
+    packed = base64.b64encode(packer.compress(data) + packer.flush()).decode()
+    checksum = """const out = inflate(Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0)));
+    let a = 1, b = 0; for (const v of out) { a = (a + v) % 65521; b = (b + a) % 65521; } return b * 65536 + a"""
+    assert page.run(checksum, packed) == zlib.adler32(data)
 
 
 def test_no_requests_and_no_errors(page):

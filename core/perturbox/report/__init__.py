@@ -3,7 +3,7 @@
     write_report(folder)      a pure function of the folder's files: the same files give the same page
 
 `load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the
-page, `words` and `charts` say it, `page` puts it into the template beside `viewer.js` and `style.css`.
+page, `words` and `charts` say it, `page` puts it into the template beside the scripts and the style.
 """
 
 import os
