@@ -251,7 +251,7 @@ def test_the_table_puts_the_worst_first_and_leaves_out_what_was_never_there(caps
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][2:]
     assert rows == [
         ["spleen", "✕", "vanished", "0.000", "−200.0", "(−100", "%)", "–", "0.973"],
-        ["liver", "●", "held", "0.958", "+10.0", "(+1", "%)", "12.0", "0.990"],
+        ["liver", "●", "held", "0.958", "+10.0", "(+0.7", "%)", "12.0", "0.990"],
     ]
 
 

@@ -155,7 +155,10 @@ def change(before: float, after: float) -> str:
     difference = after - before
     sign = "+" if difference > 0 else "−" if difference < 0 else "±"
     text = f"{sign}{abs(difference):.1f}"
-    return f"{text} ({sign}{100 * abs(difference) / before:.0f} %)" if before else text
+    if not before:
+        return text
+    share = 100 * abs(difference) / before
+    return f"{text} ({sign}{share:.{0 if share >= 1 else 1}f} %)"
 
 
 def listed(names: Sequence[str]) -> str:
