@@ -1,0 +1,426 @@
+"""The queue: takes orders, hands them to workers in turn, and keeps every record true whatever happens to a worker."""
+
+import dataclasses
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Future
+from filelock import FileLock, Timeout
+
+from perturbox.jobs import files
+from perturbox.jobs.cluster import Cluster, died
+from perturbox.jobs.records import KINDS, Order, Problem, Record, Refused
+from perturbox.jobs.store import Store
+from perturbox.types import InputError
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+EXPIRE_SECONDS = 60
+UNSEEN_SECONDS = 120  # a started order whose worker never says a word
+
+INTERRUPTED = Problem("interrupted", "The server ended while this job was waiting or running.", "Submit it again.")
+DIED = Problem("worker-died", "The worker process that ran this job was lost.", "Submit it again.")
+MEMORY = Problem(
+    "out-of-memory",
+    "The worker process ran out of memory.",
+    "Crop the scan to the organ, or use a machine with more memory.",
+)
+STUCK = Problem("stuck", "The job gave no sign of life for too long and was ended.", "Submit it again; report it.")
+
+
+@dataclass
+class _Run:
+    """An order at a worker. ended: why we ended it, where we did; asked: when it was asked to stop."""
+
+    future: Future
+    beat: float
+    address: str | None = None
+    short_of_memory: bool = False
+    asked: float | None = None
+    ended: Problem | None = None
+
+
+class Queue:
+    """Orders, their records and their results, under one `home` folder that no other queue may use meanwhile.
+
+    waiting: orders that may wait, more are refused; keep_days, keep_bytes: what is over goes when it is older, or when
+    all together takes more; grace: seconds an order has to stop before its worker is replaced; stuck_after: seconds of
+    silence after which it is. Raises InputError where `home` is in use or the scheduler isn't there.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        scheduler: str | None = None,
+        device: str = "cpu",
+        waiting: int = 32,
+        keep_days: float = 7,
+        keep_bytes: int = 20 * 2**30,
+        grace: float = 10,
+        stuck_after: float = 600,
+    ):
+        self.home, self.device, self.waiting, self.grace, self.stuck_after = home, device, waiting, grace, stuck_after
+        self.keep_days, self.keep_bytes = keep_days, keep_bytes
+        (home / "jobs").mkdir(parents=True, exist_ok=True)
+        self._claim = FileLock(home / "lock")
+        try:
+            self._claim.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"Another server uses '{home}'; end it, or choose another --home.") from None
+        self._changed = threading.Condition(threading.RLock())
+        self._store = Store(home / "jobs.sqlite")
+        self._records = {record.id: record for record in self._store.load()}
+        self._runs: dict[str, _Run] = {}
+        self._unsaved: set[str] = set()
+        self._closing = False
+        self._recover()
+        try:
+            self._cluster = Cluster(scheduler, device, self._on_event)
+        except BaseException:
+            self._claim.release()
+            raise
+        self._thread = threading.Thread(target=self._watch, name="jobs", daemon=True)
+        self._thread.start()
+
+    # What users ask for
+
+    def submit(self, order: Order) -> Record:
+        """Take an order in; its files are copied, so their originals may go. Raises Refused where the queue or the disk
+        is full, InputError where a file isn't there."""
+        if order.kind not in KINDS:
+            raise InputError(f"There is no kind of job '{order.kind}'; choose {', '.join(KINDS)}.")
+        with self._changed:
+            self._refuse_if_full()
+        id = uuid.uuid4().hex
+        folder = self._folder(id)
+        try:
+            order = files.take_in(order, folder / "inputs")
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise Refused(
+                503,
+                Problem("disk-full", "The server can't store this scan now.", "Delete old jobs or try again later."),
+            ) from error
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        record = Record(id, order, time.time())
+        with self._changed:
+            try:
+                self._refuse_if_full()
+            except Refused:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._records[id] = record
+            self._save(record)
+            self._log(record)
+            self._changed.notify_all()
+            return self._shown(record)
+
+    def get(self, id: str) -> Record:
+        """The record as it is now; raises Refused (404) for an id there is none of."""
+        with self._changed:
+            return self._shown(self._known(id))
+
+    def list(self) -> list[Record]:
+        """All records, newest first."""
+        with self._changed:
+            return [self._shown(record) for record in reversed(self._records.values())]
+
+    def wait(self, id: str, timeout: float | None = None) -> Record:
+        """The record once it is over, or as it is after `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self._known(id).over and not self._closing:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
+            return self._shown(self._known(id))
+
+    def cancel(self, id: str, keep: bool = False) -> Record:
+        """End an order: drop it at its next window, or (keep) stop the attack after its step and measure what it found.
+
+        Raises Refused (409) where it is over.
+        """
+        with self._changed:
+            record = self._known(id)
+            if record.over:
+                raise Refused(409, Problem("over", f"This job is {record.state} already.", "Look at its result."))
+            if record.state == "queued":
+                self._end(record, "cancelled")
+                return self._shown(record)
+            run = self._runs[id]
+            record.state = "cancelling"
+            record.progress["phase"] = "Stopping after this step" if keep else "Stopping"
+            # What is kept has still to be measured, in its own time.
+            run.asked = None if keep else time.monotonic()
+            self._save(record)
+            address = run.address
+        if address is not None:
+            self._cluster.ask(address, id, "keep" if keep else "drop")
+        return self.get(id)
+
+    def resubmit(self, id: str) -> Record:
+        """Submit the same order once more, as a new job; raises Refused (409) while the first is not over."""
+        with self._changed:
+            record = self._known(id)
+            if not record.over:
+                raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Wait for it or cancel it."))
+            order = record.order
+        return self.submit(order)
+
+    def delete(self, id: str) -> None:
+        """Forget an order and its files; raises Refused (409) where it isn't over."""
+        with self._changed:
+            record = self._known(id)
+            if not record.over:
+                raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Cancel it first."))
+            self._forget(record)
+
+    def result(self, id: str) -> Path:
+        """The result folder; raises Refused (409) where there is none."""
+        with self._changed:
+            record = self._known(id)
+            folder = self._folder(id) / "result"
+            if record.state not in ("done", "cancelled") or not folder.is_dir():
+                what = "isn't finished" if not record.over else f"is {record.state} and left no result"
+                raise Refused(409, Problem("no-result", f"This job {what}.", "Look at its status."))
+            return folder
+
+    def input(self, id: str) -> Path:
+        """The job's own copy of the scan."""
+        with self._changed:
+            return Path(self._known(id).order.job.image)
+
+    def health(self) -> dict[str, Any]:
+        with self._changed:
+            states = [record.state for record in self._records.values()]
+        return {
+            "workers": self._cluster.size,
+            "queued": states.count("queued"),
+            "running": states.count("running") + states.count("cancelling"),
+            "waiting_limit": self.waiting,
+            "scheduler": self._cluster.address,
+        }
+
+    def close(self) -> None:
+        """End everything within seconds; what is waiting or running is recorded as interrupted."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            for record in self._records.values():
+                if not record.over:
+                    self._end(record, "interrupted", INTERRUPTED)
+            self._changed.notify_all()
+        self._thread.join(timeout=2)
+        self._cluster.close()
+        self._store.close()
+        self._claim.release()
+
+    # What the watching thread does
+
+    def _watch(self) -> None:
+        expired = 0.0
+        while not self._closing:
+            try:
+                self._start_next()
+                self._finish()
+                self._end_the_silent()
+                with self._changed:
+                    for id in list(self._unsaved):
+                        self._save(self._records[id])
+                if time.monotonic() - expired > EXPIRE_SECONDS:
+                    expired = time.monotonic()
+                    self._expire()
+            except Exception:
+                logger.exception("the queue stumbled and goes on")
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(TICK_SECONDS)
+
+    def _start_next(self) -> None:
+        with self._changed:
+            record = next((record for record in self._records.values() if record.state == "queued"), None)
+        if record is None or len(self._runs) >= self._cluster.size:
+            return
+        # Files travel by path on one machine, by content otherwise.
+        if self._cluster.embedded:
+            where: dict[str, Any] = {"out": str(self._folder(record.id) / "result")}
+        else:
+            where = {"files": files.as_content(record.order)}
+        with self._changed:
+            if record.state != "queued":
+                return
+            future = self._cluster.start(record.id, record.order.to_json(), where)
+            self._runs[record.id] = _Run(future, time.monotonic())
+            record.state, record.started = "running", time.time()
+            record.progress["phase"] = "Starting"
+            self._save(record)
+            self._log(record)
+
+    def _finish(self) -> None:
+        for id, run in list(self._runs.items()):
+            if not run.future.done():
+                continue
+            answer: dict[str, Any] = {}
+            if run.future.status == "finished":
+                answer = run.future.result(timeout=60)
+                if "archive" in answer:
+                    files.unpack(answer.pop("archive"), self._folder(id) / "result")
+            elif run.ended is None:
+                known = died(run.future)
+                run.ended = (MEMORY if run.short_of_memory else DIED) if known else None
+            with self._changed:
+                record = self._records[id]
+                del self._runs[id]
+                record.warnings = answer.get("warnings", [])
+                self._end(record, *self._verdict(record, run, answer))
+            if answer.get("replace") and run.address is not None:
+                self._cluster.replace(run.address)
+
+    def _verdict(self, record: Record, run: _Run, answer: dict[str, Any]) -> tuple[str, Problem | None]:
+        if "problem" in answer:
+            return "failed", Problem(**answer["problem"])
+        if "dropped" in answer or (record.state == "cancelling" and run.future.status != "finished"):
+            return "cancelled", None
+        if run.future.status == "finished":
+            return ("cancelled" if record.state == "cancelling" and answer.get("stopped") else "done"), None
+        return "failed", run.ended or DIED
+
+    def _end_the_silent(self) -> None:
+        """Replace workers whose order neither stops in its grace time nor gives a sign of life."""
+        now = time.monotonic()
+        with self._changed:
+            runs = [(id, run) for id, run in self._runs.items() if run.ended is None]
+        for id, run in runs:
+            late = run.asked is not None and now - run.asked > self.grace
+            silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
+            if run.asked is not None and run.address is not None and not late:
+                self._cluster.ask(run.address, id, "drop")  # again, for a wish may come before its order
+            if not (late or silent):
+                continue
+            run.ended = STUCK
+            run.future.cancel(force=True)
+            if run.address is not None:
+                self._cluster.replace(run.address)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """A word from a worker."""
+        with self._changed:
+            run, record = self._runs.get(event["id"]), self._records.get(event["id"])
+            if run is None or record is None:
+                return
+            run.beat, run.address = time.monotonic(), event["worker"]
+            run.short_of_memory |= "memory" in event
+            progress = record.progress
+            if "phase" in event and record.state == "running":
+                progress["phase"] = event["phase"]
+            if "point" in event:
+                point = event["point"]
+                progress["trace"].append(point)
+                progress |= {
+                    "step": point["step"],
+                    "restart": point["restart"],
+                    "steps": event["steps"],
+                    "eta_s": event["eta_s"],
+                }
+            self._changed.notify_all()
+
+    # Records and folders
+
+    def _recover(self) -> None:
+        for record in self._records.values():
+            if not record.over:
+                self._end(record, "interrupted", INTERRUPTED)
+            for draft in self._folder(record.id).glob(".result-*"):
+                shutil.rmtree(draft, ignore_errors=True)
+        for folder in (self.home / "jobs").iterdir():
+            if folder.name not in self._records:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _end(self, record: Record, state: str, problem: Problem | None = None) -> None:
+        record.state, record.problem, record.finished = state, problem, time.time()
+        record.progress["phase"] = state.capitalize()
+        record.progress.pop("eta_s", None)
+        if state not in ("done", "cancelled"):
+            shutil.rmtree(self._folder(record.id) / "result", ignore_errors=True)
+        record.bytes = files.size(self._folder(record.id))
+        self._save(record)
+        self._log(record)
+        self._changed.notify_all()
+
+    def _expire(self) -> None:
+        with self._changed:
+            over = [record for record in self._records.values() if record.over]
+            oldest = time.time() - self.keep_days * 86400
+            total = sum(record.bytes for record in over)
+            for record in over:
+                if (record.finished or record.created) < oldest or total > self.keep_bytes:
+                    total -= record.bytes
+                    self._forget(record)
+
+    def _forget(self, record: Record) -> None:
+        shutil.rmtree(self._folder(record.id), ignore_errors=True)
+        self._store.delete(record.id)
+        self._records.pop(record.id)
+        self._unsaved.discard(record.id)
+
+    def _save(self, record: Record) -> None:
+        """Write a record, now or, where the disk is full, later: what is in memory stays true meanwhile."""
+        try:
+            self._store.save(record)
+            self._unsaved.discard(record.id)
+        except sqlite3.Error as error:
+            if record.id not in self._unsaved:
+                logger.error("a record can't be saved: %s", error)
+            self._unsaved.add(record.id)
+
+    def _refuse_if_full(self) -> None:
+        if self._closing:
+            raise Refused(503, Problem("closing", "The server is ending.", "Try again when it is back."))
+        if sum(record.state == "queued" for record in self._records.values()) >= self.waiting:
+            detail = f"{self.waiting} jobs are waiting already."
+            raise Refused(429, Problem("queue-full", detail, "Try again when some are done."))
+
+    def _known(self, id: str) -> Record:
+        if id not in self._records:
+            raise Refused(404, Problem("no-such-job", "There is no such job.", "It may have expired; list the jobs."))
+        return self._records[id]
+
+    def _shown(self, record: Record) -> Record:
+        """A copy that stays as it is, with the place in the queue."""
+        progress = {**record.progress, "trace": list(record.progress["trace"])}
+        position = None
+        if record.state == "queued":
+            waiting = [other.id for other in self._records.values() if other.state == "queued"]
+            position = waiting.index(record.id) + 1
+        return dataclasses.replace(record, progress=progress, queue_position=position)
+
+    def _folder(self, id: str) -> Path:
+        return self.home / "jobs" / id
+
+    def _log(self, record: Record) -> None:
+        """One line per change of state, with nothing of the patient in it."""
+        job, spent = record.order.job, (record.finished or time.time()) - (record.started or record.created)
+        logger.info(
+            "job=%s kind=%s victim=%s attack=%s client=%s state=%s seconds=%.1f problem=%s",
+            record.id,
+            record.order.kind,
+            Path(job.victim).name,
+            job.attack,
+            record.order.client.replace(" ", "-") or "-",
+            record.state,
+            spent,
+            record.problem.error if record.problem else "-",
+        )

@@ -1,0 +1,248 @@
+"""What runs in a worker process: one order at a time, told as it goes, dropped between two windows when asked to."""
+
+import ctypes
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from perturbox.estimate import JUDGING
+from perturbox.jobs import files
+from perturbox.jobs.records import Order, Problem
+from perturbox.load import load_victim
+from perturbox.types import InputError
+from perturbox.victim import Victim
+
+TOPIC = "perturbox"
+BEAT_SECONDS = 1.0
+MEMORY_SHARE = 0.85  # of a worker's limit: more than this, and a death is put down to memory
+FREE_SHARE = 0.15  # of the machine's memory: less than this, and models nobody uses are dropped
+
+Tell = Callable[[dict[str, Any]], None]
+logger = logging.getLogger(__name__)
+_asked: dict[str, str] = {}
+_models: dict[tuple[str, str], Victim] = {}  # least recently used first
+
+
+class Dropped(Exception):
+    """The order was cancelled and nothing of it is wanted."""
+
+
+def ask(id: str, how: str) -> None:
+    """Ask the order of that id in this process to end: "drop" at the next window, "keep" what it has found."""
+    _asked[id] = how
+
+
+def warm_up() -> None:
+    """Import what the first order needs, with the courtesy the server needs to stay responsive."""
+    import perturbox.margin  # noqa: F401
+
+    os.nice(max(0, 10 - os.nice(0)))
+
+
+def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], tell: Tell | None = None) -> dict:
+    """Run one order on a worker; returns {"warnings"}, or {"problem"} where it could not be done, or {"dropped"}.
+
+    where: {"out": folder} where the server's files are seen from here, else {"files": {field: (name, bytes)}}, and the
+    result comes back as {"archive": bytes}; {"threads"}: of torch; {"memory"}: the worker's limit in bytes.
+    """
+    order = Order.from_json(document)
+    tell = tell or _teller(id)
+    torch.set_num_threads(where["threads"])
+    try:
+        with _watched_memory(tell, where.get("memory")), tempfile.TemporaryDirectory(prefix="perturbox-") as scratch:
+            if "out" in where:
+                return _run(id, order, Path(where["out"]), tell)
+            order = _unpacked(order, where["files"], Path(scratch))
+            answer = _run(id, order, Path(scratch) / "result", tell)
+            return {**answer, "archive": files.pack(Path(scratch) / "result")}
+    except Dropped:
+        return {"dropped": True}
+    except Exception as error:
+        return {"problem": explain(error).to_json(), "replace": _is_memory(error)}
+    finally:
+        _asked.pop(id, None)
+        _give_back()
+
+
+def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
+    from perturbox.job import run_job, segment
+    from perturbox.margin import find_margin
+
+    reporter = _Reporter(id, tell)
+    reporter.say("Loading the model")
+    victim = load_cached(order.job.victim, order.job.device)
+    hook = victim.network.register_forward_pre_hook(lambda *_: reporter.check())
+    try:
+        listener = reporter.listener(victim)
+        if order.kind == "segment":
+            result = segment(order.job, out / "segmentation.nii.gz", listener, victim=victim)
+            (out / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        elif order.kind == "attack":
+            result = run_job(order.job, out, listener, victim=victim)
+        else:
+            result = find_margin(order.job, out, order.max_eps, listener, victim=victim)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    finally:
+        hook.remove()
+    return {"warnings": list(result["warnings"]), "stopped": result.get("stopped_early") or None}
+
+
+class _Reporter:
+    """Tells the queue how it goes, at most once a second but for steps and phases, and looks whether to end."""
+
+    def __init__(self, id: str, tell: Tell):
+        self.id, self.tell = id, tell
+        self.last = 0.0
+        self.begun = time.monotonic()
+        self.prediction: float | None = None
+        self.times: list[float] = []
+
+    def check(self) -> None:
+        if _asked.get(self.id) == "drop":
+            raise Dropped
+        if time.monotonic() - self.last > BEAT_SECONDS:
+            self.send({})
+
+    def send(self, event: dict[str, Any]) -> None:
+        self.last = time.monotonic()
+        self.tell({"id": self.id, **event})
+
+    def say(self, phase: str) -> None:
+        if _asked.get(self.id) == "drop":
+            raise Dropped
+        now = time.monotonic()
+        if phase.startswith("Attacking") and self.prediction is None:
+            self.prediction = now - self.begun
+        if phase.startswith("Segmenting"):
+            self.begun = now
+        self.send({"phase": phase})
+
+    def listener(self, victim: Victim):
+        from perturbox.attack import Step
+        from perturbox.job import Listener
+
+        names = {value: name for name, value in victim.labels.items()}
+
+        def step(step: Step) -> None:
+            self.times = [*self.times[-5:], time.monotonic()]
+            point = {
+                "step": step.step,
+                "restart": step.restart,
+                "loss": step.loss,
+                "score": step.score,
+                "dice": {names[value]: dice for value, dice in step.dice.items()},
+                "linf": step.linf,
+            }
+            self.send({"point": point, "steps": step.steps, "eta_s": self.time_left(step)})
+            self.check()
+
+        return Listener(self.say, step, lambda: self.id in _asked)
+
+    def time_left(self, step: Any) -> float | None:
+        """Seconds to the end, rounded to five: the rest of the steps at the pace of the last, then the judging."""
+        if len(self.times) < 4:
+            return None
+        pace = statistics.median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+        left = pace * max(0, step.steps - step.step) + (self.prediction or 0.0) * (JUDGING - 1)
+        return 5.0 * round(left / 5)
+
+
+def load_cached(spec: str, device: str) -> Victim:
+    """The victim, loaded once per process; others make room where memory is short."""
+    key = (spec, device)
+    victim = _models.pop(key, None)
+    if victim is None:
+        if psutil.virtual_memory().available < FREE_SHARE * psutil.virtual_memory().total:
+            _models.clear()
+            _give_back()
+        victim = load_victim(spec, device)
+    _models[key] = victim
+    return victim
+
+
+def explain(error: Exception) -> Problem:
+    """An exception as a problem that tells nothing of files or code; the traceback goes to the worker's log."""
+    if isinstance(error, InputError):
+        return Problem("bad-input", str(error), "Change the request as the sentence says and submit it again.")
+    if _is_memory(error):
+        return Problem(
+            "out-of-memory",
+            "The memory ran out.",
+            "Crop the scan to the organ, ask for fewer windows at once, or use a machine with more memory.",
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
+    logger.exception("job failed")
+    return Problem(
+        "internal", f"An internal error stopped it ({type(error).__name__}).", "Report it with the server's log."
+    )
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _teller(id: str) -> Tell:
+    from distributed import get_worker
+
+    worker = get_worker()
+    about = {"worker": worker.address, "pid": os.getpid()}
+    return lambda event: worker.log_event(TOPIC, {"id": id, **about, **event})
+
+
+@contextmanager
+def _watched_memory(tell: Tell, limit: int | None) -> Iterator[None]:
+    """Tell when this process comes near its limit, so that its death can be explained."""
+    done = threading.Event()
+
+    def watch() -> None:
+        process = psutil.Process()
+        while not done.wait(0.2):
+            if limit and process.memory_info().rss > MEMORY_SHARE * limit:
+                tell({"memory": "short"})
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system and the device, so that it doesn't grow from job to job."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _unpacked(order: Order, content: Mapping[str, tuple[str, bytes]], scratch: Path) -> Order:
+    """The order with the files that came along written to `scratch`."""
+    paths = {}
+    for field, (name, data) in content.items():
+        place = scratch / field / name
+        place.parent.mkdir()
+        if name.endswith(".folder"):
+            files.unpack(data, place)
+        else:
+            place.write_bytes(data)
+        paths[field] = str(place)
+    return dataclasses.replace(order, job=dataclasses.replace(order.job, **paths))
