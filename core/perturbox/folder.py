@@ -1,5 +1,6 @@
 """Result folders after the fact: read one back, verify every number in it, replay it."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from perturbox import io
+from perturbox import io, recipes
 from perturbox.goals import Goal
-from perturbox.job import SCHEMA, Job, Listener, execute, job_of, prepare, present_targets, require_new_folder
+from perturbox.io.files import require_new_folder
+from perturbox.job import SCHEMA, Job, Listener, execute, prepare, present_targets
 from perturbox.load import load_victim
 from perturbox.measure import measure
 from perturbox.metrics import broken_by, to_json
@@ -149,3 +151,27 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])
     return execute(prepare(job, clean), out, listener or Listener())
+
+
+def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
+    """The job a result.json records, without its files."""
+    parameters = dict(result["attack"]["parameters"])
+    recipe = recipes.get(result["attack"]["name"])
+    settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
+    return dataclasses.replace(
+        Job(
+            image="",
+            victim=result["victim"]["spec"],
+            attack=recipe.name,
+            eps=parameters["eps"],
+            norm=parameters["norm"],
+            steps=parameters["steps"],
+            goal=parameters["goal"],
+            target=tuple(parameters["target"]),
+            settings=settings,
+            seed=result["seed"],
+            device=result["device"],
+            force=result["force"],
+        ),
+        **changes,
+    )

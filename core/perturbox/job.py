@@ -1,11 +1,10 @@
 """One attack as a document: a `Job` (plain JSON) goes in, a result folder comes out.
 
-Every way to run an attack enters here. The folder is complete in itself: `verify` recomputes every number and `replay`
-repeats the attack from it alone, since the clean scan is the adversarial one minus the perturbation, exactly.
+Every way to run an attack, or to segment a scan, enters here. The folder is complete in itself: `verify` recomputes
+every number and `replay` repeats the attack from it alone, since the clean scan is the adversarial one minus the
+perturbation, exactly.
 """
 
-import dataclasses
-import hashlib
 import json
 import platform
 import shutil
@@ -24,6 +23,7 @@ from perturbox import checks, io, recipes
 from perturbox.attack import Outcome, Step, run
 from perturbox.budget import Budget
 from perturbox.goals import Goal
+from perturbox.io.files import require_new_folder, require_new_label_map, sha256
 from perturbox.load import load_victim
 from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
@@ -33,6 +33,7 @@ from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import Victim
 
 SCHEMA = "perturbox-result/1"
+SEGMENTATION_SCHEMA = "perturbox-segmentation/1"
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,15 @@ class Listener:
     stop: Callable[[], bool] = lambda: False
 
 
-def prepare(job: Job, image: Volume | None = None) -> Ready:
-    """Read and check everything a job needs; `image` stands in for the file where the caller has it already.
+def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None) -> Ready:
+    """Read and check everything a job needs; `image` and `victim` stand in for what the job names where the caller has
+    loaded them already.
 
     Raises InputError for any input that can't be used.
     """
     recipe = recipes.get(job.attack)
     attack = recipe.build(job.eps, job.norm, job.steps, job.settings)
-    victim = load_victim(job.victim, job.device)
-    warnings: list[str] = []
-    digest = ""
-    if image is None:
-        path = Path(job.image)
-        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
-        digest = _sha256(path)
-    if victim.unit == "HU":
-        warnings += io.check_hu(image, job.force)
-    victim.on(image)  # refuses other dimensions and channels
+    victim, image, warnings, digest = load_inputs(job, image, victim)
     if image.dims not in recipe.dims:
         raise InputError(
             f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
@@ -109,6 +102,21 @@ def prepare(job: Job, image: Volume | None = None) -> Ready:
     if attack.steps != job.steps:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
     return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest)
+
+
+def load_inputs(
+    job: Job, image: Volume | None = None, victim: Victim | None = None
+) -> tuple[Victim, Volume, list[str], str]:
+    """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
+    victim = victim or load_victim(job.victim, job.device)
+    digest = ""
+    if image is None:
+        path = Path(job.image)
+        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
+        digest = sha256(path)
+    warnings = io.check_hu(image, job.force) if victim.unit == "HU" else []
+    victim.on(image)  # refuses other dimensions and channels
+    return victim, image, warnings, digest
 
 
 def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
@@ -134,14 +142,42 @@ def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim)
     return mapped
 
 
-def run_job(job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None) -> dict[str, Any]:
+def segment(
+    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
+    """Segment the job's scan with its victim, write the label map to `out` (.nii or .nii.gz, must be new) and describe
+    it: {schema, victim, volumes_ml {structure: ml; of a 2D image cm²}, warnings, versions, seconds}.
+
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used.
+    """
+    started = time.perf_counter()
+    require_new_label_map(out)
+    victim, scan, warnings, _ = load_inputs(job, image, victim)
+    effort = Effort()
+    (listener or Listener()).say("Segmenting")
+    labels = victim.predict(scan, effort)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    io.write_labels(out, labels, scan, dict(victim.labels))
+    return {
+        "schema": SEGMENTATION_SCHEMA,
+        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "volumes_ml": {name: int((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()},
+        "warnings": warnings + effort.notes,
+        "versions": versions(),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def run_job(
+    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
     """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json.
 
-    Raises InputError before anything is written if an input can't be used. A run that `listener.stop` ends leaves a
-    valid result that says so.
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used. A run that
+    `listener.stop` ends leaves a valid result that says so.
     """
     require_new_folder(out)
-    return execute(prepare(job, image), out, listener or Listener())
+    return execute(prepare(job, image, victim), out, listener or Listener())
 
 
 def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
@@ -353,44 +389,3 @@ def versions() -> dict[str, str]:
 
     packages = {name: version(name) for name in ("torch", "monai", "numpy", "SimpleITK", "nibabel")}
     return {"perturbox": perturbox.__version__, "python": platform.python_version(), **packages}
-
-
-def require_new_folder(out: Path) -> None:
-    """Raise InputError unless `out` is free: nothing there, or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"'{out}' exists already and is never overwritten; choose a new folder for --out.")
-
-
-def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
-    """The job a result.json records, without its files."""
-    parameters = dict(result["attack"]["parameters"])
-    recipe = recipes.get(result["attack"]["name"])
-    settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
-    return dataclasses.replace(
-        Job(
-            image="",
-            victim=result["victim"]["spec"],
-            attack=recipe.name,
-            eps=parameters["eps"],
-            norm=parameters["norm"],
-            steps=parameters["steps"],
-            goal=parameters["goal"],
-            target=tuple(parameters["target"]),
-            settings=settings,
-            seed=result["seed"],
-            device=result["device"],
-            force=result["force"],
-        ),
-        **changes,
-    )
-
-
-def _sha256(path: Path) -> str:
-    """Hash of a file, or of a folder's files in order of name."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ import numpy as np
 
 from perturbox import io, metrics
 from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.io.files import require_new_folder
 from perturbox.job import (
     Job,
     Listener,
@@ -28,14 +29,13 @@ from perturbox.job import (
     conclude,
     prepare,
     present_targets,
-    require_new_folder,
     versions,
     write_images,
 )
 from perturbox.measure import benign_floor
 from perturbox.noise import scan_noise
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
-from perturbox.victim import BoundVictim
+from perturbox.victim import BoundVictim, Victim
 
 SCHEMA = "perturbox-margin/1"
 
@@ -51,11 +51,14 @@ class Trial:
     broken: dict[str, str | None]
 
 
-def find_margin(job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None) -> dict[str, Any]:
+def find_margin(
+    job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
     `out`.
 
-    Raises InputError for bad input, as an attack does, and where the job's norm isn't linf.
+    victim: as in `job.prepare`. Raises InputError for bad input, as an attack does, and where the job's norm isn't
+    linf.
     """
     require_new_folder(out)
     if job.norm != "linf" or job.goal != "change":
@@ -64,7 +67,7 @@ def find_margin(job: Job, out: Path, max_eps: float = 32.0, listener: Listener |
         )
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
-    ready = prepare(dataclasses.replace(job, eps=max_eps))
+    ready = prepare(dataclasses.replace(job, eps=max_eps), victim=victim)
     if ready.image.step is not None and max_eps < ready.image.step:
         raise InputError(
             f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."

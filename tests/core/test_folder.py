@@ -8,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from perturbox import io
 from perturbox.folder import differences, read_result, read_scans, replay, verify
-from perturbox.job import Job, Listener, run_job
+from perturbox.job import Job, Listener, prepare, run_job, segment
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"
@@ -96,6 +97,51 @@ def test_the_same_seed_twice_gives_identical_files_and_another_seed_does_not(sca
     assert (tmp_path / "same" / "adversarial.nii.gz").read_bytes() == (folder / "adversarial.nii.gz").read_bytes()
     run_job(Job(str(scan), victim=TINY, eps=12, steps=4, seed=4), tmp_path / "other")
     assert (tmp_path / "other" / "adversarial.nii.gz").read_bytes() != (folder / "adversarial.nii.gz").read_bytes()
+
+
+def test_a_victim_and_a_scan_that_are_loaded_already_give_the_same_result(scan, folder, tmp_path):
+    job = Job(str(scan), victim=TINY, eps=12, steps=4, seed=3)
+    run_job(job, tmp_path / "again", victim=tiny.volume(torch.device("cpu")))
+    again, first = (read_result(place) for place in (tmp_path / "again", folder))
+    for result in (again, first):
+        for key in ("seconds", "cpu_seconds", "peak_bytes"):
+            del result["effort"][key]
+    assert again == first
+    for name in first["files"].values():
+        assert name is None or (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_victim_that_is_handed_in_is_the_one_attacked(scan):
+    given = tiny.volume(torch.device("cpu"))
+    assert prepare(Job(str(scan), victim="no such model"), victim=given).victim is given
+
+
+def test_a_segmentation_is_the_models_prediction_with_its_volumes(scan, tmp_path):
+    said: list[str] = []
+    job = Job(str(scan), victim=TINY)
+    found = segment(job, tmp_path / "new" / "seg.nii.gz", Listener(say=said.append))
+    image, victim = io.read_volume(scan), tiny.volume(torch.device("cpu"))
+    labels = io.read_labels(tmp_path / "new" / "seg.nii.gz", image)
+    assert np.array_equal(labels, victim.predict(image))
+    assert found["volumes_ml"] == {
+        "liver": pytest.approx((labels == 1).sum() * image.voxel_ml),
+        "bone": pytest.approx((labels == 2).sum() * image.voxel_ml),
+    }
+    assert found["schema"] == "perturbox-segmentation/1" and found["warnings"] == []
+    assert found["victim"]["sha256"] == victim.sha256 and found["victim"]["spec"] == TINY
+    assert found["versions"]["torch"] == torch.__version__ and 0 < found["seconds"] < 60
+    assert said == ["Segmenting"] and json.loads(json.dumps(found)) == found
+    again = segment(job, tmp_path / "seg.nii", image=image, victim=victim)
+    assert again["volumes_ml"] == found["volumes_ml"]
+    assert np.array_equal(io.read_labels(tmp_path / "seg.nii", image), labels)
+
+
+def test_a_segmentation_overwrites_nothing_and_wants_a_name_for_label_maps(scan, tmp_path):
+    (tmp_path / "taken.nii.gz").touch()
+    for name, words in (("taken.nii.gz", "exists already"), ("seg.png", "can't hold a label map")):
+        with pytest.raises(InputError, match=words):
+            segment(Job(str(scan), victim=TINY), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.nii.gz"]
 
 
 def test_stopping_leaves_a_valid_result_that_says_so(scan, tmp_path):

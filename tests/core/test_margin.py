@@ -178,6 +178,17 @@ def test_stopping_leaves_what_was_found(tmp_path):
     assert (tmp_path / "out" / "margin.json").is_file()
 
 
+def test_a_victim_that_is_loaded_already_gives_the_same_margin(tmp_path):
+    job = job_on(victims.organ_scan(), tmp_path, "organ")
+    first = find_margin(job, tmp_path / "first", 16.0)
+    given = dataclasses.replace(job, victim="no such model")
+    again = find_margin(given, tmp_path / "again", 16.0, victim=victims.organ())
+    assert again["victim"].pop("spec") == "no such model" and first["victim"].pop("spec") == job.victim
+    assert again == first
+    witness = Path(first["structures"]["organ"]["witness"]) / "perturbation.nii.gz"
+    assert (tmp_path / "again" / witness).read_bytes() == (tmp_path / "first" / witness).read_bytes()
+
+
 def test_only_perturbations_still_needed_are_held(tmp_path):
     ready = prepare(dataclasses.replace(job_on(three_tissues(), tmp_path, "layers"), eps=32.0))
     search = margin._Search(ready, 32.0, Listener())

@@ -15,7 +15,8 @@ from perturbox import demo, estimate, folder, io
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, duration
 from perturbox.cli.refusals import check_new_place
-from perturbox.job import Job, Ready, execute, prepare, require_new_folder
+from perturbox.io.files import require_new_folder, require_new_label_map
+from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
 from perturbox.types import InputError
@@ -65,32 +66,24 @@ def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
             expected = estimate.estimate_margin(ready, max_eps)
             line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)
             progress.announce(line)
-        found = find_margin(job, out, max_eps, progress.listener())
+        found = find_margin(job, out, max_eps, progress.listener(), ready.victim)
     return words.margin_summary(found, out)
 
 
 def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> list[Any]:
-    if out.exists():
-        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name for --out.")
-    if io.suffix(out) not in (".nii", ".nii.gz"):
-        raise InputError(f"'{out}' can't hold a label map; name --out something.nii.gz.")
+    require_new_label_map(out)
     check_new_place(out)
-    victim = load_victim(spec, device)
-    scan = io.read_volume(image, unit=victim.unit, channels=victim.channels)
-    warnings = io.check_hu(scan, force) if victim.unit == "HU" else []
-    victim.on(scan)  # refuses other dimensions
+    job = Job(image, victim=spec, device=device, force=force)
+    victim, scan, _, _ = load_inputs(job)
     with Progress(victim.labels, late_refusal=False) as progress:
         expected = estimate.estimate_prediction(victim, scan)
         progress.announce(words.estimate_line(expected, f"Segmenting with {victim.name}"))
-        progress.say("Segmenting")
-        labels = victim.predict(scan)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        io.write_labels(out, labels, scan, dict(victim.labels))
-    volumes = {name: float((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()}
+        found = segment(job, out, progress.listener(), scan, victim)
+    volumes = found["volumes_ml"]
     lines: list[Any] = [words.volumes_table(volumes, "ml" if scan.dims == 3 else "cm²")]
     if not any(volumes.values()):
         lines.append("The model found none of its structures in this scan; is it the right body part and model?")
-    return [*lines, *(f"Note: {warning}" for warning in warnings), f"Labels: {out}"]
+    return [*lines, *(f"Note: {warning}" for warning in found["warnings"]), f"Labels: {out}"]
 
 
 def run_verify(place: Path) -> tuple[list[str], list[Any]]:

@@ -1,5 +1,6 @@
 """Paths: what a suffix means, what may be read, and how a file comes into being whole."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,9 @@ from pathlib import Path
 from perturbox.types import InputError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-FORMATS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
-WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
+NIFTI = (".nii.gz", ".nii")
+FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
+WRITABLE = (*NIFTI, ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
 DICOM = "dicom"
 
 
@@ -49,6 +51,31 @@ def require_new(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path.parent} isn't a folder; create it before writing {path.name}.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already and isn't overwritten; choose another name.")
+
+
+def require_new_folder(out: Path) -> None:
+    """Raise InputError unless `out` is free: nothing there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new folder for --out.")
+
+
+def require_new_label_map(out: Path) -> None:
+    """Raise InputError unless nothing is at `out` and its name is one a label map can have."""
+    if out.exists():
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name for --out.")
+    if suffix(out) not in NIFTI:
+        raise InputError(f"'{out}' can't hold a label map; name --out something.nii.gz.")
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, or of a folder's files in order of name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

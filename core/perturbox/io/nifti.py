@@ -16,10 +16,10 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import suffix, unreadable
+from perturbox.io.files import NIFTI, suffix, unreadable
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = NIFTI
 COMMENT = 6  # the extension code of free text
 VECTOR, LABEL = 1007, 1002  # intent codes
 ALIGNED_ANAT = 2
