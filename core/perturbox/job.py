@@ -7,8 +7,6 @@ perturbation, exactly.
 
 import json
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from perturbox import checks, io, recipes
 from perturbox.attack import Outcome, Step, run
 from perturbox.budget import Budget
 from perturbox.goals import Goal
-from perturbox.io.files import require_new_folder, require_new_label_map, sha256
+from perturbox.io.files import new_folder, require_new_folder, require_new_label_map, sha256
 from perturbox.load import load_victim
 from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
@@ -193,18 +191,8 @@ def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
     case = Case(image, ready.expert, ready.roi, job.target)
     bound = victim.on(image, effort)
     outcome = run(ready.attack, bound, case, reference, goal, seed=job.seed, on_step=listener.step, stop=listener.stop)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        result = conclude(ready, goal, outcome, clean_seg, effort, draft, listener, started=(started, cpu_started))
-        draft.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return result
+    with new_folder(out) as draft:
+        return conclude(ready, goal, outcome, clean_seg, effort, draft, listener, started=(started, cpu_started))
 
 
 def conclude(

@@ -10,7 +10,6 @@ to 32 was found, never that it is safe.
 import dataclasses
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 
 from perturbox import io, metrics
 from perturbox.attack import Attack, Outcome, Step, run
-from perturbox.io.files import require_new_folder
+from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job import (
     Job,
     Listener,
@@ -151,9 +150,7 @@ class _Search:
         sigma = self.noise["sigma"]
         for row in structures.values():
             row["in_sigma"] = row["breaks_at"] / sigma if sigma and row["breaks_at"] is not None else None
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
+        with new_folder(out) as draft:
             for index, names in witnesses.items():
                 trial = self.trials[index]
                 folder = _folder_name(names, trial.linf)
@@ -183,13 +180,6 @@ class _Search:
             margin = metrics.to_json(self._document(structures))
             assert isinstance(margin, dict)
             (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            draft.chmod(0o755)
-            if out.exists():
-                out.rmdir()
-            draft.rename(out)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
         return margin
 
     def _document(self, structures: dict[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,24 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_the_old_file(name, tmp_pa
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_appears_whole_readable_and_in_place_of_an_empty_one(tmp_path):
+    out = tmp_path / "new" / "result"
+    out.mkdir(parents=True)
+    with files.new_folder(out) as draft:
+        (draft / "a.txt").write_text("all of it")
+        assert draft.parent == out.parent and list(out.iterdir()) == []
+    assert [place.name for place in out.parent.iterdir()] == ["result"]
+    assert (out / "a.txt").read_text() == "all of it" and out.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_folder_leaves_nothing(error, tmp_path):
+    with pytest.raises(error), files.new_folder(tmp_path / "result") as draft:
+        (draft / "a.txt").write_text("half of")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_that_cannot_be_written_to(tmp_path):
     (tmp_path / "folder.nii.gz").mkdir()
     (tmp_path / "file").write_text("a file")

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +59,22 @@ def require_new_folder(out: Path) -> None:
     """Raise InputError unless `out` is free: nothing there, or an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"'{out}' exists already and is never overwritten; choose a new folder for --out.")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A draft beside `out` that becomes `out` when the block ends well and is removed when it doesn't."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)  # a temporary folder is its maker's alone
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def require_new_label_map(out: Path) -> None:
