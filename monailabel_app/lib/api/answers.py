@@ -1,0 +1,167 @@
+"""What the job API answers: the state of a job as plain JSON, and the models that describe it on the API page."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from lib.api.schema import Offer
+from perturbox.jobs import Problem, Record
+from perturbox.metrics import to_json
+
+PREFIX = "/perturbox"
+
+
+class Refusal(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(description="A short code for programs.", examples=["bad-input"])
+    detail: str = Field(description="What is wrong, in one sentence.")
+    what_to_do: str = Field(description="What to do about it, in one sentence.")
+
+
+class Point(BaseModel):
+    """One step of the attack, as seen live on the network's grid."""
+
+    step: int
+    restart: int = 0
+    loss: float | None = None
+    score: float | None = Field(None, description="What the goal measures; lower is worse for the model.")
+    dice: dict[str, float | None] = Field({}, description="Live Dice by structure; null where it isn't defined.")
+    linf: float | None = Field(None, description="Largest change so far, in the scan's unit.")
+
+
+class Progress(BaseModel):
+    phase: str = Field(description="What is being done, in words.", examples=["Attacking with PGD"])
+    step: int | None = None
+    steps: int | None = None
+    restart: int | None = None
+    eta_s: float | None = Field(None, description="Seconds left, as far as known.")
+    trace: list[Point] = []
+    trace_next: int = Field(0, description="Send it as `since` next time to get only what is new.")
+
+
+class Status(BaseModel):
+    """A job and how it goes. Times are ISO 8601, UTC."""
+
+    id: str
+    kind: Literal["segment", "attack", "margin"]
+    state: Literal["queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted"]
+    queue_position: int | None = Field(None, description="1 is next; null once it has started.")
+    progress: Progress
+    created: str
+    started: str | None = None
+    finished: str | None = None
+    image: str = Field(description="What the client called the scan.")
+    request: dict[str, Any] = Field(description="What was asked for, defaults filled in.")
+    warnings: list[str] = []
+    error: Refusal | None = None
+    bytes: int = Field(0, description="Disk space of a job that is over.")
+    links: dict[str, str] = Field(description="Where to go from here.")
+
+
+class Jobs(BaseModel):
+    jobs: list[Status] = Field(description="All jobs, newest first, without their traces.")
+
+
+class File(BaseModel):
+    name: str
+    bytes: int
+    sha256: str
+    media_type: str
+    formats: list[str] = Field(description="What ?format= may ask for.")
+
+
+class Files(BaseModel):
+    files: list[File]
+
+
+class Health(BaseModel):
+    api: str
+    workers: int
+    queued: int
+    running: int
+    scheduler: str = Field(description='"embedded", or the address of an existing one.')
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": said}
+    for status, said in {
+        401: "No token, or a wrong one.",
+        404: "No such job, image, label or file.",
+        409: "The job's state doesn't allow it, or client and server speak different versions.",
+        413: "The upload is larger than the server takes.",
+        415: "The body is neither JSON nor multipart/form-data.",
+        422: "The request can't be used.",
+        429: "The queue is full.",
+        503: "The server is ending or its disk is full.",
+    }.items()
+}
+
+
+def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any]:
+    """A record as clients see it, without paths; since: trace entries the client has already, None for no trace."""
+    job, order = record.order.job, record.order
+    request: dict[str, Any] = {"kind": order.kind, "victim": offer.name(job.victim), "device": job.device}
+    request |= {"force": job.force}
+    if order.kind != "segment":
+        request |= {key: getattr(job, key) for key in ("attack", "norm", "steps", "goal", "seed")}
+        request |= {"target": list(job.target), "settings": dict(job.settings)}
+    if order.kind == "margin":
+        request["max_eps"] = order.max_eps
+    if order.kind == "attack":
+        request |= {"eps": job.eps, "label": job.label is not None, "label_map": job.label_map}
+        request["roi"] = job.roi is not None
+    trace = record.progress.get("trace", [])
+    keys = ("phase", "step", "steps", "restart", "eta_s")
+    progress = {key: record.progress.get(key) for key in keys}
+    progress["trace"] = [] if since is None else trace[since:]
+    progress["trace_next"] = len(trace)
+    answer = {
+        "id": record.id,
+        "kind": order.kind,
+        "state": record.state,
+        "queue_position": record.queue_position,
+        "progress": progress,
+        "created": moment(record.created),
+        "started": moment(record.started),
+        "finished": moment(record.finished),
+        "image": order.name,
+        "request": request,
+        "warnings": [without_paths(warning, record) for warning in record.warnings],
+        "error": None if record.problem is None else explained(record.problem, record),
+        "bytes": record.bytes,
+        "links": links(record),
+    }
+    plain = to_json(answer)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def links(record: Record) -> dict[str, str]:
+    place = f"{PREFIX}/jobs/{record.id}"
+    if not record.over:
+        return {"self": place, "cancel": f"{place}/cancel"}
+    found = {"self": place, "resubmit": f"{place}/resubmit", "delete": place}
+    if record.state in ("done", "cancelled"):
+        found |= {"files": f"{place}/files", "zip": f"{place}/result.zip"}
+    return found
+
+
+def explained(problem: Problem, record: Record) -> dict[str, str]:
+    return {**problem.to_json(), "detail": without_paths(problem.detail, record)}
+
+
+def without_paths(text: str, record: Record) -> str:
+    """A sentence about a file with the client's own name for it where it tells the server's path."""
+    job = record.order.job
+    for path, name in ((job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")):
+        if path:
+            text = text.replace(path, name)
+    return text
+
+
+def moment(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

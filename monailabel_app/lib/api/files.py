@@ -1,0 +1,209 @@
+"""Files of a job: what a client uploads, what it may download, as they are, as raw NRRD, or all in one zip.
+
+Nothing here trusts a name: an upload keeps only the suffix of its own, and a download must be one of the files that
+the result folder holds.
+"""
+
+import hashlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from starlette.datastructures import UploadFile
+
+from lib.guard import archive, uploads
+
+from perturbox import io
+from perturbox.jobs import Problem, Refused
+from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
+
+MEDIA = {
+    ".nii.gz": "application/gzip",
+    ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".png": "image/png",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".bmp": "image/bmp",
+}
+PACKED = (".nii.gz", ".png")  # compressing them again gains nothing
+CONVERTIBLE = (".nii.gz", ".nii", ".mha", ".nrrd")
+NRRD_TYPES = {"float32": "float", "float64": "double"}
+BLOCK = 2**20
+
+
+# ---------------------------------------------------------------- up
+
+
+def receive(upload: UploadFile, field: str, folder: Path, most_bytes: int) -> Path:
+    """Keep an uploaded file in `folder`, a zip unpacked to at most `most_bytes`; the file, or a folder of DICOM files.
+
+    Raises Refusal for a file that is empty, of no known format, or an archive that isn't safe to unpack.
+    """
+    known = (*uploads.SCANS, ".dcm", ".zip") if field == "image" else (*uploads.LABELS, ".mha")
+    path = uploads.keep(upload, folder, field, known)
+    if path.suffix != ".zip":
+        return path
+    place = folder / f"{field}-unpacked"
+    place.mkdir()
+    members = archive.unpack(path, place, most_bytes)
+    path.unlink()
+    if len(members) > 1 or io.suffix(members[0]) not in uploads.SCANS:
+        return place
+    uploads.check_content(members[0], io.suffix(members[0]))
+    return members[0]
+
+
+# ---------------------------------------------------------------- down
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a result folder, by their path in it."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+    )
+
+
+def find(folder: Path, name: str) -> Path:
+    """The file of that name in a result folder; raises Refused(404) for anything else, so no path leads outside."""
+    if name not in names(folder):
+        detail = f"This job's result has no file '{name[:200]}'."
+        raise Refused(404, Problem("no-such-file", detail, "Choose one that GET …/files lists."))
+    return folder / name
+
+
+def stem(name: str) -> str:
+    """A file's name without its suffix, both parts of .nii.gz."""
+    return name[: len(name) - len(io.suffix(name))]
+
+
+def media_type(name: str) -> str:
+    return MEDIA.get(io.suffix(name), "application/octet-stream")
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content; computed once for as long as the file stays as it is."""
+    told = path.stat()
+    return _sha256(path, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listing(folder: Path) -> list[dict[str, object]]:
+    """What the result folder holds: name, bytes, sha256, media type and the formats each file can be had in."""
+    return [
+        {
+            "name": name,
+            "bytes": (folder / name).stat().st_size,
+            "sha256": sha256(folder / name),
+            "media_type": media_type(name),
+            "formats": ["nrrd"] if io.suffix(name) in CONVERTIBLE else [],
+        }
+        for name in names(folder)
+    ]
+
+
+class _Drain:
+    """What `ZipFile` writes to when it can't seek: bytes are taken away as they come."""
+
+    def __init__(self) -> None:
+        self.waiting = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.waiting += data
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        taken = bytes(self.waiting)
+        self.waiting.clear()
+        return taken
+
+
+def zipped(folder: Path, top: str) -> Iterator[bytes]:
+    """All files of a folder as a zip under the folder name `top`, made while it is sent: no memory, no disk."""
+    drain = _Drain()
+    with zipfile.ZipFile(drain, "w") as packed:  # type: ignore[arg-type]  # it only writes and flushes
+        for name in names(folder):
+            entry = zipfile.ZipInfo(f"{top}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_STORED if io.suffix(name) in PACKED else zipfile.ZIP_DEFLATED
+            entry.file_size = (folder / name).stat().st_size
+            with (folder / name).open("rb") as source, packed.open(entry, "w") as target:
+                while block := source.read(BLOCK):
+                    target.write(block)
+                    yield drain.take()
+    yield drain.take()
+
+
+def as_nrrd(source: Path, scratch: Path) -> IO[bytes]:
+    """`write_nrrd` to a file without a name, so that it is gone once it is closed, whatever happens."""
+    target = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the caller closes it
+    try:
+        write_nrrd(source, target)
+    except BaseException:
+        target.close()
+        raise
+    return target
+
+
+def write_nrrd(source: Path, target: IO[bytes]) -> None:
+    """Write an image file as raw NRRD, which Slicer reads fastest: same numbers and place; notice and labels as keys.
+
+    Raises InputError for files that hold no volume.
+    """
+    if io.suffix(source) not in CONVERTIBLE:
+        raise InputError(f"'{source.name}' is no volume; leave format out to get it as it is.")
+    volume = io.read_volume(source, allow_constant=True)
+    plain = (volume.slope, volume.intercept) == (1.0, 0.0)
+    voxels = volume.stored() if plain else volume.data
+    voxels = voxels[0] if len(voxels) == 1 else voxels
+    voxels = voxels[..., None] if volume.dims == 2 else voxels  # a picture is a volume of one slice
+    target.write(_nrrd_header(volume, voxels).encode("ascii", "replace"))
+    for part in np.moveaxis(voxels, -1, 0):  # slice by slice, so that no second volume is held
+        target.write(part.astype(part.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+
+
+def _nrrd_header(volume: Volume, voxels: np.ndarray) -> str:
+    channel = voxels.ndim - 3
+    columns = [f"({','.join(repr(float(v)) for v in volume.affine[:3, axis])})" for axis in range(3)]
+    lines = [
+        "NRRD0005",
+        f"type: {NRRD_TYPES.get(voxels.dtype.name, voxels.dtype.name)}",
+        f"dimension: {voxels.ndim}",
+        "space: right-anterior-superior",
+        f"sizes: {' '.join(map(str, voxels.shape))}",
+        f"space directions: {' '.join(['none'] * channel + columns)}",
+        f"kinds: {' '.join(['vector'] * channel + ['domain'] * 3)}",
+        "endian: little",
+        "encoding: raw",
+        f"space origin: ({','.join(repr(float(v)) for v in volume.affine[:3, 3])})",
+        *(f"{key}:={text}" for key, text in _remarks(volume).items()),
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _remarks(volume: Volume) -> dict[str, str]:
+    """What a file says of itself beyond its voxels: the notice of a perturbed scan, the names of labels."""
+    metadata = volume.header.get("metadata")
+    said = list(metadata.values()) if isinstance(metadata, dict) else []
+    header = volume.header.get("nifti")
+    for extension in getattr(header, "extensions", ()):
+        content = extension.get_content()
+        said += (content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)).splitlines()
+    labels = [line.strip("\0 ") for line in said if str(line).startswith("labels: ")]
+    notice = {"notice": ADVERSARIAL_NOTICE} if any(ADVERSARIAL_NOTICE in str(line) for line in said) else {}
+    return notice | ({"description": labels[0]} if labels else {})

@@ -1,0 +1,212 @@
+"""What a client may ask for, checked whole before anything is queued: a `Submission` (JSON) becomes an `Order`.
+
+Whatever can be known without reading the scan is refused here, with the sentence that the command line would give.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, STEPS, Offer
+from perturbox import recipes
+from perturbox.goals import Goal
+from perturbox.job import Job
+from perturbox.jobs import Order
+from perturbox.load import check_device
+from perturbox.types import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Value = bool | int | float | Annotated[str, StringConstraints(max_length=200)] | None
+# Which fields mean something for a kind; the rest, if sent, would be ignored in silence.
+ALWAYS = {"kind", "image", "session", "victim", "device", "force"}
+MEANT = {
+    "segment": ALWAYS,
+    "attack": ALWAYS | {"attack", "eps", "norm", "steps", "goal", "target", "label", "label_map", "settings", "seed"},
+    "margin": ALWAYS | {"attack", "norm", "steps", "goal", "target", "settings", "seed", "max_eps"},
+}
+
+
+class Submission(BaseModel):
+    """The body of POST /perturbox/jobs, or its part `request` where files come along."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {"kind": "segment", "image": "liver_17"},
+                {"kind": "attack", "image": "liver_17", "attack": "pgd", "eps": 4, "steps": 20, "target": ["liver"]},
+                {"kind": "margin", "image": "liver_17", "max_eps": 16, "steps": 10},
+            ]
+        },
+    )
+
+    kind: Literal["segment", "attack", "margin"] = Field("attack", description="What to do with the scan.")
+    image: Word | None = Field(None, description="Id of an image in the datastore; else session, or the file `image`.")
+    session: Word | None = Field(None, description="Id of a session made by PUT /session/.")
+    victim: Word | None = Field(None, description="Name of a served model; the server's default if left out.")
+    attack: Word = Field("pgd", description="Name of an attack, as in GET /perturbox/schema.")
+    eps: float = Field(4.0, ge=0, le=MOST_EPS, description="Largest change, in the scan's unit (HU).")
+    norm: Literal["linf", "l2", "l0"] = Field("linf", description="How the size of a change is measured.")
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Steps; 20 for an attack, 10 for a margin.")
+    goal: Word = Field("change", description="change, vanish, grow or become=STRUCTURE.")
+    target: list[Word] = Field([], max_length=200, description="Structures to attack; all that are found if empty.")
+    label: Word | None = Field(None, description="Tag of the image's label in the datastore that is the reference.")
+    label_map: Annotated[str, StringConstraints(max_length=10_000)] | None = Field(
+        None, description="Which values of the label are which structure, e.g. liver=5,bone=25+26."
+    )
+    settings: dict[Word, Value] = Field({}, max_length=100, description="The attack's own settings.")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
+    device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
+    force: bool = Field(False, description="Go on though the values don't look like Hounsfield units.")
+    max_eps: float = Field(32.0, gt=0, le=MOST_EPS, description="Largest change a margin tries.")
+
+    def sent(self) -> set[str]:
+        """Fields that ask for something: those sent with another value than none."""
+        return {name for name in self.model_fields_set if getattr(self, name) is not None}
+
+
+class Cancel(BaseModel):
+    """The body of POST /perturbox/jobs/{id}/cancel."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"keep": True}]})
+
+    keep: bool = Field(False, description="Stop climbing, then measure and keep the best so far.")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The local files of one submission; name: what the client calls the scan."""
+
+    image: Path
+    name: str
+    label: Path | None = None
+    roi: Path | None = None
+
+
+def parse(document: bytes | str) -> Submission:
+    """The submission in a JSON text. Raises InputError with one sentence about the first thing that is wrong."""
+    return parse_as(Submission, document)
+
+
+def parse_as(model: type[Model], document: bytes | str) -> Model:
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        raise InputError(sentence(error.errors(include_url=False, include_context=False), model)) from None
+
+
+def sentence(errors: list[Any], model: type[BaseModel]) -> str:
+    """The first of pydantic's errors in words."""
+    first = errors[0]
+    kind, path, said = first["type"], [str(part) for part in first["loc"]], str(first["msg"])
+    field = path[0] if path else ""
+    if kind == "json_invalid":
+        return f"The request isn't JSON ({said.removeprefix('Invalid JSON: ')}); send one JSON object."
+    if not path:
+        return 'The request must be one JSON object, such as {"kind": "segment", "image": "ID"}.'
+    if kind == "extra_forbidden":
+        near = get_close_matches(field, model.model_fields, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(model.model_fields)}."
+        return f"There is no field '{field[:80]}'; {hint}"
+    said = said.removeprefix("Input should be ").removeprefix("String should have ").removeprefix("List should have ")
+    return f"The field '{field}' must be {said}, not {short(first['input'])}."
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def require_one_source(submission: Submission, uploaded: bool) -> None:
+    """Raises InputError unless exactly one of image id, session id and uploaded file names the scan."""
+    given = [name for name in ("image", "session") if getattr(submission, name) is not None]
+    if len(given) + uploaded != 1:
+        raise InputError(
+            "The scan must be named in exactly one way: the id `image`, the id `session`, or a file `image`; "
+            f"this request has {len(given) + uploaded}."
+        )
+
+
+def check(submission: Submission, offer: Offer) -> Job:
+    """The job without its files; raises InputError for whatever can't work with any scan."""
+    kind = submission.kind
+    for field in sorted(submission.sent() - MEANT[kind]):
+        hint = "; give max_eps" if (kind, field) == ("margin", "eps") else ""
+        raise InputError(f"The field '{field}' means nothing for kind '{kind}'; leave it out{hint}.")
+    victim = submission.victim or offer.default
+    spec = offer.spec(victim)
+    device = submission.device or offer.device
+    check_device(device)
+    if kind == "segment":
+        return Job(image="", victim=spec, device=device, force=submission.force)
+    steps = submission.steps or STEPS[kind]
+    recipe = recipes.get(submission.attack)
+    structures = offer.structures(victim)
+    if kind == "margin" and (submission.norm != "linf" or submission.goal != "change"):
+        raise InputError("A margin is a limit on the largest change (norm linf) for the goal change; leave both out.")
+    eps = submission.max_eps if kind == "margin" else submission.eps
+    if submission.norm == "l0" and eps > 1:
+        raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps:g}.")
+    recipe.build(eps, submission.norm, steps, submission.settings)
+    Goal.parse(submission.goal, submission.target, structures)
+    if submission.label_map is not None:
+        check_label_map(submission.label_map, structures)
+    return Job(
+        image="",
+        victim=spec,
+        attack=recipe.name,
+        eps=submission.eps,
+        norm=submission.norm,
+        steps=steps,
+        goal=submission.goal,
+        target=tuple(dict.fromkeys(submission.target)),
+        label_map=submission.label_map,
+        settings=dict(submission.settings),
+        seed=submission.seed,
+        device=device,
+        force=submission.force,
+    )
+
+
+def check_label_map(text: str, structures: dict[str, int]) -> None:
+    """Raises InputError unless `text` reads like liver=5,bone=25+26 with the victim's structures."""
+    for part in text.split(","):
+        name, _, values = part.partition("=")
+        if not re.fullmatch(r"\d{1,9}(\+\d{1,9})*", values, re.ASCII):
+            raise InputError(f"{short(part)} in label_map isn't understood; write liver=5,bone=25+26.")
+        if name not in structures:
+            raise InputError(
+                f"label_map names {short(name)}, which the model doesn't know; it has {', '.join(structures)}."
+            )
+
+
+def check_files(submission: Submission, uploaded: set[str]) -> None:
+    """Raises InputError where the files that came along don't fit what is asked for."""
+    kind = submission.kind
+    if kind != "attack" and uploaded & {"label", "roi"}:
+        odd = sorted(uploaded & {"label", "roi"})[0]
+        raise InputError(f"The file '{odd}' means nothing for kind '{kind}'; leave it out.")
+    if "label" in uploaded and submission.label is not None:
+        raise InputError("The reference is named twice, by a tag and by a file; send one of them.")
+    if submission.label is not None and submission.image is None:
+        raise InputError("The field 'label' is a tag of a datastore image; send the label as a file with this scan.")
+    if submission.label_map is not None and submission.label is None and "label" not in uploaded:
+        raise InputError("label_map says how to read a label; send a label too, or leave both out.")
+
+
+def order(submission: Submission, job: Job, files: Files) -> Order:
+    """What goes into the queue."""
+    job = replace(
+        job,
+        image=str(files.image),
+        label=None if files.label is None else str(files.label),
+        roi=None if files.roi is None else str(files.roi),
+    )
+    return Order(submission.kind, job, max_eps=submission.max_eps, name=files.name, client="job API")

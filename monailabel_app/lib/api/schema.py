@@ -1,0 +1,205 @@
+"""What this server offers: victims, attacks, and for each pair a JSON Schema from which a client builds its form.
+
+`API` is the version of the whole job API. A client sends the major number it was written for in the header
+`Perturbox-API`; another major is refused with the sentence which of the two to update.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import perturbox
+from perturbox import recipes
+from perturbox.jobs import KINDS, Problem, Refused
+from perturbox.types import ADVERSARIAL_NOTICE, InputError
+
+API = "1.0"
+HEADER = "Perturbox-API"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DEFAULT_VICTIM = "ct-organs"
+STEPS = {"attack": 20, "margin": 10}
+MOST_STEPS, MOST_EPS, MOST_SEED = 10_000, 100_000.0, 2**53 - 1
+TYPES = {"float": "number", "int": "integer", "bool": "boolean", "str": "string"}
+
+
+def check_handshake(sent: str | None) -> None:
+    """Raises Refused(409) where a client was written for another major version of the job API."""
+    if sent is None:
+        return
+    ours = API.partition(".")[0]
+    theirs = sent.strip().partition(".")[0]
+    if theirs == ours:
+        return
+    newer = theirs.isdecimal() and int(theirs) > int(ours)
+    detail = f"This server speaks version {API} of the job API and the client asked for '{sent[:20]}'."
+    raise Refused(409, Problem("other-version", detail, f"Update the {'server' if newer else 'client'}."))
+
+
+class Served(Protocol):
+    """A victim that the operator serves, as the app loaded it."""
+
+    @property
+    def spec(self) -> str: ...
+    @property
+    def described(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What clients can choose from; they name a victim by the name it is served by, never by a file of their own.
+
+    victims: by name, may grow while the server runs. device: where jobs run unless they say otherwise. limits: what a
+    client should know before it sends something.
+    """
+
+    victims: Mapping[str, Served]
+    device: str = "cpu"
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def default(self) -> str:
+        return DEFAULT_VICTIM if DEFAULT_VICTIM in self.victims else next(iter(self.victims))
+
+    def spec(self, name: str) -> str:
+        """How `load_victim` finds a served victim; raises InputError for any other."""
+        if name in self.victims:
+            return self.victims[name].spec
+        raise InputError(f"This server has no victim '{name[:80]}'; it serves {', '.join(self.victims)}.")
+
+    def name(self, spec: str) -> str:
+        """The name under which a spec is served, for answers: a spec may hold a path."""
+        return next((name for name, own in self.victims.items() if own.spec == spec), "withdrawn")
+
+    def structures(self, name: str) -> dict[str, int]:
+        return {label: value for label, value in self.victims[name].described["labels"].items() if value != 0}
+
+    def document(self) -> dict[str, Any]:
+        """The answer of GET /perturbox/schema."""
+        return _document(self, tuple(self.victims))
+
+
+@lru_cache(maxsize=4)
+def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
+    attacks = recipes.discover()
+    models: dict[str, Any] = {}
+    for victim in names:
+        models[victim] = {"kind": "segment", "victim": victim, "attack": None, "config_schema": nothing_to_set()}
+        for attack in attacks.values():
+            models[f"{victim}-{attack.name}"] = {
+                "kind": "attack",
+                "victim": victim,
+                "attack": attack.name,
+                "config_schema": config_schema(attack, offer.victims[victim].described),
+            }
+    return {
+        "api": API,
+        "perturbox": perturbox.__version__,
+        "kinds": list(KINDS),
+        "victims": [dict(served.described) for served in offer.victims.values()],
+        "attacks": [attack.describe() for attack in attacks.values()],
+        "models": models,
+        "defaults": {"victim": offer.default, "attack": "pgd", "steps": STEPS, "max_eps": 32.0},
+        "limits": dict(offer.limits),
+        "device": offer.device,
+        "notice": ADVERSARIAL_NOTICE,
+    }
+
+
+def nothing_to_set() -> dict[str, Any]:
+    return {"$schema": DIALECT, "type": "object", "properties": {}, "additionalProperties": False}
+
+
+def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of what can be set for one attack on one victim, flat, for a generated form.
+
+    x-unit, x-order and x-level (basic, advanced) are for the form; what bears x-in "settings" goes into the request's
+    `settings`, all else into the request itself.
+    """
+    structures = [name for name, value in victim["labels"].items() if value != 0]
+    unit = str(victim["unit"])
+    goals = ["change", "vanish", "grow", *(f"become={name}" for name in structures)] if attack.targeted else ["change"]
+    fields: dict[str, dict[str, Any]] = {
+        "eps": {
+            "type": "number",
+            "title": "Largest change",
+            "description": "Of any voxel for norm linf, root mean square for l2; a share of the voxels for l0.",
+            "minimum": 0,
+            "maximum": MOST_EPS,
+            "default": 4.0,
+            "x-unit": unit,
+        },
+        "target": {
+            "type": "array",
+            "items": {"type": "string", "enum": structures},
+            "uniqueItems": True,
+            "title": "Structures",
+            "description": "What the attack tries to change; all that the model finds if empty.",
+            "default": [],
+        },
+        "steps": {
+            "type": "integer",
+            "title": "Steps",
+            "description": "More steps find more and take longer.",
+            "minimum": 1,
+            "maximum": MOST_STEPS,
+            "default": STEPS["attack"],
+        },
+        "goal": {
+            "type": "string",
+            "enum": goals,
+            "title": "Goal",
+            "description": "What shall happen to the structures; all but 'change' need some to be chosen.",
+            "default": "change",
+        },
+        "norm": {
+            "type": "string",
+            "enum": list(attack.norms),
+            "title": "Norm",
+            "description": "How the size of a change is measured.",
+            "default": "linf" if "linf" in attack.norms else attack.norms[0],
+        },
+        "seed": {
+            "type": "integer",
+            "title": "Seed",
+            "description": "The same seed gives the same files.",
+            "minimum": 0,
+            "maximum": MOST_SEED,
+            "default": 0,
+        },
+    }
+    basic = ("eps", "target", "steps")
+    for entry in attack.parameters:
+        fields[entry["name"]] = setting_schema(entry)
+    for order, (name, entry) in enumerate(fields.items()):
+        entry |= {"x-order": order, "x-level": "basic" if name in basic else "advanced"}
+    return {
+        "$schema": DIALECT,
+        "title": f"{attack.title} on {victim['title']}",
+        "description": attack.paper,
+        "type": "object",
+        "properties": fields,
+        "additionalProperties": False,
+    }
+
+
+def setting_schema(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of one parameter of a recipe."""
+    kind = TYPES[entry["type"]]
+    optional = entry["default"] is None
+    field: dict[str, Any] = {
+        "type": [kind, "null"] if optional else kind,
+        "title": entry["name"].replace("_", " ").capitalize(),
+        "description": entry["help"],
+        "default": entry["default"],
+        "x-in": "settings",
+    }
+    if entry["choices"]:
+        field["enum"] = list(entry["choices"]) + ([None] if optional else [])
+    if entry["minimum"] is not None:
+        field["minimum"] = entry["minimum"]
+    if entry["maximum"] is not None:
+        field["maximum"] = entry["maximum"]
+    if entry["unit"]:
+        field["x-unit"] = entry["unit"]
+    return field

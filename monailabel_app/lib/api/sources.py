@@ -1,0 +1,64 @@
+"""Where the scan of a submission lies: in the datastore by its id, in a session, or among the uploaded files."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from starlette.datastructures import UploadFile
+
+from lib.api.requests import Files, Submission
+from lib.guard.names import check_session
+from perturbox.jobs import Problem, Refused
+
+
+def locate(instance: Any, submission: Submission, local: Mapping[str, Path], sent: Mapping[str, UploadFile]) -> Files:
+    """The local files of a submission; local: the uploads as they were kept, sent: with the client's names for them.
+
+    Raises Refused(404) for ids that the datastore or the sessions don't know.
+    """
+    if submission.image is not None:
+        image, name = from_datastore(instance.datastore(), submission.image), submission.image
+    elif submission.session is not None:
+        image, name = from_session(instance.sessions(), submission.session), submission.session
+    else:
+        image, name = local["image"], client_name(sent["image"].filename or "upload")
+    label = local.get("label")
+    if submission.label is not None:
+        label = labelled(instance.datastore(), submission.image or "", submission.label)
+    return Files(image, name, label, local.get("roi"))
+
+
+def from_datastore(datastore: Any, id: str) -> Path:
+    """The file of a datastore's image; an id is looked up, never taken for a path."""
+    if id in datastore.list_images():
+        path = Path(datastore.get_image_uri(id))
+        if path.exists():
+            return path
+    detail = f"The datastore has no image '{id}'."
+    raise Refused(
+        404, Problem("no-such-image", detail, "GET /datastore/ lists its images; or send the scan as a file.")
+    )
+
+
+def labelled(datastore: Any, image: str, tag: str) -> Path:
+    found = datastore.get_label_by_image_id(image, tag)
+    path = Path(datastore.get_label_uri(found, tag)) if found else None
+    if path is None or not path.is_file():
+        detail = f"The image '{image}' has no label tagged '{tag}'."
+        raise Refused(404, Problem("no-such-label", detail, "Save one under this tag, or send the label as a file."))
+    return path
+
+
+def from_session(sessions: Any, id: str) -> Path:
+    """The file or folder of a session's scan."""
+    found = sessions.get_session(check_session(id)) if sessions is not None else None
+    if found is None or not Path(found.image).exists():
+        detail = f"There is no session '{id}'; it may have expired."
+        raise Refused(404, Problem("no-such-session", detail, "Upload the scan again with PUT /session/."))
+    return Path(found.image)
+
+
+def client_name(name: str) -> str:
+    """What a client called its file, without folders and what can't be shown."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    return "".join(letter for letter in last if letter.isprintable())[:200] or "upload"
