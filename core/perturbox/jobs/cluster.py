@@ -1,7 +1,7 @@
 """Where orders run: an embedded Dask cluster, one worker process per device, or an existing scheduler by address.
 
 The embedded one listens on loopback only and speaks TLS with certificates made for this run, so no other user of the
-machine can hand it code. It has no dashboard.
+machine can hand it code. It has no dashboard, and its HTTP servers answer nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -94,6 +94,9 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.worker.memory.pause": False,
             "distributed.worker.memory.terminate": 0.98,
             "distributed.comm.timeouts.connect": "10s",
+            # Their HTTP servers can't be left out; they have nothing to tell.
+            "distributed.scheduler.http.routes": [],
+            "distributed.worker.http.routes": [],
         }
     )
     count = torch.cuda.device_count() if device.startswith("cuda") else 1
@@ -113,5 +116,8 @@ def _embedded(device: str) -> SpecCluster:
         }
         for index in range(max(1, count))
     }
-    scheduler = {"cls": Scheduler, "options": {**common, "dashboard": False, "allowed_failures": 0}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {**common, "dashboard": False, "dashboard_address": "127.0.0.1:0", "allowed_failures": 0},
+    }
     return SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=40)

@@ -326,15 +326,12 @@ class Queue:
             progress = record.progress
             if "phase" in event and record.state == "running":
                 progress["phase"] = event["phase"]
+            if "eta_s" in event:
+                progress["eta_s"] = event["eta_s"]
             if "point" in event:
                 point = event["point"]
                 progress["trace"].append(point)
-                progress |= {
-                    "step": point["step"],
-                    "restart": point["restart"],
-                    "steps": event["steps"],
-                    "eta_s": event["eta_s"],
-                }
+                progress |= {"step": point["step"], "restart": point["restart"], "steps": event["steps"]}
             self._changed.notify_all()
 
     # Records and folders

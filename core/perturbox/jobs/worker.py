@@ -111,6 +111,7 @@ class _Reporter:
         self.begun = time.monotonic()
         self.prediction: float | None = None
         self.times: list[float] = []
+        self.end: float | None = None
 
     def check(self) -> None:
         if _asked.get(self.id) == "drop":
@@ -120,7 +121,8 @@ class _Reporter:
 
     def send(self, event: dict[str, Any]) -> None:
         self.last = time.monotonic()
-        self.tell({"id": self.id, **event})
+        left = None if self.end is None else 5.0 * round(max(0.0, self.end - self.last) / 5)
+        self.tell({"id": self.id, "eta_s": left, **event})
 
     def say(self, phase: str) -> None:
         if _asked.get(self.id) == "drop":
@@ -139,7 +141,7 @@ class _Reporter:
         names = {value: name for name, value in victim.labels.items()}
 
         def step(step: Step) -> None:
-            self.times = [*self.times[-5:], time.monotonic()]
+            self.expect(step)
             point = {
                 "step": step.step,
                 "restart": step.restart,
@@ -148,18 +150,18 @@ class _Reporter:
                 "dice": {names[value]: dice for value, dice in step.dice.items()},
                 "linf": step.linf,
             }
-            self.send({"point": point, "steps": step.steps, "eta_s": self.time_left(step)})
+            self.send({"point": point, "steps": step.steps})
             self.check()
 
         return Listener(self.say, step, lambda: self.id in _asked)
 
-    def time_left(self, step: Any) -> float | None:
-        """Seconds to the end, rounded to five: the rest of the steps at the pace of the last, then the judging."""
-        if len(self.times) < 4:
-            return None
-        pace = statistics.median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
-        left = pace * max(0, step.steps - step.step) + (self.prediction or 0.0) * (JUDGING - 1)
-        return 5.0 * round(left / 5)
+    def expect(self, step: Any) -> None:
+        """Expect the end after the rest of the steps, at the pace of the last five, and the judging."""
+        self.times = [*self.times[-5:], time.monotonic()]
+        if len(self.times) > 3:
+            pace = statistics.median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+            judging = (self.prediction or 0.0) * (JUDGING - 1)
+            self.end = self.times[-1] + pace * max(0, step.steps - step.step) + judging
 
 
 def load_cached(spec: str, device: str) -> Victim:
