@@ -70,7 +70,8 @@ class Victim:
     {structure: label value}, background 0 included. window: how inference slides over the volume. normalise:
     differentiable map from the scan's unit to the network's input. orientation, spacing: the grid the network wants
     (None: the scan's own). dims 2 with a 3D scan: slice by slice along the network's third axis. clean_up: (labels
-    "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient.
+    "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient. intended_use,
+    training_data, limits: what reports say about the model, in sentences.
     """
 
     name: str
@@ -86,6 +87,9 @@ class Victim:
     clean_up: Callable[[np.ndarray, float], np.ndarray] | None = None
     title: str = ""
     licence: str = "not stated"
+    intended_use: str = "not stated"
+    training_data: str = "not stated"
+    limits: str = "not stated"
     antialias: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -144,6 +148,9 @@ class Victim:
             "unit": self.unit,
             "dims": self.dims,
             "licence": self.licence,
+            "intended_use": self.intended_use,
+            "training_data": self.training_data,
+            "limits": self.limits,
             "intensity_window": limits,
         }
 

@@ -76,6 +76,9 @@ RESULT = {
         "unit": str,
         "dims": int,
         "licence": str,
+        "intended_use": str,
+        "training_data": str,
+        "limits": str,
     },
     "source": {
         "format": str,
@@ -231,6 +234,9 @@ VICTIM = {
     "unit": str,
     "dims": int,
     "licence": str,
+    "intended_use": str,
+    "training_data": str,
+    "limits": str,
     "intensity_window": (list, type(None)),
 }
 

@@ -117,6 +117,14 @@ def test_built_in_victims_are_built_on_the_device_asked_for(monkeypatch):
     assert asked == [torch.device("cpu")]
 
 
+@pytest.mark.parametrize("name", zoo.BUILT_IN)
+def test_built_in_victims_state_what_they_are(name):
+    said = load_victim(name).describe()
+    assert "Not a medical device" in said["intended_use"]
+    assert "no patient" in said["training_data"] and "phantoms" in said["training_data"]
+    assert "Kidneys without contrast" in said["limits"]
+
+
 @pytest.mark.parametrize(
     "device, words",
     [

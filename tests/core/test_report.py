@@ -348,6 +348,15 @@ def test_what_a_record_lacks_is_not_stated(page):
         assert f"<dt>{fact}</dt><dd>not stated</dd>" in page
 
 
+def test_what_a_record_says_about_the_model_is_shown(folder, tmp_path):
+    sentences = {"intended_use": "To be attacked.", "training_data": "Phantoms.", "limits": "Dose < 1 mGy. Children."}
+    victim = json.loads((folder / "result.json").read_text())["victim"] | sentences
+    text = write_report(change_record(folder, tmp_path, victim=victim)).read_text(encoding="utf-8")
+    assert "<dt>Intended use</dt><dd>To be attacked.</dd>" in text
+    assert "<dt>Training data</dt><dd>Phantoms.</dd>" in text
+    assert "<dt>Known limits</dt><dd>Dose &lt; 1 mGy. Children.</dd>" in text
+
+
 def test_labels_of_an_expert_add_a_column(folder, tmp_path):
     text = write_report(change_record(folder, tmp_path, reference="label", margin=None)).read_text(encoding="utf-8")
     assert "Dice with expert" in text and "Breaks at" not in text

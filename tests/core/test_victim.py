@@ -262,7 +262,9 @@ def test_clean_up_is_part_of_the_prediction_not_of_the_gradient():
 
 
 def test_describe_is_what_the_contract_lists():
-    described = victims.textured(spacing=(2.0, 2.0, None), title="A title", window=Window((8, 8, 8))).describe()
+    described = victims.textured(
+        spacing=(2.0, 2.0, None), title="A title", window=Window((8, 8, 8)), limits="Small scans. Noise."
+    ).describe()
     assert described == {
         "name": "textured",
         "title": "A title",
@@ -272,6 +274,9 @@ def test_describe_is_what_the_contract_lists():
         "unit": "HU",
         "dims": 3,
         "licence": "not stated",
+        "intended_use": "not stated",
+        "training_data": "not stated",
+        "limits": "Small scans. Noise.",
         "intensity_window": [-100.0, 100.0],
     }
 

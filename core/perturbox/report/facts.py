@@ -38,11 +38,8 @@ def provenance(story: Story) -> str:
 
 
 def model_facts(victim: dict[str, Any]) -> str:
-    card = victim.get("card") or {}
-
     def stated(key: str) -> str:
-        value = card.get(key) or victim.get(key)
-        return " ".join(value) if isinstance(value, list) else str(value or "not stated")
+        return str(victim.get(key) or "not stated")
 
     spacing, window = victim.get("spacing_mm"), victim.get("window")
     return facts(

@@ -13,6 +13,16 @@ TITLES = {
     "ct-organs": "CT organs (3D, trained on phantoms)",
     "ct-organs-2d": "CT organs (2D, axial slices, trained on phantoms)",
 }
+# What reports say of each; the model card says more.
+INTENDED_USE = (
+    "A small open victim to attack, to study how such models break. Not a medical device: never read a scan with it."
+)
+TRAINING_DATA = "Generated CT phantoms of random trunks only; no patient's scan."
+LIMITS = (
+    "CT of adult trunks only. Kidneys without contrast are its weakest structure; of the muscles it knows erector "
+    "spinae, gluteals and iliopsoas. Tumours, ascites, resected organs and unusual anatomy were never seen. Trained "
+    "without any defence."
+)
 # One liver, one spleen, two kidneys, two lungs; elsewhere specks below 1.5 ml go.
 PARTS = {"liver": 1, "spleen": 1, "kidney": 2, "lung": 2}
 
@@ -39,6 +49,9 @@ def built_in(name: str, device: torch.device) -> Victim:
         dims=model.dims,
         clean_up=KeepComponents({labels[structure]: parts for structure, parts in PARTS.items()}),
         licence="Apache-2.0",
+        intended_use=INTENDED_USE,
+        training_data=TRAINING_DATA,
+        limits=LIMITS,
         device=device,
     )
 
