@@ -1,0 +1,175 @@
+"""From `perturbox serve` to MONAI Label's server: check everything cheap, copy the app, become the server.
+
+MONAI Label itself is never imported here: it is another program, started on our app.
+"""
+
+import hashlib
+import importlib.util
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import perturbox
+from perturbox.types import InputError
+
+TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
+INSTALL = "pip install 'perturbox[server]' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What was asked for; studies None: an empty folder of its own; home None: the user's data folder."""
+
+    studies: str | None
+    host: str
+    port: int
+    victims: tuple[str, ...]
+    token: str | None
+    scheduler: str | None
+    home: Path | None
+    device: str
+    cors: tuple[str, ...]
+
+
+def serve(asked: Serving) -> NoReturn:
+    """Become MONAI Label's server. Raises InputError for whatever can be known to fail before it starts."""
+    require_monai_label()
+    require_token(asked)
+    studies = find_studies(asked)
+    require_free_port(asked.host, asked.port)
+    specs = check_victims(asked)
+    folder = base_folder()
+    home = asked.home.resolve() if asked.home else folder / "server"
+    app = copy_app(find_app(), folder)
+    if studies is None:
+        studies = str(home / "studies")
+        Path(studies).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
+    command += ["--host", asked.host, "--port", str(asked.port)]
+    conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
+    conf |= {"scheduler": asked.scheduler or "", "cors": ",".join(asked.cors)}
+    command += [word for key, value in conf.items() if value for word in ("--conf", key, value)]
+    become(command, environment(asked.token))
+
+
+def require_monai_label() -> None:
+    """Raises InputError that says how to install what the server is made of."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"The server needs {missing[0]}, which isn't installed; install it with: {INSTALL}")
+
+
+def require_token(asked: Serving) -> None:
+    """Raises InputError where other machines could reach a server that asks nobody who they are."""
+    if not is_loopback(asked.host) and not (asked.token or os.environ.get(TOKEN)):
+        raise InputError(
+            f"At --host {asked.host} other machines reach the server; give --token or set {TOKEN}, "
+            "or keep it to this machine with --host 127.0.0.1."
+        )
+    if asked.token is not None and (len(asked.token) < 8 or not asked.token.isascii() or not asked.token.isprintable()):
+        raise InputError("--token needs eight or more plain characters; take those of `openssl rand -hex 16`.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def find_studies(asked: Serving) -> str | None:
+    """The studies as MONAI Label wants them, a folder or a DICOMweb address; None where none were named."""
+    if asked.studies is None or asked.studies.startswith(("http://", "https://")):
+        return asked.studies
+    path = Path(asked.studies)
+    if not path.is_dir():
+        raise InputError(f"There is no folder '{asked.studies}'; give --studies the folder that holds the scans.")
+    return str(path.resolve())
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises InputError where the server couldn't listen."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"Nothing can listen at {host}:{port} ({reason.lower()}); choose another --port or --host."
+        ) from None
+
+
+def check_victims(asked: Serving) -> list[str]:
+    """The specs with whole paths, each loaded once. Raises InputError for one that can't be."""
+    from perturbox.load import load_victim
+    from perturbox.zoo import BUILT_IN
+
+    specs = []
+    for spec in asked.victims or tuple(BUILT_IN):
+        file, python, name = spec.rpartition(".py:")
+        whole = f"{Path(file + '.py').resolve()}:{name}" if python else spec
+        if "," in whole:
+            raise InputError(f"The path of '{spec}' holds a comma, which can't be served; rename it.")
+        load_victim(whole, asked.device)
+        specs.append(whole)
+    return specs
+
+
+def base_folder() -> Path:
+    """Where this user's server keeps what it needs."""
+    return Path(os.environ.get(HOME) or Path.home() / ".local" / "share" / "perturbox").resolve()
+
+
+def find_app() -> Path:
+    """The app as installed: in the wheel beside this module, or in the checkout of an editable install."""
+    here = Path(perturbox.__file__).parent
+    for place in (here / "_app", here.parents[1] / "monailabel_app"):
+        if (place / "main.py").is_file():
+            return place
+    raise InputError("The server's app is missing from this installation; reinstall perturbox.")
+
+
+def copy_app(source: Path, folder: Path) -> Path:
+    """A copy that MONAI Label may write into, one per version and content; one that is there is used again."""
+    files = sorted(path for path in source.rglob("*.py") if "__pycache__" not in path.parts)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(source).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    target = folder / f"app-{perturbox.__version__}-{digest.hexdigest()[:12]}"
+    if not (target / "main.py").is_file():
+        draft = folder / f".{target.name}-{os.getpid()}"
+        for path in files:
+            place = draft / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        try:
+            draft.replace(target)
+        except OSError:  # another server made the same at the same moment
+            shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def environment(token: str | None) -> dict[str, str]:
+    """The server's environment; the token goes here, for a command line can be read by every user."""
+    given = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    return given | ({TOKEN: token} if token else {})
+
+
+def become(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
+    """Replace this process by that command, or (Windows, which can't) end as it ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    os.execve(command[0], list(command), environment)

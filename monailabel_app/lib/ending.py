@@ -1,0 +1,61 @@
+"""The server's beginning and end: says where it listens once it does, and ends with all its processes in seconds."""
+
+import asyncio
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+import psutil
+from monailabel.utils.async_tasks.utils import background_processes
+
+from perturbox.jobs import Queue
+
+REQUESTS_SECONDS = 3
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def watch(app, queue: Queue) -> None:
+    """Called while uvicorn starts, whose own signal handler is bound to its server."""
+    inherited = signal.getsignal(signal.SIGTERM)
+    server = getattr(inherited, "__self__", None)
+    if server is None or not hasattr(server, "started"):
+        return
+    # A client that never finishes its request would keep the server for ever.
+    server.config.timeout_graceful_shutdown = REQUESTS_SECONDS
+    begun = threading.Event()
+
+    def close(number: int) -> None:
+        try:
+            end_children()
+            queue.close()
+        finally:
+            inherited(number, None)
+
+    def handle(number, frame) -> None:
+        if begun.is_set():
+            inherited(number, frame)
+        else:
+            begun.set()
+            # The queue's requests get their answers before uvicorn stops waiting for them.
+            threading.Thread(target=close, args=(number,), name="ending", daemon=True).start()
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    app.announcement = asyncio.get_running_loop().create_task(_announce(app, server))
+
+
+async def _announce(app, server) -> None:
+    while not server.started:
+        await asyncio.sleep(0.05)
+    names = ", ".join(app.victims)
+    print(f"Perturbox serves {app.options.url} - victims {names}; Ctrl-C ends it.", file=sys.stderr, flush=True)
+
+
+def end_children() -> None:
+    """End what MONAI Label started in the background: batch inference, scoring, training."""
+    for process in [process for running in background_processes.values() for process in running.values()]:
+        with suppress(psutil.Error):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()

@@ -1,0 +1,78 @@
+"""Perturbox as a MONAI Label app: victims and attacks as tasks for every client, and a job API for its own."""
+
+import os
+import sys
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+
+import perturbox
+from lib import activelearning, api, backend, ending, guard, infers, scoring, trainers, victims
+from lib.options import Options, refuse
+from perturbox.jobs import Queue
+from perturbox.types import ADVERSARIAL_NOTICE, InputError
+
+
+class Perturbox(MONAILabelApp):
+    """The app of the server process, and of the processes that MONAI Label starts for batch, scoring and training."""
+
+    def __init__(self, app_dir, studies, conf):
+        server = sys.modules.get("monailabel.app")  # only the server process has it
+        self.options = Options.read(conf or {}, os.environ, sys.argv)
+        # Scoring is an attack on every image: started on request, never at each start.
+        settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
+        settings.MONAI_LABEL_SESSION_PATH = settings.MONAI_LABEL_SESSION_PATH or str(self.options.home / "sessions")
+        try:
+            if server is not None:
+                self.options.check_host(auth=settings.MONAI_LABEL_AUTH_ENABLE)
+            backend.victims, backend.device = victims.load(self.options), self.options.device
+            if server is not None and backend.queue is None:
+                options = self.options
+                backend.queue = Queue(options.home, scheduler=options.scheduler, device=options.device)
+        except InputError as error:
+            refuse(error)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Perturbox",
+            description=f"How small a change of a scan makes a segmentation model wrong? {ADVERSARIAL_NOTICE}",
+            version=perturbox.__version__,
+        )
+        if server is not None:
+            self.options.tell_children()
+            api.install(server.app, self, backend.queue)
+            guard.install(
+                server.app,
+                self,
+                token=self.options.token,
+                upload_limit=self.options.upload_limit,
+                cors=self.options.cors,
+            )
+            ending.watch(self, backend.queue)
+
+    @property
+    def victims(self):
+        """The served victims by name."""
+        return backend.victims
+
+    def reload(self):
+        """Look again which victims there are, those fine-tuned since included. Raises InputError for a broken one."""
+        backend.victims = victims.load(self.options)
+        self._infers, self._trainers = self.init_infers(), self.init_trainers()
+        self.datastore().refresh()
+
+    def init_infers(self):
+        return infers.tasks(self)
+
+    def init_batch_infer(self):
+        return infers.Batch()
+
+    def init_scoring_methods(self):
+        return scoring.methods()
+
+    def init_strategies(self):
+        return activelearning.strategies()
+
+    def init_trainers(self):
+        return trainers.tasks(self.options)
