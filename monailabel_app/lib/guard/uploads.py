@@ -1,0 +1,80 @@
+"""Uploaded files: of their names only a known suffix is kept, and a header must not send the reader to another file."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from fastapi import UploadFile
+
+from lib.guard.errors import Refusal, bad
+
+# What the readers take in one file. Detached headers (.nhdr, .mhd) name another file to read, so they stay out.
+SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+LABELS = (".nii.gz", ".nii", ".nrrd")
+HEADER_BYTES = 64 * 1024
+# NRRD and MetaImage headers may say that the voxels lie elsewhere, at any path: only "here" is accepted.
+ELSEWHERE = {
+    ".nrrd": re.compile(rb"^data ?file\s*:", re.IGNORECASE | re.MULTILINE),
+    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*(?!LOCAL[ \t]*\r?\n)", re.IGNORECASE | re.MULTILINE),
+}
+ENDS = {
+    ".nrrd": re.compile(rb"\n\r?\n"),
+    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[^\n]*\n", re.IGNORECASE | re.MULTILINE),
+}
+BLOCK = 2**20
+
+
+def suffix_of(name: str | None, known: tuple[str, ...] = SCANS) -> str:
+    """The known suffix of a file name, in lower case; raises a 415 for any other."""
+    suffix = known_suffix(name or "")
+    if suffix in known:
+        return suffix
+    raise Refusal(415, "The file's format can't be used, going by its name.", f"Send one of {', '.join(known)}.")
+
+
+def known_suffix(name: str) -> str:
+    """The known suffix of a file name, or nothing."""
+    return next((suffix for suffix in SCANS if name.lower().endswith(suffix)), "")
+
+
+def stem_of(name: str, suffix: str) -> str:
+    """A file name without folders and suffix, for a new image's id."""
+    return PurePosixPath(name.replace("\\", "/")).name[: -len(suffix)]
+
+
+def check_content(path: Path, suffix: str) -> None:
+    """Raises a 422 for an empty file, and for one whose header sends the reader to another file."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    if not head:
+        raise bad("The uploaded file is empty (0 bytes).", "Export it again.")
+    if suffix not in ELSEWHERE:
+        return
+    end = ENDS[suffix].search(head)
+    if end is None:
+        raise bad("The uploaded file's header has no end within 64 KiB.", "Export it again, as .nii.gz if you can.")
+    if ELSEWHERE[suffix].search(head, 0, end.end()):
+        raise bad("The uploaded file's header says that its voxels lie in another file.", "Send one whole file.")
+
+
+def keep(upload: UploadFile, folder: Path, name: str, known: tuple[str, ...] = SCANS) -> Path:
+    """Save an upload as `name` + its suffix in `folder` and check it; blocking, so call it in a thread."""
+    suffix = suffix_of(upload.filename, known)
+    path = folder / f"{name}{suffix}"
+    with path.open("xb") as copy:
+        shutil.copyfileobj(upload.file, copy, BLOCK)
+    check_content(path, suffix)
+    return path
+
+
+def check_spooled(upload: UploadFile, known: tuple[str, ...] = SCANS) -> str:
+    """Check an upload that MONAI Label will save itself; returns its suffix."""
+    suffix = suffix_of(upload.filename, known)
+    with tempfile.NamedTemporaryFile() as head:
+        upload.file.seek(0)
+        head.write(upload.file.read(HEADER_BYTES))
+        head.flush()
+        upload.file.seek(0)
+        check_content(Path(head.name), suffix)
+    return suffix
