@@ -100,7 +100,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
 
 def _verify_margin(folder: Path, listener: Listener) -> list[str]:
     """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so,
-    at the largest change that is reported."""
+    at the largest change that is reported, and repeat what the search found."""
     margin = json.loads((folder / "margin.json").read_text(encoding="utf-8"))
     problems: list[str] = []
     checked: set[str] = set()
@@ -114,6 +114,8 @@ def _verify_margin(folder: Path, listener: Listener) -> list[str]:
             checked.add(witness)
             listener.say(f"Verifying {witness}")
             problems += [f"{witness}: {line}" for line in verify(folder / witness, listener)]
+            repeated = read_result(folder / witness).get("margin")
+            problems += differences(repeated, margin["structures"], f"{witness}: margin")
         result = read_result(folder / witness)
         found = result["budget"]["measured"]["linf"]
         limit = broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name])

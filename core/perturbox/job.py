@@ -206,10 +206,12 @@ def conclude(
     *,
     started: tuple[float, float] | None = None,
     replayable: bool = True,
+    margin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Save what an attack found, read it back, measure it and report it: a complete result folder; returns result.json.
 
-    started: (wall, CPU) clocks at the start; replayable: False for attacks whose start isn't in the folder.
+    started: (wall, CPU) clocks at the start; replayable: False for attacks whose start isn't in the folder; margin: the
+    structures of the search for the margin that this attack is a find of.
     """
     job, victim, image = ready.job, ready.victim, ready.image
     folder.mkdir(exist_ok=True)
@@ -234,7 +236,7 @@ def conclude(
     )
     write_segmentations(folder, image, victim, measured)
     result = describe(ready, outcome, measured, files)
-    result["replayable"] = replayable
+    result["margin"], result["replayable"] = margin, replayable
     wall, cpu = started or (None, None)
     result["effort"] = {
         "forwards": effort.forwards,

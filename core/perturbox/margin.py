@@ -131,31 +131,10 @@ class _Search:
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write margin.json and one complete result folder per file that broke something."""
-        structures: dict[str, Any] = {}
-        witnesses: dict[int, list[str]] = {}
-        for value in self.goal.targets:
-            name, trial = self.names[value], self._smallest_break(value)
-            if trial is None:
-                tried = max((t.eps for t in self.trials), default=0.0)
-                structures[name] = {"breaks_at": None, "above": tried, "limit": None, "witness": None}
-            else:
-                vain = self._largest_vain(value, trial.linf)
-                structures[name] = {
-                    "breaks_at": trial.linf,
-                    "above": vain,
-                    "limit": trial.broken[name],
-                    "witness": None,
-                }
-                witnesses.setdefault(self.trials.index(trial), []).append(name)
-        sigma = self.noise["sigma"]
-        for row in structures.values():
-            row["in_sigma"] = row["breaks_at"] / sigma if sigma and row["breaks_at"] is not None else None
+        structures, witnesses = self._bounds()
         with new_folder(out) as draft:
-            for index, names in witnesses.items():
-                trial = self.trials[index]
-                folder = _folder_name(names, trial.linf)
-                for name in names:
-                    structures[name]["witness"] = folder
+            for trial, folder in witnesses.items():
+                names = [name for name, row in structures.items() if row["witness"] == folder]
                 self.listener.say(f"Saving and measuring the break of {' and '.join(names)} at {trial.linf:g}")
                 attack = self._attack(trial.eps)
                 ready = dataclasses.replace(
@@ -176,11 +155,37 @@ class _Search:
                     draft / folder,
                     self.listener,
                     replayable=False,
+                    margin=structures,
                 )
             margin = metrics.to_json(self._document(structures))
             assert isinstance(margin, dict)
             (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return margin
+
+    def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
+        """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
+        smallest = {self.names[value]: self._smallest_break(value) for value in self.goal.targets}
+        folders = {
+            trial: _folder_name([name for name, other in smallest.items() if other is trial], trial.linf)
+            for trial in smallest.values()
+            if trial is not None
+        }
+        sigma = self.noise["sigma"]
+        structures: dict[str, Any] = {}
+        for value, (name, trial) in zip(self.goal.targets, smallest.items(), strict=True):
+            if trial is None:
+                tried = max((t.eps for t in self.trials), default=0.0)
+                row = {"breaks_at": None, "above": tried, "limit": None, "witness": None, "in_sigma": None}
+            else:
+                row = {
+                    "breaks_at": trial.linf,
+                    "above": self._largest_vain(value, trial.linf),
+                    "limit": trial.broken[name],
+                    "witness": folders[trial],
+                    "in_sigma": trial.linf / sigma if sigma else None,
+                }
+            structures[name] = row
+        return structures, folders
 
     def _document(self, structures: dict[str, Any]) -> dict[str, Any]:
         job = self.ready.job

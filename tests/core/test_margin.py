@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,27 @@ def test_each_break_has_a_witness_that_verifies(layered):
     assert verify(out) == []
 
 
+def breaking_points(report: Path) -> dict[str, str]:
+    """What a report's table of structures says each breaks at."""
+    table = re.search(r'<table class="numbers">(.*?)</table>', report.read_text(encoding="utf-8"), re.DOTALL)
+    assert table is not None
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table[1])
+    (column,) = (at for at, head in enumerate(heads) if head.startswith("Breaks at, HU"))
+    rows = re.findall(r"<tr data-structure=(.*?)</tr>", table[1])
+    titles = [re.findall(r'class="pick"[^>]*>(.*?)</button>', row)[0] for row in rows]
+    return {title: re.findall(r"<td>(.*?)</td>", row)[column - 1] for title, row in zip(titles, rows, strict=True)}
+
+
+def test_each_witness_repeats_what_the_search_found_and_its_report_shows_it(layered):
+    found, out = layered
+    witnesses = {row["witness"] for row in found["structures"].values()} - {None}
+    assert witnesses
+    for witness in witnesses:
+        assert json.loads((out / witness / "result.json").read_text())["margin"] == found["structures"]
+        assert breaking_points(out / witness / "report.html") == {"Organ": "≤ 16", "Soft": "≤ 16", "Bone": "> 32"}
+        assert verify(out / witness) == []
+
+
 def test_a_document_that_was_tampered_with_does_not_verify(layered):
     _, out = layered
     text = (out / "margin.json").read_text()
@@ -117,6 +140,16 @@ def test_a_document_that_was_tampered_with_does_not_verify(layered):
         assert any("breaks_at" in line for line in verify(out))
     finally:
         (out / "margin.json").write_text(text)
+
+
+def test_a_witness_that_tells_other_bounds_does_not_verify(layered, tmp_path):
+    found, out = layered
+    copy = shutil.copytree(out, tmp_path / "copy")
+    place = copy / found["structures"]["organ"]["witness"] / "result.json"
+    result = json.loads(place.read_text())
+    result["margin"]["bone"]["above"] = 64.0
+    place.write_text(json.dumps(result))
+    assert verify(copy) == [f"{place.parent.name}: margin.bone.above: result.json says 64, the files say 32"]
 
 
 @pytest.mark.parametrize(

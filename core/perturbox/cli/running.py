@@ -100,12 +100,12 @@ def count_numbers(place: Path) -> int:
     """How many values `verify` recomputes there."""
     if (place / "margin.json").is_file():
         try:
-            rows = json.loads((place / "margin.json").read_text(encoding="utf-8"))["structures"].values()
-            witnesses = [row["witness"] for row in rows if row["witness"]]
+            rows = json.loads((place / "margin.json").read_text(encoding="utf-8"))["structures"]
+            witnesses = [row["witness"] for row in rows.values() if row["witness"]]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
-        # Of each break its size and its limit, and everything about the file that shows it.
-        return 2 * len(witnesses) + sum(count_numbers(place / witness) for witness in set(witnesses))
+        # Of each break its size and its limit, and everything in the folder that shows it, which repeats all bounds.
+        return 2 * len(witnesses) + sum(count_numbers(place / witness) + _leaves(rows) for witness in set(witnesses))
     result = folder.read_result(place)
     return sum(_leaves(result[key]) for key in (*folder.VERIFIED, "image_metrics"))
 
