@@ -5,18 +5,19 @@ the result folder holds.
 """
 
 import hashlib
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
 from starlette.datastructures import UploadFile
 
 from lib.guard import archive, uploads
-
+from lib.guard.errors import Refusal
 from perturbox import io
 from perturbox.jobs import Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
@@ -46,8 +47,15 @@ def receive(upload: UploadFile, field: str, folder: Path, most_bytes: int) -> Pa
     Raises Refusal for a file that is empty, of no known format, or an archive that isn't safe to unpack.
     """
     known = (*uploads.SCANS, ".dcm", ".zip") if field == "image" else (*uploads.LABELS, ".mha")
-    path = uploads.keep(upload, folder, field, known)
-    if path.suffix != ".zip":
+    suffix = io.suffix(PurePosixPath((upload.filename or "").replace("\\", "/")))
+    if suffix not in known:
+        detail = f"The file '{field}' is in no format that can be used, going by its name."
+        raise Refusal(415, detail, f"Send one of {', '.join(known)}.")
+    path = folder / f"{field}{suffix}"
+    with path.open("xb") as copy:
+        shutil.copyfileobj(upload.file, copy, BLOCK)
+    uploads.check_content(path, suffix)
+    if suffix != ".zip":
         return path
     place = folder / f"{field}-unpacked"
     place.mkdir()

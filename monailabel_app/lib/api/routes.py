@@ -13,7 +13,6 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
 from starlette.datastructures import FormData, UploadFile
 
 from lib.api import answers, files, requests, sources
@@ -96,6 +95,8 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
     """All routes under /perturbox."""
     needed = [Depends(handshake)]
     if settings.MONAI_LABEL_AUTH_ENABLE:
+        from monailabel.endpoints.user.auth import RBAC  # slow to import, and needed nowhere else
+
         needed.append(Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)))
     routes = APIRouter(prefix=PREFIX, tags=["Perturbox"], route_class=Route, dependencies=needed)
     limiter = CapacityLimiter(AT_ONCE)

@@ -1,0 +1,199 @@
+"""What may be asked for: bodies become orders; whatever can't work is refused with a sentence before it is queued."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import inside  # noqa: F401
+import jsonschema
+import pytest
+
+from lib.api import requests, schema
+from lib.api.schema import Offer
+from perturbox import recipes
+from perturbox.jobs import Refused
+from perturbox.types import InputError
+
+TINY = {
+    "name": "tiny",
+    "title": "Tiny",
+    "labels": {"background": 0, "liver": 1, "bone": 2},
+    "spacing_mm": None,
+    "window": [16, 16, 16],
+    "unit": "HU",
+    "dims": 3,
+    "licence": "none",
+    "intensity_window": [-250.0, 350.0],
+}
+OFFER = Offer({"tiny": SimpleNamespace(spec="/models/tiny.py:volume", described=TINY)}, "cpu", {"upload_bytes": 1000})
+
+
+def checked(**body):
+    submission = requests.parse(json.dumps(body))
+    return submission, requests.check(submission, OFFER)
+
+
+def test_an_attack_is_filled_in_with_the_command_lines_defaults():
+    _, job = checked(image="scan")
+    assert (job.victim, job.attack, job.eps, job.norm, job.steps) == ("/models/tiny.py:volume", "pgd", 4.0, "linf", 20)
+    assert (job.goal, job.target, job.seed, job.device, job.force) == ("change", (), 0, "cpu", False)
+
+
+def test_a_margin_takes_ten_steps_a_trial_unless_told():
+    assert checked(kind="margin", image="scan")[1].steps == 10
+    assert checked(kind="margin", image="scan", steps=3)[1].steps == 3
+
+
+def test_every_field_arrives():
+    body = {
+        "kind": "attack",
+        "image": "scan",
+        "victim": "tiny",
+        "attack": "pgd",
+        "eps": 2,
+        "norm": "l2",
+        "steps": 7,
+        "goal": "become=bone",
+        "target": ["liver", "liver"],
+        "label": "final",
+        "label_map": "liver=5,bone=25+26",
+        "settings": {"loss": "ce", "restarts": 2, "random_start": False, "alpha": 0.5},
+        "seed": 3,
+        "device": "cpu",
+        "force": True,
+    }
+    submission, job = checked(**body)
+    order = requests.order(submission, job, requests.Files(Path("/a/scan.nii.gz"), "scan", Path("/a/label.nii.gz")))
+    assert (order.kind, order.name, order.client) == ("attack", "scan", "job API")
+    assert (order.job.image, order.job.label, order.job.roi) == ("/a/scan.nii.gz", "/a/label.nii.gz", None)
+    assert (job.eps, job.norm, job.steps, job.goal, job.target) == (2.0, "l2", 7, "become=bone", ("liver",))
+    assert (job.label_map, job.settings, job.seed, job.force) == (body["label_map"], body["settings"], 3, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"image": "a", "step": 4}', "There is no field 'step'; did you mean 'steps'?"),
+        ('{"image": "a", "zzz": 4}', "There is no field 'zzz'; there are kind, image"),
+        ("", "isn't JSON"),
+        ("{", "isn't JSON"),
+        ("[]", "must be one JSON object"),
+        ("null", "must be one JSON object"),
+        ('{"image": "a", "eps": NaN}', "The field 'eps' must be a finite number, not nan"),
+        ('{"image": "a", "eps": Infinity}', "The field 'eps' must be a finite number, not inf"),
+        ('{"image": "a", "eps": -1}', "The field 'eps' must be greater than or equal to 0, not -1"),
+        ('{"image": "a", "eps": 1e9}', "The field 'eps' must be less than or equal to 100000"),
+        ('{"image": "a", "eps": "4"}', "The field 'eps' must be a valid number, not '4'"),
+        ('{"image": "a", "steps": 0}', "The field 'steps' must be greater than or equal to 1"),
+        ('{"image": "a", "steps": 1.5}', "The field 'steps' must be a valid integer"),
+        ('{"image": "a", "steps": true}', "The field 'steps' must be a valid integer, not True"),
+        ('{"image": "a", "seed": -1}', "The field 'seed'"),
+        ('{"image": "a", "norm": "l3"}', "The field 'norm' must be 'linf', 'l2' or 'l0', not 'l3'"),
+        ('{"image": "a", "kind": "train"}', "The field 'kind' must be 'segment', 'attack' or 'margin'"),
+        ('{"image": "a", "target": "liver"}', "The field 'target' must be a valid array"),
+        ('{"image": "a", "target": [1]}', "The field 'target' must be a valid string"),
+        ('{"image": "", "kind": "segment"}', "The field 'image' must be"),
+        ('{"image": "a", "settings": {"loss": [1]}}', "The field 'settings' must be"),
+        ('{"image": "a", "force": "yes"}', "The field 'force' must be a valid boolean"),
+        ('{"image": "a", "victim": "huge"}', "This server has no victim 'huge'; it serves tiny."),
+        ('{"image": "a", "victim": "/models/tiny.py:volume"}', "This server has no victim"),
+        ('{"image": "a", "victim": "evil.py:run"}', "This server has no victim 'evil.py:run'"),
+        ('{"image": "a", "attack": "pdg"}', "Unknown attack 'pdg'; did you mean 'pgd'?"),
+        ('{"image": "a", "goal": "explode"}', "Unknown goal 'explode'"),
+        ('{"image": "a", "goal": "vanish"}', "The goal 'vanish' needs"),
+        ('{"image": "a", "goal": "become=bone", "target": ["bone"]}', "A structure can't become itself"),
+        ('{"image": "a", "target": ["livver"]}', "no structure 'livver'; did you mean 'liver'?"),
+        ('{"image": "a", "settings": {"los": "ce"}}', "pgd has no setting 'los'; did you mean 'loss'?"),
+        ('{"image": "a", "settings": {"restarts": 0}}', "The setting 'restarts' must be between 1 and 1000"),
+        ('{"image": "a", "settings": {"loss": "none"}}', "The setting 'loss' is one of"),
+        ('{"image": "a", "attack": "pgd", "norm": "l0"}', "With norm l0, eps is a fraction of voxels"),
+        ('{"image": "a", "attack": "pgd", "norm": "l0", "eps": 0.1}', "pgd works with norm linf or l2, not 'l0'"),
+        ('{"image": "a", "device": "tpu"}', "Unknown device 'tpu'; use cpu or cuda."),
+        ('{"image": "a", "device": "cuda:99"}', "This machine has no device 'cuda:99'"),
+        ('{"image": "a", "max_eps": 8}', "The field 'max_eps' means nothing for kind 'attack'"),
+        ('{"image": "a", "kind": "segment", "eps": 8}', "The field 'eps' means nothing for kind 'segment'"),
+        ('{"image": "a", "kind": "margin", "eps": 8}', "leave it out; give max_eps"),
+        ('{"image": "a", "kind": "margin", "norm": "l2"}', "A margin is a limit on the largest change"),
+        ('{"image": "a", "kind": "margin", "max_eps": 0}', "The field 'max_eps' must be greater than 0"),
+        ('{"image": "a", "label": "final", "label_map": "liver"}', "'liver' in label_map isn't understood"),
+        ('{"image": "a", "label": "final", "label_map": "liver=x"}', "'liver=x' in label_map isn't understood"),
+        ('{"image": "a", "label": "final", "label_map": "gut=3"}', "label_map names 'gut'"),
+    ],
+)
+def test_bad_requests_are_refused_with_a_sentence(body, said):
+    with pytest.raises(InputError) as refused:
+        requests.check(requests.parse(body), OFFER)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "uploaded", "said"),
+    [
+        ({}, set(), "exactly one way: the id `image`, the id `session`, or a file `image`; this request has 0"),
+        ({"image": "a", "session": "b"}, set(), "this request has 2"),
+        ({"image": "a"}, {"image"}, "this request has 2"),
+        ({"image": "a", "label": "final"}, {"label"}, "The reference is named twice"),
+        ({"label": "final"}, {"image"}, "is a tag of a datastore image"),
+        ({"image": "a", "label_map": "liver=1"}, set(), "label_map says how to read a label"),
+        ({"kind": "segment"}, {"image", "roi"}, "The file 'roi' means nothing for kind 'segment'"),
+        ({"kind": "margin"}, {"image", "label"}, "The file 'label' means nothing for kind 'margin'"),
+    ],
+)
+def test_sources_that_contradict_each_other_are_refused(body, uploaded, said):
+    submission = requests.parse(json.dumps(body))
+    with pytest.raises(InputError) as refused:
+        requests.require_one_source(submission, "image" in uploaded)
+        requests.check_files(submission, uploaded)
+    assert said in str(refused.value)
+
+
+def test_the_schema_names_every_pair_and_never_a_path():
+    document = OFFER.document()
+    assert document["api"] == "1.0"
+    assert set(document["models"]) == {"tiny"} | {f"tiny-{name}" for name in recipes.discover()}
+    assert document["victims"] == [TINY]
+    assert document["limits"]["upload_bytes"] == 1000
+    assert "/models" not in json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize("attack", sorted(recipes.discover()))
+def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
+    """The defaults of a form satisfy its schema, and what bears x-in "settings" goes there."""
+    form = OFFER.document()["models"][f"tiny-{attack}"]["config_schema"]
+    jsonschema.Draft202012Validator.check_schema(form)
+    values = {name: field["default"] for name, field in form["properties"].items()}
+    jsonschema.validate(values, form)
+    settings = {name for name, field in form["properties"].items() if field.get("x-in") == "settings"}
+    assert settings == {entry["name"] for entry in recipes.get(attack).parameters}
+    body = {name: value for name, value in values.items() if name not in settings}
+    body |= {"image": "a", "attack": attack, "settings": {name: values[name] for name in settings}}
+    if body["norm"] == "l0":
+        body["eps"] = 0.5
+    _, job = checked(**body)
+    assert (job.attack, dict(job.settings)) == (attack, body["settings"])
+
+
+def test_a_forms_fields_say_how_to_show_them():
+    fields = OFFER.document()["models"]["tiny-pgd"]["config_schema"]["properties"]
+    assert fields["eps"] | {"x-unit": "HU", "x-level": "basic", "x-order": 0} == fields["eps"]
+    assert fields["target"]["items"]["enum"] == ["liver", "bone"]
+    assert fields["goal"]["enum"] == ["change", "vanish", "grow", "become=liver", "become=bone"]
+    assert fields["restarts"] | {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1} == fields["restarts"]
+    assert fields["alpha"] | {"type": ["number", "null"], "default": None, "x-unit": "HU"} == fields["alpha"]
+    assert sorted(field["x-order"] for field in fields.values()) == list(range(len(fields)))
+    assert all(field["title"] and field["description"] for field in fields.values())
+
+
+@pytest.mark.parametrize(
+    ("sent", "to_do"),
+    [(None, None), ("1", None), ("1.0", None), (" 1.7 ", None), ("2", "server"), ("0.9", "client"), ("x", "client")],
+)
+def test_another_major_version_is_told_which_side_to_update(sent, to_do):
+    if to_do is None:
+        schema.check_handshake(sent)
+        return
+    with pytest.raises(Refused) as refused:
+        schema.check_handshake(sent)
+    assert refused.value.status == 409
+    assert refused.value.problem.what_to_do == f"Update the {to_do}."
