@@ -1,5 +1,5 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo test test-all lint bench
+.PHONY: setup demo serve test test-all lint bench
 
 # The environment in .venv, made anew only when the project's dependencies changed.
 setup: .venv/ready
@@ -10,6 +10,10 @@ setup: .venv/ready
 # Attack the shipped case and write a report.
 demo: setup
 	.venv/bin/perturbox demo
+
+# Serve the built-in models and all attacks on this machine; STUDIES=folder of scans.
+serve: setup
+	.venv/bin/perturbox serve $(if $(STUDIES),--studies "$(STUDIES)")
 
 # The ordinary tests.
 test: setup

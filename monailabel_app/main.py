@@ -58,9 +58,15 @@ class Perturbox(MONAILabelApp):
 
     def reload(self):
         """Look again which victims there are, those fine-tuned since included. Raises InputError for a broken one."""
-        backend.victims = victims.load(self.options)
+        found = victims.load(self.options)
+        backend.victims.clear()
+        backend.victims.update(found)  # the job API holds on to the same dictionary
         self._infers, self._trainers = self.init_infers(), self.init_trainers()
         self.datastore().refresh()
+
+    def _download_dcmqi_tools(self):
+        """MONAI Label would fetch a program at the start, and not start where it can't. Only labels for a DICOM server
+        need it: `pip install dcmqi` brings it."""
 
     def init_infers(self):
         return infers.tasks(self)

@@ -36,6 +36,17 @@ COMMANDS = {
     "report": {"DIR": REQUIRED},
     "verify": {"DIR": REQUIRED},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED},
+    "serve": {
+        "--studies": None,
+        "--host": "127.0.0.1",
+        "--port": 8000,
+        "--victim": None,
+        "--token": None,
+        "--scheduler": None,
+        "--home": None,
+        "--device": "cpu",
+        "--cors": None,
+    },
 }
 
 

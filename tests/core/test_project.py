@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core"
 PACKAGE = CORE / "perturbox"
+APP = ROOT / "monailabel_app"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PAGES = (
@@ -26,7 +27,8 @@ PAGES = (
 )
 
 # Names of installed packages that differ from what is imported.
-DISTRIBUTION = {"SimpleITK": "simpleitk"}
+DISTRIBUTION = {"SimpleITK": "simpleitk", "jwt": "pyjwt"}
+WITHOUT_DEPENDENCIES = ("monailabel", "pydicom-seg")
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -153,11 +155,22 @@ def test_imports_point_one_way():
     assert "2 kept, 0 broken" in result.stdout
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("core", ()), ("tests", ("dev",)), ("benchmarks", ("dev",))])
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("core", ()),
+        ("core/perturbox/jobs", ("server",)),
+        ("monailabel_app", ("server",)),
+        ("tests", ("server", "dev")),
+        ("benchmarks", ("server", "dev")),
+    ],
+)
 def test_every_import_is_a_declared_dependency(folder, extras):
-    own = {"perturbox", "benchmarks", "tests", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    own = {"perturbox", "benchmarks", "tests", "lib", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
     imported = set()
     for path in (ROOT / folder).rglob("*.py"):
+        if folder == "core" and path.is_relative_to(PACKAGE / "jobs"):
+            continue  # the queue comes with the server
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
@@ -165,7 +178,9 @@ def test_every_import_is_a_declared_dependency(folder, extras):
                 imported.add(node.module.partition(".")[0])
     foreign = {DISTRIBUTION.get(name, name).replace("_", "-") for name in imported - own - sys.stdlib_module_names}
     # What pytest itself depends on comes with it; peers are installed by the tests that compare with them.
-    assert foreign - set(declared(*extras)) - {"packaging", "torchattacks", "click"} == set()
+    # MONAI Label is installed without what it depends on, so it can't be an extra's.
+    known = {*declared(*extras), "packaging", "torchattacks", "click", *(WITHOUT_DEPENDENCIES if extras else ())}
+    assert foreign - known == set()
 
 
 # ---------------------------------------------------------------- what is installed
@@ -178,9 +193,9 @@ def pins() -> dict[str, str]:
 
 
 def test_every_dependency_is_pinned_within_its_range():
-    requirements, pinned = declared("dev"), pins()
-    assert set(pinned) == set(requirements)
-    assert [name for name, pin in pinned.items() if not requirements[name].specifier.contains(pin)] == []
+    requirements, pinned = declared("server", "dev"), pins()
+    assert set(pinned) == {*requirements, *WITHOUT_DEPENDENCIES}
+    assert [name for name in requirements if not requirements[name].specifier.contains(pinned[name])] == []
 
 
 def test_the_version_is_told_once():
@@ -231,6 +246,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     ours = {str(path.relative_to(CORE)) for path in tracked() if path.is_relative_to(PACKAGE)}
+    ours |= {f"perturbox/_app/{path.relative_to(APP)}" for path in tracked() if path.is_relative_to(APP)}
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert {Path(name).suffix for name in ours} >= {".py", ".safetensors", ".css", ".js"}
     (licence,) = (name for name in names if name.endswith("LICENSE"))
