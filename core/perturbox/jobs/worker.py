@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -178,7 +179,7 @@ def load_cached(spec: str, device: str) -> Victim:
 
 
 def explain(error: Exception) -> Problem:
-    """An exception as a problem that tells nothing of files or code; the traceback goes to the worker's log."""
+    """An exception as a problem that tells nothing of files or code; where it happened goes to the worker's log."""
     if isinstance(error, InputError):
         return Problem("bad-input", str(error), "Change the request as the sentence says and submit it again.")
     if _is_memory(error):
@@ -189,7 +190,8 @@ def explain(error: Exception) -> Problem:
         )
     if isinstance(error, OSError) and error.errno == 28:
         return Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
-    logger.exception("job failed")
+    # Where, but not what it said: an exception's words may quote a file.
+    logger.error("job failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     return Problem(
         "internal", f"An internal error stopped it ({type(error).__name__}).", "Report it with the server's log."
     )
