@@ -32,7 +32,7 @@ def resource(name: str) -> str:
 def build(story: Story) -> str:
     """The whole report as one HTML text."""
     style = resource("style.css") + colours.style_rules(len(story.result.structures))
-    script = resource("unpack.js") + resource("viewer.js")
+    script = "".join(resource(f"{part}.js") for part in ("unpack", "slices", "viewer"))
     flat = story.result.flat
     meta = json.dumps(viewer_meta(story), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(resource("report.html")).substitute(

@@ -1,0 +1,139 @@
+/* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left.
+   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed}; volumes: {scan, change,
+   clean, adversarial}, there once they are unpacked. The caller may change the last two at any time. */
+function slicePainter(meta, view, volumes) {
+  const LOST = [86, 180, 233], ADDED = [230, 159, 0], OTHER = [204, 121, 167];
+
+  /* ---- geometry: each plane as a regular pixel grid over the kept voxels ---- */
+  const size = meta.shape, stride = [size[1] * size[2], size[2], 1];
+  const grids = meta.axes.map(({ kept, mm }) => {
+    const place = kept.map(k => Math.abs(k - kept[0])), gaps = place.slice(1).map((p, i) => p - place[i]);
+    const unit = gaps.length ? Math.min(...gaps) : 1, n = Math.round(place[place.length - 1] / unit) + 1, voxel = new Int32Array(n);
+    for (let p = 0, i = 0; p < n; p++) {
+      while (i + 1 < kept.length && Math.abs(place[i + 1] - p * unit) <= Math.abs(place[i] - p * unit)) i++;
+      voxel[p] = i;
+    }
+    return { voxel, mm: mm * unit };
+  });
+  const layouts = {};
+  function layout(axis) {
+    if (layouts[axis]) return layouts[axis];
+    const [r, c] = [0, 1, 2].filter(a => a !== axis), rows = axis ? [...grids[r].voxel].reverse() : [...grids[r].voxel];
+    const cols = grids[c].voxel, w = cols.length, h = rows.length, base = new Int32Array(w * h);
+    rows.forEach((row, v) => cols.forEach((col, u) => { base[v * w + u] = row * stride[r] + col * stride[c]; }));
+    return layouts[axis] = { w, h, base, mmx: grids[c].mm, mmy: grids[r].mm };
+  }
+  const here = () => view.at[view.plane] * stride[view.plane];
+  const voxelAt = i => [Math.floor(i / stride[0]), Math.floor(i / stride[1]) % size[1], i % size[2]];
+
+  /* ---- painting ---- */
+  const shown = label => view.only === 0 || label === view.only;
+  const hue = n => meta.structures[n - 1].rgb;
+  function mix(data, o, colour, share) {
+    for (let c = 0; c < 3; c++) data[o + c] += (colour[c] - data[o + c]) * share;
+  }
+  function changeKind(a, b) {  // 0 nothing, 1 lost, 2 added, 3 became another structure
+    if (a === b || !(shown(a) || shown(b))) return 0;
+    if (view.only) return a === view.only ? 1 : b === view.only ? 2 : 0;
+    return !a ? 2 : !b ? 1 : 3;
+  }
+  function localRms(g, off) {  // of the change, over 5 mm in the plane: raw change is speckle that hides the anatomy
+    let map = Float32Array.from(g.base, i => (volumes.change[i + off] * meta.step) ** 2);
+    const blur = (from, n, m, radius, at) => {
+      const to = new Float32Array(from.length);
+      for (let b = 0; b < m; b++) {
+        let sum = 0, k = 0;
+        for (let a = -radius; a < n; a++) {
+          if (a + radius < n) { sum += from[at(a + radius, b)]; k++; }
+          if (a > radius) { sum -= from[at(a - radius - 1, b)]; k--; }
+          if (a >= 0) to[at(a, b)] = sum / k;
+        }
+      }
+      return to;
+    };
+    map = blur(map, g.w, g.h, Math.round(2.5 / g.mmx), (a, b) => b * g.w + a);
+    map = blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
+    return map.map(Math.sqrt);
+  }
+  const inferno = meta.inferno;
+  function heat(data, g, off) {
+    const top = meta.largest, low = meta.heat_from, map = view.signed ? null : localRms(g, off), { change } = volumes;
+    for (let p = 0; p < g.base.length; p++) {
+      const value = view.signed ? change[g.base[p] + off] * meta.step : map[p];
+      if (Math.abs(value) < low) continue;
+      const t = Math.min(1, Math.abs(value) / top);
+      if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * t); continue; }
+      const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
+      mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), view.opacity * Math.min(1, 5 * t));
+    }
+  }
+  /* Outlines run along pixel edges, so that they never hide the voxel they enclose; keep(label, p, q, place) picks edges. */
+  function outline(pen, g, labels, colour, width, keep = null) {
+    const sx = pen.canvas.width / g.w, sy = pen.canvas.height / g.h, paths = {};
+    const edge = (p, q, u, v, du, dv) => {  // between pixels p and q, -1 outside the picture
+      const a = p < 0 ? 0 : labels[p], b = q < 0 ? 0 : labels[q];
+      if (a === b) return;
+      for (const n of [a, b]) {
+        if (!n || !shown(n) || keep && !keep(n, p, q, u + v)) continue;
+        const path = paths[n] ??= new Path2D();
+        path.moveTo(u * sx, v * sy); path.lineTo((u + du) * sx, (v + dv) * sy);
+      }
+    };
+    for (let v = 0; v <= g.h; v++) for (let u = 0; u <= g.w; u++) {
+      const p = v * g.w + u, here = u < g.w && v < g.h ? p : -1;
+      if (v < g.h) edge(here, u ? p - 1 : -1, u, v, 0, 1);
+      if (u < g.w) edge(here, v ? p - g.w : -1, u, v, 1, 0);
+    }
+    pen.lineWidth = width; pen.lineCap = "square";
+    for (const n in paths) { pen.strokeStyle = colour(+n); pen.stroke(paths[n]); }
+  }
+  const sheet = document.createElement("canvas");
+  function paint(canvas, kind, style) {  // style: of the labels
+    const { scan, change, clean, adversarial } = volumes;
+    const g = layout(view.plane), off = here(), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
+    const image = new ImageData(g.w, g.h), data = image.data, n = g.base.length;
+    const before = new Uint8Array(n), after = new Uint8Array(n);
+    for (let p = 0, o = 0; p < n; p++, o += 4) {
+      const i = g.base[p] + off;
+      let value = scan[i] * meta.scale + meta.offset;
+      if (kind === "after") value += change[i] * meta.step;
+      data[o] = data[o + 1] = data[o + 2] = (value - low) * gain;
+      data[o + 3] = 255;
+      before[p] = clean[i]; after[p] = adversarial[i];
+      if (kind === "difference") {
+        const d = changeKind(before[p], after[p]), x = p % g.w, y = (p - x) / g.w;
+        if (d === 1) mix(data, o, LOST, 0.6);
+        if (d === 2) mix(data, o, ADDED, 0.12);
+        if (d === 3) mix(data, o, OTHER, (x + y) % 4 < 2 ? 0.75 : 0.25);
+      } else if (kind !== "heat" && style.startsWith("fill")) {
+        const label = kind === "after" ? after[p] : before[p];
+        if (label && shown(label)) mix(data, o, hue(label), 0.28);
+      }
+    }
+    if (kind === "heat") heat(data, g, off);
+    sheet.width = g.w; sheet.height = g.h;
+    sheet.getContext("2d").putImageData(image, 0, 0);
+    const pen = canvas.getContext("2d"), dot = canvas.width / parseFloat(canvas.style.width);
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(sheet, 0, 0, canvas.width, canvas.height);
+    const rgb = n => `rgb(${hue(n)})`;
+    if (kind === "difference") {
+      outline(pen, g, before, () => "rgba(255,255,255,.6)", 1.2 * dot);
+      const added = after.map((b, p) => changeKind(before[p], b) === 2 ? b : 0);
+      outline(pen, g, added, () => `rgb(${ADDED})`, 2.5 * dot);
+    } else if (style !== "off") {
+      outline(pen, g, kind === "after" ? after : before, rgb, (kind === "heat" ? 1.5 : 2) * dot);
+      if (kind === "after" && style.includes("before")) {  // the old outline, dashed white, where it is none any more
+        const holds = (n, p) => p >= 0 && after[p] === n;
+        const moved = (n, p, q, place) => place % 4 < 2 && holds(n, p) === holds(n, q);
+        outline(pen, g, before, () => "#fff", 1.5 * dot, moved);
+      }
+    }
+    if (kind === "after") {  // part of the picture, so that it stays on copies of it
+      pen.font = `700 ${13 * dot}px system-ui, sans-serif`; pen.lineWidth = 3 * dot; pen.strokeStyle = "#000"; pen.fillStyle = "#fff";
+      pen.strokeText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot); pen.fillText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot);
+    }
+  }
+
+  return { stride, layout, here, voxelAt, changeKind, paint };
+}
