@@ -11,7 +11,7 @@ from typing import Any
 import dask
 import psutil
 import torch
-from distributed import Client, Future, KilledWorker, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster
 
 from perturbox.jobs import worker
 from perturbox.types import InputError
@@ -75,11 +75,6 @@ class Cluster:
         return int(MEMORY_SHARE * psutil.virtual_memory().total / self.size) if self.embedded else None
 
 
-def died(future: Future) -> bool:
-    """Whether the worker of a future was lost, rather than the order failing."""
-    return isinstance(future.exception(timeout=5), KilledWorker)
-
-
 def _warm_up(index: int) -> None:
     worker.warm_up()
 
@@ -99,7 +94,7 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.worker.http.routes": [],
         }
     )
-    count = torch.cuda.device_count() if device.startswith("cuda") else 1
+    count = torch.cuda.device_count() if device == "cuda" else 1
     security = Security.temporary()
     limit = int(MEMORY_SHARE * psutil.virtual_memory().total / max(1, count))
     common = {"host": "127.0.0.1", "protocol": "tls", "security": security}

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed import Future
+from distributed import Future, KilledWorker
 from filelock import FileLock, Timeout
 
 from perturbox.jobs import files
-from perturbox.jobs.cluster import Cluster, died
+from perturbox.jobs.cluster import Cluster
 from perturbox.jobs.records import KINDS, Order, Problem, Record, Refused
 from perturbox.jobs.store import Store
 from perturbox.types import InputError
@@ -33,17 +33,23 @@ MEMORY = Problem(
     "The worker process ran out of memory.",
     "Crop the scan to the organ, or use a machine with more memory.",
 )
+FAILED = Problem("internal", "The worker could not take this job on.", "Install the same Perturbox there as here.")
+FULL = Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
+GONE = Problem("bad-input", "The job's own copy of the scan is gone.", "Submit the scan again.")
 STUCK = Problem("stuck", "The job gave no sign of life for too long and was ended.", "Submit it again; report it.")
 
 
 @dataclass
 class _Run:
-    """An order at a worker. ended: why we ended it, where we did; asked: when it was asked to stop."""
+    """An order at a worker. wish: "keep" or "drop" once it is to stop; told: when its worker last heard so; asked: when
+    its grace time began; ended: why we ended it, where we did."""
 
     future: Future
     beat: float
     address: str | None = None
     short_of_memory: bool = False
+    wish: str | None = None
+    told: float = 0.0
     asked: float | None = None
     ended: Problem | None = None
 
@@ -163,12 +169,10 @@ class Queue:
             record.state = "cancelling"
             record.progress["phase"] = "Stopping after this step" if keep else "Stopping"
             # What is kept has still to be measured, in its own time.
-            run.asked = None if keep else time.monotonic()
+            run.wish, run.asked, run.told = ("keep", None, 0.0) if keep else ("drop", time.monotonic(), 0.0)
             self._save(record)
-            address = run.address
-        if address is not None:
-            self._cluster.ask(address, id, "keep" if keep else "drop")
-        return self.get(id)
+            self._changed.notify_all()
+            return self._shown(record)
 
     def resubmit(self, id: str) -> Record:
         """Submit the same order once more, as a new job; raises Refused (409) while the first is not over."""
@@ -236,6 +240,7 @@ class Queue:
             try:
                 self._start_next()
                 self._finish()
+                self._pass_wishes_on()
                 self._end_the_silent()
                 with self._changed:
                     for id in list(self._unsaved):
@@ -245,6 +250,7 @@ class Queue:
                     self._expire()
             except Exception:
                 logger.exception("the queue stumbled and goes on")
+                time.sleep(1)
             with self._changed:
                 if not self._closing:
                     self._changed.wait(TICK_SECONDS)
@@ -258,7 +264,12 @@ class Queue:
         if self._cluster.embedded:
             where: dict[str, Any] = {"out": str(self._folder(record.id) / "result")}
         else:
-            where = {"files": files.as_content(record.order)}
+            try:
+                where = {"files": files.as_content(record.order)}
+            except OSError:
+                with self._changed:
+                    self._end(record, "failed", GONE)
+                return
         with self._changed:
             if record.state != "queued":
                 return
@@ -273,14 +284,7 @@ class Queue:
         for id, run in list(self._runs.items()):
             if not run.future.done():
                 continue
-            answer: dict[str, Any] = {}
-            if run.future.status == "finished":
-                answer = run.future.result(timeout=60)
-                if "archive" in answer:
-                    files.unpack(answer.pop("archive"), self._folder(id) / "result")
-            elif run.ended is None:
-                known = died(run.future)
-                run.ended = (MEMORY if run.short_of_memory else DIED) if known else None
+            answer = self._answer(id, run)
             with self._changed:
                 record = self._records[id]
                 del self._runs[id]
@@ -289,6 +293,21 @@ class Queue:
             if answer.get("replace") and run.address is not None:
                 self._cluster.replace(run.address)
 
+    def _answer(self, id: str, run: _Run) -> dict[str, Any]:
+        """What a worker's run came to; sets run.ended where it came to nothing."""
+        if run.future.status == "finished":
+            answer = run.future.result(timeout=60)
+            try:
+                if "archive" in answer:
+                    files.unpack(answer.pop("archive"), self._folder(id) / "result")
+            except OSError:
+                return {"problem": FULL.to_json()}
+            return answer
+        if run.ended is None:
+            failed = run.future.status == "error" and not isinstance(run.future.exception(timeout=5), KilledWorker)
+            run.ended = FAILED if failed else MEMORY if run.short_of_memory else DIED
+        return {}
+
     def _verdict(self, record: Record, run: _Run, answer: dict[str, Any]) -> tuple[str, Problem | None]:
         if "problem" in answer:
             return "failed", Problem(**answer["problem"])
@@ -296,18 +315,25 @@ class Queue:
             return "cancelled", None
         if run.future.status == "finished":
             return ("cancelled" if record.state == "cancelling" and answer.get("stopped") else "done"), None
-        return "failed", run.ended or DIED
+        return "failed", run.ended
+
+    def _pass_wishes_on(self) -> None:
+        """Tell workers to stop, again and again, for a wish may reach a worker before its order does."""
+        now = time.monotonic()
+        with self._changed:
+            runs = [(id, run) for id, run in self._runs.items() if run.wish and run.address and now - run.told > 1]
+        for id, run in runs:
+            run.told = now
+            self._cluster.ask(str(run.address), id, str(run.wish))
 
     def _end_the_silent(self) -> None:
         """Replace workers whose order neither stops in its grace time nor gives a sign of life."""
         now = time.monotonic()
         with self._changed:
-            runs = [(id, run) for id, run in self._runs.items() if run.ended is None]
-        for id, run in runs:
+            runs = [run for run in self._runs.values() if run.ended is None]
+        for run in runs:
             late = run.asked is not None and now - run.asked > self.grace
             silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
-            if run.asked is not None and run.address is not None and not late:
-                self._cluster.ask(run.address, id, "drop")  # again, for a wish may come before its order
             if not (late or silent):
                 continue
             run.ended = STUCK
