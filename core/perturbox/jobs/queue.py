@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Future, KilledWorker
 from filelock import FileLock, Timeout
 
-from perturbox.jobs import files
+from perturbox.jobs import files, problems
 from perturbox.jobs.cluster import Cluster
 from perturbox.jobs.records import KINDS, Order, Problem, Record, Refused
 from perturbox.jobs.store import Store
@@ -25,18 +25,6 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 EXPIRE_SECONDS = 60
 UNSEEN_SECONDS = 120  # a started order whose worker never says a word
-
-INTERRUPTED = Problem("interrupted", "The server ended while this job was waiting or running.", "Submit it again.")
-DIED = Problem("worker-died", "The worker process that ran this job was lost.", "Submit it again.")
-MEMORY = Problem(
-    "out-of-memory",
-    "The worker process ran out of memory.",
-    "Crop the scan to the organ, or use a machine with more memory.",
-)
-FAILED = Problem("internal", "The worker could not take this job on.", "Install the same Perturbox there as here.")
-FULL = Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
-GONE = Problem("bad-input", "The job's own copy of the scan is gone.", "Submit the scan again.")
-STUCK = Problem("stuck", "The job gave no sign of life for too long and was ended.", "Submit it again; report it.")
 
 
 @dataclass
@@ -225,7 +213,7 @@ class Queue:
             self._closing = True
             for record in self._records.values():
                 if not record.over:
-                    self._end(record, "interrupted", INTERRUPTED)
+                    self._end(record, "interrupted", problems.INTERRUPTED)
             self._changed.notify_all()
         self._thread.join(timeout=2)
         self._cluster.close()
@@ -268,7 +256,7 @@ class Queue:
                 where = {"files": files.as_content(record.order)}
             except OSError:
                 with self._changed:
-                    self._end(record, "failed", GONE)
+                    self._end(record, "failed", problems.GONE)
                 return
         with self._changed:
             if record.state != "queued":
@@ -301,11 +289,11 @@ class Queue:
                 if "archive" in answer:
                     files.unpack(answer.pop("archive"), self._folder(id) / "result")
             except OSError:
-                return {"problem": FULL.to_json()}
+                return {"problem": problems.FULL.to_json()}
             return answer
         if run.ended is None:
             failed = run.future.status == "error" and not isinstance(run.future.exception(timeout=5), KilledWorker)
-            run.ended = FAILED if failed else MEMORY if run.short_of_memory else DIED
+            run.ended = problems.FAILED if failed else problems.MEMORY if run.short_of_memory else problems.DIED
         return {}
 
     def _verdict(self, record: Record, run: _Run, answer: dict[str, Any]) -> tuple[str, Problem | None]:
@@ -336,7 +324,7 @@ class Queue:
             silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
             if not (late or silent):
                 continue
-            run.ended = STUCK
+            run.ended = problems.STUCK
             run.future.cancel(force=True)
             if run.address is not None:
                 self._cluster.replace(run.address)
@@ -365,7 +353,7 @@ class Queue:
     def _recover(self) -> None:
         for record in self._records.values():
             if not record.over:
-                self._end(record, "interrupted", INTERRUPTED)
+                self._end(record, "interrupted", problems.INTERRUPTED)
             for draft in self._folder(record.id).glob(".result-*"):
                 shutil.rmtree(draft, ignore_errors=True)
         for folder in (self.home / "jobs").iterdir():
