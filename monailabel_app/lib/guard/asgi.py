@@ -69,7 +69,7 @@ class Origins:
         self.listed = frozenset(origin.rstrip("/").lower() for origin in listed)
         headers = ["Authorization", "Content-Type", "Perturbox-API"]
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
-        self.cors = CORSMiddleware(app, allow_origins=list(listed), allow_methods=methods, allow_headers=headers)
+        self.cors = CORSMiddleware(app, allow_origins=list(self.listed), allow_methods=methods, allow_headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

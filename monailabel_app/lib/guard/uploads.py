@@ -16,7 +16,7 @@ HEADER_BYTES = 64 * 1024
 # NRRD and MetaImage headers may say that the voxels lie elsewhere, at any path: only "here" is accepted.
 ELSEWHERE = {
     ".nrrd": re.compile(rb"^data ?file\s*:", re.IGNORECASE | re.MULTILINE),
-    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*(?!LOCAL[ \t]*\r?\n)", re.IGNORECASE | re.MULTILINE),
+    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=(?![ \t]*LOCAL[ \t]*\r?\n)", re.IGNORECASE | re.MULTILINE),
 }
 ENDS = {
     ".nrrd": re.compile(rb"\n\r?\n"),
