@@ -21,6 +21,7 @@ from perturbox.types import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
 INSTALL = "pip install 'perturbox[server]' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+WEIGHTS = Path(perturbox.__file__).parent / "zoo" / "weights"
 NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
 
 
@@ -111,17 +112,17 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def check_victims(asked: Serving) -> list[str]:
-    """The specs with whole paths, each loaded once. Raises InputError for one that can't be."""
-    from perturbox.load import load_victim
-    from perturbox.zoo import BUILT_IN
-
+    """The specs with whole paths, those of Python files loaded once. Raises InputError for one that can't be."""
     specs = []
-    for spec in asked.victims or tuple(BUILT_IN):
+    for spec in asked.victims:
         file, python, name = spec.rpartition(".py:")
         whole = f"{Path(file + '.py').resolve()}:{name}" if python else spec
         if "," in whole:
             raise InputError(f"The path of '{spec}' holds a comma, which can't be served; rename it.")
-        load_victim(whole, asked.device)
+        if not (WEIGHTS / f"{spec}.safetensors").is_file():  # else it is built in, and torch can wait
+            from perturbox.load import load_victim
+
+            load_victim(whole, asked.device)
         specs.append(whole)
     return specs
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "core"))
+sys.path[:0] = [str(HERE.parent / "core"), str(HERE.parents[1] / "monailabel_app")]
 TOKEN = "a-token-for-tests"
 
 

@@ -17,7 +17,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "monailabel_app"
 TINY = f"{ROOT / 'tests' / 'core' / 'tiny.py'}:volume"
-UP_SECONDS = 180  # on busy cores; the aim of 60 has a test of its own
+UP_SECONDS = 300  # on busy cores; the aim of 60 has a test of its own
 
 
 @dataclass

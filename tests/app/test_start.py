@@ -1,0 +1,274 @@
+"""Starting and ending: what is refused before anything is loaded, what MONAI Label is told, what is left behind."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from serving import APP, ROOT, TINY, free_port
+
+from perturbox import serve
+from perturbox.cli import main
+from perturbox.types import InputError
+
+
+@pytest.fixture
+def run(capfd, monkeypatch, tmp_path):
+    """run(*options) -> (exit status, stderr) of `perturbox serve`; nothing is started."""
+    monkeypatch.setenv("PERTURBOX_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("PERTURBOX_TOKEN", raising=False)
+
+    def nothing(command, environment):
+        raise AssertionError("it would have started")
+
+    monkeypatch.setattr(serve, "become", nothing)
+
+    def run(*options: object) -> tuple[int, str]:
+        capfd.readouterr()
+        status = main(["serve", *map(str, options)])
+        return status, capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """started(*options) -> (command, environment) that `perturbox serve` would become."""
+    monkeypatch.setenv("PERTURBOX_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("PERTURBOX_TOKEN", raising=False)
+    seen = []
+    monkeypatch.setattr(serve, "become", lambda command, environment: seen.append((command, environment)))
+
+    def started(*options: object) -> tuple[list[str], dict[str, str]]:
+        assert main(["serve", "--port", str(free_port()), *map(str, options)]) == 0
+        return seen[-1]
+
+    return started
+
+
+# ---------------------------------------------------------------- refused in one sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--studies", "nowhere"],
+            "There is no folder 'nowhere'; give --studies the folder that holds the scans.",
+        ),
+        (["--victim", "ct-organ"], "Unknown victim 'ct-organ'; did you mean 'ct-organs'?"),
+        (["--victim", "gone.py:model"], "There is no Python file '{here}/gone.py'; give FILE.py:NAME."),
+        (["--victim", "a,b.py:model"], "The path of 'a,b.py:model' holds a comma, which can't be served; rename it."),
+        (
+            ["--host", "0.0.0.0"],
+            "At --host 0.0.0.0 other machines reach the server; give --token or set PERTURBOX_TOKEN, "
+            "or keep it to this machine with --host 127.0.0.1.",
+        ),
+        (
+            ["--token", "short"],
+            "--token needs eight or more plain characters; take those of `openssl rand -hex 16`.",
+        ),
+        (
+            ["--host", "192.0.2.1", "--token", "long enough", "--port", "1"],
+            "Nothing can listen at 192.0.2.1:1 (cannot assign requested address); choose another --port or --host.",
+        ),
+    ],
+    ids=["studies", "victim", "file", "comma", "host", "token", "address"],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(run, monkeypatch, tmp_path, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    port = [] if "--port" in options else ["--port", str(free_port())]
+    assert run(*options, *port) == (2, sentence.format(here=tmp_path) + "\n")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_port_in_use_is_refused(run):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        status, said = run("--port", port)
+    assert (status, said) == (
+        2,
+        f"Nothing can listen at 127.0.0.1:{port} (address already in use); choose another --port or --host.\n",
+    )
+
+
+def test_without_monai_label_it_says_how_to_install_it(run, monkeypatch):
+    real = serve.importlib.util.find_spec
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None if name == "monailabel" else real(name))
+    status, said = run()
+    assert status == 2
+    assert said == (
+        "The server needs monailabel, which isn't installed; install it with: pip install 'perturbox[server]' && "
+        "pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1\n"
+    )
+
+
+def test_the_sentence_installs_the_versions_that_are_known_to_work():
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    wanted = [word for word in serve.INSTALL.split() if "==" in word]
+    assert len(wanted) == 2 and set(wanted) <= set(pinned)
+
+
+# ---------------------------------------------------------------- what MONAI Label is told
+
+
+def test_the_token_is_in_the_environment_and_on_no_command_line(started):
+    command, environment = started("--host", "0.0.0.0", "--token", "a secret of mine")
+    assert environment["PERTURBOX_TOKEN"] == "a secret of mine"
+    assert not [word for word in command if "secret" in word]
+
+
+def test_the_command_is_monai_labels_own_with_our_app(started, tmp_path):
+    (tmp_path / "scans").mkdir()
+    command, _ = started("--studies", tmp_path / "scans", "--victim", TINY, "--cors", "http://localhost:3000")
+    assert command[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
+    options = dict(zip(command[4::2], command[5::2], strict=False))
+    assert options["--host"] == "127.0.0.1" and options["--studies"] == str(tmp_path / "scans")
+    conf = {command[i + 1]: command[i + 2] for i, word in enumerate(command) if word == "--conf"}
+    assert conf == {
+        "victims": TINY,
+        "home": str(tmp_path / "data" / "server"),
+        "device": "cpu",
+        "cors": "http://localhost:3000",
+    }
+
+
+def test_without_studies_there_is_an_empty_folder_of_its_own(started, tmp_path):
+    command, _ = started("--home", tmp_path / "home")
+    studies = Path(command[command.index("--studies") + 1])
+    assert studies == tmp_path / "home" / "studies" and list(studies.iterdir()) == []
+
+
+def test_the_app_is_copied_once_per_content(tmp_path):
+    first = serve.copy_app(APP, tmp_path)
+    copied = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert copied == {path.relative_to(APP): path.read_bytes() for path in APP.rglob("*.py")}
+    (first / "logs").mkdir()
+    assert serve.copy_app(APP, tmp_path) == first and (first / "logs").is_dir()
+
+    changed = tmp_path / "changed"
+    for name, content in copied.items():
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
+        (changed / name).write_bytes(content)
+    (changed / "main.py").write_bytes(copied[Path("main.py")] + b"\n")
+    assert serve.copy_app(changed, tmp_path) != first
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+# ---------------------------------------------------------------- what the app makes of it
+
+
+def read_options(*argv: str, conf: dict[str, str] | None = None, **environment: str):
+    from lib.options import Options
+
+    return Options.read(conf or {}, environment, ["main", "start_server", *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "host", "port"),
+    [
+        ([], "0.0.0.0", 8000),
+        (["--host", "127.0.0.1"], "127.0.0.1", 8000),
+        (["-i", "::1", "-p", "9"], "::1", 9),
+        (["--host=10.0.0.1", "--port=80"], "10.0.0.1", 80),
+        (["-i10.0.0.2"], "10.0.0.2", 8000),
+        (["--host", "127.0.0.1", "--host", "0.0.0.0"], "0.0.0.0", 8000),
+    ],
+    ids=["stock", "long", "short", "equals", "glued", "last-one-counts"],
+)
+def test_where_it_listens_is_read_as_monai_label_reads_it(argv, host, port):
+    from monailabel.main import Main
+
+    arguments = Main().args_parser().parse_args(["start_server", "--app", "a", "--studies", "s", *argv])
+    options = read_options(*argv)
+    assert (options.host, options.port) == (arguments.host, arguments.port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "auth", "accepted"),
+    [
+        ([], {}, False, False),
+        (["--host", "127.0.0.1"], {}, False, True),
+        (["--host", "localhost"], {}, False, True),
+        (["--host", "::1"], {}, False, True),
+        (["--host", "127.0.0.1.evil.org"], {}, False, False),
+        ([], {"PERTURBOX_TOKEN": "a long secret"}, False, True),
+        ([], {"PERTURBOX_TOKEN": ""}, False, False),
+        ([], {}, True, True),
+    ],
+    ids=["stock", "loopback", "localhost", "ipv6", "name", "token", "empty-token", "openid"],
+)
+def test_who_could_reach_it_must_say_who_they_are(argv, environment, auth, accepted):
+    options = read_options(*argv, **environment)
+    if accepted:
+        options.check_host(auth)
+        return
+    with pytest.raises(InputError, match=r"start it with --host 127\.0\.0\.1, or set PERTURBOX_TOKEN to a secret"):
+        options.check_host(auth)
+
+
+def test_options_come_from_conf_and_environment(tmp_path):
+    conf = {"victims": "ct-organs, x.py:model", "cors": "http://a,http://b", "upload_limit_mb": "1.5"}
+    options = read_options("--ssl_certfile", "c.pem", conf=conf, PERTURBOX_HOME=str(tmp_path))
+    assert options.victims == ("ct-organs", "x.py:model") and options.cors == ("http://a", "http://b")
+    assert options.upload_limit == 1.5 * 2**20 and options.home == tmp_path / "server"
+    assert options.url == "https://127.0.0.1:8000"
+
+
+# ---------------------------------------------------------------- the real thing
+
+
+def test_it_says_where_it_listens_and_what_it_serves(server):
+    line = f"Perturbox serves {server.url} - victims tiny; Ctrl-C ends it."
+    end = time.monotonic() + 20
+    while line not in server.said().splitlines() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert server.said().splitlines().count(line) == 1
+    assert server.token not in server.said()
+    assert server.token not in " ".join(psutil.Process(server.process.pid).cmdline())
+
+
+STOCK = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--port", "{port}"]
+
+
+@pytest.mark.slow
+def test_the_stock_start_refuses_to_serve_everyone(start_server, tmp_path):
+    server = start_server(command=[*STOCK, "--studies", str(tmp_path / "studies")], wait=False)
+    assert server.process.wait(300) == 2
+    (line,) = [line for line in server.said().splitlines() if line.startswith("perturbox: ")]
+    assert line == (
+        "perturbox: Others could reach the server at 0.0.0.0 unasked; start it with --host 127.0.0.1, "
+        "or set PERTURBOX_TOKEN to a secret that clients must send."
+    )
+    assert "Traceback" not in server.said()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals as on Linux and macOS")
+def test_the_stock_start_serves_this_machine_and_ends_with_all_its_processes(start_server, tmp_path):
+    command = [*STOCK, "--studies", str(tmp_path / "studies"), "--host", "127.0.0.1", "--conf", "victims", TINY]
+    server = start_server(command=command)
+    assert set(server.http.get("/info/").json()["models"]) >= {"tiny", "tiny-pgd"}
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert family  # the worker at least
+    begun = time.monotonic()
+    server.stop(signal.SIGTERM, seconds=60)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == [] and time.monotonic() - begun < 15
+    assert "Traceback" not in server.said()
+
+
+@pytest.mark.slow
+def test_it_is_up_within_a_minute(start_server):
+    assert start_server(victims=("ct-organs",)).seconds < 60
+
+
+def test_info_is_strict_json(server):
+    json.loads(server.http.get("/info/").text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
