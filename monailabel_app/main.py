@@ -18,6 +18,7 @@ class Perturbox(MONAILabelApp):
 
     def __init__(self, app_dir, studies, conf):
         server = sys.modules.get("monailabel.app")  # only the server process has it
+        guard.logs.install()  # before MONAI Label names every image it finds
         self.options = Options.read(conf or {}, os.environ, sys.argv)
         # Scoring is an attack on every image: started on request, never at each start.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False

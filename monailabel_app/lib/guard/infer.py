@@ -139,7 +139,8 @@ def _answer(
     """(a fresh copy of the label map, JSON); keeps the label and the perturbed scan where that is asked for."""
     if record.state != "done":
         problem = backend.Unfinished(record).problem
-        raise Refusal(STATUS.get(problem.error, 500), problem.detail, problem.what_to_do, problem.error)
+        detail = problem.detail.replace(record.order.job.image, source.name)  # no path of the server's
+        raise Refusal(STATUS.get(problem.error, 500), detail, problem.what_to_do, problem.error)
     file, told = backend.answer(order, record, queue.result(record.id), app.datastore())
     try:
         if asked.get("save_label") is True and source.in_datastore:
