@@ -23,6 +23,7 @@ import monai  # noqa: E402
 import torch  # noqa: E402
 
 import bench_sliding  # noqa: E402
+import pages  # noqa: E402
 import perturbox  # noqa: E402
 import summary  # noqa: E402
 
@@ -73,7 +74,9 @@ def main() -> None:
     results["goals"] = summary.goals(cases)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
-    (options.out / "benchmarks.md").write_text(summary.markdown(results))
+    page = options.out / "benchmarks.md"
+    server = pages.server_section(page.read_text()) if page.exists() else ""
+    page.write_text(pages.with_server_section(summary.markdown(results), server).rstrip() + "\n")
     for goal in results["goals"]:
         print(goal["sentence"])
 
