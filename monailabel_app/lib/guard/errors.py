@@ -78,7 +78,7 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         return status, _problem(status, detail)
     if isinstance(error, InputError):
         wrong, _, to_do = str(error).partition("; ")
-        return 422, Problem("bad-input", _sentence(wrong), _sentence(to_do) or KNOWN[422][1])
+        return 422, Problem("bad-input", _ended(wrong), _sentence(to_do) or KNOWN[422][1])
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return 404, _problem(404, _sentence(error.msg))  # type: ignore[attr-defined]
     if isinstance(error, MONAILabelException) and error.error is MONAILabelError.INVALID_INPUT:  # type: ignore[attr-defined]
@@ -147,5 +147,10 @@ def _validation(error: RequestValidationError) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip().rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    text = text.strip()
+    return _ended(text[:1].upper() + text[1:])
+
+
+def _ended(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "?", "!")) or not text else f"{text}."
