@@ -24,9 +24,11 @@ from lib import forms
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
 from perturbox import recipes
+from perturbox.goals import Goal
 from perturbox.io import suffix
 from perturbox.job import Job
 from perturbox.jobs import Order, Problem, Queue, Record, Refused
+from perturbox.jobs.records import OVER
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 # Set by the app when it starts.
@@ -128,7 +130,9 @@ def order_for(task: str, request: Mapping[str, Any], image: str, name: str, clie
         settings=given,
         device=place,
     )
-    recipe.build(job.eps, job.norm, job.steps, job.settings)  # refuses here, not in the queue
+    # Refuses here what would be refused in the queue.
+    recipe.build(job.eps, job.norm, job.steps, job.settings)
+    Goal.parse(job.goal, job.target, victim.described["labels"])
     return Order("attack", job, name=name, client=client)
 
 
@@ -177,10 +181,10 @@ class Far:
 
     def run(self, order: Order, poll: float = POLL_SECONDS) -> tuple[Record, Path]:
         id = self._submit(request_of(order), poll)["id"]
-        while (shown := self._told(self.client.get(f"/perturbox/jobs/{id}")))["state"] not in Record.finished_states:
+        while (shown := self._told(self.client.get(f"/perturbox/jobs/{id}")))["state"] not in OVER:
             time.sleep(poll)
-        problem = shown.get("problem")
-        record = Record(id, order, shown["created"], shown["state"], problem=Problem(**problem) if problem else None)
+        problem = shown["error"]
+        record = Record(id, order, time.time(), shown["state"], problem=Problem(**problem) if problem else None)
         if record.state != "done":
             raise Unfinished(record)
         answer = self.client.get(f"/perturbox/jobs/{id}/result.zip")

@@ -4,6 +4,7 @@ Clients show a list of strings as a choice whose first entry is the default, a b
 text. A whole number refuses "0.5" and zero is shown as blank, so numbers that may be either go as strings.
 """
 
+import math
 from typing import Any
 
 from lib.victims import Served
@@ -53,9 +54,12 @@ def chosen(value: Any, field: Any) -> Any:
 def number(name: str, value: Any) -> float:
     """Raises InputError for what is no number."""
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"'{name}' needs a number, not '{value}'.") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"'{name}' needs a number, not '{value}'.")
+    return found
 
 
 def whole(name: str, value: Any) -> int:

@@ -16,7 +16,7 @@ from perturbox.types import InputError
 logger = logging.getLogger(__name__)
 KEY = "robustness"
 EPS, STEPS = 4.0, 10
-SETTINGS = ("victim", "eps", "steps", "seed", "device")
+SETTINGS = ("eps", "steps", "seed", "device")
 
 
 class Robustness(ScoringMethod):
@@ -33,8 +33,9 @@ class Robustness(ScoringMethod):
         victim = str(request.get("victim") or next(iter(backend.victims)))
         if victim not in backend.victims:
             raise InputError(f"This server has no victim '{victim}'; it serves {', '.join(backend.victims)}.")
-        settings = {key: request[key] for key in SETTINGS[1:] if key in request}
-        settings = {"eps": EPS, "steps": STEPS, **settings}
+        settings = {"eps": EPS, "steps": STEPS} | {key: request[key] for key in SETTINGS if key in request}
+        settings["eps"] = forms.number("eps", settings["eps"])
+        settings["steps"] = forms.whole("steps", settings["steps"])
         images = [image for image in sorted(datastore.list_images()) if not backend.is_adversarial(datastore, image)]
         scores = {}
         for number, image in enumerate(images, 1):
@@ -49,12 +50,7 @@ def score(victim: str, image: str, path: str, settings: Mapping[str, Any]) -> di
     "worst_dice" null and the "problem" where the case could not be attacked."""
     here = backend.current()
     dice: dict[str, dict[str, float]] = {}
-    told = {
-        "victim": victim,
-        "eps": forms.number("eps", settings["eps"]),
-        "steps": forms.whole("steps", settings["steps"]),
-        "reference": "clean_prediction",
-    }
+    told = {"victim": victim, "eps": settings["eps"], "steps": settings["steps"], "reference": "clean_prediction"}
     for recipe in white_box():
         order = backend.order_for(f"{victim}-{recipe.name}", settings, path, image, client="scoring")
         try:

@@ -1,0 +1,214 @@
+"""MONAI Label's own client, unchanged, against the running server: what it lists, segments, attacks and stores."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from perturbox import io
+from perturbox.metrics import dice
+from perturbox.recipes import discover
+from perturbox.types import ADVERSARIAL_NOTICE
+
+ATTACK = {"eps": "10", "steps": "4", "seed": "3", "target": "liver"}
+
+
+@pytest.fixture
+def client(server, tmp_path):
+    return server.stock_client(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def attacked(server, tmp_path_factory):
+    """(label map "*s", JSON, SHA-256 of the source before) of one PGD attack on case_a."""
+    before = sha256(server.studies / "case_a.nii.gz")
+    client = server.stock_client(tmp_path_factory.mktemp("attacked"))
+    file, told = client.infer("tiny-pgd", "case_a", dict(ATTACK))
+    return voxels(file), told, before
+
+
+def voxels(path: str | Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj).astype(int)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------- what it lists
+
+
+def test_every_victim_and_every_attack_on_it_is_a_segmentation_task(client):
+    models = client.info()["models"]
+    assert set(models) == {"tiny", *(f"tiny-{name}" for name in discover())}
+    assert {model["type"] for model in models.values()} == {"segmentation"}
+    assert all(model["labels"] == {"liver": 1, "bone": 2} and model["dimension"] == 3 for model in models.values())
+    warned = {name for name, model in models.items() if ADVERSARIAL_NOTICE in model["description"]}
+    assert warned == set(models) - {"tiny"}
+
+
+def test_the_form_follows_the_recipes_signature_and_monai_labels_rules(client):
+    models = client.info()["models"]
+    assert models["tiny"]["config"] == {"device": ["cpu"]}
+    assert models["tiny-pgd"]["config"] == {
+        "eps": "4",
+        "steps": "20",
+        "target": ["all", "liver", "bone"],
+        "goal": ["change", "vanish", "grow", "become=liver", "become=bone"],
+        "norm": ["linf", "l2"],
+        "loss": ["dice-ce", "dice", "ce", "margin"],
+        "alpha": "",
+        "random_start": True,
+        "restarts": "1",
+        "seed": "0",
+        "device": ["cpu"],
+    }
+    for model in models.values():
+        for value in model["config"].values():
+            # A bare number would be shown blank (0) or refuse fractions (whole ones).
+            assert isinstance(value, bool | str) or all(isinstance(entry, str) for entry in value)
+
+
+def test_it_lists_what_else_there_is(client):
+    info = client.info()
+    assert info["name"] == "Perturbox" and info["labels"] == ["liver", "bone"]
+    assert set(info["trainers"]) == {"adversarial_finetuning"} and set(info["scoring"]) == {"robustness"}
+    assert set(info["strategies"]) == {"most_fragile", "random"}
+    assert "not scored yet come before" in info["strategies"]["most_fragile"]["description"]
+
+
+# ---------------------------------------------------------------- what it gets
+
+
+def test_it_segments_as_the_victim_predicts(server, client):
+    file, told = client.infer("tiny", "case_a", {})
+    scan = io.read_volume(server.studies / "case_a.nii.gz")
+    expected = tiny.volume(torch.device("cpu")).predict(scan)
+    assert np.array_equal(voxels(file), expected)
+    assert np.array_equal(nib.load(file).affine, scan.affine)
+    assert told["label_names"] == {"liver": 1, "bone": 2}
+    assert told["volumes_ml"] == {
+        name: pytest.approx((expected == value).sum() * 0.012) for name, value in (("liver", 1), ("bone", 2))
+    }
+
+
+def test_an_attack_answers_with_the_label_map_of_the_perturbed_scan(server, attacked, tmp_path):
+    labels, told, _ = attacked
+    answer = server.http.get(f"/perturbox/jobs/{told['job']}/files/adversarial_seg.nii.gz")
+    assert answer.status_code == 200
+    (tmp_path / "seg.nii.gz").write_bytes(answer.content)
+    assert np.array_equal(labels, voxels(tmp_path / "seg.nii.gz"))
+
+    perturbed = io.read_volume(server.studies / f"{told['image']}.nii.gz")
+    assert np.array_equal(labels, tiny.volume(torch.device("cpu")).predict(perturbed))
+
+
+def test_its_numbers_are_those_of_the_label_maps(server, attacked):
+    labels, told, _ = attacked
+    clean = tiny.volume(torch.device("cpu")).predict(io.read_volume(server.studies / "case_a.nii.gz"))
+    for name, value in (("liver", 1), ("bone", 2)):
+        assert told["metrics"]["adversarial"][name]["dice"] == pytest.approx(dice(labels == value, clean == value))
+    assert told["metrics"]["adversarial"]["liver"]["dice"] < 0.6  # 10 HU take a liver of 8 HU away
+    assert told["reference"] == "clean_prediction" and told["seed"] == 3
+    assert told["budget"]["eps"] == 10 and told["budget"]["measured"]["linf"] <= 10
+
+
+def test_the_perturbed_scan_is_a_new_image_that_says_what_it_is(server, attacked):
+    _, told, before = attacked
+    assert told["adversarial"] is True and told["notice"] == ADVERSARIAL_NOTICE and told["source"] == "case_a"
+    assert told["image"] == f"case_a__pgd__{told['job'][:8]}"
+    assert sha256(server.studies / "case_a.nii.gz") == before
+    delta = voxels(server.studies / f"{told['image']}.nii.gz") - voxels(server.studies / "case_a.nii.gz")
+    assert np.abs(delta).max() == 10
+
+    stored = server.http.get("/datastore/?output=all").json()["objects"][told["image"]]["image"]["info"]
+    assert {key: stored[key] for key in ("adversarial", "notice", "source", "job", "attack", "eps")} == {
+        "adversarial": True,
+        "notice": ADVERSARIAL_NOTICE,
+        "source": "case_a",
+        "job": told["job"],
+        "attack": "pgd",
+        "eps": 10.0,
+    }
+
+
+def test_the_same_seed_gives_the_same_answer_and_no_input_is_deleted(server, client, attacked):
+    labels, told, before = attacked
+    file, again = client.infer("tiny-pgd", "case_a", dict(ATTACK))
+    assert np.array_equal(voxels(file), labels) and again["image"] != told["image"]
+    assert sha256(server.studies / "case_a.nii.gz") == before
+    assert voxels(server.studies / f"{again['image']}.nii.gz").tobytes() == (
+        voxels(server.studies / f"{told['image']}.nii.gz").tobytes()
+    )
+
+
+def test_a_form_sent_back_whole_means_its_defaults(server, client):
+    form = client.info()["models"]["tiny-fgsm"]["config"]
+    _, told = client.infer("tiny-fgsm", "case_b", {**form, "eps": 6})
+    record = server.http.get(f"/perturbox/jobs/{told['job']}").json()
+    assert told["budget"]["eps"] == 6.0 and told["budget"]["norm"] == "linf"
+    assert record["state"] == "done"
+
+
+def test_a_session_is_attacked_like_an_image(server, client, tmp_path):
+    scan = tiny.write_scan(tmp_path / "elsewhere.nii.gz", seed=5)
+    session = client.create_session(str(scan))["session_id"]
+    file, told = client.infer("tiny-noise", "", {"eps": "10", "steps": "2"}, session_id=session)
+    assert voxels(file).shape == tiny.SHAPE and told["adversarial"] is True
+    assert not (server.studies / "elsewhere.nii.gz").exists()
+    client.remove_session(session)
+
+
+def test_undefined_numbers_are_null(server, client):
+    """A structure that the attack takes away wholly has no surface to measure a distance to."""
+    answer = server.http.post(
+        "/infer/tiny-pgd?image=case_b&output=json",
+        data={"params": json.dumps({"eps": 400, "steps": 8, "target": "liver", "goal": "vanish"})},
+    )
+    told = json.loads(answer.text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    numbers = [value for row in told["metrics"]["adversarial"].values() for value in row.values()]
+    assert all(value is None or math.isfinite(value) for value in numbers)
+    assert told["metrics"]["adversarial"]["liver"]["volume_ml"] == 0
+    assert told["metrics"]["adversarial"]["liver"]["hd95_mm"] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "sentence"),
+    [
+        ("tiny-pgd", {"epss": 3}, "tiny-pgd has no setting 'epss'; did you mean 'eps'?"),
+        ("tiny-pgd", {"eps": "nan"}, "'eps' needs a number, not 'nan'."),
+        ("tiny-pgd", {"goal": "vanish"}, "The goal 'vanish' needs --target with the structure it is about."),
+        ("tiny-pgd", {"eps": "large"}, "'eps' needs a number, not 'large'."),
+        ("tiny-pgd", {"steps": "2.5"}, "'steps' needs a whole number, not '2.5'."),
+        ("tiny-pgd", {"restarts": "0"}, "The setting 'restarts' must be between 1 and 1000, not 0."),
+        ("tiny-fgsm", {"norm": "l2"}, "fgsm works with norm linf, not 'l2'."),
+        ("tiny-pgd", {"target": "lung"}, "This victim has no structure 'lung'; it knows liver, bone."),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_in_a_sentence(server, task, settings, sentence):
+    answer = server.http.post(f"/infer/{task}?image=case_a", data={"params": json.dumps(settings)})
+    told, (wrong, _, remedy) = answer.json(), sentence.partition("; ")
+    assert answer.status_code == 422 and told["detail"].rstrip(".") == wrong.rstrip(".")
+    assert not remedy or told["what_to_do"].casefold() == remedy.casefold()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_real_ct_is_segmented_and_attacked(real_ct, start_server, tmp_path):
+    """The whole of it on a scan of a patient, with the model that ships, by nothing but MONAI Label's client."""
+    server = start_server(studies=tmp_path / "studies", victims=("ct-organs",))
+    client = server.stock_client(tmp_path)
+    client.upload_image(str(real_ct), "patient")
+    before = sha256(server.studies / "patient.nii.gz")
+    clean, told = client.infer("ct-organs", "patient", {})
+    attacked, harm = client.infer("ct-organs-pgd", "patient", {"eps": "4", "steps": "2"})
+    assert voxels(clean).shape == voxels(attacked).shape == nib.load(real_ct).shape
+    assert told["volumes_ml"]["liver"] > 300 and not np.array_equal(voxels(clean), voxels(attacked))
+    assert harm["budget"]["measured"]["linf"] <= 4
+    assert sha256(server.studies / "patient.nii.gz") == before == sha256(real_ct)
