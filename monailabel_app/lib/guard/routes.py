@@ -58,9 +58,7 @@ def router(app: Any, info: Info) -> APIRouter:
     @made.post("/reload", include_in_schema=False, dependencies=admin)
     def reload() -> dict[str, Any]:
         # MONAI Label would build the whole app anew beside this one, with a second queue.
-        refresh = getattr(app.datastore(), "refresh", None)
-        if refresh is not None:
-            refresh()
+        app.reload()
         info.forget()
         return {}
 
