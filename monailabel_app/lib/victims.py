@@ -8,6 +8,7 @@ from typing import Any
 
 from lib.options import Options
 from perturbox.load import load_victim
+from perturbox.recipes import discover
 from perturbox.types import InputError
 
 
@@ -36,15 +37,29 @@ class Served:
 def load(options: Options) -> dict[str, Served]:
     """The victims by name, each loaded once to see that it works. Raises InputError for one that doesn't."""
     served: dict[str, Served] = {}
-    for spec in (*options.victims, *fine_tuned(options.home)):
-        described = load_victim(spec, options.device).describe()
-        name = str(described["name"])
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-            raise InputError(f"The victim of {spec} is named '{name}'; rename it with letters, digits and dashes.")
-        if name in served:
-            raise InputError(f"Both {served[name].spec} and {spec} name their victim '{name}'; rename one.")
-        served[name] = Served(name, spec, described)
+    for spec in options.victims:
+        _add(served, spec, options.device)
+    for spec in fine_tuned(options.home):
+        try:
+            _add(served, spec, options.device)
+        except InputError as error:
+            raise InputError(
+                f"{str(error).rstrip('.')} ({spec} was fine-tuned here; mend or remove that file)."
+            ) from None
+    attacks = {f"{name}-{recipe}": name for name in served for recipe in discover()}
+    if taken := attacks.keys() & served.keys():
+        raise InputError(f"'{min(taken)}' is the name of a victim and of an attack's task; rename the victim.")
     return served
+
+
+def _add(served: dict[str, Served], spec: str, device: str) -> None:
+    described = load_victim(spec, device).describe()
+    name = str(described["name"])
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise InputError(f"The victim of {spec} is named '{name}'; rename it with letters, digits and dashes.")
+    if name in served:
+        raise InputError(f"Both {served[name].spec} and {spec} name their victim '{name}'; rename one.")
+    served[name] = Served(name, spec, described)
 
 
 def folder(home: Path) -> Path:
