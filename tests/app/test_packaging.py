@@ -91,9 +91,9 @@ def test_all_that_is_loaded_comes_with_the_extra(loaded):
     """What is only there because something else brought it would be missing in a fresh environment."""
     installed = closure([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]])
     installed |= {"perturbox", *WITHOUT_DEPENDENCIES}
-    # Libraries look what else there is, and take it where it is there; none of these is needed. The last are setuptools'
-    # own copies.
-    optional = closure(["matplotlib", "bcrypt", "sniffio", "setuptools", "pytest", "pygments", "packaging"])
+    # Libraries look what else there is, and take it where it is there; none of these is needed. The last are copies
+    # that setuptools keeps.
+    optional = closure(["matplotlib", "bcrypt", "pysocks", "sniffio", "setuptools", "pytest", "pygments", "packaging"])
     optional |= {"backports-tarfile", "jaraco-context", "jaraco-functools", "jaraco-text", "more-itertools"}
     homeless = {
         name: kinds
