@@ -396,7 +396,7 @@ def objects(server) -> dict:
 def test_a_batch_attacks_every_patient_once(busy, tmp_path):
     sent = {"eps": "10", "steps": "2", "label_tag": "attacked"}
     assert busy.http.post("/batch/infer/tiny-pgd?images=all", json=sent).status_code == 200
-    task = finished(busy, "/batch/infer/")
+    task = finished(busy, "/batch/infer")
     assert task["status"] == "DONE", task["details"]
     jobs = {job["id"]: job for job in busy.http.get("/perturbox/jobs").json()["jobs"]}
     found = objects(busy)
