@@ -10,6 +10,7 @@ import tarfile
 import time
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ with warnings.catch_warnings():
         asgi,
         errors,
         gate,
+        infer,
         logs,
         names,
         parameters,
@@ -47,7 +49,8 @@ with warnings.catch_warnings():
         upstream,
     )
 
-from perturbox.jobs import Problem, Refused
+from perturbox.job import Job
+from perturbox.jobs import Order, Problem, Record, Refused
 from perturbox.types import InputError
 
 TOKEN = "s3cret-tøken"
@@ -589,6 +592,58 @@ def test_the_viewers_pages_stay_in_their_folder(tmp_path):
     assert Path(routes._page(viewer, "app.js").path).name == "app.js"
     for path in ("", "viewer/1.2.3", "../secret", "/etc/passwd", ".."):
         assert Path(routes._page(viewer, path).path).name == "index.html"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("bad-input", 422), ("cancelled", 409), ("worker-died", 503), ("out-of-memory", 503), ("stuck", 503), ("x", 500)],
+)
+def test_a_job_without_a_result_says_why_and_tells_no_path(code, status):
+    order = Order("segment", Job(image="/srv/jobs/1/DOE.nii.gz"), name="case_a")
+    problem = Problem(code, "/srv/jobs/1/DOE.nii.gz is too large.", "Crop it.")
+    record = Record("1", order, 0.0, state="failed", problem=problem)
+    with pytest.raises(errors.Refusal) as refused:
+        infer._answer(None, None, order, record, {}, infer.Source("x", "case_a", True))
+    assert refused.value.status_code == status
+    assert refused.value.problem == Problem(code, "case_a is too large.", "Crop it.")
+
+
+def test_a_client_that_leaves_has_its_job_cancelled():
+    order = Order("segment", Job(image="x"))
+    running, cancelled = Record("1", order, 0.0, state="running"), []
+
+    class Gone:
+        async def is_disconnected(self):
+            return True
+
+    queue = SimpleNamespace(get=lambda id: running, cancel=cancelled.append)
+    with pytest.raises(errors.Refusal, match="client has gone"):
+        asyncio.run(infer._finish(queue, running, Gone()))
+    assert cancelled == ["1"]
+
+
+def test_info_is_told_from_memory_but_for_the_numbers_of_images(local):
+    app, _ = local
+
+    class App(SimpleNamespace):
+        asked = 0
+
+        def info(self):
+            self.asked += 1
+            return {"name": "x", "score": float("nan")}
+
+    held = App(datastore=app.datastore, _trainers={})
+    info = routes.Info(held)
+    assert info() == {"name": "x", "score": None, "datastore": app.datastore().status(), "train_stats": {}}
+    (Path(app.studies) / "new.nii.gz").write_bytes(b"scan")
+    app.datastore().refresh()
+    assert info()["datastore"]["total"] == 3
+    assert held.asked == 1
+    info.forget()
+    info()
+    assert held.asked == 2
+    with ThreadPoolExecutor(1) as pool, app.datastore().guard_lock:  # the other thread has to wait for the datastore
+        assert pool.submit(info).result(5)["datastore"]["total"] == 3
 
 
 # ---------------------------------------------------------------- logs

@@ -12,15 +12,15 @@ CALLS, P99_SECONDS = 200, 0.25
 LONG = {"attack": "pgd", "steps": 5000}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def big(server):
-    """A scan on which an attack lasts for minutes, and keeps every core busy."""
-    tiny.write_scan(server.studies / "big.nii.gz", shape=(128, 128, 96))
-    assert server.http.post("/reload").status_code == 200
+    """A scan on which an attack lasts for minutes; what a test leaves running is cancelled."""
+    if not (server.studies / "big.nii.gz").exists():
+        tiny.write_scan(server.studies / "big.nii.gz", shape=(64, 64, 48))
+        assert server.http.post("/reload").status_code == 200
+        assert server.http.post("/infer/tiny?image=big&output=json").status_code == 200  # the worker is up, too
     yield "big"
-    for job in server.http.get("/perturbox/jobs").json()["jobs"]:
-        if job["state"] in ("queued", "running", "cancelling"):
-            server.http.post(f"/perturbox/jobs/{job['id']}/cancel")
+    cancel_all(server, "big")
 
 
 def jobs(server, image: str, *states: str) -> list[dict]:
@@ -28,7 +28,13 @@ def jobs(server, image: str, *states: str) -> list[dict]:
     return [job for job in told if job["image"] == image and (not states or job["state"] in states)]
 
 
-def until(condition, seconds: float = 60):
+def cancel_all(server, image: str) -> None:
+    for job in jobs(server, image, "queued", "running"):
+        server.http.post(f"/perturbox/jobs/{job['id']}/cancel")
+    until(lambda: not jobs(server, image, "queued", "running", "cancelling"))
+
+
+def until(condition, seconds: float = 120):
     """The condition's first true value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -128,7 +134,5 @@ def test_a_full_queue_turns_stock_clients_away(server, big):
     assert "retry-after" in answer.headers
     assert set(answer.json()) == {"error", "detail", "what_to_do"}
     assert server.http.get("/info/").status_code == 200
-    for job in jobs(server, big, "queued", "running"):
-        server.http.post(f"/perturbox/jobs/{job['id']}/cancel")
-    until(lambda: not jobs(server, big, "queued", "running", "cancelling"))
+    cancel_all(server, big)
     assert server.http.post("/infer/tiny?image=case_a&output=json").status_code == 200

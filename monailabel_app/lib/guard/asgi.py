@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.guard import errors
@@ -48,6 +49,8 @@ class Watch:
 
         try:
             await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            status = 499  # as other servers log a client that left before it had said all
         except Exception as error:
             if status:  # too late for another answer; the client sees a cut one
                 errors.explain(error)

@@ -82,7 +82,7 @@ def router(app: Any, queue: Queue) -> APIRouter:
         names.check_all({"model": model, "image": image, "session_id": session_id})
         asked = parameters.parse(params)
         parameters.check_request(asked)
-        if model not in backend.tasks():
+        if model not in app._infers:
             raise missing(f"There is no model '{model}' here.", "GET /info/ lists them.")
         if output is Output.dicom_seg:
             raise bad("DICOM SEG is not written by this server.", "Ask for output=image, which is NIfTI.")

@@ -16,28 +16,39 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.utils.others.generic import get_mime_type
 
-from lib.guard import names
+from lib.guard import names, store
 from lib.guard.errors import Refusal, missing, plain
 
 USER, ADMIN = settings.MONAI_LABEL_AUTH_ROLE_USER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN
 MOST_LOG_LINES = 10_000
+PATIENCE_SECONDS = 0.05
 OHIF = Path(endpoints.__file__).parent / "static" / "ohif"
 
 
 class Info:
-    """What the app says of itself: tasks and their settings stay as they are, only numbers of images change."""
+    """What the app says of itself: tasks and their settings stay as they are, only numbers of images change.
+
+    Those are told as they were where the datastore is at work for longer than a client likes to wait.
+    """
 
     def __init__(self, app: Any):
         self.app, self.fresh = app, type(app).info
         self.lock = threading.Lock()
         self.told: dict[str, Any] | None = None
+        self.counted: dict[str, Any] = {}
 
     def __call__(self) -> dict[str, Any]:
         with self.lock:
             if self.told is None:
                 self.told = plain(self.fresh(self.app))
             told = dict(self.told)
-        told["datastore"] = plain(self.app.datastore().status())
+        lock = store.lock_of(self.app.datastore())
+        if lock.acquire(timeout=PATIENCE_SECONDS if self.counted else -1):
+            try:
+                self.counted = plain(self.app.datastore().status())
+            finally:
+                lock.release()
+        told["datastore"] = self.counted
         told["train_stats"] = plain({name: task.stats() for name, task in self.app._trainers.items()})
         return told
 

@@ -38,7 +38,7 @@ def share(datastore: Any) -> None:
     """Let several threads use a local datastore, which is written for one."""
     if not isinstance(datastore, LocalDatastore) or isinstance(datastore, DICOMWebDatastore):
         return
-    lock = threading.RLock()
+    lock = datastore.guard_lock = threading.RLock()
 
     def alone(method: Any) -> Any:
         @functools.wraps(method)
@@ -50,6 +50,11 @@ def share(datastore: Any) -> None:
 
     for name in ONE_AT_A_TIME:
         setattr(datastore, name, alone(getattr(datastore, name)))
+
+
+def lock_of(datastore: Any) -> Any:
+    """The lock that `share` gave a datastore; a free one where it needs none."""
+    return getattr(datastore, "guard_lock", None) or threading.RLock()
 
 
 def check_image(app: Any, image: str) -> None:

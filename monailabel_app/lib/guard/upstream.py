@@ -29,9 +29,10 @@ from monailabel.utils.async_tasks.utils import background_tasks
 from starlette.responses import Response
 
 from lib.guard import names, parameters, store, uploads
-from lib.guard.errors import Refusal, missing, plain
+from lib.guard.errors import Refusal, bad, missing, plain
 
-AT_ONCE = 16  # slow ones beyond these wait their turn, so that quick ones always find a thread
+AT_ONCE = 16  # more wait their turn
+WHOLE_TASKS_AT_ONCE = 2  # of those that a client waits for (run_sync), minutes each
 MOST_WAITING = 4  # background tasks of a kind, each of them many jobs
 MOST_REMEMBERED = 50
 DATASTORE_FILES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".tif")
@@ -115,6 +116,8 @@ def _run(kind: str, method: str, there: Callable[[Any], Iterable[str]]) -> Rule:
     def rule(app: Any, values: dict[str, Any]) -> None:
         if kind in values:
             _task(kind, values[kind], there(app))
+        if method == "train" and values.get("run_sync"):
+            raise bad("Training isn't done inside the server.", "Leave 'run_sync' out, and ask GET /train/.")
         params = parameters.check_object(values.get("params"), "params")
         parameters.check_request(params)
         for held in params.values():  # for all tasks at once, parameters come by task
@@ -159,13 +162,13 @@ RULES: dict[str, Rule] = {
 def guarded(app: Any, replaced: set[tuple[str, str]], auth: bool) -> APIRouter:
     """A router with MONAI Label's routes behind their checks, without those `replaced` (method, path)."""
     router = APIRouter()
-    slow = CapacityLimiter(AT_ONCE)
+    limits = CapacityLimiter(AT_ONCE), CapacityLimiter(WHOLE_TASKS_AT_ONCE)
     for section, original in ROUTERS.items():
         if section == "auth" and not auth:
             continue
         for route in original.routes:
             if isinstance(route, APIRoute) and not any((method, route.path) in replaced for method in route.methods):
-                _add(router, route, _behind(app, f"{section}.{route.endpoint.__name__}", route.endpoint, slow))
+                _add(router, route, _behind(app, f"{section}.{route.endpoint.__name__}", route.endpoint, *limits))
     return router
 
 
@@ -183,7 +186,9 @@ def _add(router: APIRouter, route: APIRoute, endpoint: Callable[..., Any]) -> No
     )
 
 
-def _behind(app: Any, key: str, endpoint: Callable[..., Any], slow: CapacityLimiter) -> Callable[..., Any]:
+def _behind(
+    app: Any, key: str, endpoint: Callable[..., Any], slow: CapacityLimiter, whole: CapacityLimiter
+) -> Callable[..., Any]:
     rule = RULES.get(key)
 
     def serve(values: dict[str, Any]) -> Any:
@@ -194,7 +199,7 @@ def _behind(app: Any, key: str, endpoint: Callable[..., Any], slow: CapacityLimi
         return answer if isinstance(answer, Response) else plain(answer)
 
     async def threaded(**values: Any) -> Any:
-        return await anyio.to_thread.run_sync(serve, values, limiter=slow)
+        return await anyio.to_thread.run_sync(serve, values, limiter=whole if values.get("run_sync") else slow)
 
     threaded.__name__ = endpoint.__name__
     threaded.__doc__ = endpoint.__doc__
