@@ -193,12 +193,11 @@ def test_a_restart_keeps_history_and_calls_the_rest_interrupted(scan, tmp_path):
         assert not (tmp_path / "jobs" / waiting.id).exists()
         with pytest.raises(Refused, match="no such job"):
             queue.get(waiting.id)
-        old = queue._records[done.id]
+        old = queue._shelf.records[done.id]
         old.finished -= 2 * 86400
-        queue._expire()
+        queue._shelf.expire(queue.keep_days, queue.keep_bytes)
         assert [r.id for r in queue.list()] == [again.id, running.id]
-        queue.keep_bytes = queue.get(again.id).bytes
-        queue._expire()
+        queue._shelf.expire(queue.keep_days, queue.get(again.id).bytes)
         assert [r.id for r in queue.list()] == [again.id]
     finally:
         queue.close()

@@ -4,13 +4,14 @@ The embedded one listens on loopback only and speaks TLS with certificates made 
 machine can hand it code. It has no dashboard, and its HTTP servers answer nothing.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import dask
 import psutil
 import torch
+from dask import config
 from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster
 
 from perturbox.jobs import worker
@@ -80,7 +81,8 @@ def _warm_up(index: int) -> None:
 
 
 def _embedded(device: str) -> SpecCluster:
-    dask.config.set(
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    config.set(
         {
             # Torch chooses its threads itself, and memory is ours to watch: a paused worker would never resume.
             "distributed.nanny.pre-spawn-environ": {},
@@ -89,6 +91,8 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.worker.memory.pause": False,
             "distributed.worker.memory.terminate": 0.98,
             "distributed.comm.timeouts.connect": "10s",
+            # A worker that takes long to come back, on a busy machine, is not given up.
+            "distributed.deploy.lost-worker-timeout": "1 hour",
             # Their HTTP servers can't be left out; they have nothing to tell.
             "distributed.scheduler.http.routes": [],
             "distributed.worker.http.routes": [],
@@ -115,4 +119,4 @@ def _embedded(device: str) -> SpecCluster:
         "cls": Scheduler,
         "options": {**common, "dashboard": False, "dashboard_address": "127.0.0.1:0", "allowed_failures": 0},
     }
-    return SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=40)
+    return SpecCluster(workers=workers, scheduler=scheduler, security=security)

@@ -1,9 +1,7 @@
 """The queue: takes orders, hands them to workers in turn, and keeps every record true whatever happens to a worker."""
 
-import dataclasses
 import logging
 import shutil
-import sqlite3
 import threading
 import time
 import uuid
@@ -17,7 +15,7 @@ from filelock import FileLock, Timeout
 from perturbox.jobs import files, problems
 from perturbox.jobs.cluster import Cluster
 from perturbox.jobs.records import KINDS, Order, Problem, Record, Refused
-from perturbox.jobs.store import Store
+from perturbox.jobs.shelf import Shelf
 from perturbox.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -64,19 +62,17 @@ class Queue:
     ):
         self.home, self.device, self.waiting, self.grace, self.stuck_after = home, device, waiting, grace, stuck_after
         self.keep_days, self.keep_bytes = keep_days, keep_bytes
-        (home / "jobs").mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         self._claim = FileLock(home / "lock")
         try:
             self._claim.acquire(timeout=0)
         except Timeout:
             raise InputError(f"Another server uses '{home}'; end it, or choose another --home.") from None
         self._changed = threading.Condition(threading.RLock())
-        self._store = Store(home / "jobs.sqlite")
-        self._records = {record.id: record for record in self._store.load()}
+        self._shelf = Shelf(home)
         self._runs: dict[str, _Run] = {}
-        self._unsaved: set[str] = set()
         self._closing = False
-        self._recover()
+        self._shelf.recover()
         try:
             self._cluster = Cluster(scheduler, device, self._on_event)
         except BaseException:
@@ -95,7 +91,7 @@ class Queue:
         with self._changed:
             self._refuse_if_full()
         id = uuid.uuid4().hex
-        folder = self._folder(id)
+        folder = self._shelf.folder(id)
         try:
             order = files.take_in(order, folder / "inputs")
         except OSError as error:
@@ -114,32 +110,32 @@ class Queue:
             except Refused:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            self._records[id] = record
-            self._save(record)
-            self._log(record)
+            self._shelf.records[id] = record
+            self._shelf.save(record)
+            self._shelf.log(record)
             self._changed.notify_all()
-            return self._shown(record)
+            return self._shelf.shown(record)
 
     def get(self, id: str) -> Record:
         """The record as it is now; raises Refused (404) for an id there is none of."""
         with self._changed:
-            return self._shown(self._known(id))
+            return self._shelf.shown(self._shelf.known(id))
 
     def list(self) -> list[Record]:
         """All records, newest first."""
         with self._changed:
-            return [self._shown(record) for record in reversed(self._records.values())]
+            return [self._shelf.shown(record) for record in reversed(self._shelf.records.values())]
 
     def wait(self, id: str, timeout: float | None = None) -> Record:
         """The record once it is over, or as it is after `timeout` seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while not self._known(id).over and not self._closing:
+            while not self._shelf.known(id).over and not self._closing:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 self._changed.wait(left)
-            return self._shown(self._known(id))
+            return self._shelf.shown(self._shelf.known(id))
 
     def cancel(self, id: str, keep: bool = False) -> Record:
         """End an order: drop it at its next window, or (keep) stop the attack after its step and measure what it found.
@@ -147,25 +143,25 @@ class Queue:
         Raises Refused (409) where it is over.
         """
         with self._changed:
-            record = self._known(id)
+            record = self._shelf.known(id)
             if record.over:
                 raise Refused(409, Problem("over", f"This job is {record.state} already.", "Look at its result."))
             if record.state == "queued":
                 self._end(record, "cancelled")
-                return self._shown(record)
+                return self._shelf.shown(record)
             run = self._runs[id]
             record.state = "cancelling"
             record.progress["phase"] = "Stopping after this step" if keep else "Stopping"
             # What is kept has still to be measured, in its own time.
             run.wish, run.asked, run.told = ("keep", None, 0.0) if keep else ("drop", time.monotonic(), 0.0)
-            self._save(record)
+            self._shelf.save(record)
             self._changed.notify_all()
-            return self._shown(record)
+            return self._shelf.shown(record)
 
     def resubmit(self, id: str) -> Record:
         """Submit the same order once more, as a new job; raises Refused (409) while the first is not over."""
         with self._changed:
-            record = self._known(id)
+            record = self._shelf.known(id)
             if not record.over:
                 raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Wait for it or cancel it."))
             order = record.order
@@ -174,16 +170,16 @@ class Queue:
     def delete(self, id: str) -> None:
         """Forget an order and its files; raises Refused (409) where it isn't over."""
         with self._changed:
-            record = self._known(id)
+            record = self._shelf.known(id)
             if not record.over:
                 raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Cancel it first."))
-            self._forget(record)
+            self._shelf.forget(record)
 
     def result(self, id: str) -> Path:
         """The result folder; raises Refused (409) where there is none."""
         with self._changed:
-            record = self._known(id)
-            folder = self._folder(id) / "result"
+            record = self._shelf.known(id)
+            folder = self._shelf.folder(id) / "result"
             if record.state not in ("done", "cancelled") or not folder.is_dir():
                 what = "isn't finished" if not record.over else f"is {record.state} and left no result"
                 raise Refused(409, Problem("no-result", f"This job {what}.", "Look at its status."))
@@ -192,11 +188,11 @@ class Queue:
     def input(self, id: str) -> Path:
         """The job's own copy of the scan."""
         with self._changed:
-            return Path(self._known(id).order.job.image)
+            return Path(self._shelf.known(id).order.job.image)
 
     def health(self) -> dict[str, Any]:
         with self._changed:
-            states = [record.state for record in self._records.values()]
+            states = [record.state for record in self._shelf.records.values()]
         return {
             "workers": self._cluster.size,
             "queued": states.count("queued"),
@@ -211,13 +207,13 @@ class Queue:
             if self._closing:
                 return
             self._closing = True
-            for record in self._records.values():
+            for record in self._shelf.records.values():
                 if not record.over:
                     self._end(record, "interrupted", problems.INTERRUPTED)
             self._changed.notify_all()
         self._thread.join(timeout=2)
         self._cluster.close()
-        self._store.close()
+        self._shelf.close()
         self._claim.release()
 
     # What the watching thread does
@@ -231,11 +227,10 @@ class Queue:
                 self._pass_wishes_on()
                 self._end_the_silent()
                 with self._changed:
-                    for id in list(self._unsaved):
-                        self._save(self._records[id])
-                if time.monotonic() - expired > EXPIRE_SECONDS:
-                    expired = time.monotonic()
-                    self._expire()
+                    self._shelf.save_the_unsaved()
+                    if time.monotonic() - expired > EXPIRE_SECONDS:
+                        expired = time.monotonic()
+                        self._shelf.expire(self.keep_days, self.keep_bytes)
             except Exception:
                 logger.exception("the queue stumbled and goes on")
                 time.sleep(1)
@@ -245,12 +240,12 @@ class Queue:
 
     def _start_next(self) -> None:
         with self._changed:
-            record = next((record for record in self._records.values() if record.state == "queued"), None)
+            record = next((record for record in self._shelf.records.values() if record.state == "queued"), None)
         if record is None or len(self._runs) >= self._cluster.size:
             return
         # Files travel by path on one machine, by content otherwise.
         if self._cluster.embedded:
-            where: dict[str, Any] = {"out": str(self._folder(record.id) / "result")}
+            where: dict[str, Any] = {"out": str(self._shelf.folder(record.id) / "result")}
         else:
             try:
                 where = {"files": files.as_content(record.order)}
@@ -265,8 +260,8 @@ class Queue:
             self._runs[record.id] = _Run(future, time.monotonic())
             record.state, record.started = "running", time.time()
             record.progress["phase"] = "Starting"
-            self._save(record)
-            self._log(record)
+            self._shelf.save(record)
+            self._shelf.log(record)
 
     def _finish(self) -> None:
         for id, run in list(self._runs.items()):
@@ -274,7 +269,7 @@ class Queue:
                 continue
             answer = self._answer(id, run)
             with self._changed:
-                record = self._records[id]
+                record = self._shelf.records[id]
                 del self._runs[id]
                 record.warnings = answer.get("warnings", [])
                 self._end(record, *self._verdict(record, run, answer))
@@ -287,7 +282,7 @@ class Queue:
             answer = run.future.result(timeout=60)
             try:
                 if "archive" in answer:
-                    files.unpack(answer.pop("archive"), self._folder(id) / "result")
+                    files.unpack(answer.pop("archive"), self._shelf.folder(id) / "result")
             except OSError:
                 return {"problem": problems.FULL.to_json()}
             return answer
@@ -332,7 +327,7 @@ class Queue:
     def _on_event(self, event: dict[str, Any]) -> None:
         """A word from a worker."""
         with self._changed:
-            run, record = self._runs.get(event["id"]), self._records.get(event["id"])
+            run, record = self._runs.get(event["id"]), self._shelf.records.get(event["id"])
             if run is None or record is None:
                 return
             run.beat, run.address = time.monotonic(), event["worker"]
@@ -348,90 +343,13 @@ class Queue:
                 progress |= {"step": point["step"], "restart": point["restart"], "steps": event["steps"]}
             self._changed.notify_all()
 
-    # Records and folders
-
-    def _recover(self) -> None:
-        for record in self._records.values():
-            if not record.over:
-                self._end(record, "interrupted", problems.INTERRUPTED)
-            for draft in self._folder(record.id).glob(".result-*"):
-                shutil.rmtree(draft, ignore_errors=True)
-        for folder in (self.home / "jobs").iterdir():
-            if folder.name not in self._records:
-                shutil.rmtree(folder, ignore_errors=True)
-
     def _end(self, record: Record, state: str, problem: Problem | None = None) -> None:
-        record.state, record.problem, record.finished = state, problem, time.time()
-        record.progress["phase"] = state.capitalize()
-        record.progress.pop("eta_s", None)
-        if state not in ("done", "cancelled"):
-            shutil.rmtree(self._folder(record.id) / "result", ignore_errors=True)
-        record.bytes = files.size(self._folder(record.id))
-        self._save(record)
-        self._log(record)
+        self._shelf.end(record, state, problem)
         self._changed.notify_all()
-
-    def _expire(self) -> None:
-        with self._changed:
-            over = [record for record in self._records.values() if record.over]
-            oldest = time.time() - self.keep_days * 86400
-            total = sum(record.bytes for record in over)
-            for record in over:
-                if (record.finished or record.created) < oldest or total > self.keep_bytes:
-                    total -= record.bytes
-                    self._forget(record)
-
-    def _forget(self, record: Record) -> None:
-        shutil.rmtree(self._folder(record.id), ignore_errors=True)
-        self._store.delete(record.id)
-        self._records.pop(record.id)
-        self._unsaved.discard(record.id)
-
-    def _save(self, record: Record) -> None:
-        """Write a record, now or, where the disk is full, later: what is in memory stays true meanwhile."""
-        try:
-            self._store.save(record)
-            self._unsaved.discard(record.id)
-        except sqlite3.Error as error:
-            if record.id not in self._unsaved:
-                logger.error("a record can't be saved: %s", error)
-            self._unsaved.add(record.id)
 
     def _refuse_if_full(self) -> None:
         if self._closing:
             raise Refused(503, Problem("closing", "The server is ending.", "Try again when it is back."))
-        if sum(record.state == "queued" for record in self._records.values()) >= self.waiting:
+        if sum(record.state == "queued" for record in self._shelf.records.values()) >= self.waiting:
             detail = f"{self.waiting} jobs are waiting already."
             raise Refused(429, Problem("queue-full", detail, "Try again when some are done."))
-
-    def _known(self, id: str) -> Record:
-        if id not in self._records:
-            raise Refused(404, Problem("no-such-job", "There is no such job.", "It may have expired; list the jobs."))
-        return self._records[id]
-
-    def _shown(self, record: Record) -> Record:
-        """A copy that stays as it is, with the place in the queue."""
-        progress = {**record.progress, "trace": list(record.progress["trace"])}
-        position = None
-        if record.state == "queued":
-            waiting = [other.id for other in self._records.values() if other.state == "queued"]
-            position = waiting.index(record.id) + 1
-        return dataclasses.replace(record, progress=progress, queue_position=position)
-
-    def _folder(self, id: str) -> Path:
-        return self.home / "jobs" / id
-
-    def _log(self, record: Record) -> None:
-        """One line per change of state, with nothing of the patient in it."""
-        job, spent = record.order.job, (record.finished or time.time()) - (record.started or record.created)
-        logger.info(
-            "job=%s kind=%s victim=%s attack=%s client=%s state=%s seconds=%.1f problem=%s",
-            record.id,
-            record.order.kind,
-            Path(job.victim).name,
-            job.attack,
-            record.order.client.replace(" ", "-") or "-",
-            record.state,
-            spent,
-            record.problem.error if record.problem else "-",
-        )

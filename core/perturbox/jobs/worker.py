@@ -41,7 +41,7 @@ class Dropped(Exception):
     """The order was cancelled and nothing of it is wanted."""
 
 
-def ask(id: str, how: str) -> None:
+async def ask(id: str, how: str) -> None:
     """Ask the order of that id in this process to end: "drop" at the next window, "keep" what it has found."""
     _asked[id] = how
 

@@ -1,0 +1,119 @@
+"""All records and the folders that belong to them: in memory, on disk, and gone when they are too old.
+
+Not for several threads at once: its queue holds a lock.
+"""
+
+import dataclasses
+import logging
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from perturbox.jobs import files, problems
+from perturbox.jobs.records import Problem, Record, Refused
+from perturbox.jobs.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Records by id, oldest first, and their folders under `home`."""
+
+    def __init__(self, home: Path):
+        self.place = home / "jobs"
+        self.place.mkdir(parents=True, exist_ok=True)
+        self._store = Store(home / "jobs.sqlite")
+        self.records = {record.id: record for record in self._store.load()}
+        self._unsaved: set[str] = set()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def save_the_unsaved(self) -> None:
+        """Try again to write what the disk didn't take."""
+        for id in list(self._unsaved):
+            self.save(self.records[id])
+
+    def recover(self) -> None:
+        """After a start: what was waiting or running is interrupted, and its half-made results go."""
+        for record in self.records.values():
+            if not record.over:
+                self.end(record, "interrupted", problems.INTERRUPTED)
+            for draft in self.folder(record.id).glob(".result-*"):
+                shutil.rmtree(draft, ignore_errors=True)
+        for folder in self.place.iterdir():
+            if folder.name not in self.records:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def end(self, record: Record, state: str, problem: Problem | None = None) -> None:
+        """Record how an order ended."""
+        record.state, record.problem, record.finished = state, problem, time.time()
+        record.progress["phase"] = state.capitalize()
+        record.progress.pop("eta_s", None)
+        if state not in ("done", "cancelled"):
+            shutil.rmtree(self.folder(record.id) / "result", ignore_errors=True)
+        record.bytes = files.size(self.folder(record.id))
+        self.save(record)
+        self.log(record)
+
+    def expire(self, days: float, most_bytes: int) -> None:
+        """Forget what is over and older than that, and the oldest where all together take more."""
+        over = [record for record in self.records.values() if record.over]
+        oldest = time.time() - days * 86400
+        total = sum(record.bytes for record in over)
+        for record in over:
+            if (record.finished or record.created) < oldest or total > most_bytes:
+                total -= record.bytes
+                self.forget(record)
+
+    def forget(self, record: Record) -> None:
+        """Delete an order's record and files."""
+        shutil.rmtree(self.folder(record.id), ignore_errors=True)
+        self._store.delete(record.id)
+        self.records.pop(record.id)
+        self._unsaved.discard(record.id)
+
+    def save(self, record: Record) -> None:
+        """Write a record, now or, where the disk is full, later: what is in memory stays true meanwhile."""
+        try:
+            self._store.save(record)
+            self._unsaved.discard(record.id)
+        except sqlite3.Error as error:
+            if record.id not in self._unsaved:
+                logger.error("a record can't be saved: %s", error)
+            self._unsaved.add(record.id)
+
+    def known(self, id: str) -> Record:
+        """The record; raises Refused (404) for an id there is none of."""
+        if id not in self.records:
+            raise Refused(404, Problem("no-such-job", "There is no such job.", "It may have expired; list the jobs."))
+        return self.records[id]
+
+    def shown(self, record: Record) -> Record:
+        """A copy that stays as it is, with the place in the queue."""
+        progress = {**record.progress, "trace": list(record.progress["trace"])}
+        position = None
+        if record.state == "queued":
+            waiting = [other.id for other in self.records.values() if other.state == "queued"]
+            position = waiting.index(record.id) + 1
+        return dataclasses.replace(record, progress=progress, queue_position=position)
+
+    def folder(self, id: str) -> Path:
+        """Where an order's files lie."""
+        return self.place / id
+
+    def log(self, record: Record) -> None:
+        """One line per change of state, with nothing of the patient in it."""
+        job, spent = record.order.job, (record.finished or time.time()) - (record.started or record.created)
+        logger.info(
+            "job=%s kind=%s victim=%s attack=%s client=%s state=%s seconds=%.1f problem=%s",
+            record.id,
+            record.order.kind,
+            Path(job.victim).name,
+            job.attack,
+            record.order.client.replace(" ", "-") or "-",
+            record.state,
+            spent,
+            record.problem.error if record.problem else "-",
+        )
