@@ -179,7 +179,7 @@ def test_undefined_numbers_are_null(server, client, tmp_path):
     numbers = [value for row in rows.values() for value in row.values()]
     assert all(value is None or math.isfinite(value) for value in numbers)
     assert rows["liver"]["hd95_mm"] is not None
-    assert "bone" not in rows or rows["bone"]["hd95_mm"] is None
+    assert rows["bone"]["hd95_mm"] is None and rows["bone"]["dice"] is None
 
 
 @pytest.mark.parametrize(
