@@ -1,6 +1,7 @@
 """What the job API answers: the state of a job as plain JSON, and the models that describe it on the API page."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -10,6 +11,7 @@ from perturbox.jobs import Problem, Record
 from perturbox.metrics import to_json
 
 PREFIX = "/perturbox"
+NO_DICOM = "DICOM can't be written yet: the perturbed scan comes as NRRD."
 
 
 class Refusal(BaseModel):
@@ -81,6 +83,7 @@ class Health(BaseModel):
     workers: int
     queued: int
     running: int
+    waiting_limit: int = Field(description="How many jobs may wait; more are refused with 429.")
     scheduler: str = Field(description='"embedded", or the address of an existing one.')
 
 
@@ -128,7 +131,7 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
         "finished": moment(record.finished),
         "image": order.name,
         "request": request,
-        "warnings": [without_paths(warning, record) for warning in record.warnings],
+        "warnings": [without_paths(warning, record) for warning in warnings(record)],
         "error": None if record.problem is None else explained(record.problem, record),
         "bytes": record.bytes,
         "links": links(record),
@@ -136,6 +139,14 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     plain = to_json(answer)
     assert isinstance(plain, dict)
     return plain
+
+
+def warnings(record: Record) -> list[str]:
+    """What the job warns of, and that DICOM does not come back as DICOM."""
+    read = Path(record.order.job.image).suffix
+    if record.state == "done" and record.order.kind != "segment" and read in (".folder", ".dcm"):
+        return [NO_DICOM, *record.warnings]
+    return record.warnings
 
 
 def links(record: Record) -> dict[str, str]:
