@@ -1,6 +1,7 @@
 """The job API against a real server, by plain HTTP: the whole life of a job, and every refusal on the way."""
 
 import hashlib
+import http.client as http_client
 import io as streams
 import json
 import subprocess
@@ -177,12 +178,12 @@ def test_volumes_come_as_raw_nrrd(http, attacked, tmp_path):
         *("%2e%2e/%2e%2e/jobs.sqlite", "/etc/passwd", "%2fetc%2fpasswd", ".", "%00"),
     ],
 )
-def test_no_name_leads_out_of_the_result_folder(server, http, attacked, name):
-    address = httpx.URL(f"{server.url}/perturbox/jobs/{attacked['id']}/files/").copy_with(
-        raw_path=f"/perturbox/jobs/{attacked['id']}/files/{name}".encode()
-    )
-    answer = http.get(address)
-    refused(answer, 404)
+def test_no_name_leads_out_of_the_result_folder(server, attacked, name):
+    connection = http_client.HTTPConnection(server.url.removeprefix("http://"))  # which sends a path as it is
+    connection.request("GET", f"/perturbox/jobs/{attacked['id']}/files/{name}", headers=server.headers)
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["error"]) == (404, "no-such-file")
+    connection.close()
 
 
 def test_the_result_is_the_command_lines_byte_for_byte(http, server, attacked, tmp_path):
@@ -345,6 +346,7 @@ def test_what_runs_is_not_deleted_nor_submitted_twice(http, climb):
     assert told["detail"] == "This job isn't finished."
 
 
+@pytest.mark.slow
 def test_waiting_jobs_know_their_place_and_a_full_queue_refuses(start_server, tmp_path):
     import tiny
 
@@ -444,7 +446,7 @@ def test_parts_that_are_odd_are_refused(http):
         ({"data": {"request": "{}"}, "files": [("image", ("a.nii", b"x")), ("image", ("b.nii", b"x"))]}, 422, "once"),
     ]
     for sent, status_code, said in cases:
-        assert said in refused(http.post("/perturbox/jobs", **sent), status_code)["detail"]
+        assert said in " ".join(refused(http.post("/perturbox/jobs", **sent), status_code).values())
 
 
 def test_nobody_gets_in_without_the_token(server):
