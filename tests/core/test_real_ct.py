@@ -1,6 +1,7 @@
 """The main promise on a real CT: what result.json says is what anyone finds in the saved files."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -119,7 +120,12 @@ def test_the_clean_prediction_is_as_good_as_the_model_card_says(attacked, data_d
     found = io.read_labels(
         attacked[10][0] / "clean_seg.nii.gz", io.read_volume(data_dir / "ct_abdomen" / "example_ct.nii.gz")
     )
-    for name, value, stated in (("liver", 1, 0.843), ("spleen", 2, 0.875)):
-        number = next(int(number) for number, text in names.items() if text == name)
-        a, b = found == value, truth == number
-        assert 2 * (a & b).sum() / (a.sum() + b.sum()) == pytest.approx(stated, abs=0.005), name
+    for name, value, stated, floor in (
+        ("liver", 1, 0.856, 0.85),
+        ("spleen", 2, 0.865, 0.80),
+        ("kidney", 3, 0.747, 0.70),
+    ):
+        numbers = [int(number) for number, text in names.items() if re.fullmatch(f"{name}(_left|_right)?", text)]
+        a, b = found == value, np.isin(truth, numbers)
+        dice = 2 * (a & b).sum() / (a.sum() + b.sum())
+        assert dice == pytest.approx(stated, abs=0.005) and dice >= floor, name

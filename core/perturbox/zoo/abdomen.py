@@ -9,6 +9,7 @@ from perturbox.zoo.canvas import Mask, Shape, curve
 from perturbox.zoo.materials import Material
 from perturbox.zoo.trunk import Trunk
 
+_COLON = (Material.COLON_WALL, Material.STOOL_FATTY, Material.STOOL_SOFT, Material.COLON_GAS)
 _KIDNEY = (Material.RENAL_CORTEX, Material.RENAL_MEDULLA, Material.RENAL_SINUS)
 
 
@@ -19,7 +20,8 @@ def paint_abdomen(trunk: Trunk) -> None:
     kidneys = trunk.canvas.is_any(*_KIDNEY)
     touching = trunk.canvas.rng.random() < 0.5
     clear = trunk.abdomen & ~np.asarray(kidneys if touching else binary_dilation(kidneys), bool)
-    _paint_liver(trunk, clear)
+    colon = trunk.canvas.is_any(*_COLON) & (trunk.canvas.rng.random() < 0.5)  # it dents the liver, or yields to it
+    _paint_liver(trunk, clear & ~colon)
     _paint_great_vessels(trunk)
     _paint_spleen(trunk, clear, left_kidney, touching)
 
@@ -60,12 +62,12 @@ def _paint_kidney(trunk: Trunk, side: int) -> np.ndarray | None:
     uniform = rng.uniform
     if rng.random() < 0.03:
         return None
-    level = uniform(-45, -8)
+    level = uniform(-50, -8)
     y = trunk.spine_y(level)
     drop = uniform(0, 20) if side > 0 else uniform(-14, 8)
-    centre = np.array([side * uniform(56, 74), y + uniform(-6, 14), level - drop])
+    centre = np.array([side * uniform(56, 84), y + uniform(-8, 14), level - drop])
     radii = np.array([uniform(25, 32), uniform(24, 32), uniform(46, 60)]) * uniform(0.88, 1.14)
-    tilt, spin = -side * uniform(0.1, 0.35), side * uniform(0.3, 0.8)
+    tilt, spin = -side * uniform(0.1, 0.45), side * uniform(0.3, 0.9)
     bean = partial(canvas.ellipsoid, tilt=tilt, spin=spin)
     room = trunk.abdomen & (canvas.y < y + 60)
     canvas.paint(bean(centre, radii + uniform(4, 20), rough=0.12), Material.FAT, within=room)
@@ -80,8 +82,8 @@ def _paint_kidney(trunk: Trunk, side: int) -> np.ndarray | None:
     pelvis = [uniform(5, 12), uniform(5, 11), uniform(16, 34)]
     sinus = bean(centre + np.array([-side * 4, 3, 0]), pelvis, rough=0.4, grain=2)
     canvas.paint(sinus, Material.RENAL_SINUS, over=parenchyma)
-    if rng.random() < 0.3:
-        cyst = canvas.ellipsoid(centre + rng.normal(0, 0.6, 3) * radii, np.full(3, uniform(6, 20)))
+    if rng.random() < 0.15:
+        cyst = canvas.ellipsoid(centre + rng.normal(0, 0.6, 3) * radii, np.full(3, uniform(5, 16)))
         canvas.paint(cyst, Material.CYST, within=trunk.abdomen)
     ureter = [
         centre + np.array([-side * 12, 6, -10]),
@@ -99,7 +101,7 @@ def _paint_liver(trunk: Trunk, clear: Mask) -> None:
     """Right lobe cut by a sloping visceral face and a hilar fissure, left lobe, caudate, vessels, gallbladder."""
     canvas, rng, dome = trunk.canvas, trunk.canvas.rng, trunk.dome
     uniform = rng.uniform
-    size, y_mid = uniform(0.85, 1.15), trunk.at(trunk.fascia_y, 0)
+    size, y_mid = uniform(0.8, 1.1), trunk.at(trunk.fascia_y, 0)
     centre = np.array([trunk.flank(30) * 0.55, y_mid + uniform(-12, 5), dome - uniform(60, 85)])
     radii = np.array([uniform(78, 98), uniform(85, 105), uniform(85, 115)]) * size
     right = canvas.ellipsoid(centre, radii, power=2.5, rough=0.07)

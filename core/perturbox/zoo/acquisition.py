@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from perturbox.zoo.materials import Material as M
 
 PHASES = ("native", "arterial", "portal", "delayed")
-_PHASE_WEIGHTS = (0.42, 0.14, 0.34, 0.10)
+_PHASE_WEIGHTS = (0.48, 0.12, 0.31, 0.09)
 GASES = (M.AIR, M.AIRWAY, M.LUNG, M.STOMACH_GAS, M.SMALL_BOWEL_GAS, M.COLON_GAS)
 
 
@@ -32,8 +32,8 @@ TISSUES = {
     M.LIVER: Tissue((40, 68), (15, 55, 40), (2, 9)),
     M.HEPATIC_VESSEL: Tissue((32, 48), (30, 120, 70)),
     M.SPLEEN: Tissue((32, 56), (60, 70, 45), (2, 8)),
-    M.RENAL_CORTEX: Tissue((10, 36), (140, 150, 110), (3, 14)),
-    M.RENAL_MEDULLA: Tissue((10, 36), (50, 140, 115), (3, 16)),
+    M.RENAL_CORTEX: Tissue((4, 36), (140, 150, 110), (3, 14)),
+    M.RENAL_MEDULLA: Tissue((4, 36), (50, 140, 115), (3, 16)),
     M.RENAL_SINUS: Tissue((-90, 15), texture=(5, 45)),
     M.CORTICAL_BONE: Tissue((280, 750), texture=(30, 160)),
     M.SPONGY_BONE: Tissue((20, 290), texture=(20, 110)),
@@ -63,7 +63,7 @@ TISSUES = {
     M.PANCREAS: Tissue((15, 48), (60, 50, 35), (5, 22)),
     M.ADRENAL: Tissue((5, 40), (30, 40, 30)),
     M.BILE: Tissue((-5, 22)),
-    M.CYST: Tissue((-5, 22)),
+    M.CYST: Tissue((-8, 14)),
     M.URINE: Tissue((-5, 16)),
     M.PELVIC_ORGAN: Tissue((25, 55), (20, 40, 40)),
     M.MEDIASTINAL_FAT: Tissue((-120, -80), texture=(4, 25)),

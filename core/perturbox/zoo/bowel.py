@@ -53,7 +53,7 @@ def _inside_peritoneum(trunk: Trunk, point: np.ndarray, radius: float) -> np.nda
 def _paint_colon(trunk: Trunk) -> None:
     uniform = trunk.canvas.rng.uniform
     spread, gas = uniform(0.78, 0.9), uniform(0.1, 0.6)
-    right, left = uniform(15, 29), uniform(13, 26)
+    right, left = uniform(16, 33), uniform(13, 27)
 
     def side(z: float) -> float:
         return trunk.flank(z) * spread
@@ -61,7 +61,7 @@ def _paint_colon(trunk: Trunk) -> None:
     def middle(z: float) -> float:
         return 0.5 * (trunk.rear(z) + trunk.front(z))
 
-    hepatic = [side(-40) * uniform(0.85, 1), middle(-40) + uniform(-10, 20), uniform(-60, -15)]
+    hepatic = [side(-40) * uniform(0.85, 1), middle(-40) + uniform(-10, 20), uniform(-65, -5)]
     splenic = [-side(20), middle(20) + uniform(-20, 10), uniform(-10, 45)]
     sag = uniform(-110, -25)
     turn = [-side(-150) * 0.95, middle(-150), -150]
@@ -109,7 +109,7 @@ def _paint_colon_part(trunk: Trunk, points: ArrayLike, calibre: float, gas: floa
     canvas.tube(path, radius, Material.COLON_WALL, within=trunk.abdomen)
     start = 0
     while start < count:
-        length = rng.integers(4, 14)
+        length = rng.integers(4, 22)
         part = slice(start, min(count, start + length + 1))
         lumen, centre, mode = radius[part], path[part], rng.random()
         if mode < gas:

@@ -42,7 +42,7 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("ct-organs", dims=3, channels=(8, 16, 32, 64, 144), window=(128, 112, 48)),
+        Model("ct-organs", dims=3, channels=(8, 16, 32, 64, 144), window=(128, 112, 64)),
         Model("ct-organs-2d", dims=2, channels=(16, 32, 64, 112, 176), window=(128, 112)),
     )
 }

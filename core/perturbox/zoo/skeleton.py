@@ -43,13 +43,13 @@ def paint_skeleton(trunk: Trunk) -> None:
     bones = Bones(canvas)
     width = trunk.width * canvas.rng.uniform(0.92, 1.06)
     crest = canvas.rng.uniform(-132, -112)
-    hip_y = trunk.spine_y(-190) + 50
+    hip_y = trunk.hip_y
     iliacus = canvas.rng.uniform(7, 11)
     for side in (1, -1):
         _add_ilium(trunk, bones, side, hip_y, crest, width, iliacus)
         _add_hip_and_femur(bones, side, hip_y, width)
     _add_sacrum(trunk, bones, width)
-    paint_gluteals(trunk, hip_y, crest, width)
+    paint_gluteals(trunk, crest, width)
     _add_ribs(trunk, bones)
     _add_sternum(trunk, bones)
     if canvas.rng.random() < 0.9:

@@ -9,7 +9,7 @@ patient, picks among them. AdamW (arXiv:1711.05101), cosine decay after a warm-u
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ class Recipe:
     crop: tuple[int, int, int] = (112, 96, 48)
     batch: int = 2
     slices: int | None = None
-    iterations: int = 1800
+    iterations: int = 2700
     learning_rate: float = 4e-3
 
 
@@ -72,6 +72,12 @@ class Trainer:
         self.network: ResUNet = model.build()
         self.ema: State = {key: value.clone() for key, value in self.network.state_dict().items()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), recipe.learning_rate, weight_decay=1e-3)
+
+    def begin_with(self, weights: State) -> None:
+        """Replace the random weights."""
+        weights = {key: value.to(self.ema[key].dtype) for key, value in weights.items()}
+        self.network.load_state_dict(weights)
+        self.ema = {key: value.clone() for key, value in weights.items()}
 
     def step(self, hu: Tensor, target: Tensor) -> float:
         """One update; returns the loss."""
@@ -153,14 +159,17 @@ def pick(model: Model, snapshots: list[State], patients: Patients, crop: tuple[i
 
 def train(
     model: Model, recipe: Recipe, out: Path, *, seed: int = 0, workers: int = 1, resume: bool = False,
-    cache: Path | None = None, checkpoint_every: int = 100, stop_at: int | None = None,
+    cache: Path | None = None, checkpoint_every: int = 100, stop_at: int | None = None, start: Path | None = None,
 ) -> Trainer:  # fmt: skip
     """Run the recipe to its end, leaving `checkpoint.pt` and EMA snapshots of the last third in `out`.
 
+    `start`: weights to begin with instead of random ones, e.g. of a run on an earlier generator.
     `stop_at` ends this sitting early, at an iteration; `resume` continues from the last checkpoint as if it never had.
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model, recipe, seed)
+    if start is not None:
+        trainer.begin_with(load_file(start))
     checkpoint = out / "checkpoint.pt"
     if resume and checkpoint.exists():
         trainer.load(checkpoint)
@@ -190,6 +199,8 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="ct-organs")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--iterations", type=int, help="default: the recipe's")
+    parser.add_argument("--rate", type=float, help="peak learning rate; default: the recipe's")
+    parser.add_argument("--start", type=Path, help="weights (safetensors) to begin with; default: random ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that make phantoms")
     parser.add_argument("--threads", type=int, default=2, help="threads of the network")
@@ -200,15 +211,20 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path, help="file to write; default: the shipped weights")
     parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
+    parser.add_argument("--stop-at", type=int, help="end this sitting early, at an iteration, leaving the checkpoint")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, recipe = MODELS[options.model], RECIPES[options.model]
-    if options.iterations:
-        recipe = Recipe(recipe.crop, recipe.batch, recipe.slices, options.iterations, recipe.learning_rate)
+    chosen = {"iterations": options.iterations, "learning_rate": options.rate}
+    recipe = replace(recipe, **{name: value for name, value in chosen.items() if value})
     cache = options.cache or options.out.parent / "anatomies"
     trainer = train(
-        model, recipe, options.out, seed=options.seed, workers=options.workers, resume=options.resume, cache=cache
-    )
+        model, recipe, options.out, seed=options.seed, workers=options.workers, resume=options.resume, cache=cache,
+        stop_at=options.stop_at, start=options.start,
+    )  # fmt: skip
+    if trainer.iteration < recipe.iterations:
+        print(f"stopped at iteration {trainer.iteration}; --resume goes on", flush=True)
+        return
     snapshots = [load_file(path) for path in sorted(options.out.glob("ema-*.safetensors"))]
     state, dice = pick(model, snapshots, Patients(cache), recipe.crop)
     path = options.weights or WEIGHTS / f"{model.name}.safetensors"

@@ -31,6 +31,8 @@ class Trunk:
     """Half axes and centre of the ellipse inside the subcutaneous fat."""
     back: Floats
     """y of the posterior fascia."""
+    behind: Floats
+    """Thickness of what lies between it and the posterior peritoneum."""
     wall: Floats
     """Thickness of the muscular wall."""
     spine: Floats
@@ -56,13 +58,18 @@ class Trunk:
         """y of the vertebral bodies' centre line."""
         return self.at(self.spine, z)
 
+    @property
+    def hip_y(self) -> float:
+        """y of the hip joints."""
+        return self.spine_y(-190) + 50
+
     def front(self, z: float) -> float:
         """y of the anterior peritoneum."""
         return self.at(self.fascia_y + self.fascia_depth - self.wall, z)
 
     def rear(self, z: float) -> float:
         """y of the posterior peritoneum beside the spine."""
-        return self.at(self.back, z) + 24
+        return self.at(self.back + np.maximum(self.behind, 24), z)
 
     def flank(self, z: float) -> float:
         """Half width of the peritoneal cavity."""
@@ -103,7 +110,7 @@ def make_trunk(canvas: Canvas) -> Trunk:
     front_fat = hips * (5 + 25 * obesity * uniform(0.3, 1.2))
     side_fat = hips * (4 + 22 * obesity * uniform(0.3, 1.2))
     back_fat = hips * (6 + 25 * obesity * uniform(0.4, 1.2))
-    power = uniform(2.2, 2.7)
+    power = uniform(2.2, 3.0)
     fascia_width, fascia_depth = half_width - side_fat, half_depth - (front_fat + back_fat) / 2
     fascia_y = (back_fat - front_fat) / 2
 
@@ -126,7 +133,7 @@ def make_trunk(canvas: Canvas) -> Trunk:
     canvas.map[inside & np.asarray(planes) & np.asarray(z < -150)] = Material.FAT
 
     back = (back_fat - half_depth).astype(np.float32)
-    lordosis = uniform(50, 60)
+    lordosis = uniform(50, 88)  # the vertebrae's distance from the back: strong backs have much muscle behind them
     spine = _profile(
         canvas,
         [-330, -300, -205, -180, -100, 0, 120, 220, 318],
@@ -138,7 +145,10 @@ def make_trunk(canvas: Canvas) -> Trunk:
 
     pelvic_width = _profile(canvas, [-330, -300, -260, -210, -170, -131, -130], [38, 44, 58, 78, 108, 170, 400])
     cavity = ellipse(np.minimum(fascia_width - wall, pelvic_width), fascia_depth - wall, fascia_y + 3) < 1
-    cavity &= (y > back + _profile(canvas, [-330, -210, -150, 60, 318], [30, 26, 24, 16, 16])) & (z > PELVIS_FLOOR)
+    rear = np.asarray([30, 26, 24, 16, 16], float)
+    rear[2:4] = np.maximum(rear[2:4], lordosis - uniform(30, 42))
+    behind = _profile(canvas, [-330, -210, -150, 60, 318], rear)
+    cavity &= (y > back + behind) & (z > PELVIS_FLOOR)
     canvas.map[cavity] = Material.FAT
 
     dome, diaphragm = _diaphragm(canvas)
@@ -149,8 +159,8 @@ def make_trunk(canvas: Canvas) -> Trunk:
     canvas.map[cavity & (z > diaphragm - 3)] = Material.OTHER_MUSCLE
     canvas.map[chest] = Material.MEDIASTINAL_FAT
     return Trunk(
-        canvas, width, obesity, half_width, half_depth, fascia_width, fascia_depth, fascia_y, back, wall, spine, power,
-        pelvic_width, taper, dome, body, inside, cavity, cavity & (z < diaphragm - 3), chest,
+        canvas, width, obesity, half_width, half_depth, fascia_width, fascia_depth, fascia_y, back, behind, wall, spine,
+        power, pelvic_width, taper, dome, body, inside, cavity, cavity & (z < diaphragm - 3), chest,
     )  # fmt: skip
 
 
