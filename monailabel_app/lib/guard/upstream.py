@@ -75,7 +75,8 @@ def _new_label(app: Any, values: dict[str, Any]) -> None:
 
 
 def _label(app: Any, values: dict[str, Any]) -> None:
-    store.check_label(app, values["label"], values["tag"])
+    id = values["label"] if "label" in values else values["image"]  # HEAD calls it so
+    store.check_label(app, id, values["tag"])
     _check_info(values)
 
 
