@@ -37,8 +37,8 @@ def lib(tmp_path_factory):
         found = {name: import_module(f"lib.{name}") for name in MODULES}
         found["finetune"] = import_module("lib.trainers.finetune")
     lib = SimpleNamespace(**found)
-    conf = {"home": str(tmp_path_factory.mktemp("home")), "victims": f"{TINY},{TRAINABLE}"}
-    lib.options = lib.options.Options.read(conf, {}, [])
+    lib.options_of = lambda **conf: found["options"].Options.read(conf, {}, [])
+    lib.options = lib.options_of(home=str(tmp_path_factory.mktemp("home")), victims=f"{TINY},{TRAINABLE}")
     lib.backend.victims = lib.victims.load(lib.options)
     yield lib
     lib.backend.victims = {}
@@ -436,3 +436,45 @@ def test_a_trained_victim_is_served_after_a_reload(busy, tmp_path):
     assert "trainable-robust-pgd" in client.info()["models"]
     file, told = client.infer("trainable-robust", "case_a", {})
     assert told["victim"] == "trainable-robust" and nib.load(file).shape == tiny.SHAPE
+
+
+# ---------------------------------------------------------------- which victims there are
+
+
+def served_from(lib, tmp_path, *sources: str) -> dict:
+    """The victims of Python files with these bodies; the last is put where fine-tuned ones are kept."""
+    specs = []
+    for number, source in enumerate(sources):
+        place = lib.victims.folder(tmp_path) if number == len(sources) - 1 else tmp_path
+        place.mkdir(exist_ok=True)
+        (place / f"v{number}.py").write_text(source, encoding="utf-8")
+        specs.append(f"{place / f'v{number}.py'}:victim")
+    return lib.victims.load(lib.options_of(home=str(tmp_path), victims=",".join(specs[:-1])))
+
+
+NAMED = f"""
+import dataclasses
+from perturbox.load import load_victim
+
+def victim(device):
+    return dataclasses.replace(load_victim({TINY!r}), name=NAME)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sources", "sentence"),
+    [
+        ((NAMED.replace("NAME", "'x'"), NAMED.replace("NAME", "'x'")), "name their victim 'x'; rename one"),
+        ((NAMED.replace("NAME", "'a b'"), ""), "is named 'a b'; rename it with letters, digits and dashes."),
+        (
+            (NAMED.replace("NAME", "'x'"), NAMED.replace("NAME", "'x-pgd'")),
+            "'x-pgd' is the name of a victim and of an attack's task; rename the victim.",
+        ),
+        ((NAMED.replace("NAME", "'x'"), "1 / 0"), "was fine-tuned here; mend or remove that file)."),
+    ],
+    ids=["twice", "spaces", "like-an-attack", "broken"],
+)
+def test_victims_that_cannot_be_told_apart_are_refused(lib, tmp_path, sources, sentence):
+    with pytest.raises(InputError) as refusal:
+        served_from(lib, tmp_path, *sources)
+    assert sentence in str(refusal.value)
