@@ -143,7 +143,7 @@ REQUESTS = [
     Bad("POST", "/scoring/robustness", 422, "can't set 'method'", {"json": {"method": "x"}}),
     Bad("POST", "/train/nobody", 404, "no model 'nobody'", {"json": {}}),
     Bad("POST", "/train/", 422, "can't set 'model'", {"json": {"x": {"model": "y"}}}),
-    Bad("POST", "/train/tiny?run_sync=true", 422, "isn't done inside", {"json": {}}),
+    Bad("POST", "/train/adversarial_finetuning?run_sync=true", 422, "isn't done inside", {"json": {}}),
     Bad("POST", "/activelearning/nobody", 404, "no strategy 'nobody'", {"json": {}}),
     Bad("POST", "/activelearning/random", 422, "can't set 'strategy'", {"json": {"strategy": "x"}}),
     Bad(

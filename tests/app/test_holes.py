@@ -345,6 +345,7 @@ def test_what_was_a_bare_500_says_what_is_wrong(server, what):
     refused(answer, 404, 415, 422)
 
 
+@pytest.mark.slow
 def test_a_server_anyone_could_reach_does_not_start_without_a_token(start_server, tmp_path):
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(tmp_path / "app"), "--studies"]
     command += [str(tmp_path / "studies"), "--port", "{port}"]
