@@ -16,12 +16,11 @@ from monailabel.config import settings
 from starlette.middleware import Middleware
 
 from lib import backend
-from lib.guard import asgi, errors, infer, logs, oidc, proxy, routes, session, store, upstream
+from lib.guard import asgi, errors, infer, login, logs, oidc, proxy, routes, session, store, upstream
 from lib.options import TOKEN
 
 __all__ = ["install", "logs"]
 
-LOGIN = ("/auth/", "/auth/token")
 DEFAULT_UPLOAD_LIMIT = 2 * 2**30
 
 
@@ -43,7 +42,7 @@ def install(
     session.sweep(instance.sessions())
     info = routes.Info(instance)
     instance.info = info  # MONAI Label asks for it again with each request
-    _replace_routes(app, instance, info, upload_limit, auth)
+    _replace_routes(app, instance, info, upload_limit, auth, token)
     for kind in errors.HANDLED:
         app.add_exception_handler(kind, errors.handle)
     app.user_middleware = gate(token, upload_limit, cors, auth)
@@ -55,9 +54,9 @@ def gate(token: str | None, upload_limit: int, cors: Sequence[str], auth: bool) 
     asked: list[Middleware] = []
     if auth:
         oidc.mend(os.environ.setdefault(TOKEN, secrets.token_urlsafe(32)))  # background processes inherit it
-        asked = [Middleware(asgi.OpenId, verify=oidc.verify, login=LOGIN)]
+        asked = [Middleware(asgi.OpenId, verify=oidc.verify, login=login.OPEN)]
     elif token:
-        asked = [Middleware(asgi.Bearer, token=token)]
+        asked = [Middleware(asgi.Bearer, token=token, login=login.OPEN)]
     return [
         Middleware(asgi.Watch),
         Middleware(asgi.Origins, listed=cors, local_only=not asked),
@@ -66,7 +65,9 @@ def gate(token: str | None, upload_limit: int, cors: Sequence[str], auth: bool) 
     ]
 
 
-def _replace_routes(app: FastAPI, instance: Any, info: routes.Info, upload_limit: int, auth: bool) -> None:
+def _replace_routes(
+    app: FastAPI, instance: Any, info: routes.Info, upload_limit: int, auth: bool, token: str | None
+) -> None:
     ours = APIRouter()
     for part in (
         routes.router(instance, info),
@@ -82,6 +83,8 @@ def _replace_routes(app: FastAPI, instance: Any, info: routes.Info, upload_limit
         if isinstance(route, APIRoute)
         for method in route.methods
     }
+    if token and not auth:
+        ours.include_router(login.router(token))
     for route in upstream.remove(app):  # the docs page and its icon
         ours.add_api_route(route.path, route.endpoint, include_in_schema=False)
     app.include_router(ours, prefix=settings.MONAI_LABEL_API_STR)

@@ -95,13 +95,13 @@ class Origins:
 
 
 class Bearer:
-    """Only who sends the token gets in, whatever the address and method."""
+    """Only who sends the token gets in, whatever the address and method; `login`'s paths are open, to log in."""
 
-    def __init__(self, app: ASGIApp, token: str):
-        self.app, self.token = app, token.encode()
+    def __init__(self, app: ASGIApp, token: str, login: Sequence[str] = ()):
+        self.app, self.token, self.login = app, token.encode(), frozenset(login)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or scope["path"] in self.login:
             await self.app(scope, receive, send)
             return
         sent = bearer_token(scope)
