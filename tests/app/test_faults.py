@@ -217,13 +217,9 @@ def test_a_full_disk_is_said_and_survived(start_server, tmp_path, small_disk):
     server = start_server(folder)
     http = server.http
     wait(http, submit(http, kind="segment", image="case_a")["id"])
-    with (small_disk / "filler").open("wb") as filler:
-        try:
-            while True:
-                filler.write(b"0" * 4096)
-                filler.flush()
-        except OSError:
-            pass
+    with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            filler.write(b"0" * 4096)
     answer = post(http, {"image": ("scan.nii.gz", scan_bytes())}, kind="segment")
     assert refused(answer, 503)["error"] == "disk-full"
     assert http.get("/info/").status_code == 200
