@@ -194,7 +194,7 @@ def load(seconds: float, clients: int, folder: Path) -> dict[str, Any]:
     (folder / "studies").mkdir(parents=True)
     for seed, name in enumerate(SCANS):
         tiny.write_scan(folder / "studies" / f"{name}.nii.gz", seed=seed)
-    server = start_server(folder, token="load")
+    server = start_server(folder, token="a-token-for-the-load")
     tally, begun = Tally(), time.monotonic()
     end = begun + seconds
     try:
