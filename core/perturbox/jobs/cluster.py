@@ -93,6 +93,11 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.comm.timeouts.connect": "10s",
             # A worker that takes long to come back, on a busy machine, is not given up.
             "distributed.deploy.lost-worker-timeout": "1 hour",
+            # What Dask remembers of past work, for dashboards that aren't here, grows for an hour.
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.log-length": 100,
+            "distributed.admin.low-level-log-length": 100,
+            "distributed.admin.system-monitor.log-length": 60,
             # Their HTTP servers can't be left out; they have nothing to tell.
             "distributed.scheduler.http.routes": [],
             "distributed.worker.http.routes": [],

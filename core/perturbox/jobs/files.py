@@ -1,9 +1,11 @@
-"""Where an order's files lie: its own copies of what it reads, and its result, in one folder per order."""
+"""Where an order's files lie: its own copies of what it reads, and its result, in one folder per order; and memory."""
 
+import ctypes
 import dataclasses
 import io as streams
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from perturbox import io
@@ -65,3 +67,9 @@ def unpack(content: bytes, folder: Path) -> None:
 def size(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, which glibc keeps in its many threads' arenas otherwise."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

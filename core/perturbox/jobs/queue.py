@@ -231,6 +231,7 @@ class Queue:
                     if time.monotonic() - expired > EXPIRE_SECONDS:
                         expired = time.monotonic()
                         self._shelf.expire(self.keep_days, self.keep_bytes)
+                        files.trim_memory()
             except Exception:
                 logger.exception("the queue stumbled and goes on")
                 time.sleep(1)

@@ -1,6 +1,5 @@
 """What runs in a worker process: one order at a time, told as it goes, dropped between two windows when asked to."""
 
-import ctypes
 import dataclasses
 import json
 import logging
@@ -12,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +233,7 @@ def _give_back() -> None:
     """Return freed memory to the system and the device, so that it doesn't grow from job to job."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    files.trim_memory()
 
 
 def _unpacked(order: Order, content: Mapping[str, tuple[str, bytes]], scratch: Path) -> Order:
