@@ -98,6 +98,8 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.admin.log-length": 100,
             "distributed.admin.low-level-log-length": 100,
             "distributed.admin.system-monitor.log-length": 60,
+            "distributed.diagnostics.computations.max-history": 10,
+            "distributed.diagnostics.erred-tasks.max-history": 10,
             # Their HTTP servers can't be left out; they have nothing to tell.
             "distributed.scheduler.http.routes": [],
             "distributed.worker.http.routes": [],
