@@ -6,7 +6,7 @@ prediction.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,17 @@ class Step:
     dice: dict[int, float | None]
     linf: float
     seconds: float
+
+    def describe(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """The entry of a trace: plain JSON, structures by name."""
+        return {
+            "step": self.step,
+            "restart": self.restart,
+            "loss": self.loss,
+            "score": self.score,
+            "dice": {names[value]: dice for value, dice in self.dice.items()},
+            "linf": self.linf,
+        }
 
 
 @dataclass(frozen=True, eq=False)

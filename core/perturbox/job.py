@@ -348,17 +348,7 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
         },
         **numbers,
         "margin": None,
-        "trace": [
-            {
-                "step": step.step,
-                "restart": step.restart,
-                "loss": step.loss,
-                "score": step.score,
-                "dice": {names[value]: dice for value, dice in step.dice.items()},
-                "linf": step.linf,
-            }
-            for step in outcome.trace
-        ],
+        "trace": [step.describe(names) for step in outcome.trace],
         "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
         "stopped_early": None
         if outcome.stopped is None

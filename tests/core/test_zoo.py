@@ -269,6 +269,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(patients: Path, tmp_path: Pat
     assert not torch.equal(whole.ema["head.weight"], other.ema["head.weight"])
 
 
+def test_a_run_may_begin_with_weights_of_another(patients: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    first = TINY.build().state_dict()
+    save_weights(TINY, first, tmp_path / "first.safetensors")
+    recipe = Recipe(crop=(16, 16, 16), batch=1, iterations=1, learning_rate=0.0)
+    options = {"seed": 3, "workers": 0, "cache": patients}
+    begun = train(TINY, recipe, tmp_path / "second", start=tmp_path / "first.safetensors", **options)
+    for key, value in first.items():  # no rate, no step: what it began with is what it has
+        assert torch.equal(begun.network.state_dict()[key], value.half().float()), key
+        assert torch.allclose(begun.ema[key], value.half().float(), rtol=1e-6), key
+
+
 # --- weights ---
 
 

@@ -142,15 +142,7 @@ class _Reporter:
 
         def step(step: Step) -> None:
             self.expect(step)
-            point = {
-                "step": step.step,
-                "restart": step.restart,
-                "loss": step.loss,
-                "score": step.score,
-                "dice": {names[value]: dice for value, dice in step.dice.items()},
-                "linf": step.linf,
-            }
-            self.send({"point": point, "steps": step.steps})
+            self.send({"point": step.describe(names), "steps": step.steps})
             self.check()
 
         return Listener(self.say, step, lambda: self.id in _asked)
