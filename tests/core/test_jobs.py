@@ -119,6 +119,15 @@ def test_cancelling_drops_it_at_the_next_window(queue, scan):
         queue.cancel(record.id)
 
 
+def test_cancelling_waits_for_no_prediction(queue, scan):
+    """A prediction takes eight seconds here, a window one."""
+    record = queue.submit(order(scan, "segment", victim=troubled("slower")))
+    until(lambda: queue.get(record.id).progress["phase"] == "Segmenting")
+    asked = time.monotonic()
+    queue.cancel(record.id)
+    assert queue.wait(record.id, SOON).state == "cancelled" and time.monotonic() - asked < 4
+
+
 def test_what_it_found_can_be_kept(queue, scan):
     record = queue.submit(order(scan, victim=troubled("slow"), steps=500))
     until(lambda: queue.get(record.id).progress.get("step", 0) >= 2)

@@ -28,6 +28,13 @@ def slow(device):
     return _with(_slow, device)
 
 
+def slower(device):
+    def _slower():
+        time.sleep(1.0)
+
+    return _with(_slower, device)
+
+
 def hung(device):
     def _hung():
         time.sleep(10_000)
