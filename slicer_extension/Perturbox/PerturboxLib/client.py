@@ -109,9 +109,9 @@ class Client:
         """A job and how it goes, without the first `since` entries of its trace."""
         return self._status("GET", _place(id), seconds=seconds, params={"since": since})
 
-    def cancel(self, id: str, keep: bool = True) -> dict:
+    def cancel(self, id: str, keep: bool = True, seconds: float = ANSWER_SECONDS) -> dict:
         """Ask a job to end; keep: after this step, with the best so far measured and saved."""
-        return self._status("POST", f"{_place(id)}/cancel", json={"keep": keep})
+        return self._status("POST", f"{_place(id)}/cancel", seconds=seconds, json={"keep": keep})
 
     def resubmit(self, id: str) -> dict:
         """The same again as a new job; its status."""
@@ -157,7 +157,9 @@ class Client:
     def _status(self, method: str, path: str, **options) -> dict:
         answer = self._json(method, path, **options)
         kinds = {"id": str, "kind": str, "state": str, "progress": dict}
-        if not all(isinstance(answer.get(key), kind) for key, kind in kinds.items()):
+        whole = all(isinstance(answer.get(key), kind) for key, kind in kinds.items())
+        progress = answer["progress"] if whole else {}
+        if not (isinstance(progress.get("trace"), list) and isinstance(progress.get("trace_next"), int)):
             raise trouble("odd-answer", f"{method} {path}: {str(answer)[:400]}", host=self.host)
         return answer
 
@@ -195,7 +197,7 @@ class Client:
                 self.address + path,
                 headers=headers,
                 auth=self._authorise,
-                timeout=(CONNECT_SECONDS, seconds),
+                timeout=(min(CONNECT_SECONDS, seconds), seconds),
                 allow_redirects=False,
                 stream=True,
                 **options,

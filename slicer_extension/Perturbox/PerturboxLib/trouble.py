@@ -6,8 +6,7 @@ sentences of its own is passed on as `Trouble(code, sentence, whatToDo, detail)`
 
 
 class Trouble(Exception):
-    """A failure with a short code for programs; detail: for "Show details"; reason: the server's own code, if any;
-    passing: whether waiting may help."""
+    """A failure with a short code for programs; detail: for "Show details"; reason: the server's own code, if any."""
 
     def __init__(self, code: str, sentence: str, whatToDo: str = "", detail: str = "", reason: str = ""):
         super().__init__(code, sentence, whatToDo, detail, reason)
@@ -16,13 +15,6 @@ class Trouble(Exception):
     def __str__(self) -> str:
         return f"{self.sentence} {self.whatToDo}".strip()
 
-    @property
-    def passing(self) -> bool:
-        return self.code in PASSING
-
-
-# Of a server that may be back in a moment.
-PASSING = frozenset({"no-server", "time-out", "lost", "truncated", "unavailable", "not-json"})
 
 WORDS: dict[str, tuple[str, str]] = {
     # Reaching the server
