@@ -249,16 +249,11 @@ class _Draft:
             self._keep("traceChart", charts.traceChart(table, lines, "Dice while attacking"))
 
     def _result(self, counts: list[Counts]) -> None:
-        for role, text in (
-            ("record", json.dumps(self.record, ensure_ascii=False, indent=1)),
-            ("report", self.bundle.report or ""),
-        ):
-            node = self._keep(role, slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", _TEXTS[role]))
-            node.SetText(text)
+        self._text("record", "result.json", json.dumps(self.record, ensure_ascii=False, indent=1))
+        self._text("report", "report.html", self.bundle.report or "")
         attack, budget = self.record["attack"], self.record["budget"]
-        limit = {"l0": f"{number(100 * budget['eps'])} %"}.get(
-            budget["norm"], f"{number(budget['eps'])} {self._unit()}"
-        )
+        share = budget["norm"] == "l0"
+        limit = f"{number(100 * budget['eps'])} %" if share else f"{number(budget['eps'])} {self._unit()}"
         name = f"{self.source.GetName()} – {attack.get('title') or attack['name']} {limit} – {time.strftime('%H:%M')}"
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
         self.node.SetHideFromEditors(False)
