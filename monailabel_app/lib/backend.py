@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-from monailabel.datastore.dicom import DICOMWebDatastore
 
 from lib import forms
+from lib.dicomweb import DicomServer
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
 from perturbox import recipes
@@ -271,7 +271,7 @@ def perturbed_id(order: Order, record: Record) -> str:
 
 
 def _keep_perturbed(order: Order, record: Record, file: Path, datastore) -> tuple[str | None, list[str]]:
-    if isinstance(datastore, DICOMWebDatastore):
+    if isinstance(datastore, DicomServer):
         return None, ["A DICOM store isn't given perturbed scans; get this one from the job's files."]
     id = perturbed_id(order, record)
     if datastore.get_image_uri(id):

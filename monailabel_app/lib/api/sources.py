@@ -7,6 +7,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 
 from lib.api.requests import Files, Submission
+from lib.dicomweb import DicomServer
 from lib.guard.names import check_session
 from perturbox.jobs import Problem, Refused
 
@@ -29,7 +30,9 @@ def locate(instance: Any, submission: Submission, local: Mapping[str, Path], sen
 
 
 def from_datastore(datastore: Any, id: str) -> Path:
-    """The file of a datastore's image; an id is looked up, never taken for a path."""
+    """The file of a datastore's image, the folder of a DICOM series; an id is looked up, never taken for a path."""
+    if isinstance(datastore, DicomServer):
+        return datastore.series(id)
     if id in datastore.list_images():
         path = Path(datastore.get_image_uri(id))
         if path.exists():

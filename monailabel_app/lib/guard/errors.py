@@ -42,6 +42,7 @@ KNOWN = {
     429: ("busy", "Wait until running work is done, then try again."),
     503: ("unavailable", "Try again in a moment; if it stays so, tell whoever runs this server."),
 }
+NEEDED = "the PACS or the identity provider"
 MALFORMED = 400  # what FastAPI calls a body that can't be parsed; one word for bad input is enough
 
 
@@ -87,8 +88,13 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         return 503, Problem("out-of-memory", "The server ran out of memory.", "Send a smaller scan, or try later.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 503, Problem("disk-full", "The server's disk is full.", "Delete old jobs or try again later.")
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return 503, _problem(
+            503, f"A server that this one needs, the PACS or the identity provider, answered {status}."
+        )
     if isinstance(error, requests.RequestException):
-        return 503, _problem(503, "A server that this one needs, the PACS or the identity provider, did not answer.")
+        return 503, _problem(503, f"A server that this one needs, {NEEDED}, did not answer.")
     number = uuid.uuid4().hex[:12]
     logger.error("unforeseen", exc_info=error, extra={"facts": {"number": number}})
     return 500, Problem("internal", f"The server made a mistake, number {number} in its log.", "Report it, please.")

@@ -4,6 +4,7 @@ They are `async def` in name only: none ever awaits, so each would hold up the w
 Here one step drives such a coroutine to its end in a thread.
 """
 
+import hashlib
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -66,6 +67,18 @@ def _image(app: Any, values: dict[str, Any]) -> None:
     _check_info(values)
 
 
+def _checked_image(app: Any, values: dict[str, Any]) -> None:
+    """MONAI Label's own compares the sum with one that is written otherwise, so that none ever fits."""
+    _image(app, values)
+    asked = values["check_sum"]
+    if asked:
+        kind, _, digest = asked.rpartition(":")
+        with open(app.datastore().get_image_uri(values["image"]), "rb") as file:
+            if hashlib.file_digest(file, (kind or "SHA256").lower()).hexdigest() != digest.lower():
+                raise missing("This image has another checksum.", "Download it again.")
+        values["check_sum"] = None
+
+
 def _new_label(app: Any, values: dict[str, Any]) -> None:
     store.check_image(app, values["image"])
     suffix = uploads.check_spooled(values["label"], uploads.LABELS)
@@ -121,6 +134,8 @@ def _run(kind: str, method: str, there: Callable[[Any], Iterable[str]]) -> Rule:
             raise bad("Training isn't done inside the server.", "Leave 'run_sync' out, and ask GET /train/.")
         params = parameters.check_object(values.get("params"), "params")
         parameters.check_request(params)
+        if method == "batch_infer":
+            store.check_tag_for(values["model"], params.get("label_tag"))
         for held in params.values():  # for all tasks at once, parameters come by task
             if isinstance(held, dict):
                 parameters.check_request(held)
@@ -135,7 +150,7 @@ def _run(kind: str, method: str, there: Callable[[Any], Iterable[str]]) -> Rule:
 RULES: dict[str, Rule] = {
     "datastore.api_add_image": _new_image,
     "datastore.api_remove_image": _goodbye_image,
-    "datastore.api_check_image": _image,
+    "datastore.api_check_image": _checked_image,
     "datastore.api_download_image": _image,
     "datastore.api_get_image_info": _image,
     "datastore.api_put_image_info": _image,
