@@ -8,7 +8,7 @@ import ipaddress
 import json
 import re
 import secrets
-import time
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from . import refusals
@@ -16,13 +16,20 @@ from .trouble import Trouble, trouble
 from .wire import Line, openSession
 
 API = "1"
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 20.0  # of silence
-SUBMIT_SECONDS = 300.0  # a large scan is checked and copied before the answer
-CONVERT_SECONDS = 300.0  # a large volume is converted before its first byte comes
 MOST_JSON = 64 * 2**20
 BLOCK = 2**20
 MONAI_LABEL = {"models", "labels", "strategies"}  # what GET /info/ of any MONAI Label server tells
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds of silence that are borne. submit: a large scan is checked and copied before the answer; convert: a large
+    volume is converted before its first byte comes."""
+
+    connect: float = 5.0
+    answer: float = 20.0
+    submit: float = 300.0
+    convert: float = 300.0
 
 
 class Client:
@@ -31,8 +38,9 @@ class Client:
     Raises Trouble "bad-address" or "token-wrong" for what can't be one.
     """
 
-    def __init__(self, address: str, token: str = ""):
+    def __init__(self, address: str, token: str = "", waits: Waits | None = None):
         self.address = normalised(address)
+        self.waits = waits or Waits()
         self.token = token.strip()
         if not (self.token.isascii() and self.token.isprintable()):
             raise trouble("token-wrong", "It holds characters that no token has.", host=self.host)
@@ -61,7 +69,7 @@ class Client:
 
     def twin(self) -> "Client":
         """The same server, for another thread."""
-        other = Client(self.address, self.token)
+        other = Client(self.address, self.token, self.waits)
         other.limits = self.limits
         return other
 
@@ -89,7 +97,8 @@ class Client:
             raise trouble("not-perturbox", f"GET /perturbox/schema: {str(offer)[:400]}", host=self.host)
         if offer["api"].partition(".")[0] != API:
             raise refusals.otherVersion(self.host, offer["api"], API)
-        self.limits = offer.get("limits") or {}
+        limits = offer.get("limits")
+        self.limits = limits if isinstance(limits, dict) else {}
         return offer
 
     def submit(self, request: dict, files: dict[str, tuple[str, bytes]] | None = None, progress=None) -> dict:
@@ -103,23 +112,23 @@ class Client:
         if most and len(body) > most:
             raise trouble("too-large", f"{len(body)} bytes", host=self.host, limit=f"{most / 2**20:.0f} MiB at most")
         headers = {"Content-Type": body.type}
-        return self._status("POST", "/perturbox/jobs", seconds=SUBMIT_SECONDS, data=body, headers=headers)
+        return self._status("POST", "/perturbox/jobs", seconds=self.waits.submit, data=body, headers=headers)
 
-    def status(self, id: str, since: int = 0, seconds: float = ANSWER_SECONDS) -> dict:
+    def status(self, id: str, since: int = 0, seconds: float | None = None) -> dict:
         """A job and how it goes, without the first `since` entries of its trace."""
         return self._status("GET", _place(id), seconds=seconds, params={"since": since})
 
-    def cancel(self, id: str, keep: bool = True, seconds: float = ANSWER_SECONDS) -> dict:
+    def cancel(self, id: str, keep: bool = True, seconds: float | None = None) -> dict:
         """Ask a job to end; keep: after this step, with the best so far measured and saved."""
         return self._status("POST", f"{_place(id)}/cancel", seconds=seconds, json={"keep": keep})
 
     def resubmit(self, id: str) -> dict:
         """The same again as a new job; its status."""
-        return self._status("POST", f"{_place(id)}/resubmit", seconds=SUBMIT_SECONDS)
+        return self._status("POST", f"{_place(id)}/resubmit", seconds=self.waits.submit)
 
     def delete(self, id: str) -> None:
         """Forget a job that is over, and its files."""
-        with self._ask("DELETE", _place(id), ANSWER_SECONDS):
+        with self._ask("DELETE", _place(id), self.waits.answer):
             pass
 
     def jobs(self) -> list[dict]:
@@ -142,7 +151,8 @@ class Client:
         """
         path = f"{_place(id)}/files/{quote(name, safe='/')}"
         query = {"format": "nrrd"} if asNrrd else {}
-        with self._ask("GET", path, CONVERT_SECONDS if asNrrd else ANSWER_SECONDS, params=query) as response:
+        seconds = self.waits.convert if asNrrd else self.waits.answer
+        with self._ask("GET", path, seconds, params=query) as response:
             told = re.search(r"[0-9a-f]{64}", response.headers.get("ETag", ""))
             content = self._read(response, progress=progress)
         known = {told[0]} if told else set()
@@ -170,7 +180,8 @@ class Client:
             raise trouble("odd-answer", f"GET {path}: {str(found)[:400]}", host=self.host)
         return found
 
-    def _json(self, method: str, path: str, seconds: float = ANSWER_SECONDS, **options) -> dict:
+    def _json(self, method: str, path: str, seconds: float | None = None, **options) -> dict:
+        seconds = seconds or self.waits.answer
         with self._ask(method, path, seconds, **options) as response:
             content = self._read(response, MOST_JSON, 3 * seconds)
         try:
@@ -197,7 +208,7 @@ class Client:
                 self.address + path,
                 headers=headers,
                 auth=self._authorise,
-                timeout=(min(CONNECT_SECONDS, seconds), seconds),
+                timeout=(min(self.waits.connect, seconds), seconds),
                 allow_redirects=False,
                 stream=True,
                 **options,
@@ -218,8 +229,9 @@ class Client:
         packed = response.headers.get("Content-Encoding", "identity") != "identity"
         said = "" if packed else response.headers.get("Content-Length", "")
         expected = int(said) if said.isdecimal() else None
-        blocks, came, begun = [], 0, time.monotonic()
-        with self._worded(f"body of {response.request.method} {response.request.path_url}", seconds, reading=True):
+        doing = f"body of {response.request.method} {response.request.path_url}"
+        blocks, came = [], 0
+        with self._worded(doing, seconds, reading=True), self._line.within(seconds):
             for block in response.iter_content(BLOCK):
                 blocks.append(block)
                 came += len(block)
@@ -227,8 +239,8 @@ class Client:
                     progress(came, expected)
                 if most is not None and came > most:
                     raise trouble("odd-answer", f"more than {most} bytes", host=self.host)
-                if seconds is not None and time.monotonic() - begun > seconds:
-                    raise trouble("time-out", host=self.host, seconds=f"{seconds:.0f}")
+            if self._line.isLate:  # cut, it may look like the end
+                raise TimeoutError("took too long")
             if expected is not None and came != expected:
                 raise trouble("truncated", f"{came} of {expected} bytes")
             return b"".join(blocks)

@@ -128,7 +128,7 @@ class Worded:
             return say("certificate")
         if among(theirs.ConnectTimeoutError, theirs.NewConnectionError):
             return say("no-server")
-        if among(TimeoutError, theirs.ReadTimeoutError):
+        if (self.reading and self.line.isLate) or among(TimeoutError, theirs.ReadTimeoutError):
             return say("time-out")
         if among(ours.ContentDecodingError, theirs.DecodeError):
             return say("damaged")

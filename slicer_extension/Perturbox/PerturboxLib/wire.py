@@ -24,7 +24,7 @@ class Line:
     def __init__(self):
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet = weakref.WeakSet()
-        self.isCut = False
+        self.isCut = self.isLate = False
 
     def add(self, link: socket.socket) -> None:
         """Have a socket cut with the others; raises ConnectionAbortedError where that has happened already."""
@@ -36,8 +36,31 @@ class Line:
 
     def cut(self) -> None:
         """End everything under way, and whatever would begin later."""
+        self.isCut = True
+        self._shut()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float | None):
+        """`with line.within(…):` ends what is under way inside when it takes longer; isLate tells so afterwards. None:
+        it may take as long as it wants."""
+        self.isLate = False
+        clock = threading.Timer(seconds or 0, self._tooLate)
+        clock.daemon, clock.name = True, "Perturbox clock"
+        if seconds is not None:
+            clock.start()
+        try:
+            yield
+        finally:
+            if seconds is not None:
+                clock.cancel()
+                clock.join()
+
+    def _tooLate(self) -> None:
+        self.isLate = True
+        self._shut()
+
+    def _shut(self) -> None:
         with self._lock:
-            self.isCut = True
             links = list(self._sockets)
         for link in links:
             with contextlib.suppress(OSError):  # closed already, or never connected
