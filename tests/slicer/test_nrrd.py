@@ -132,8 +132,11 @@ def made(content: bytes = VOXELS.tobytes(), **changes) -> bytes:
 
 @pytest.mark.parametrize(
     ("space", "signs"),
-    [("left-posterior-superior", (-1, -1, 1)), ("LPS", (-1, -1, 1)), ("Right-Anterior-Superior", (1, 1, 1))]
-    + [("RAS", (1, 1, 1)), ("left-anterior-superior", (-1, 1, 1)), ("LAS", (-1, 1, 1))],
+    [
+        *(("left-posterior-superior", (-1, -1, 1)), ("LPS", (-1, -1, 1))),
+        *(("Right-Anterior-Superior", (1, 1, 1)), ("RAS", (1, 1, 1))),
+        *(("left-anterior-superior", (-1, 1, 1)), ("LAS", (-1, 1, 1))),
+    ],
 )
 def test_every_space_becomes_ras(space, signs):
     image = nrrd.decode(made(space=space))
