@@ -5,6 +5,7 @@ import slicer
 from . import blindread, scene
 from .blink import Blink
 from .results import Result
+from .trouble import Trouble
 from .views import LABEL_STYLES, WINDOWS, Viewer
 
 MODES = {"compare": "compareButton", "difference": "differenceButton", "heat": "heatButton", "fourUp": "fourUpButton"}
@@ -145,7 +146,11 @@ class LookPanel:
             first = self._shown is None or self._shown[0] != what[0]
             self.ui.blinkButton.checked = False
             self._shown = what
-            self.viewer.show(self.module.result.node, parameters.mode)
+            try:
+                self.viewer.show(self.module.result.node, parameters.mode)
+            except Trouble as trouble:
+                self.module.show(trouble)
+                return
             self.ui.lookCollapsibleButton.collapsed = False
             self.ui.saveCollapsibleButton.collapsed = False
             if first:
