@@ -12,7 +12,8 @@ from vtk.util import numpy_support
 from .palette import CURSOR, LIMIT, lineStyle, onLight, readable, rgb, structureColour
 from .results import DICE_LIMIT, Result
 
-BARS = "#B8B8B8"
+BARS = "#D0D0D0"
+LEGEND_ROOM = 1.17  # of the chart's width, for the legend at its right
 TALLEST = 0.5  # height of the tallest bar, in Dice
 
 
@@ -158,7 +159,7 @@ def sliceSeries(result: Result, table, cursor) -> list:
 
 def sliceChart(result: Result, series: list, name: str):
     title = f"{result.plane} slice – lines: Dice after against before; bars: what differs. Click a point to jump."
-    return addChart(name, series, title, (1, max(result.slices, 2)))
+    return addChart(name, series, title, (1, max(result.slices, 2) * LEGEND_ROOM))
 
 
 def traceSeries(table, structures: list[str], names: list[str], limit: float = DICE_LIMIT) -> list:
@@ -169,13 +170,14 @@ def traceSeries(table, structures: list[str], names: list[str], limit: float = D
 
 def traceChart(table, series: list, name: str):
     looks = table.GetTable().GetColumnByName("Look")
-    return addChart(name, series, "look at the model (step)", (0, max(looks.GetRange()[1], 1)))
+    return addChart(name, series, "look at the model (step)", (0, max(looks.GetRange()[1], 1) * LEGEND_ROOM))
 
 
 def _line(table, x: str, structure: str, number: int):
     # Charts are white, so the colours are the darker ones.
     colour = onLight(structureColour(number))
-    return addSeries(table, x, structure, readable(structure), colour, lineStyle(number))
+    style = lineStyle(number)
+    return addSeries(table, x, structure, readable(structure), colour, style, 3.0 if style == "Dot" else 2.0)
 
 
 def tracedStructures(trace: list[dict]) -> list[str]:
@@ -256,7 +258,7 @@ class LiveTrace:
         table = traceTable(trace, structures, "Perturbox live", self.limit)
         if self.nodes:
             self.nodes[0].GetTable().DeepCopy(table.GetTable())
-            self.nodes[1].SetXAxisRange(0, max(table.GetTable().GetColumnByName("Look").GetRange()[1], 1))
+            self.nodes[1].SetXAxisRange(0, max(table.GetTable().GetColumnByName("Look").GetRange()[1], 1) * LEGEND_ROOM)
             self.nodes[0].Modified()
             slicer.mrmlScene.RemoveNode(table)
         else:

@@ -22,7 +22,7 @@ __all__ = ["Nodes", "addMargin", "addResult", "addResultNow", "addSegmentation",
 
 ATTRIBUTE, PREFIX = "Perturbox.Result", "Perturbox."
 FOLDER_ATTRIBUTE = "Perturbox.Folder"
-# In the order of the subject hierarchy. The colour tables are there only where Slicer has none of its own.
+# In the order of the subject hierarchy. Slicer ships the heatColours; there only where it doesn't.
 ROLES = (
     *("perturbed", "perturbation", "magnitude", "clean", "adversarial", "difference"),
     *("structures", "slices", "trace", "chart", "traceChart", "record", "report"),
@@ -175,7 +175,8 @@ class _Draft:
         yield from self._magnitude(change, heat)
         yield "the segmentation before"
         clean, adversarial = (np.asarray(self.bundle.images[name].array) for name in ("clean", "adversarial"))
-        self._keep("clean", segments.addSegmentation(self.source, clean, self.labels, "clean"))
+        before = self._keep("clean", segments.addSegmentation(self.source, clean, self.labels, "clean"))
+        segments.addBeforeLine(before)
         yield "the segmentation after"
         after = self._keep(
             "adversarial", segments.addSegmentation(self.source, adversarial, self.labels, "adversarial")
@@ -209,11 +210,10 @@ class _Draft:
     def _change(self, change: np.ndarray):
         """The signed perturbation, ± the limit; returns the colours of heat."""
         node = self._keep("perturbation", self._heatVolume(change, "perturbation"))
-        colours, own = volumes.colourTable("DivergingBlueRed", volumes.DIVERGING)
-        heat, ownHeat = volumes.colourTable("Inferno", volumes.INFERNO)
-        for role, made in (("signedColours", own), ("heatColours", ownHeat)):
-            if made is not None:
-                self._keep(role, made)
+        colours = self._keep("signedColours", volumes.signedColours(self._limit()))
+        heat, made = volumes.heatColours()
+        if made is not None:
+            self._keep("heatColours", made)
         volumes.showHeat(node, colours, -self._limit(), self._limit())
         return heat
 

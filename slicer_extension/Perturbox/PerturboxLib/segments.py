@@ -12,6 +12,8 @@ from .counts import numbered
 from .palette import ADDED, LOST, RELABELLED, readable, rgb, structureColour, terminology
 
 FILL, DIFFERENCE_FILL = 0.28, 0.6
+BEFORE_LINE = "Perturbox.BeforeLine"
+LINE_OPACITY, LINE_WIDTH = 0.9, 1
 
 
 def addSegmentation(source, array: np.ndarray, labels: dict[str, int], name: str):
@@ -69,6 +71,29 @@ def addDifference(source, clean: np.ndarray, adversarial: np.ndarray, labels: di
         slicer.mrmlScene.RemoveNode(node)
         raise
     return node
+
+
+def addBeforeLine(node) -> None:
+    """Give the segmentation before a second way to be shown: as a thin white outline over the one after. Hidden."""
+    shown = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationDisplayNode", "before-line")
+    shown.SetAttribute(BEFORE_LINE, "1")
+    shown.SetVisibility(False)
+    node.AddAndObserveDisplayNodeID(shown.GetID())
+    shown.SetVisibility2DFill(False)
+    shown.SetVisibility3D(False)
+    shown.SetOpacity2DOutline(LINE_OPACITY)
+    shown.SetSliceIntersectionThickness(LINE_WIDTH)
+    for segment in segmentIds(node):
+        shown.SetSegmentOverrideColor(segment, 1, 1, 1)
+
+
+def beforeLine(node):
+    """The display node that `addBeforeLine` made; None where there is none."""
+    for number in range(node.GetNumberOfDisplayNodes()):
+        shown = node.GetNthDisplayNode(number)
+        if shown is not None and shown.GetAttribute(BEFORE_LINE) == "1":
+            return shown
+    return None
 
 
 def structureOf(segmentId: str) -> str:

@@ -11,7 +11,7 @@ QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 WINDOW_MM, HEAT_FROM = 5.0, 0.5
 SLAB_VOXELS = 4_000_000
-# Slicer ships both tables; where it doesn't, these points of them are joined by straight lines.
+# Points of the colour tables, joined by straight lines.
 INFERNO = ["000004", "1B0C41", "4A0C6B", "781C6D", "A52C60", "CF4446", "ED6925", "FB9B06", "F7D13D", "FCFFA4"]
 DIVERGING = ["3B4CC0", "6788EE", "9ABBFF", "C9D7F0", "EDEDED", "F7CFBB", "F6A385", "E26952", "B40426"]
 
@@ -78,20 +78,30 @@ def showHeat(node, colours, low: float, high: float, above: float | None = None)
         shown.SetApplyThreshold(1)
 
 
-def colourTable(name: str, points: list[str]):
-    """Slicer's colour table of this name, and None; or a new one through `points`, twice."""
-    found = slicer.mrmlScene.GetFirstNodeByName(name)
+def heatColours():
+    """Slicer's colours Inferno, and None; or a new table like it, twice."""
+    found = slicer.mrmlScene.GetFirstNodeByName("Inferno")
     if found is not None and found.IsA("vtkMRMLColorNode"):
         return found, None
+    made = _colourTable("Inferno", INFERNO, np.zeros(256, bool))
+    return made, made
+
+
+def signedColours(limit: float):
+    """A new colour table from blue (-limit) to red (limit), clear where hardly anything changed."""
+    return _colourTable("perturbation signed", DIVERGING, np.abs(np.linspace(-limit, limit, 256)) < HEAT_FROM)
+
+
+def _colourTable(name: str, points: list[str], clear: np.ndarray):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
     stops = np.array([[int(point[at : at + 2], 16) / 255 for at in (0, 2, 4)] for point in points])
     share = np.linspace(0, len(points) - 1, 256)
     for entry in range(256):
-        red, green, blue = (np.interp(share[entry], np.arange(len(points)), stops[:, part]) for part in range(3))
-        node.SetColor(entry, f"{entry}", red, green, blue, 1.0)
-    return node, node
+        parts = [float(np.interp(share[entry], np.arange(len(points)), stops[:, part])) for part in range(3)]
+        node.SetColor(entry, f"{entry}", *parts, 0.0 if clear[entry] else 1.0)
+    return node
 
 
 def localRms(change: np.ndarray, spacing, window: float = WINDOW_MM) -> Iterator[np.ndarray | None]:
