@@ -79,7 +79,7 @@ def test_it_lists_what_else_there_is(client):
     info = client.info()
     assert info["name"] == "Perturbox" and info["labels"] == ["liver", "bone"]
     assert set(info["trainers"]) == {"adversarial_finetuning"} and set(info["scoring"]) == {"robustness"}
-    assert set(info["strategies"]) == {"most_fragile", "random"}
+    assert set(info["strategies"]) == {"most_fragile", "first", "random"}
     assert "not scored yet come before" in info["strategies"]["most_fragile"]["description"]
 
 
@@ -200,6 +200,22 @@ def test_a_setting_that_cannot_be_used_is_refused_in_a_sentence(server, task, se
     told, (wrong, _, remedy) = answer.json(), sentence.partition("; ")
     assert answer.status_code == 422 and told["detail"].rstrip(".") == wrong.rstrip(".")
     assert not remedy or told["what_to_do"].casefold() == remedy.casefold()
+
+
+def test_a_label_that_an_attack_left_says_so_and_is_never_final(server, client):
+    http, told = server.http, {"label": "case_b", "tag": "attacked"}
+    client.infer("tiny-pgd", "case_b", {"steps": "1", "save_label": True, "label_tag": "attacked"})
+    info = http.get("/datastore/label/info", params=told).json()
+    assert info["model"] == "tiny-pgd" and info["params"]["notice"] == ADVERSARIAL_NOTICE
+    assert "/" not in info["params"]["victim"]
+    http.delete("/datastore/label", params={"id": "case_b", "tag": "attacked"})
+    held = {"data": {"params": json.dumps({"steps": "1", "save_label": True, "label_tag": "final"})}}
+    for answer in (
+        http.post("/infer/tiny-pgd?image=case_b", **held),
+        http.post("/batch/infer/tiny-pgd?images=all", json={"label_tag": "final"}),
+    ):
+        assert answer.status_code == 422 and "no final label" in answer.json()["detail"]
+    assert http.get("/datastore/label", params={"label": "case_b", "tag": "final"}).status_code == 404
 
 
 @pytest.mark.slow
