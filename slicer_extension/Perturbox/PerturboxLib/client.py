@@ -239,7 +239,7 @@ class Client:
                     progress(came, expected)
                 if most is not None and came > most:
                     raise trouble("odd-answer", f"more than {most} bytes", host=self.host)
-            if self._line.isLate:  # cut, it may look like the end
+            if self._line.isLate or self._line.isCut:  # which may look like the end
                 raise TimeoutError("took too long")
             if expected is not None and came != expected:
                 raise trouble("truncated", f"{came} of {expected} bytes")
