@@ -172,6 +172,15 @@ def _remember_observers(scene) -> None:
     scene.AddObserver, scene.RemoveObserver = add_observer, remove_observer
 
 
+def _make_data_io(app, scene) -> None:
+    """What reading a scene's files asks for, above all where to unpack an .mrb."""
+    app._remote_io, app._data_io = slicer.vtkMRMLRemoteIOLogic(), slicer.vtkDataIOManagerLogic()
+    app._remote_io.GetCacheManager().SetRemoteCacheDirectory(app.temporaryPath)
+    app._data_io.SetMRMLApplicationLogic(app._logic)
+    app._data_io.SetAndObserveDataIOManager(app._remote_io.GetDataIOManager())
+    app._logic.SetMRMLSceneDataIO(scene, app._remote_io, app._data_io)
+
+
 def _make_scene(app) -> None:
     scene = slicer.mrmlScene = slicer.vtkMRMLScene()
     _remember_observers(scene)
@@ -185,6 +194,7 @@ def _make_scene(app) -> None:
     logic.GetColorLogic().AddDefaultColorNodes()
     slicer.modules = Modules(colors=CoreModule("Colors", logic.GetColorLogic()))
     logic.SetModuleLogic("Colors", logic.GetColorLogic())
+    _make_data_io(app, scene)
     vtk.vtkObject.GlobalWarningDisplayOff()  # terminologies are files of the application's, which the wheel lacks
     for name, cls in LOGICS.items():
         made = getattr(slicer, cls)()

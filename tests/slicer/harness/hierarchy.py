@@ -16,6 +16,7 @@ KNOWN = (
     "vtkMRMLPlotSeriesNode",
     "vtkMRMLTransformNode",
 )
+EARLY = 10.0  # as in the application: before the views ask the hierarchy what is visible
 _observations = Observations()
 
 
@@ -56,5 +57,6 @@ def follow(scene) -> None:
     node_of(scene)
     _observations.add(scene, slicer.vtkMRMLScene.NodeAddedEvent, _added)
     _observations.add(scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _leaving)
-    _observations.add(scene, slicer.vtkMRMLScene.EndImportEvent, _imported)
+    _observations.add(scene, slicer.vtkMRMLScene.EndImportEvent, _imported, EARLY)
+    _observations.add(scene, slicer.vtkMRMLScene.EndBatchProcessEvent, _imported, EARLY)
     _observations.add(scene, slicer.vtkMRMLScene.EndCloseEvent, lambda scene, event: node_of(scene))

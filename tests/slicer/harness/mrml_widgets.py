@@ -23,8 +23,8 @@ class Observations:
     def __init__(self):
         self._tags: list[tuple[Any, int]] = []
 
-    def add(self, obj, event, react) -> None:
-        self._tags.append((obj, obj.AddObserver(event, react)))
+    def add(self, obj, event, react, priority: float = 0.0) -> None:
+        self._tags.append((obj, obj.AddObserver(event, react, priority)))
 
     def clear(self) -> None:
         for obj, tag in self._tags:

@@ -1,13 +1,14 @@
-"""Plot views: the chart node drawn by VTK's charts, and clicks on its points."""
+"""Plot views: the chart node drawn by VTK's charts, and a mouse on its points."""
+
+import vtk
 
 import slicer
-import vtk
 
 from .mrml_widgets import Observations
 from .views import RenderView, ViewWidget
 from .widgets import Signal, published
 
-Series = slicer.vtkMRMLPlotSeriesNode
+Series, View = slicer.vtkMRMLPlotSeriesNode, slicer.vtkMRMLPlotViewNode
 LINES = {
     Series.LineStyleNone: vtk.vtkPen.NO_PEN,
     Series.LineStyleSolid: vtk.vtkPen.SOLID_LINE,
@@ -25,6 +26,13 @@ MARKERS = {
     Series.MarkerStyleDiamond: vtk.vtkPlotPoints.DIAMOND,
 }
 BARS = (Series.PlotTypeBar, Series.PlotTypeScatterBar)
+LEFT, MIDDLE, RIGHT, NO_BUTTON = 1, 2, 4, 0
+DRAGS = {
+    View.InteractionModePanView: vtk.vtkChart.PAN,
+    View.InteractionModeSelectPoints: vtk.vtkChart.SELECT,
+    View.InteractionModeFreehandSelectPoints: vtk.vtkChart.SELECT_POLYGON,
+    View.InteractionModeMovePoints: vtk.vtkChart.CLICK_AND_DRAG,
+}
 
 
 @published(slicer)
@@ -38,6 +46,8 @@ class qMRMLPlotView(RenderView):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self._node, self._chart, self._plots = None, vtk.vtkChartXY(), {}
+        self._chart.GetBackgroundBrush().SetColor(255, 253, 246, 255)
+        self._chart.AddObserver(vtk.vtkCommand.SelectionChangedEvent, lambda *_: self._emit_selection())
         self._observations = Observations().until_destroyed(self)
 
     def _fill_window(self) -> None:
@@ -45,8 +55,8 @@ class qMRMLPlotView(RenderView):
         self._view.SetRenderWindow(self._window)
         self._window.RemoveRenderer(self._renderer)
         self._renderer = self._view.GetRenderer()
+        self._view.SetInteractor(self._interactor)
         self._view.GetScene().AddItem(self._chart)
-        self._chart.GetBackgroundBrush().SetColor(255, 253, 246, 255)
 
     def chart(self):
         return self._chart
@@ -60,48 +70,45 @@ class qMRMLPlotView(RenderView):
         if node is not None:
             self._observations.add(node, vtk.vtkCommand.ModifiedEvent, lambda *_: self.scheduleRender())
 
-    def chart_node(self):
-        return self._node.GetPlotChartNode() if self._node is not None else None
-
     def array(self):
         self.renderWindow()
         self._resize()
-        self._draw()
+        self._follow_node()
         return super().array()
 
-    def _draw(self) -> None:
-        self._chart.ClearPlots()
-        self._plots.clear()
-        node = self.chart_node()
+    # -- from the nodes to the chart
+
+    def _follow_node(self) -> None:
+        node = self._node.GetPlotChartNode() if self._node is not None else None
+        count = node.GetNumberOfPlotSeriesNodes() if node is not None else 0
+        shown = {}
+        for series in (node.GetNthPlotSeriesNode(index) for index in range(count)):
+            if series is not None and self._can_show(series):
+                shown[series.GetID()] = self._update_plot(series, self._plots.get(series.GetID()))
+        for name in set(self._plots) - set(shown):
+            self._chart.RemovePlotInstance(self._plots[name])
+        self._plots = shown
         if node is None:
             return
-        for index in range(node.GetNumberOfPlotSeriesNodes()):
-            series = node.GetNthPlotSeriesNode(index)
-            if series is not None and series.GetTable() is not None:
-                self._add_plot(series)
+        self._set_buttons(node)
         self._chart.SetTitle(node.GetTitle() or "" if node.GetTitleVisibility() else "")
         self._chart.SetShowLegend(node.GetLegendVisibility())
         for axis, letter in ((vtk.vtkAxis.BOTTOM, "X"), (vtk.vtkAxis.LEFT, "Y")):
             self._set_axis(self._chart.GetAxis(axis), node, letter)
+        self._chart.RecalculateBounds()
 
-    def _set_axis(self, axis, node, letter: str) -> None:
-        visible = getattr(node, f"Get{letter}AxisTitleVisibility")()
-        axis.SetTitle(getattr(node, f"Get{letter}AxisTitle")() or "" if visible else "")
-        if getattr(node, f"Get{letter}AxisRangeAuto")():
-            axis.SetBehavior(vtk.vtkAxis.AUTO)
-        else:
-            axis.SetBehavior(vtk.vtkAxis.FIXED)
-            axis.SetRange(*getattr(node, f"Get{letter}AxisRange")())
+    def _can_show(self, series) -> bool:
+        table = series.GetTableNode().GetTable() if series.GetTableNode() is not None else None
+        names = [series.GetYColumnName()] + ([series.GetXColumnName()] if series.IsXColumnRequired() else [])
+        return table is not None and all(table.GetColumnByName(name or "") is not None for name in names)
 
-    def _add_plot(self, series) -> None:
-        table, names = series.GetTable(), (series.GetXColumnName(), series.GetYColumnName())
-        indexed = not series.IsXColumnRequired()
-        if table.GetColumnByName(names[1]) is None or (not indexed and table.GetColumnByName(names[0]) is None):
-            return
-        bars = series.GetPlotType() in BARS
-        plot = self._chart.AddPlot(vtk.vtkChart.BAR if bars else vtk.vtkChart.LINE)
+    def _update_plot(self, series, plot):
+        bars, indexed = series.GetPlotType() in BARS, not series.IsXColumnRequired()
+        if plot is None or plot.IsA("vtkPlotBar") != bars:
+            plot = self._chart.AddPlot(vtk.vtkChart.BAR if bars else vtk.vtkChart.LINE)
+        names = (series.GetXColumnName(), series.GetYColumnName())
         plot.SetUseIndexForXSeries(indexed)
-        plot.SetInputData(table, names[1] if indexed else names[0], names[1])
+        plot.SetInputData(series.GetTableNode().GetTable(), names[1] if indexed else names[0], names[1])
         plot.SetColorF(*series.GetColor())
         plot.SetWidth(series.GetLineWidth())
         plot.SetLabel(series.GetName() or names[1])
@@ -109,26 +116,73 @@ class qMRMLPlotView(RenderView):
             plot.GetPen().SetLineType(LINES[series.GetLineStyle()])
             plot.SetMarkerStyle(MARKERS[series.GetMarkerStyle()])
             plot.SetMarkerSize(series.GetMarkerSize())
-        self._plots[series.GetID()] = plot
+        return plot
 
-    def click_point(self, series, row: int) -> None:
-        """Click on the point of a table's row: selects it and says so."""
-        if self._node.GetInteractionMode() == slicer.vtkMRMLPlotViewNode.InteractionModeMovePoints:
-            raise RuntimeError("the plot view moves points in this mode, and selects none")
-        self.array()
-        if series.GetID() not in self._plots:
-            raise ValueError(f"the chart doesn't show {series.GetName()}")
-        selection = vtk.vtkIdTypeArray()
-        selection.InsertNextValue(row)
-        self._plots[series.GetID()].SetSelection(selection)
+    def _set_axis(self, axis, node, letter: str) -> None:
+        visible = getattr(node, f"Get{letter}AxisTitleVisibility")()
+        axis.SetTitle(getattr(node, f"Get{letter}AxisTitle")() or "" if visible else "")
+        axis.SetGridVisible(node.GetGridVisibility())
+        if getattr(node, f"Get{letter}AxisRangeAuto")():
+            axis.SetBehavior(vtk.vtkAxis.AUTO)
+        else:
+            axis.SetBehavior(vtk.vtkAxis.FIXED)
+            axis.SetRange(*getattr(node, f"Get{letter}AxisRange")())
+
+    def _set_buttons(self, node) -> None:
+        mode = self._node.GetInteractionMode()
+        moving = mode == View.InteractionModeMovePoints
+        self._chart.SetClickActionToButton(vtk.vtkChart.SELECT, NO_BUTTON if moving else LEFT)
+        self._chart.SetActionToButton(DRAGS[mode], LEFT)
+        self._chart.SetActionToButton(vtk.vtkChart.ZOOM_AXIS, RIGHT)
+        for axis in "XY":
+            allowed = all(getattr(n, f"GetEnablePointMoveAlong{axis}")() for n in (node, self._node))
+            getattr(self._chart, f"SetDragPointAlong{axis}")(allowed)
+
+    # -- from the chart to the signal
+
+    def _emit_selection(self) -> None:
         names, selections = vtk.vtkStringArray(), vtk.vtkCollection()
-        names.InsertNextValue(series.GetID())
-        selections.AddItem(selection)
+        for name, plot in self._plots.items():
+            selection = plot.GetSelection()
+            if selection is not None and selection.GetNumberOfValues() > 0:
+                names.InsertNextValue(name)
+                selections.AddItem(selection)
         self.dataSelected.emit(names, selections)
 
     def RemovePlotSelections(self) -> None:
-        for plot in self._plots.values():
-            plot.SetSelection(vtk.vtkIdTypeArray())
+        self._chart.RemovePlotSelections()
+
+    def fitToContent(self) -> None:
+        self._chart.RecalculateBounds()
+
+    # -- a mouse
+
+    def position_of(self, series, row: int) -> tuple[int, int]:
+        """The pixel of a series' point, from the lower left corner."""
+        self.array()
+        table = series.GetTableNode().GetTable()
+        x_name = series.GetXColumnName()
+        x = table.GetValueByName(row, x_name).ToDouble() if series.IsXColumnRequired() else row
+        y = table.GetValueByName(row, series.GetYColumnName()).ToDouble()
+        place = []
+        for axis, value, part in ((vtk.vtkAxis.BOTTOM, x, 0), (vtk.vtkAxis.LEFT, y, 1)):
+            axis = self._chart.GetAxis(axis)
+            low, high = axis.GetPoint1()[part], axis.GetPoint2()[part]
+            place.append(low + (value - axis.GetMinimum()) / (axis.GetMaximum() - axis.GetMinimum()) * (high - low))
+        return tuple(int(round(part)) for part in place)
+
+    def click_point(self, series, row: int) -> None:
+        """Click with the left mouse button on the point of a table's row."""
+        self.drag(self.position_of(series, row), self.position_of(series, row))
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Press the left mouse button at one pixel, release it at another."""
+        self.array()
+        for event, place in (("MouseMove", start), ("LeftButtonPress", start), ("MouseMove", end), ("LeftButtonRelease", end)):
+            if event == "MouseMove" and place == end == start:
+                continue
+            self._interactor.SetEventInformation(*place)
+            self._interactor.InvokeEvent(event + "Event")
 
 
 @published(slicer)
@@ -145,3 +199,5 @@ class qMRMLPlotWidget(ViewWidget):
 
     def plotController(self):
         return self._bar
+
+
