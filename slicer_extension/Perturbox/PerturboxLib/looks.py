@@ -29,6 +29,8 @@ class Looks:
         self.phase: str | None = None
         """ "before" or "after" while the view blinks, else None."""
         self.blinking = ""
+        self.blind: bool | None = None
+        """While a blind read runs: whether the altered scan is the left one."""
         self._restore: list[tuple[object, bool, list[str]]] = []
 
     # ------------------------------------------------------------ on and off
@@ -48,7 +50,7 @@ class Looks:
 
     def hide(self) -> None:
         """Turn everything off again and take away what was added."""
-        self.phase, self.blinking = None, ""
+        self.phase, self.blinking, self.blind = None, "", None
         for corner in self.corners.values():
             corner.remove()
         self.corners = {}
@@ -103,6 +105,16 @@ class Looks:
             self._showLegend(None)
         self._labels()
 
+    def setBlind(self, left: bool | None) -> None:
+        """Both scans without labels and names, the altered one at the left or the right; None ends it."""
+        if self.nodes is None or self.mode != "compare" or (left is None and self.blind is None):
+            return
+        self.blind = left
+        sides = (self.nodes.original, self.nodes.perturbed)
+        for name, volume in zip((BEFORE_VIEW, AFTER_VIEW), sides[::-1] if left else sides, strict=True):
+            self.composites[name].SetBackgroundVolumeID(volume.GetID())
+        self._labels()
+
     # ------------------------------------------------------------ labels
 
     def _labels(self) -> None:
@@ -132,12 +144,16 @@ class Looks:
             self._isolate(self.nodes.difference, shown, segments.structureOf)
 
     def _beforeViews(self) -> list[str]:
+        if self.blind is not None:
+            return []
         views = [self.viewIds[name] for name in self.viewIds if name == BEFORE_VIEW]
         if self.phase == "before" and self.mode != "difference":
             views.append(self.viewIds[self.blinking])
         return views
 
     def _afterViews(self) -> list[str]:
+        if self.blind is not None:
+            return []
         names = [name for name in self.viewIds if name == AFTER_VIEW or name in layouts.STANDARD_VIEWS]
         views = [self.viewIds[name] for name in names if not (self.phase == "before" and name == self.blinking)]
         return views + (self._threeD("1") if self.mode == "fourUp" else [])
@@ -148,7 +164,7 @@ class Looks:
 
     def _lineViews(self) -> list[str]:
         """Where the white line of before is drawn: over the segmentation after, and over what differs."""
-        if self.phase or (self.style != "outline" and self.mode != "difference"):
+        if self.phase or self.blind is not None or (self.style != "outline" and self.mode != "difference"):
             return []
         names = [name for name in self.viewIds if name != BEFORE_VIEW]
         return [self.viewIds[name] for name in names]
@@ -237,6 +253,8 @@ class Looks:
             corner.set([self._title(name), *place, *([differs] if main else []), *self._notes(name)])
 
     def _title(self, name: str) -> str:
+        if self.blind is not None:
+            return f"{'LEFT' if name == BEFORE_VIEW else 'RIGHT'} – one of the two is SYNTHETIC"
         blinking = name == self.blinking
         if (blinking and self.phase == "before") or name == BEFORE_VIEW:
             return "BEFORE – original scan, clean result"

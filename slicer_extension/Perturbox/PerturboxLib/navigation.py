@@ -33,7 +33,8 @@ class Navigation:
 
 def caption(result: Result, index: int) -> str:
     """What happens on a slice, in words: "Axial 41 of 112: 35 ml differ. Spleen 12 ml lost, liver 3.1 ml added."."""
-    start = f"{result.plane.capitalize()} {index + 1} of {result.slices}: {result.ml(float(result.differing()[index]))} differ."
+    differs = result.ml(float(result.differing()[index]))
+    start = f"{result.plane.capitalize()} {index + 1} of {result.slices}: {differs} differ."
     along, said = result.along, []
     for column, name in enumerate(result.names):
         for counts, what in ((along.lost, "lost"), (along.gained, "added")):

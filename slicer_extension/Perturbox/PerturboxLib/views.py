@@ -310,6 +310,11 @@ class Viewer:
         self.looks.setPhase(view, phase)
         self._annotate()
 
+    def setBlind(self, left: bool | None) -> None:
+        """Compare without labels and names, the altered scan left or right; None ends it."""
+        self.looks.setBlind(left)
+        self._annotate()
+
     def pictures(self) -> dict[str, object]:
         """What the slice views show now, by their names, as vtkImageData (RGB)."""
         found = {}
