@@ -122,6 +122,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(mrml, mrml.EndImportEvent, self.onSceneEnd)
         self.addObserver(mrml, mrml.NodeAboutToBeRemovedEvent, self.onNodeRemoved)
         self.initializeParameterNode()
+        if self.parent.isEntered:  # the module was reloaded while it was shown
+            self.enter()
 
     def enter(self) -> None:
         """The module is shown: take the keys, and the views back to the result that was looked at."""
@@ -185,7 +187,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.show(self.session.trouble)
         elif self.session.note:
             self.note(self.session.note)
-        elif self.session.busy:
+        elif self.session.busy or self.session.state == session.CONNECTING:
             self.ui.troubleFrame.visible = False
         self.update()
 

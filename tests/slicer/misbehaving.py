@@ -3,6 +3,7 @@
 Moments: connect (the schema), submit, poll (the job's status), files (their list), download (any file), cancel, info.
 """
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -125,8 +126,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_cancel(self, parts, body):
         job = self.server.owner.job
+        if not job.wishes:
+            job.states, job.looks = ["cancelling", "cancelled"], 0
         job.wishes.append(json.loads(body)["keep"])
-        job.states, job.looks = ["cancelling", "cancelled"], 0
         self.json(job.status(), 202)
 
     def on_files(self, parts, body):
@@ -176,6 +178,14 @@ class Quiet(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 50
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.links: list[socket.socket] = []
+
+    def process_request(self, request, client_address) -> None:
+        self.links.append(request)
+        super().process_request(request, client_address)
+
     def handle_error(self, request, client_address) -> None:
         pass  # clients that leave are what is tested
 
@@ -183,6 +193,8 @@ class Quiet(ThreadingHTTPServer):
 class Misbehaving:
     """`with Misbehaving(…) as server:`; faults: {moment: what is done instead of the answer}; calls, bodies: what was
     asked, as (moment, method, path, headers) and (moment, body)."""
+
+    handler = Handler
 
     def __init__(self, job: Job | None = None, faults: dict[str, Callable] | None = None, token: str = ""):
         self.job, self.faults, self.token = job or Job(), dict(faults or {}), token
@@ -193,7 +205,7 @@ class Misbehaving:
 
     def start(self) -> "Misbehaving":
         """Listen, at the same port as before if it was stopped."""
-        self.http = Quiet(("127.0.0.1", self.port), Handler)
+        self.http = Quiet(("127.0.0.1", self.port), self.handler)
         self.port, self.http.owner = self.http.server_port, self
         self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -203,6 +215,9 @@ class Misbehaving:
         self.http.shutdown()
         self.http.server_close()
         self._thread.join()
+        for link in self.http.links:
+            with contextlib.suppress(OSError):  # closed already
+                link.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:

@@ -249,6 +249,7 @@ class AttackPanel:
         self.ui.liveLabel.visible = busy
         if not busy:
             self._drawn = 0
+            self.live.clear()
             return
         steps, step = (job["progress"]["steps"], job["progress"]["step"]) if job else (None, None)
         self.ui.progressBar.maximum = steps or 0
