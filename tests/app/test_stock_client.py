@@ -61,6 +61,7 @@ def test_the_form_follows_the_recipes_signature_and_monai_labels_rules(client):
         "steps": "20",
         "target": ["all", "liver", "bone"],
         "goal": ["change", "vanish", "grow", "become=liver", "become=bone"],
+        "reference": ["prediction", "final"],
         "norm": ["linf", "l2"],
         "loss": ["dice-ce", "dice", "ce", "margin"],
         "alpha": "",
@@ -187,11 +188,13 @@ def test_undefined_numbers_are_null(server, client, tmp_path):
     [
         ("tiny-pgd", {"epss": 3}, "tiny-pgd has no setting 'epss'; did you mean 'eps'?"),
         ("tiny-pgd", {"eps": "nan"}, "'eps' needs a number, not 'nan'."),
-        ("tiny-pgd", {"goal": "vanish"}, "The goal 'vanish' needs --target with the structure it is about."),
+        ("tiny-pgd", {"goal": "vanish"}, "The goal 'vanish' needs 'target' with the structure it is about."),
         ("tiny-pgd", {"eps": "large"}, "'eps' needs a number, not 'large'."),
         ("tiny-pgd", {"steps": "2.5"}, "'steps' needs a whole number, not '2.5'."),
         ("tiny-pgd", {"restarts": "0"}, "The setting 'restarts' must be between 1 and 1000, not 0."),
         ("tiny-fgsm", {"norm": "l2"}, "fgsm works with norm linf, not 'l2'."),
+        ("tiny-pgd", {"reference": "first"}, "'reference' must be prediction or final, not 'first'."),
+        ("tiny-pgd", {"force": "yes"}, "'force' must be true or false, not 'yes'."),
         ("tiny-pgd", {"target": "lung"}, "This victim has no structure 'lung'; it knows liver, bone."),
     ],
 )

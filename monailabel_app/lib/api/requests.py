@@ -88,6 +88,8 @@ class Files:
     name: str
     label: Path | None = None
     roi: Path | None = None
+    label_map: str | None = None
+    """How to read the label, where it came with names of its own."""
 
 
 def parse(document: bytes | str) -> Submission:
@@ -208,5 +210,6 @@ def order(submission: Submission, job: Job, files: Files) -> Order:
         image=str(files.image),
         label=None if files.label is None else str(files.label),
         roi=None if files.roi is None else str(files.roi),
+        label_map=job.label_map or files.label_map,
     )
     return Order(submission.kind, job, max_eps=submission.max_eps, name=files.name, client="job API")

@@ -24,6 +24,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.exceptions import HTTPException
 
+from lib.words import for_clients
 from perturbox.jobs import Problem, Refused
 from perturbox.types import InputError
 
@@ -78,7 +79,7 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         detail = error.detail if isinstance(error.detail, str) else "The request can't be served."
         return status, _problem(status, detail)
     if isinstance(error, InputError):
-        wrong, _, to_do = str(error).partition("; ")
+        wrong, _, to_do = for_clients(str(error)).partition("; ")
         return 422, Problem("bad-input", _ended(wrong), _sentence(to_do) or KNOWN[422][1])
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return 404, _problem(404, _sentence(error.msg))  # type: ignore[attr-defined]

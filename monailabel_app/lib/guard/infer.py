@@ -92,7 +92,7 @@ def router(app: Any, queue: Queue) -> APIRouter:
             uploads.suffix_of(label.filename, uploads.LABELS)  # scribbles: nothing here uses them
         with tempfile.TemporaryDirectory(prefix="perturbox-infer-") as scratch:
             source = await anyio.to_thread.run_sync(_source, app, Path(scratch), image, session_id, file)
-            order = await anyio.to_thread.run_sync(_order, model, asked, source)
+            order = await anyio.to_thread.run_sync(_order, app, model, asked, source)
             record = await anyio.to_thread.run_sync(queue.submit, order)
         record = await _finish(queue, record, request)
         found, told = await anyio.to_thread.run_sync(_answer, app, queue, order, record, model, asked, source)
@@ -116,8 +116,9 @@ def _source(app: Any, scratch: Path, image: str, session_id: str, file: UploadFi
     return Source(store.scan_of(app.datastore(), image), image, True)
 
 
-def _order(model: str, asked: Mapping[str, Any], source: Source) -> Order:
-    return backend.order_for(model, dict(asked), source.path, source.name)
+def _order(app: Any, model: str, asked: Mapping[str, Any], source: Source) -> Order:
+    datastore = app.datastore() if source.in_datastore else None
+    return backend.order_for(model, dict(asked), source.path, source.name, datastore=datastore)
 
 
 async def _finish(queue: Queue, record: Record, request: Request) -> Record:
