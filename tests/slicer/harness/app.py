@@ -9,7 +9,7 @@ import slicer
 import vtk
 from PySide6 import QtCore
 
-from . import dialogs, hierarchy, loader, parameters, scripted, settings
+from . import dialogs, hierarchy, loader, parameters, scripted, segments, settings  # noqa: F401 (segments publishes)
 from .files import CoreIOManager
 from .pythonqt import qt
 from .widgets import Signal, ctk, published

@@ -56,6 +56,23 @@ class qMRMLWidget(qt.QWidget):
 
 
 @published(slicer)
+class qMRMLSortFilterProxyModel(qt.QObject):
+    """What a node combo box leaves out beside its own filters."""
+
+    _changed = Signal()
+
+    def _filter(name):
+        def change(self, ids):
+            setattr(self, "_" + name, list(ids))
+            self._changed.emit()
+
+        return Property("QStringList", lambda self: getattr(self, "_" + name, []), change)
+
+    hiddenNodeIDs = _filter("hidden_ids")
+    visibleNodeIDs = _filter("visible_ids")
+
+
+@published(slicer)
 class qMRMLNodeComboBox(qt.QWidget):
     """Shows the scene's nodes of some types; follows nodes that come, go, are renamed or change attributes."""
 
@@ -92,6 +109,8 @@ class qMRMLNodeComboBox(qt.QWidget):
         self._attributes: dict[str, dict[str, str | None]] = {}
         self._scene_observations = Observations().until_destroyed(self)
         self._node_observations = Observations().until_destroyed(self)
+        self._proxy = qMRMLSortFilterProxyModel(self)
+        self._proxy._changed.connect(self._fill)
         self._box.currentIndexChanged.connect(self._chosen)
         self._box.activated.connect(lambda index: self.nodeActivated.emit(self.currentNode()))
         self._box.setEnabled(False)
@@ -151,7 +170,11 @@ class qMRMLNodeComboBox(qt.QWidget):
         return node.GetClassName() in self.nodeTypes
 
     def _shows(self, node) -> bool:
-        if not self._of_type(node) or (node.GetHideFromEditors() and not self.showHidden):
+        if not self._of_type(node) or node.GetID() in self._proxy.hiddenNodeIDs:
+            return False
+        if node.GetID() in self._proxy.visibleNodeIDs:
+            return True
+        if node.GetHideFromEditors() and not self.showHidden:
             return False
         wanted = [pair for name, pairs in self._attributes.items() if node.IsA(name) for pair in pairs.items()]
         return all(
@@ -244,6 +267,9 @@ class qMRMLNodeComboBox(qt.QWidget):
 
     # -- filters
 
+    def sortFilterProxyModel(self):
+        return self._proxy
+
     def addAttribute(self, type_name: str, name: str, value: Any = None) -> None:
         self._attributes.setdefault(type_name, {})[name] = None if value is None else str(value)
         self._fill()
@@ -251,71 +277,3 @@ class qMRMLNodeComboBox(qt.QWidget):
     def removeAttribute(self, type_name: str, name: str) -> None:
         self._attributes.get(type_name, {}).pop(name, None)
         self._fill()
-
-
-@published(slicer)
-class qMRMLSegmentSelectorWidget(qt.QWidget):
-    """A segmentation and one of its segments."""
-
-    currentNodeChanged = Signal(object)
-    currentSegmentChanged = Signal(str)
-    SIGNALS = node_signals("currentNodeChanged")
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._combo, self._segments = qMRMLNodeComboBox(), qt.QComboBox()
-        self._combo.nodeTypes, self._combo.noneEnabled = ["vtkMRMLSegmentationNode"], True
-        column = QtWidgets.QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self._combo)
-        column.addWidget(self._segments)
-        self._observations, self._ids = Observations().until_destroyed(self), []
-        self._combo.currentNodeChanged.connect(self._node_chosen)
-        self._segments.currentIndexChanged.connect(
-            lambda index: self.currentSegmentChanged.emit(self.currentSegmentID())
-        )
-
-    def _node_chosen(self, node) -> None:
-        self._observations.clear()
-        if node is not None:
-            for event in (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved):
-                self._observations.add(node.GetSegmentation(), event, lambda *_: self._fill())
-        self._fill()
-        self.currentNodeChanged.emit(node)
-
-    def _fill(self) -> None:
-        segmentation = self.currentNode().GetSegmentation() if self.currentNode() else None
-        before = self.currentSegmentID()
-        self._ids = list(segmentation.GetSegmentIDs()) if segmentation else []
-        self._segments.blockSignals(True)
-        self._segments.clear()
-        self._segments.addItems([segmentation.GetSegment(name).GetName() for name in self._ids])
-        self._segments.setCurrentIndex(self._ids.index(before) if before in self._ids else min(0, len(self._ids) - 1))
-        self._segments.blockSignals(False)
-        if self.currentSegmentID() != before:
-            self.currentSegmentChanged.emit(self.currentSegmentID())
-
-    def setMRMLScene(self, scene) -> None:
-        self._combo.setMRMLScene(scene)
-
-    def currentNode(self):
-        return self._combo.currentNode()
-
-    def setCurrentNode(self, node) -> None:
-        self._combo.setCurrentNode(node)
-
-    def currentNodeID(self) -> str:
-        return self._combo.currentNodeID
-
-    def currentSegmentID(self) -> str:
-        index = self._segments.currentIndex
-        return self._ids[index] if 0 <= index < len(self._ids) else ""
-
-    def setCurrentSegmentID(self, segment_id: str) -> None:
-        self._segments.setCurrentIndex(self._ids.index(segment_id) if segment_id in self._ids else -1)
-
-    noneEnabled = Property(
-        bool,
-        lambda self: self._combo.noneEnabled,
-        lambda self, value: setattr(self._combo, "noneEnabled", value),
-    )

@@ -1,8 +1,7 @@
 """Plot views: the chart node drawn by VTK's charts, and a mouse on its points."""
 
-import vtk
-
 import slicer
+import vtk
 
 from .mrml_widgets import Observations
 from .views import RenderView, ViewWidget
@@ -169,7 +168,7 @@ class qMRMLPlotView(RenderView):
             axis = self._chart.GetAxis(axis)
             low, high = axis.GetPoint1()[part], axis.GetPoint2()[part]
             place.append(low + (value - axis.GetMinimum()) / (axis.GetMaximum() - axis.GetMinimum()) * (high - low))
-        return tuple(int(round(part)) for part in place)
+        return tuple(round(part) for part in place)
 
     def click_point(self, series, row: int) -> None:
         """Click with the left mouse button on the point of a table's row."""
@@ -178,9 +177,8 @@ class qMRMLPlotView(RenderView):
     def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
         """Press the left mouse button at one pixel, release it at another."""
         self.array()
-        for event, place in (("MouseMove", start), ("LeftButtonPress", start), ("MouseMove", end), ("LeftButtonRelease", end)):
-            if event == "MouseMove" and place == end == start:
-                continue
+        moves = [("MouseMove", end)] if end != start else []
+        for event, place in [("LeftButtonPress", start), *moves, ("LeftButtonRelease", end)]:
             self._interactor.SetEventInformation(*place)
             self._interactor.InvokeEvent(event + "Event")
 
@@ -199,5 +197,3 @@ class qMRMLPlotWidget(ViewWidget):
 
     def plotController(self):
         return self._bar
-
-

@@ -34,6 +34,7 @@ class Server:
     process: subprocess.Popen
     command: list[str]
     log: Path
+    core: Path
 
     @property
     def headers(self) -> dict[str, str]:
@@ -65,7 +66,7 @@ class Server:
 
     def start_again(self) -> None:
         """The same server on the same port with what it kept, after `stop`."""
-        self.process = _launch(self.command, self.folder, self.log)
+        self.process = _launch(self.command, self.folder, self.log, self.core)
         wait_until_up(self)
 
 
@@ -75,19 +76,26 @@ def free_port() -> int:
         return trial.getsockname()[1]
 
 
-def _launch(command: list[str], folder: Path, log: Path) -> subprocess.Popen:
+def _launch(command: list[str], folder: Path, log: Path, core: Path) -> subprocess.Popen:
     foreign = ("PERTURBOX_", "MONAI_LABEL_", "PYTHON", "QT_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    surroundings = {**kept, "PYTHONPATH": str(ROOT / "core"), "PERTURBOX_HOME": str(folder / "data")}
+    surroundings = {**kept, "PYTHONPATH": str(core), "PERTURBOX_HOME": str(folder / "data")}
     with log.open("a") as sink:
         return subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=surroundings, cwd=folder)
 
 
-def start_server(folder: Path, *, victims: Sequence[str] = (), token: str = "", port: int | None = None) -> Server:
+def start_server(
+    folder: Path,
+    *,
+    victims: Sequence[str] = (),
+    token: str = "",
+    port: int | None = None,
+    core: Path = ROOT / "core",
+) -> Server:
     """Start a server on a free port of this machine and wait until it answers; all it keeps lies in `folder`.
 
-    `victims` as for `--victim`, the built-in models where there are none. Raises RuntimeError with its log where it
-    doesn't come up."""
+    `victims` as for `--victim`, the built-in models where there are none; `core` holds the package perturbox it runs.
+    Raises RuntimeError with its log where it doesn't come up."""
     port = port or free_port()
     (folder / "studies").mkdir(parents=True, exist_ok=True)
     command = [str(server_python()), "-m", "perturbox", "serve", "--port", str(port)]
@@ -95,7 +103,8 @@ def start_server(folder: Path, *, victims: Sequence[str] = (), token: str = "", 
     command += [word for victim in victims for word in ("--victim", victim)]
     command += ["--token", token] if token else []
     log = folder / "server.log"
-    server = Server(f"http://127.0.0.1:{port}", token, folder, _launch(command, folder, log), command, log)
+    process = _launch(command, folder, log, core)
+    server = Server(f"http://127.0.0.1:{port}", token, folder, process, command, log, core)
     wait_until_up(server)
     return server
 
