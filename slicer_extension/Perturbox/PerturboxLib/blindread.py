@@ -1,4 +1,4 @@
-"""A blind read: which of two pictures of the same slice was altered? Shuffled, without labels, scored with an interval."""
+"""A blind read: which of two pictures of a slice was altered? Shuffled, without labels, scored with an interval."""
 
 import math
 import random

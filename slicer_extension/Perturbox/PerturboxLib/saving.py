@@ -1,4 +1,4 @@
-"""A result on disk: a folder with everything, its report, pictures of its slices. Nothing that exists is overwritten."""
+"""A result on disk: a folder with all of it, its report, pictures of its slices. Nothing is overwritten."""
 
 import csv
 import os
