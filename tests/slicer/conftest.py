@@ -19,7 +19,7 @@ except ImportError:
 else:
     import harness  # noqa: F401  (sets the environment Qt and VTK read)
     from harness import app as application
-    from harness import pictures, scripted, settings
+    from harness import host, pictures, settings
     from harness.dialogs import dialogs as the_dialogs
     from harness.server import TINY, start_server
 
@@ -79,7 +79,7 @@ def load_module(scene, slicer_app):
     loaded = []
 
     def load(path: Path = MODULE):
-        module = scripted.load(str(path))
+        module = host.load(str(path))
         loaded.append(module)
         slicer.util.selectModule(module.name)
         slicer_app.processEvents()
@@ -88,7 +88,7 @@ def load_module(scene, slicer_app):
     yield load
     for module in reversed(loaded):
         slicer.util.mainWindow().moduleSelector().selectModule("")
-        scripted.unload(module)
+        host.unload(module)
     slicer_app.processEvents()
 
 

@@ -9,7 +9,7 @@ import slicer
 import vtk
 from PySide6 import QtCore
 
-from . import dialogs, hierarchy, loader, parameters, scripted, segments, settings  # noqa: F401 (segments publishes)
+from . import dialogs, hierarchy, host, loader, parameters, scripted, segments, settings, upstream  # noqa: F401
 from .files import CoreIOManager
 from .pythonqt import qt
 from .widgets import Signal, ctk, published
@@ -209,9 +209,10 @@ def _make_scene(app) -> None:
 
 def install() -> None:
     """Install the modules qt and ctk and slicer's missing Python, so that a module's files can be imported."""
-    for part in (dialogs, settings, loader, scripted, parameters):
-        part.install()
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk
+    own = (upstream,) if upstream.folder() else (scripted, parameters)
+    for part in (dialogs, settings, loader, host, *own):
+        part.install()
 
 
 def start() -> qSlicerApplication:
