@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import slicer
+import vtk
 
 from . import charts, geometry, segments, volumes
 from .counts import Counts, countSlices, numbered
@@ -111,11 +112,7 @@ def addResult(bundle, sourceNode) -> Iterator:
     fit the scan. Whatever goes wrong, and if the iterator is closed early, every node made so far is removed.
     """
     draft = _Draft(bundle, sourceNode)
-    try:
-        yield from draft.steps()
-    except BaseException:
-        draft.undo()
-        raise
+    yield from _allOrNothing(draft.steps())
     yield draft.node
 
 
@@ -128,15 +125,19 @@ def addResultNow(bundle, sourceNode):
 def addSegmentation(bundle, sourceNode) -> Iterator:
     """Make the segmentation of an ordinary prediction; yields as `addResult` does, last the segmentation node."""
     image, victim = bundle.images["segmentation"], bundle.record["victim"]
-    _requireGrid(sourceNode, "segmentation", image)
-    yield "the segmentation"
-    title = f"{victim.get('name', 'model')} of {sourceNode.GetName()}"
-    node = segments.addSegmentation(sourceNode, np.asarray(image.array), victim["labels"], title)
-    node.GetDisplayNode().SetVisibility(True)
-    node.SetAttribute("Perturbox.Prediction", "1")
-    if isSynthetic(sourceNode):
-        volumes.markSynthetic(node)
-    yield node
+    made = []
+
+    def steps() -> Iterator[str]:
+        _requireGrid(sourceNode, "segmentation", image)
+        yield "the segmentation"
+        title = f"{victim.get('name', 'model')} of {sourceNode.GetName()}"
+        made.append(segments.addSegmentation(sourceNode, np.asarray(image.array), victim["labels"], title))
+        made[0].GetDisplayNode().SetVisibility(True)
+        if isSynthetic(sourceNode):
+            volumes.markSynthetic(made[0])
+
+    yield from _allOrNothing(steps())
+    yield made[0]
 
 
 def addMargin(resultNode, margin: dict) -> None:
@@ -151,6 +152,32 @@ def addMargin(resultNode, margin: dict) -> None:
         slicer.mrmlScene.RemoveNode(newer)
 
 
+def _allOrNothing(steps: Iterator[str]) -> Iterator[str]:
+    """Pass steps on; if one fails, or no more are asked for, every node that they added is removed."""
+    added: list = []
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def note(scene, event, node) -> None:
+        added.append(node)
+
+    def step() -> str | None:
+        tag = slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, note)
+        try:
+            return next(steps, None)
+        finally:
+            slicer.mrmlScene.RemoveObserver(tag)
+
+    try:
+        while (said := step()) is not None:
+            yield said
+    except BaseException:
+        # What is shown goes before the ways it is shown, which would leave views pointing at nothing.
+        for node in sorted(added, key=lambda node: node.IsA("vtkMRMLDisplayNode")):
+            if slicer.mrmlScene.IsNodePresent(node):
+                _discard(node)
+        raise
+
+
 class _Draft:
     """A result while it is being made."""
 
@@ -160,7 +187,6 @@ class _Draft:
         self.labels = self.record["victim"]["labels"]
         self.made: list[tuple[str, object]] = []
         self.node = None
-        self.folder = 0
 
     def steps(self) -> Iterator[str]:
         for name in ("perturbed", "perturbation", "clean", "adversarial"):
@@ -272,13 +298,17 @@ class _Draft:
     def _file(self, title: str) -> None:
         """Put what a user may want to see into a folder of the subject hierarchy."""
         hierarchy = _hierarchy()
-        self.folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), title)
-        hierarchy.SetItemAttribute(self.folder, FOLDER_ATTRIBUTE, "1")
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), title)
+        hierarchy.SetItemAttribute(folder, FOLDER_ATTRIBUTE, "1")
         listed = [node for role in ROLES if role not in INNER for made, node in self.made if made == role]
-        for node in [self.node, *listed]:
-            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(self.folder, node)
-            hierarchy.SetItemParent(item, self.folder)
-        hierarchy.SetItemExpanded(self.folder, False)
+        try:
+            for node in [self.node, *listed]:
+                item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
+                hierarchy.SetItemParent(item, folder)
+            hierarchy.SetItemExpanded(folder, False)
+        except BaseException:
+            hierarchy.RemoveItem(folder, False, False)
+            raise
 
     def _limit(self) -> float:
         """What the colours reach: the limit, or the largest change where the limit is on something else."""
@@ -290,13 +320,6 @@ class _Draft:
 
     def _unit(self) -> str:
         return "HU" if self._hounsfield() else "units"
-
-    def undo(self) -> None:
-        for node in [*(node for _, node in self.made), self.node]:
-            if node is not None and slicer.mrmlScene.IsNodePresent(node):
-                _discard(node)
-        if self.folder:
-            _hierarchy().RemoveItem(self.folder, False, True)
 
 
 def _requireGrid(source, name: str, image) -> None:

@@ -24,16 +24,12 @@ def addSegmentation(source, array: np.ndarray, labels: dict[str, int], name: str
     held = set(np.unique(array).tolist())
     image = _labelImage(source, array)
     node = _newSegmentation(source, name)
-    try:
-        for number, (label, value) in enumerate(_structures(labels).items(), 1):
-            if value in held:
-                _addSegment(node, label, readable(label), structureColour(number), value, image, label)
-        shown = node.GetDisplayNode()
-        shown.SetOpacity2DFill(FILL)
-        shown.SetOpacity2DOutline(1.0)
-    except BaseException:
-        slicer.mrmlScene.RemoveNode(node)
-        raise
+    for number, (label, value) in enumerate(_structures(labels).items(), 1):
+        if value in held:
+            _addSegment(node, label, readable(label), structureColour(number), value, image, label)
+    shown = node.GetDisplayNode()
+    shown.SetOpacity2DFill(FILL)
+    shown.SetOpacity2DOutline(1.0)
     return node
 
 
@@ -53,23 +49,19 @@ def addDifference(source, clean: np.ndarray, adversarial: np.ndarray, labels: di
     layers = [_labelImage(source, layer) for layer in (gone, come)]
     held = [set(np.unique(layer).tolist()) for layer in (gone, come)]
     node = _newSegmentation(source, name)
-    try:
-        shown = node.GetDisplayNode()
-        kinds = (("lost", LOST, 0, 0), ("relabelled", RELABELLED, 0, count), ("added", ADDED, 1, 0))
-        for kind, colour, layer, offset in kinds:
-            for number, label in enumerate(structures, 1):
-                if number + offset not in held[layer]:
-                    continue
-                segment = f"{label}_{kind}"
-                title = f"{readable(label)} {kind}"
-                _addSegment(node, segment, title, colour, number + offset, layers[layer], label)
-                shown.SetSegmentOpacity2DFill(segment, 0.0 if kind == "added" else DIFFERENCE_FILL)
-                shown.SetSegmentOpacity2DOutline(segment, 1.0 if kind == "added" else 0.0)
-        shown.SetOpacity2DFill(1.0)
-        shown.SetOpacity2DOutline(1.0)
-    except BaseException:
-        slicer.mrmlScene.RemoveNode(node)
-        raise
+    shown = node.GetDisplayNode()
+    kinds = (("lost", LOST, 0, 0), ("relabelled", RELABELLED, 0, count), ("added", ADDED, 1, 0))
+    for kind, colour, layer, offset in kinds:
+        for number, label in enumerate(structures, 1):
+            if number + offset not in held[layer]:
+                continue
+            segment = f"{label}_{kind}"
+            title = f"{readable(label)} {kind}"
+            _addSegment(node, segment, title, colour, number + offset, layers[layer], label)
+            shown.SetSegmentOpacity2DFill(segment, 0.0 if kind == "added" else DIFFERENCE_FILL)
+            shown.SetSegmentOpacity2DOutline(segment, 1.0 if kind == "added" else 0.0)
+    shown.SetOpacity2DFill(1.0)
+    shown.SetOpacity2DOutline(1.0)
     return node
 
 

@@ -20,16 +20,12 @@ def addVolume(source, array: np.ndarray, name: str, hounsfield: bool):
     """A new scalar volume "k j i" with the place, transform and orientation of `source`, named `name`; the array is
     copied."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    try:
-        slicer.util.updateVolumeFromArray(node, array)
-        place(node, source)
-        if hounsfield:
-            node.SetVoxelValueQuantity(_coded(QUANTITY))
-            node.SetVoxelValueUnits(_coded(HOUNSFIELD))
-        node.CreateDefaultDisplayNodes()
-    except BaseException:
-        slicer.mrmlScene.RemoveNode(node)
-        raise
+    slicer.util.updateVolumeFromArray(node, array)
+    place(node, source)
+    if hounsfield:
+        node.SetVoxelValueQuantity(_coded(QUANTITY))
+        node.SetVoxelValueUnits(_coded(HOUNSFIELD))
+    node.CreateDefaultDisplayNodes()
     return node
 
 
