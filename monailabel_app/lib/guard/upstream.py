@@ -29,7 +29,7 @@ from monailabel.endpoints import (
 from monailabel.utils.async_tasks.utils import background_tasks
 from starlette.responses import Response
 
-from lib.guard import names, parameters, store, uploads
+from lib.guard import names, oidc, parameters, store, uploads
 from lib.guard.errors import Refusal, bad, missing, plain
 
 AT_ONCE = 16  # more wait their turn
@@ -184,7 +184,8 @@ def guarded(app: Any, replaced: set[tuple[str, str]], auth: bool) -> APIRouter:
             continue
         for route in original.routes:
             if isinstance(route, APIRoute) and not any((method, route.path) in replaced for method in route.methods):
-                _add(router, route, _behind(app, f"{section}.{route.endpoint.__name__}", route.endpoint, *limits))
+                endpoint = oidc.telling(route.endpoint) if section == "auth" else route.endpoint
+                _add(router, route, _behind(app, f"{section}.{endpoint.__name__}", endpoint, *limits))
     return router
 
 
