@@ -55,6 +55,11 @@ class LocalServer:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of its process, 0 before there is one."""
+        return 0 if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Begin to start it. Raises Trouble for a Python or a folder that can't be used."""
         program = findPython(self.python)
@@ -123,6 +128,7 @@ class LocalServer:
         except (OSError, subprocess.TimeoutExpired, ValueError, TypeError, IndexError) as error:
             if self._process is not None:
                 endProcesses(self._process, 0)
+                self._process.stdout.close()
             raise trouble("not-python", f"{type(error).__name__}: {error}", path=program) from None
         if tuple(map(int, version.split("."))) < OLDEST:
             raise trouble("old-python", path=program, version=version)
