@@ -215,14 +215,16 @@ class Looks:
         self._showLegend(volume)
 
     def _showLegend(self, shown) -> None:
-        """The legend of one of the two heats; None for none."""
+        """The legend of one of the two heats; None for none. A Slicer without its module Colors has none at all."""
+        if not slicer.mrmlScene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
+            return
         for volume in (self.nodes.magnitude, self.nodes.perturbation):
             if volume is None:
                 continue
             legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume)
             if legend is None and volume == shown:
                 legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume.GetDisplayNode())
-            if legend is None:  # not shown before, or no module Colors in this Slicer
+            if legend is None:
                 continue
             legend.SetTitleText("HU" if volume.GetVoxelValueUnits() is not None else "units")
             legend.SetLabelFormat("%.1f")

@@ -62,6 +62,8 @@ class SavedView:
             gone = name in self.VOLUMES and value and slicer.mrmlScene.GetNodeByID(value) is None
             getattr(self.composite, f"Set{name}")(None if gone else value)
         self.node.GetSliceToRAS().DeepCopy(self.place)
-        self.node.SetFieldOfView(*self.fieldOfView)
+        width, height, _ = self.node.GetDimensions()  # of this layout; a resized view keeps the height it shows
+        _, tall, deep = self.fieldOfView
+        self.node.SetFieldOfView(tall * width / max(height, 1), tall, deep)
         self.node.SetXYZOrigin(*self.origin)
         self.node.UpdateMatrices()
