@@ -14,6 +14,7 @@ MODULE = ROOT / "slicer_extension" / "Perturbox" / "Perturbox.py"
 
 try:
     import slicer
+    import vtk
 except ImportError:
     collect_ignore_glob = ["*"]  # another environment's run: `make setup` makes .venv-slicer, which has slicer-core
 else:
@@ -46,6 +47,22 @@ def excepthook():
     sys.excepthook, threading.excepthook = before
     if caught:
         pytest.fail("an exception reached sys.excepthook:\n" + "\n".join(caught), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def vtk_errors():
+    """Errors VTK and MRML reported; a test fails at its end if any is left here. Warnings are only printed."""
+    said, window = [], vtk.vtkOutputWindow.GetInstance()
+
+    @vtk.calldata_type(vtk.VTK_STRING)
+    def hear(caller, event, text):
+        said.append(text.strip())
+
+    tag = window.AddObserver(vtk.vtkCommand.ErrorEvent, hear)
+    yield said
+    window.RemoveObserver(tag)
+    if said:
+        pytest.fail("VTK reported errors:\n" + "\n".join(said[:20]), pytrace=False)
 
 
 @pytest.fixture

@@ -94,8 +94,10 @@ def start_server(
 ) -> Server:
     """Start a server on a free port of this machine and wait until it answers; all it keeps lies in `folder`.
 
-    `victims` as for `--victim`, the built-in models where there are none; `core` holds the package perturbox it runs.
-    Raises RuntimeError with its log where it doesn't come up."""
+    `victims` as for `--victim`, the built-in models where there are none; `core` holds the package perturbox it runs,
+    with this checkout's app. Raises RuntimeError with its log where it doesn't come up."""
+    if not (core.parent / "monailabel_app").exists():
+        (core.parent / "monailabel_app").symlink_to(ROOT / "monailabel_app")
     port = port or free_port()
     (folder / "studies").mkdir(parents=True, exist_ok=True)
     command = [str(server_python()), "-m", "perturbox", "serve", "--port", str(port)]

@@ -43,7 +43,7 @@ def stored(kind, name: str, default) -> Property:
 
 
 def _hide_children(widget: QtWidgets.QWidget, hidden: bool) -> None:
-    direct = widget.findChildren(qt.QWidget, "", QtCore.Qt.FindDirectChildrenOnly)
+    direct = widget.findChildren(qt.QWidget, options=QtCore.Qt.FindDirectChildrenOnly)  # "" would mean unnamed ones
     if hidden:
         widget._shown = [child for child in direct if not child.isHidden()]
     for child in direct if hidden else widget._shown:
@@ -113,6 +113,11 @@ class ctkCollapsibleGroupBox(qt.QGroupBox):
 
     def _toggle(self, checked: bool) -> None:
         _hide_children(self, not checked)
+
+    def showEvent(self, event) -> None:
+        super().showEvent(event)
+        if self.collapsed:  # a .ui file says so before there are children
+            _hide_children(self, True)
 
     collapsed = Property(bool, lambda self: not self.checked, lambda self, value: self.setChecked(not value))
 
