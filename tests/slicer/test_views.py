@@ -186,7 +186,7 @@ def test_standard_views_show_the_perturbed_scan_and_are_put_back(viewer, slicer_
 
 @pytest.mark.parametrize("mode", views.MODES)
 def test_leaving_restores_layout_opacities_and_visibility(viewer, slicer_app, mode):
-    node, volume, _ = bundles.add()
+    node, _, _ = bundles.add()
     nodes = results_scene.Nodes(node)
     manager = slicer_app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
@@ -228,6 +228,16 @@ def test_a_result_removed_while_it_is_shown_leaves_cleanly(viewer, slicer_app):
     results_scene.remove(node)
     viewer.leave()
     assert slicer_app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+
+
+def test_closing_the_scene_while_a_result_is_shown_is_survived(viewer, slicer_app):
+    node, _, _ = bundles.add()
+    viewer.show(node, "heat")
+    slicer.mrmlScene.Clear(0)
+    viewer.leave()
+    node, _, _ = bundles.add()
+    viewer.show(node, "compare")
+    assert viewer.index() == results_scene.Nodes(node).result.worst()
 
 
 # ---------------------------------------------------------------- slices
@@ -418,7 +428,7 @@ def test_every_perturbed_view_says_synthetic(viewer, mode):
 def test_sides_are_the_patients(viewer, grid, letters):
     node, _, _ = bundles.add(grid)
     viewer.show(node, "compare")
-    assert sides(viewer.widget("PbxBefore").mrmlSliceNode()) == letters
+    assert sides(viewer.widget("PbxBefore").mrmlSliceNode()) == tuple(letters)
 
 
 def test_text_leaves_with_the_views(viewer):

@@ -65,7 +65,8 @@ def wilson(right: int, asked: int, z: float = Z95) -> tuple[float, float]:
     middle = share + z * z / (2 * asked)
     spread = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
     scale = 1 + z * z / asked
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return 0.0 if right == 0 else low, 1.0 if right == asked else high
 
 
 def slicesToAsk(result: Result) -> list[int]:

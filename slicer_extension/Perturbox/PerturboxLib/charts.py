@@ -13,6 +13,7 @@ from .palette import CURSOR, LIMIT, lineStyle, onLight, readable, rgb, structure
 from .results import DICE_LIMIT, Result
 
 BARS = "#D0D0D0"
+DICE_RANGE = (-0.03, 1.05)
 LEGEND_ROOM = 1.17  # of the chart's width, for the legend at its right
 TALLEST = 0.5  # height of the tallest bar, in Dice
 
@@ -121,7 +122,8 @@ def addSeries(table, x: str, y: str, title: str, colour: str, style: str = "Soli
 
 
 def addChart(name: str, series: list, xTitle: str, xRange: tuple[float, float]):
-    """A new chart of Dice from 0 to 1; nobody can drag its points, which would change the table."""
+    """A new chart of Dice from 0 to 1, with a little room so that points at 0 and 1 can be clicked; nobody can drag its
+    points, which would change the table."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", name)
     node.SetTitleVisibility(False)
     node.SetXAxisTitle(xTitle)
@@ -129,7 +131,7 @@ def addChart(name: str, series: list, xTitle: str, xRange: tuple[float, float]):
     node.SetXAxisRangeAuto(False)
     node.SetXAxisRange(*xRange)
     node.SetYAxisRangeAuto(False)
-    node.SetYAxisRange(0, 1)
+    node.SetYAxisRange(*DICE_RANGE)
     node.SetEnablePointMoveAlongX(False)
     node.SetEnablePointMoveAlongY(False)
     for each in series:
@@ -159,7 +161,7 @@ def sliceSeries(result: Result, table, cursor) -> list:
 
 def sliceChart(result: Result, series: list, name: str):
     title = f"{result.plane} slice – lines: Dice after against before; bars: what differs. Click a point to jump."
-    return addChart(name, series, title, (1, max(result.slices, 2) * LEGEND_ROOM))
+    return addChart(name, series, title, (0.5, max(result.slices, 2) * LEGEND_ROOM))
 
 
 def traceSeries(table, structures: list[str], names: list[str], limit: float = DICE_LIMIT) -> list:
@@ -170,7 +172,7 @@ def traceSeries(table, structures: list[str], names: list[str], limit: float = D
 
 def traceChart(table, series: list, name: str):
     looks = table.GetTable().GetColumnByName("Look")
-    return addChart(name, series, "look at the model (step)", (0, max(looks.GetRange()[1], 1) * LEGEND_ROOM))
+    return addChart(name, series, "look at the model (step)", (-0.2, max(looks.GetRange()[1], 1) * LEGEND_ROOM))
 
 
 def _line(table, x: str, structure: str, number: int):
@@ -258,7 +260,9 @@ class LiveTrace:
         table = traceTable(trace, structures, "Perturbox live", self.limit)
         if self.nodes:
             self.nodes[0].GetTable().DeepCopy(table.GetTable())
-            self.nodes[1].SetXAxisRange(0, max(table.GetTable().GetColumnByName("Look").GetRange()[1], 1) * LEGEND_ROOM)
+            self.nodes[1].SetXAxisRange(
+                -0.2, max(table.GetTable().GetColumnByName("Look").GetRange()[1], 1) * LEGEND_ROOM
+            )
             self.nodes[0].Modified()
             slicer.mrmlScene.RemoveNode(table)
         else:

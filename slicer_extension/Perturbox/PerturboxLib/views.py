@@ -200,7 +200,7 @@ class Viewer:
 
     def _copyWindow(self, changed, *_) -> None:
         """Both scans in the same grey levels, whichever the user changes."""
-        if self.nodes is None:
+        if not self._alive():
             return
         volumes = (self.nodes.original, self.nodes.perturbed)
         for shown in (volume.GetDisplayNode() for volume in volumes if volume is not None):
@@ -214,7 +214,7 @@ class Viewer:
 
     def index(self) -> int:
         """The slice that is shown, 0-based along the result's axis."""
-        if self.nodes is None:
+        if not self._alive():
             return 0
         name = self.names[0]
         index = indexAt(self.widget(name).mrmlSliceNode(), self._volumeIn(name), self.result.axis)
@@ -222,7 +222,7 @@ class Viewer:
 
     def jump(self, index: int) -> None:
         """Show a slice in all views that lie in its plane."""
-        if self.nodes is None:
+        if not self._alive():
             return
         index = min(max(int(index), 0), self.result.slices - 1)
         for name in self.names if self.mode != "fourUp" else self.names[:1]:
@@ -243,7 +243,7 @@ class Viewer:
             callback()
 
     def _onView(self, *_) -> None:
-        if self.nodes is None:
+        if not self._alive():
             return
         index = self.index()
         if index != self._index:
@@ -255,8 +255,15 @@ class Viewer:
         self._annotate()
 
     def _annotate(self) -> None:
-        if self.nodes is not None:
+        if self._alive():
             self.looks.annotate(self.index())
+
+    def _alive(self) -> bool:
+        """Whether a result is shown that is still whole; a scene that is being closed loses its nodes one by one."""
+        if self.nodes is None or not slicer.mrmlScene.IsNodePresent(self.nodes.node):
+            return False
+        needed = (self.nodes.original, self.nodes.perturbed, self.nodes.node.GetNodeReference("Perturbox.record"))
+        return all(node is not None for node in needed)
 
     # ------------------------------------------------------------ observing
 
