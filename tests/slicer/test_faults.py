@@ -73,7 +73,10 @@ CONNECTING = {
     "away for a moment": (says(503, "ending"), []),
     "no JSON": (gives(b"<html>hello</html>"), []),
     "JSON of something else": (gives(b'{"hello": 1}'), ["no Perturbox server"]),
-    "an older schema": (gives(json.dumps({"api": "0.9", "victims": [], "attacks": [], "models": {}}).encode()), ["0.9"]),
+    "an older schema": (
+        gives(json.dumps({"api": "0.9", "victims": [], "attacks": [], "models": {}}).encode()),
+        ["0.9"],
+    ),
     "sends elsewhere": (says(307, headers={"Location": "http://example.org/"}), ["sends visitors on"]),
 }
 
@@ -317,7 +320,9 @@ def test_a_scan_goes_to_another_computer_only_after_a_question(ready, dialogs, m
     monkeypatch.setattr(Client, "isLoopback", False)
     dialogs.answer(False)
     ready.ui.attackButton.click()
-    assert not ready.session.busy and "will be sent to" in dialogs.texts()[0] and "no patient name" in dialogs.texts()[0]
+    assert (
+        not ready.session.busy and "will be sent to" in dialogs.texts()[0] and "no patient name" in dialogs.texts()[0]
+    )
     dialogs.answer(True)
     ready.ui.attackButton.click()
     assert ready.session.busy and settings.maySend(ready.session.client.host)

@@ -169,7 +169,12 @@ def test_targets_and_goal_reach_the_server(ready):
     assert json.loads(ready.parameters.targets) == ["liver"]
     node = attacked(ready, goal="vanish")
     parameters = scene.Nodes(node).result.record["attack"]["parameters"]
-    assert (parameters["target"], parameters["goal"], parameters["eps"], parameters["steps"]) == (["liver"], "vanish", 10, 3)
+    assert (parameters["target"], parameters["goal"], parameters["eps"], parameters["steps"]) == (
+        ["liver"],
+        "vanish",
+        10,
+        3,
+    )
 
 
 def test_an_expert_outline_is_the_reference_and_limits_the_targets_to_what_it_has(ready):

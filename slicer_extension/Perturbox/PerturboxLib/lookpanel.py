@@ -4,6 +4,7 @@ import slicer
 
 from . import blindread, scene
 from .blink import Blink
+from .navigation import Navigation
 from .results import Result
 from .trouble import Trouble
 from .views import LABEL_STYLES, WINDOWS, Viewer
@@ -19,6 +20,7 @@ class LookPanel:
         manager = slicer.app.layoutManager()
         self.viewer = Viewer(manager) if manager else None
         self.blink = Blink(self.viewer) if self.viewer else None
+        self.navigation = Navigation(self.viewer) if self.viewer else None
         self._shown = None
         for style, title in LABEL_STYLES.items():
             self.ui.labelStyleComboBox.addItem(title, style)
@@ -53,20 +55,14 @@ class LookPanel:
 
     def step(self, direction: int) -> None:
         """To the next (1) or previous (-1) changed slice of the selected rows."""
-        if not self.ready():
-            return
-        search = self.result.nextChanged if direction > 0 else self.result.previousChanged
-        self.jump(search(self.viewer.index(), self.module.result.selected() or None))
+        if self.ready():
+            go = self.navigation.next if direction > 0 else self.navigation.previous
+            go(self.module.result.selected() or None)
 
     def worst(self) -> None:
         """To the slice of the selected rows where most changed."""
         if self.ready():
-            self.jump(self.result.worst(self.module.result.selected() or None))
-
-    def jump(self, index) -> None:
-        """Show a slice; None, where there is no such slice, leaves the views as they are."""
-        if index is not None:
-            self.viewer.jump(index)
+            self.navigation.worst(self.module.result.selected() or None)
 
     def onStructures(self) -> None:
         """Other rows were selected: go where they changed most, and show only them if that is wanted."""
@@ -113,7 +109,10 @@ class LookPanel:
     def blindRead(self) -> None:
         if self.ready():
             self.ui.blinkButton.checked = False
-            blindread.ask(self.module.result.node, self.viewer)
+            try:
+                blindread.ask(self.module.result.node, self.viewer)
+            except Trouble as trouble:
+                self.module.show(trouble)
 
     # ------------------------------------------------------------ showing
 
@@ -154,7 +153,7 @@ class LookPanel:
             self.ui.lookCollapsibleButton.collapsed = False
             self.ui.saveCollapsibleButton.collapsed = False
             if first:
-                self.jump(self.result.worst())
+                self.navigation.worst()
         self.viewer.setHeatOpacity(parameters.heatOpacity)
         self.viewer.setSigned(parameters.heatSigned)
         self.viewer.setLabelStyle(parameters.labelStyle)

@@ -1,5 +1,7 @@
 """Section 4: what came out, in a sentence and a row for each structure."""
 
+import textwrap
+
 import qt
 
 import slicer
@@ -7,6 +9,7 @@ import slicer
 from . import scene
 from .results import VERDICTS
 
+HEADER = 14  # characters in a line of a column's heading
 NUMBERS_FROM = 1  # the first column of numbers; the last one holds words again
 
 
@@ -89,7 +92,7 @@ class ResultPanel:
 
     def _fill(self, result) -> None:
         self.model.clear()
-        self.model.setHorizontalHeaderLabels(result.headers())
+        self.model.setHorizontalHeaderLabels(["\n".join(textwrap.wrap(text, HEADER)) for text in result.headers()])
         order = list(VERDICTS)
         for place, row in enumerate(self.rows):
             texts = row.cells(not result.ownReference)

@@ -34,7 +34,7 @@ class SavePanel:
             slicer.util.mainWindow(), "Save the report", "perturbox-report.html", "HTML (*.html)"
         )
         if path:
-            self._try(lambda: saving.saveReport(self.module.result.node, path))
+            self._try(lambda: saving.saveReport(self.module.result.node, path, replace=True))
 
     def remove(self) -> None:
         """Delete the result from the scene, after a question."""

@@ -84,7 +84,7 @@ class ServerPanel:
             where = "CPU" if schema["device"] == "cpu" else "GPU"
             host = self.session.client.host
             text = f"● Connected – {host}, {models} model{'s' if models != 1 else ''}, {where}"
-            title = f"1 Server – {text}"
+            title = f"1 Server  ● {host}"
             if self.ui.serverStatusLabel.text != text:
                 settings.rememberServer(self.session.client.address)
                 self.ui.serverCollapsibleButton.collapsed = True

@@ -27,8 +27,9 @@ def grab(shown: QtWidgets.QWidget) -> np.ndarray:
     """What a view or a widget shows now; views inside it are rendered first."""
     if isinstance(shown, RenderView):
         return shown.array()
+    for _ in range(3):  # a layout inside a layout is laid out a pass later
+        QtWidgets.QApplication.processEvents()
     render_all(shown)
-    QtWidgets.QApplication.processEvents()
     return from_image(shown.grab().toImage())
 
 

@@ -43,7 +43,7 @@ def stored(kind, name: str, default) -> Property:
 
 
 def _hide_children(widget: QtWidgets.QWidget, hidden: bool) -> None:
-    direct = widget.findChildren(qt.QWidget, options=QtCore.Qt.FindDirectChildrenOnly)  # "" would mean unnamed ones
+    direct = [child for child in widget.children() if child.isWidgetType()]
     if hidden:
         widget._shown = [child for child in direct if not child.isHidden()]
     for child in direct if hidden else widget._shown:
@@ -78,12 +78,12 @@ class ctkCollapsibleButton(qt.QAbstractButton):
     collapsed = Property(bool, lambda self: self._is_collapsed, lambda self, value: self.setChecked(not value))
 
     def sizeHint(self):
-        inside = self.layout().sizeHint() if self.layout() and not self._is_collapsed else QtCore.QSize(0, 0)
+        inside = self.layout().totalSizeHint() if self.layout() and not self._is_collapsed else QtCore.QSize(0, 0)
         width = self.fontMetrics().horizontalAdvance(self.text) + 40
         return QtCore.QSize(max(width, inside.width()), max(self._header(), inside.height()))
 
     def minimumSizeHint(self):
-        return self.sizeHint() if self._is_collapsed or not self.layout() else self.layout().minimumSize()
+        return self.sizeHint() if self._is_collapsed or not self.layout() else self.layout().totalMinimumSize()
 
     def paintEvent(self, event):
         painter, header = QtGui.QPainter(self), self._header()
