@@ -81,14 +81,20 @@ class DicomServer(DICOMWebDatastore):
         self._marked: tuple[float, list[str]] = (0.0, [])
         self._marks: dict[str, str] = {}  # which series a DICOM SEG is about; that never changes
         super().__init__(client, search_filter, cache_path)
-        for draft in self.root.glob(f"{DRAFT}*"):  # of a server that was killed, not of one at work
+        self.slices.mkdir(exist_ok=True)
+        for draft in self.slices.glob(f"{DRAFT}*"):  # of a server that was killed, not of one at work
             if time.time() - draft.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(draft, ignore_errors=True)
 
     @property
     def root(self) -> Path:
-        """Where what was fetched lies."""
+        """Where NIfTI and labels lie, watched for changes."""
         return Path(self._datastore.image_path()).resolve()
+
+    @property
+    def slices(self) -> Path:
+        """Where the series lie as they came; nobody watches thousands of files come and go."""
+        return self.root.with_name(f"{self.root.name}-slices")
 
     def _reconcile_datastore(self) -> None:
         with self._table:  # the file watcher has a thread of its own
@@ -163,7 +169,7 @@ class DicomServer(DICOMWebDatastore):
         study = self.study(image_id)
         expected = _every(self._client.search_for_instances, study_instance_uid=study, series_instance_uid=image_id)
         uids = {uid for found in expected if UID.fullmatch(uid := _value(found, "SOPInstanceUID"))}
-        folder = self.root / image_id
+        folder = self.slices / image_id
         with self._fetching.setdefault(image_id, threading.Lock()):
             if not uids or {path.stem for path in folder.glob("*.dcm")} != uids:
                 self._fetch(study, image_id, uids, folder)
@@ -180,7 +186,7 @@ class DicomServer(DICOMWebDatastore):
         raise Refused(404, Problem("no-such-image", detail, "GET /datastore/?output=all lists those there are."))
 
     def _fetch(self, study: str, image_id: str, uids: set[str], folder: Path) -> None:
-        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.root))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.slices))
         try:
             new, came = draft / "new", set()
             new.mkdir()
@@ -263,7 +269,7 @@ class DicomServer(DICOMWebDatastore):
             raise InputError(str(error).replace(label, "The label map").replace(image, "the image")) from None
         if not labels.any():
             raise InputError("The label map is empty; outline a structure, then send it again.")
-        file = nifti_to_dicom_seg(str(self.root / image_id), label, info.get("label_info"))
+        file = nifti_to_dicom_seg(str(self.slices / image_id), label, info.get("label_info"))
         try:
             if not Path(file).is_file():
                 problem = Problem("unavailable", "dcmqi wrote no DICOM SEG of this label.", "See the server's log.")

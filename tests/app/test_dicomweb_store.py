@@ -97,7 +97,7 @@ def test_what_is_no_uid_is_not_listed(store, pacs, uid):
 
 def test_a_series_is_kept_slice_by_slice_and_fetched_once(store, pacs, tmp_path):
     folder = store.series(SERIES)
-    assert folder == tmp_path / "cache" / store.root.name / SERIES
+    assert folder == tmp_path / "cache" / f"{store.root.name}-slices" / SERIES
     assert {path.stem for path in folder.iterdir()} == {str(image.SOPInstanceUID) for image in pacs.slices}
     assert np.array_equal(io.read_volume(folder).data, io.read_volume(tmp_path / "source").data)
     assert store.series(SERIES) == folder and pacs.asked.count("voxels") == 1
@@ -111,7 +111,7 @@ def test_a_series_that_comes_short_is_refused_and_not_kept(store, pacs, left):
         store.series(SERIES)
     assert refusal.value.status == 503
     assert refusal.value.problem.detail == f"The DICOM server sent {left} of the 18 images of this series."
-    assert not (store.root / SERIES).exists() and not list(store.root.glob(".draft-*"))
+    assert not (store.slices / SERIES).exists() and not list(store.slices.glob(".draft-*"))
     pacs.sent = pacs.slices
     assert len(list(store.series(SERIES).iterdir())) == 18
 
@@ -127,14 +127,14 @@ def test_a_transfer_that_breaks_leaves_the_old_series(store, pacs):
     pacs.iter_series = broken
     with pytest.raises(requests.ConnectionError):
         store.series(SERIES)
-    assert {path.name for path in folder.iterdir()} == held and not list(store.root.glob(".draft-*"))
+    assert {path.name for path in folder.iterdir()} == held and not list(store.slices.glob(".draft-*"))
 
 
 def test_images_of_another_series_and_names_that_are_paths_are_not_kept(store, pacs):
     stranger = SimpleNamespace(get=lambda *_: "../../../evil", save_as=lambda path: path.write_bytes(b"x"))
     pacs.sent = [stranger, *pacs.slices]
     folder = store.series(SERIES)
-    assert len(list(folder.iterdir())) == 18 and not list(store.root.rglob("evil*"))
+    assert len(list(folder.iterdir())) == 18 and not list(store.root.parent.parent.rglob("evil*"))
 
 
 def test_a_segmentation_counts_for_its_series_and_is_looked_at_once(store, pacs):
