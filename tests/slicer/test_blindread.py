@@ -47,28 +47,19 @@ def test_questions_are_shuffled_and_both_sides_come():
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("right", "wrong", "said"),
     [
-        (
-            [True] * 10,
-            "10 of 10 right (100 %, 95 % interval 72–100 %). The change can be seen better than by guessing.",
-        ),
-        (
-            [True] * 7 + [False] * 3,
-            "7 of 10 right (70 %, 95 % interval 40–89 %). This can't be told from guessing (50 %).",
-        ),
-        (
-            [False] * 10,
-            "0 of 10 right (0 %, 95 % interval 0–28 %). Wrong more often than by guessing: the change misleads.",
-        ),
-        ([], "No slice was judged."),
+        (10, 0, "10 of 10 right (100 %, 95 % interval 72–100 %). The change can be seen better than by guessing."),
+        (7, 3, "7 of 10 right (70 %, 95 % interval 40–89 %). This can't be told from guessing (50 %)."),
+        (0, 10, "0 of 10 right (0 %, 95 % interval 0–28 %). Wrong more often than by guessing: the change misleads."),
+        (0, 0, "No slice was judged."),
     ],
 )
-def test_the_score_claims_no_more_than_the_interval(answers, said):
+def test_the_score_claims_no_more_than_the_interval(right, wrong, said):
     quiz = Quiz(list(range(10)), seed=1)
-    for right in answers:
-        assert quiz.answer(quiz.question.left == right) == right
-    assert quiz.score() == said and (quiz.question is None) == bool(answers)
+    for good in [True] * right + [False] * wrong:
+        assert quiz.answer(quiz.question.left == good) == good
+    assert quiz.score() == said and (quiz.question is None) == (right + wrong == 10)
 
 
 def volumes_of(viewer):
@@ -117,7 +108,7 @@ def test_from_another_mode_it_goes_back_there(viewer):
 
 
 def test_it_ends_without_a_score_where_something_else_is_shown(viewer):
-    node, volume, _ = bundles.add()
+    node, _, _ = bundles.add()
     viewer.show(node, "compare")
     read = blindread.ask(node, viewer)
     viewer.show(node, "heat")

@@ -171,8 +171,12 @@ def traceSeries(table, structures: list[str], names: list[str], limit: float = D
 
 
 def traceChart(table, series: list, name: str):
-    looks = table.GetTable().GetColumnByName("Look")
-    return addChart(name, series, "look at the model (step)", (-0.2, max(looks.GetRange()[1], 1) * LEGEND_ROOM))
+    return addChart(name, series, "look at the model (step)", _looks(table))
+
+
+def _looks(table) -> tuple[float, float]:
+    """The range of a trace's looks, with room for the legend."""
+    return -0.2, max(table.GetTable().GetColumnByName("Look").GetRange()[1], 1) * LEGEND_ROOM
 
 
 def _line(table, x: str, structure: str, number: int):
