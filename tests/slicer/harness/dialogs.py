@@ -66,17 +66,22 @@ def plain_text(button: QtWidgets.QAbstractButton) -> str:
     return button.text.replace("&", "")
 
 
+def choices(box: QtWidgets.QMessageBox) -> list[QtWidgets.QAbstractButton]:
+    """The buttons that end the box: all but “Show Details…” and the like."""
+    return [button for button in box.buttons() if box.buttonRole(button).name not in ("ActionRole", "HelpRole")]
+
+
 def chosen_button(box: QtWidgets.QMessageBox, answer: Any) -> QtWidgets.QAbstractButton:
     """The button of the box an answer means. Raises AssertionError where the box has none such."""
     if isinstance(answer, bool):
         roles = ("AcceptRole", "YesRole") if answer else ("RejectRole", "NoRole")
-        wanted = [button for button in box.buttons() if box.buttonRole(button).name in roles]
+        wanted = [button for button in choices(box) if box.buttonRole(button).name in roles]
     elif isinstance(answer, str):
-        wanted = [button for button in box.buttons() if plain_text(button) == answer]
+        wanted = [button for button in choices(box) if plain_text(button) == answer]
     else:
-        wanted = [button for button in box.buttons() if box.standardButton(button) == answer]
+        wanted = [button for button in choices(box) if box.standardButton(button) == answer]
     if not wanted:
-        raise AssertionError(f"“{box.text}” has no button {answer!r}, only {[plain_text(b) for b in box.buttons()]}")
+        raise AssertionError(f"“{box.text}” has no button {answer!r}, only {[plain_text(b) for b in choices(box)]}")
     return wanted[0]
 
 
@@ -85,12 +90,12 @@ class MessageBox(qt.QMessageBox):
         if not self.buttons():
             self.addButton(Standard.Ok)
         words = "\n".join(part for part in (self.text, self.informativeText) if part)
-        kind = KINDS[QtWidgets.QMessageBox.Icon(self.icon)]
-        asked = Asked(kind, words, self.windowTitle.strip(), self.detailedText, [plain_text(b) for b in self.buttons()])
-        if len(self.buttons()) == 1 and not (dialogs.answers and plain_text(self.buttons()[0]) == dialogs.answers[0]):
+        kind, names = KINDS[QtWidgets.QMessageBox.Icon(self.icon)], [plain_text(button) for button in choices(self)]
+        asked = Asked(kind, words, self.windowTitle.strip(), self.detailedText, names)
+        if len(names) == 1 and dialogs.answers[:1] != names:
+            asked.answer = names[0]
             dialogs.asked.append(asked)
-            button = self.buttons()[0]
-            asked.answer = plain_text(button)
+            button = choices(self)[0]
         else:
             button = chosen_button(self, dialogs.next(asked))
         button.click()

@@ -171,8 +171,12 @@ class qMRMLPlotView(RenderView):
         return tuple(round(part) for part in place)
 
     def click_point(self, series, row: int) -> None:
-        """Click with the left mouse button on the point of a table's row."""
-        self.drag(self.position_of(series, row), self.position_of(series, row))
+        """Click with the left mouse button on the point of a table's row, inside the axes where it lies on them."""
+        place = self.position_of(series, row)
+        bottom, left = self._chart.GetAxis(vtk.vtkAxis.BOTTOM), self._chart.GetAxis(vtk.vtkAxis.LEFT)
+        ends = [(axis.GetPoint1()[part], axis.GetPoint2()[part]) for axis, part in ((bottom, 0), (left, 1))]
+        inside = tuple(int(min(max(at, low + 2), high - 2)) for at, (low, high) in zip(place, ends, strict=True))
+        self.drag(inside, inside)
 
     def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
         """Press the left mouse button at one pixel, release it at another."""

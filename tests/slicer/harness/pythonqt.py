@@ -40,7 +40,8 @@ class Property:
     def __init__(self, name: str, method: Any):
         self.name, self.method = name, method
         # A virtual getter is read through its method: `property` would ask C++, which would ask for this attribute.
-        self.by_method = method is not None and name != "singleShot"
+        # What is static (QTimer.singleShot, QApplication.applicationName) is no getter of an object.
+        self.by_method = isinstance(method, types.MethodDescriptorType)
 
     def __get__(self, obj, owner=None):
         if obj is None:

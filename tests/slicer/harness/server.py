@@ -47,10 +47,12 @@ class Server:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def get(self, path: str, timeout: float = 30) -> requests.Response:
+    def get(self, path: str, timeout: float = 30, headers: dict[str, str] | None = None) -> requests.Response:
+        """With the token unless other headers are given."""
         with requests.Session() as session:
             session.trust_env = False
-            return session.get(self.url + path, headers=self.headers, timeout=timeout)
+            headers = self.headers if headers is None else headers
+            return session.get(self.url + path, headers=headers, timeout=timeout)
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> None:
         """End it as an operator would; what doesn't end in time is killed and said."""
