@@ -14,6 +14,7 @@ from PerturboxLib import nrrd, saving
 from PerturboxLib import scene as results_scene
 from PerturboxLib.trouble import Trouble
 from PerturboxLib.views import Viewer
+from vtk.util.numpy_support import vtk_to_numpy
 
 NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 
@@ -63,7 +64,6 @@ def test_the_folder_holds_everything_and_reads_back_the_same(scene, tmp_path, gr
         assert segment.GetName() == name.replace("_", " ").capitalize()
         image = slicer.vtkOrientedImageData()
         again.GetBinaryLabelmapRepresentation(name, image)
-        from vtk.util.numpy_support import vtk_to_numpy
 
         assert (vtk_to_numpy(image.GetPointData().GetScalars()) > 0).sum() == (
             made.images["clean"].array == value
