@@ -1,5 +1,5 @@
-"""The rules by which 3D Slicer's Extensions Index accepts an extension, as of August 2026: its JSON schema, the checks it
-runs on a proposed entry, its reviewers' list. What only a public repository can show stands in
+"""The rules by which 3D Slicer's Extensions Index accepts an extension, as of August 2026: its JSON schema, the checks
+it runs on a proposed entry, its reviewers' list. What only a public repository can show stands in
 docs/slicer-extension.md."""
 
 import ast
