@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import bundles
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import scans
 import slicer
 import vtk
+from PerturboxLib import client, segments, sending, tasks, volumes
 from PerturboxLib import scene as results_scene
-from PerturboxLib import segments, tasks, volumes
 from PerturboxLib.trouble import Trouble
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -457,3 +458,82 @@ def test_a_result_survives_saving_and_loading_the_scene(scene, tmp_path):
     results_scene.remove(node)
     assert results_scene.results() == [] and slicer.mrmlScene.GetNumberOfNodes() < count - 30
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationDisplayNode") == []
+
+
+# ---------------------------------------------------------------- real results
+
+
+def attacked(server, volume, **request) -> tasks.Bundle:
+    """Attack a volume on a real server, as the module does."""
+    parcel, background = sending.pack(volume, {"unit": "HU"}), tasks.Background()
+    wanted = {"kind": "attack", "eps": 10, "steps": 1, **request}
+    background.start(tasks.run(client.Client(server.url), wanted, parcel.files, (parcel.shape, parcel.affine)))
+    end = time.monotonic() + 500
+    try:
+        while time.monotonic() < end:
+            for event in background.drain():
+                if event.name == "trouble":
+                    raise event.data
+                if event.name == "result":
+                    return event.data
+            time.sleep(0.05)
+    finally:
+        background.stop()
+    raise TimeoutError("the attack took too long")
+
+
+def compare(node, made) -> None:
+    """A result's rows, slices and verdicts against counts of its label arrays and what the server measured."""
+    nodes = results_scene.Nodes(node)
+    result, record = nodes.result, made.record
+    clean, after = (made.images[role].array for role in ("clean", "adversarial"))
+    ml = result.voxelMl
+    assert clean.any() and (clean != after).any()
+    shown = {row.name: row for row in result.rows(absent=True)}
+    for name, value in result.labels.items():
+        a, b = clean == value, after == value
+        row, served = shown[name], record["metrics"]["adversarial"][name]
+        assert row.beforeMl == pytest.approx(record["metrics"]["clean"][name]["volume_ml"])
+        assert row.afterMl == pytest.approx(served["volume_ml"]) and row.beforeMl == pytest.approx(a.sum() * ml)
+        assert row.lostMl == pytest.approx((a & ~b).sum() * ml) and row.gainedMl == pytest.approx((b & ~a).sum() * ml)
+        if row.agreement is None:
+            assert served["dice"] is None
+            continue
+        assert row.agreement == pytest.approx(served["dice"], abs=1e-12) and row.dice == served["dice"]
+        # The server's verdict and the slices that failed here go by the same rule.
+        if record["verdicts"][name] == "local":
+            assert row.failed > 2
+        if record["verdicts"][name] == "held":
+            assert row.failed <= 2
+        for axis in range(3):
+            rows = [r for r in record["slices"] if (r["structure"], r["axis"]) == (name, axis)]
+            counts, column = result.counts[axis], result.names.index(name)
+            assert [r["index"] for r in rows] == np.flatnonzero(~np.isnan(counts.dice[:, column])).tolist()
+            for r in rows:
+                at = r["index"], column
+                found = counts.dice[at], counts.lost[at], counts.gained[at]
+                assert found == pytest.approx((r["dice"], r["lost"], r["gained"]))
+    others = tuple(a for a in range(3) if a != 2 - result.axis)
+    assert np.allclose(result.differing(), (clean != after).sum(others) * ml)
+    for role, array in (("clean", clean), ("adversarial", after)):
+        for name, value in result.labels.items():
+            if (array == value).any():
+                segmentation = getattr(nodes, role)
+                found = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, name, nodes.original)
+                assert np.array_equal(found > 0, array == value)
+
+
+def test_a_real_result_says_what_the_server_measured(scene, tiny_server):
+    volume = scans.add_scan("oblique")
+    made = attacked(tiny_server, volume, steps=3)
+    compare(results_scene.addResultNow(made, volume), made)
+
+
+@pytest.mark.slow
+def test_a_real_scan_and_the_built_in_model(scene, server, real_ct):
+    volume = slicer.util.loadVolume(str(real_ct))
+    made = attacked(server, volume)
+    node = results_scene.addResultNow(made, volume)
+    compare(node, made)
+    verdict = results_scene.Nodes(node).result.verdict()
+    assert re.match(r"≤ 10 HU \(0\.8\d × this scan’s noise\) removed \d+ ml of ", verdict), verdict
