@@ -1,13 +1,14 @@
 """The example that comes with the module: complete, consistent, small, and what its script makes."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from harness.server import server_python
-from PerturboxLib import example, geometry, nrrd
+from PerturboxLib import example, geometry, nrrd, palette
 from PerturboxLib.results import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +100,29 @@ def test_nothing_in_it_names_a_place_or_a_person():
         content = path.read_bytes()
         for word in (b"/home/", b"/root/", b"/tmp/", b"/work/", b"C:\\", b"PatientName"):
             assert word not in content, (path.name, word)
+
+
+def test_a_button_opens_it(load_module, slicer_app, rendering):
+    """The panel says what the record says, and the views show it: the left kidney's outline is there before, not after.
+    PERTURBOX_PICTURES names a folder into which the pictures of the extension's page are drawn."""
+    panel = load_module()
+    panel.ui.exampleButton.click()
+    slicer_app.processEvents()
+    text = panel.ui.verdictLabel.text
+    assert "7 HU (0.84 × this scan’s noise)" in text and "of kidney" in text and "“spleen”" in text
+    pictures = {"slicer-example": rendering.desktop(1600, 1060)}
+    views = [panel.look.viewer.widget(name).sliceView() for name in ("PbxBefore", "PbxAfter")]
+    patients_left = [view[:, view.shape[1] // 2 :] for view in map(rendering.grab, views)]
+    before, after = (rendering.count(half, palette.rgb(palette.structureColour(3))) for half in patients_left)
+    assert before > 300 and after == 0
+    panel.ui.differenceButton.click()
+    slicer_app.processEvents()
+    pictures["slicer-example-difference"] = rendering.desktop(1600, 1060)
+    assert rendering.count(pictures["slicer-example"], palette.rgb(palette.ADDED)) == 0
+    assert rendering.count(pictures["slicer-example-difference"], palette.rgb(palette.ADDED)) > 1000
+    if folder := os.environ.get("PERTURBOX_PICTURES"):
+        for name, picture in pictures.items():
+            rendering.save(picture, Path(folder) / f"{name}.png")
 
 
 @pytest.mark.slow
