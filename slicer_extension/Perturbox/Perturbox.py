@@ -209,8 +209,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.parameters.jobId = ""
         scan = self.parameters.inputVolume
-        sigma = (record.get("noise") or {}).get("sigma")
-        if scan is not None and sigma:
+        sigma = (record.get("noise") or {}).get("sigma") or 0.0
+        if scan is not None and kind != "margin":
             self.parameters.noise = json.dumps({**json.loads(self.parameters.noise or "{}"), scan.GetID(): sigma})
         if kind == "attack":
             self.attack.rememberPace(record)
@@ -268,11 +268,11 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """A sentence that is no trouble."""
         self.show(Trouble("note", text, ""))
 
-    def sigma(self, volume) -> float:
-        """The noise of that scan in its unit as far as it was measured; else 0."""
+    def sigma(self, volume) -> float | None:
+        """The noise of that scan in its unit: None if it wasn't looked for yet, 0 if it can't be measured."""
         if volume is None or self.parameters is None:
-            return 0.0
-        return float(json.loads(self.parameters.noise or "{}").get(volume.GetID(), 0.0))
+            return None
+        return json.loads(self.parameters.noise or "{}").get(volume.GetID())
 
     def openExample(self) -> None:
         """Show the finished example, which needs no server."""

@@ -89,6 +89,8 @@ def test_segmenting_gives_a_segmentation_by_the_models_names_and_the_noise(ready
     assert [own.GetNthSegment(n).GetName() for n in range(own.GetNumberOfSegments())] == ["Liver", "Bone"]
     liver = slicer.util.arrayFromSegmentBinaryLabelmap(made[0], own.GetNthSegmentID(0), ready.volume)
     assert liver.shape == scans.SHAPE and 300 < liver.sum() < scans.hounsfield().size
+    assert "noise not available" in ready.ui.preflightLabel.text, "the liver of this scan is too small to measure it in"
+    assert "not available" in ready.ui.epsNoteLabel.text
 
 
 def attacked(panel, **form):

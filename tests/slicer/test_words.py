@@ -16,7 +16,8 @@ def test_times_are_rounded_up_to_what_one_says(seconds, said):
 def test_a_limit_is_compared_with_the_scans_own_noise_and_the_window():
     note = words.epsNote(4, "linf", "HU", 11.8)
     assert note == "= 0.34 × this scan's noise · 1 % of a W 400 window"
-    assert words.epsNote(4, "linf", "HU", 0.0).startswith("Noise not measured yet")
+    assert words.epsNote(4, "linf", "HU", None).startswith("Noise not measured yet")
+    assert words.epsNote(4, "linf", "HU", 0.0).startswith("This scan's noise is not available")
     assert "root mean square" in words.epsNote(4, "l2", "HU", 11.8)
     assert words.epsNote(4, "l0", "HU", 11.8).startswith("4 % of the voxels")
     for norm in ("linf", "l2", "l0"):

@@ -239,7 +239,7 @@ class AttackPanel:
         unit = victim["unit"] if victim else "HU"
         norm = self.norm()
         self.ui.epsSlider.suffix = {"linf": f" {unit}", "l2": f" {unit} RMS", "l0": " %"}[norm]
-        sigma = self.module.sigma(self.parameters.inputVolume) if self.parameters else 0.0
+        sigma = self.module.sigma(self.parameters.inputVolume) if self.parameters else None
         self.ui.epsNoteLabel.text = words.epsNote(self.ui.epsSlider.value, norm, unit, sigma)
 
     def _progress(self, busy: bool) -> None:

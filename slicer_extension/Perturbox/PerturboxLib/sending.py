@@ -34,8 +34,9 @@ class Parcel:
     structures: tuple = field(default=())
 
 
-def preflight(volumeNode, unit: str = "HU", sigma: float = 0.0) -> Preflight:
-    """Look at a scan: range, size, orientation, noise; what would be refused is refused here. unit: of the model."""
+def preflight(volumeNode, unit: str = "HU", sigma=None) -> Preflight:
+    """Look at a scan: range, size, orientation, noise; what would be refused is refused here. unit: of the model;
+    sigma: the scan's noise, None: not looked for yet, 0: not available."""
     if volumeNode is None:
         return Preflight("bad", "Choose a CT scan.")
     try:
@@ -44,7 +45,8 @@ def preflight(volumeNode, unit: str = "HU", sigma: float = 0.0) -> Preflight:
     except Trouble as problem:
         return Preflight("bad", f"✕ {problem}", problem)
     size = "×".join(str(length) for length in reversed(array.shape))
-    noise = f"noise σ ≈ {sigma:.1f} {unit}" if sigma else "noise not measured yet"
+    unknown = "noise not measured yet" if sigma is None else "noise not available"
+    noise = f"noise σ ≈ {sigma:.1f} {unit}" if sigma else unknown
     kind = "CT in HU" if unit == "HU" else "Values"
     text = f"{kind} ({low:g} … {high:g}) · {size} · orientation {geometry.orientation(affine)} · {noise}"
     if scene.isSynthetic(volumeNode):

@@ -20,12 +20,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def epsNote(eps: float, norm: str, unit: str, sigma: float) -> str:
-    """What a limit means for this scan; sigma: its noise in the same unit, 0 where it isn't known yet."""
+def epsNote(eps: float, norm: str, unit: str, sigma) -> str:
+    """What a limit means for this scan; sigma: its noise in the same unit, None: not looked for yet, 0: not available."""
     if norm == "l0":
         return f"{number(eps)} % of the voxels may change, each by any amount the scan's own range allows."
     kind = "" if norm == "linf" else " (root mean square over the scan)"
-    noise = f"= {number(eps / sigma, 2)} × this scan's noise" if sigma else "Noise not measured yet: press Segment only"
+    if sigma is None:
+        noise = "Noise not measured yet: press Segment only"
+    else:
+        noise = f"= {number(eps / sigma, 2)} × this scan's noise" if sigma else "This scan's noise is not available"
     share = f" · {number(100 * eps / WINDOW, 2)} % of a W {WINDOW:.0f} window" if unit == "HU" else ""
     return f"{noise}{share}{kind}"
 
