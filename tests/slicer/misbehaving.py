@@ -153,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, body: bytes, status: int = 200, kind: str = "application/octet-stream", headers: dict | None = None):
         told = {"Content-Type": kind, "Content-Length": str(len(body)), "Perturbox-API": "1.0", **(headers or {})}
+        told |= {"Connection": "close"} if self.close_connection else {}
         self.send_response(status)
         for name, text in told.items():
             if text is not None:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import threading
 import time
+import types
+from typing import ClassVar
 
 import misbehaving as bad
 import numpy as np
@@ -17,7 +19,7 @@ from PerturboxLib import nrrd
 from PerturboxLib.client import Client, Waits
 from PerturboxLib.trouble import WORDS, Trouble, trouble
 
-WAITS = Waits(connect=0.5, answer=0.5, submit=0.5, convert=0.5)
+WAITS = Waits(connect=0.5, answer=1, submit=1, convert=1)
 TOKEN = "a-token-for-tests"
 
 
@@ -363,6 +365,18 @@ def test_a_download_that_is_another_file_than_listed_is_damaged():
         job.images["adversarial.nrrd"] += b"!"  # so that it has another hash
         assert trouble_of(client.download, **wanted).code == "damaged"
         client.close()
+
+
+def test_a_body_shorter_than_it_said_is_noticed_whatever_the_library_does():
+    class Short:
+        headers: ClassVar = {"Content-Length": "10"}
+        request = types.SimpleNamespace(method="GET", path_url="/perturbox/schema")
+
+        def iter_content(self, size):
+            return iter([b"12345"])
+
+    found = trouble_of(Client("localhost")._read, Short())
+    assert (found.code, found.detail) == ("truncated", "5 of 10 bytes")
 
 
 def test_a_flipped_byte_on_the_way_is_seen():

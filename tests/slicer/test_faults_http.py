@@ -8,8 +8,8 @@ from PerturboxLib import tasks
 from PerturboxLib.client import Client, Waits
 from PerturboxLib.trouble import Trouble
 
-WAITS = Waits(connect=0.5, answer=0.4, submit=0.4, convert=0.4)
-PACE = tasks.Pace(poll=0.01, slowest=0.05, silence=0.1, patience=0.3, answer=0.4, tries=2)
+WAITS = Waits(connect=1, answer=1, submit=1, convert=1)
+PACE = tasks.Pace(poll=0.01, slowest=0.05, silence=0.1, patience=0.3, answer=1, tries=2)
 MOMENTS = ("connect", "submit", "poll", "files", "download")
 FILES = {"image": ("scan.nrrd", b"voxels")}
 

@@ -11,8 +11,8 @@ from PerturboxLib import nrrd, tasks
 from PerturboxLib.client import Client, Waits
 from PerturboxLib.trouble import trouble
 
-WAITS = Waits(connect=0.5, answer=0.5, submit=0.5, convert=0.5)
-PACE = tasks.Pace(poll=0.01, slowest=0.05, silence=0.1, patience=30, answer=0.5, tries=3)
+WAITS = Waits(connect=1, answer=1, submit=1, convert=1)
+PACE = tasks.Pace(poll=0.01, slowest=0.05, silence=0.1, patience=30, answer=1, tries=3)
 FILES = {"image": ("scan.nrrd", b"voxels")}
 GRID = (bad.SHAPE, bad.GRID)
 REQUEST = {"kind": "attack", "eps": 4}
