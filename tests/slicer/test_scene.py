@@ -233,9 +233,9 @@ def test_a_mean_over_a_box_is_exact_for_whole_boxes(slab, monkeypatch):
         moved = np.moveaxis(array, axis, 0)
         expected = np.stack([moved[max(k - 1, 0) : k + 2].mean(0) for k in range(len(moved))])
         smooth = array.copy()
-        volumes.boxMean(smooth, axis, 1.5)
+        assert len(list(volumes.boxMean(smooth, axis, 1.5))) > 1 or slab > 1
         assert np.allclose(np.moveaxis(smooth, axis, 0), expected, atol=1e-6)
-        volumes.boxMean(same := array.copy(), axis, 0.3)
+        list(volumes.boxMean(same := array.copy(), axis, 0.3))
         assert np.allclose(same, array, atol=1e-6)  # a box inside the voxel
 
 

@@ -20,12 +20,13 @@ def addVolume(source, array: np.ndarray, name: str, hounsfield: bool):
     """A new scalar volume "k j i" with the place, transform and orientation of `source`, named `name`; the array is
     copied."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(0)  # before there are voxels: working it out takes seconds
     slicer.util.updateVolumeFromArray(node, array)
     place(node, source)
     if hounsfield:
         node.SetVoxelValueQuantity(_coded(QUANTITY))
         node.SetVoxelValueUnits(_coded(HOUNSFIELD))
-    node.CreateDefaultDisplayNodes()
     return node
 
 
@@ -107,13 +108,13 @@ def localRms(change: np.ndarray, spacing, window: float = WINDOW_MM) -> Iterator
     """
     mean = np.square(change, dtype=np.float32)
     for axis in range(3):
-        boxMean(mean, axis, window / 2 / float(spacing[2 - axis]))
-        yield None
+        for _ in boxMean(mean, axis, window / 2 / float(spacing[2 - axis])):
+            yield None
     yield np.sqrt(mean, out=mean)
 
 
-def boxMean(array: np.ndarray, axis: int, reach: float) -> None:
-    """Replace each value by the mean over ±`reach` voxels along an axis, in place and slab by slab."""
+def boxMean(array: np.ndarray, axis: int, reach: float) -> Iterator[None]:
+    """Replace each value by the mean over ±`reach` voxels along an axis, in place, slab by slab."""
     length = array.shape[axis]
     edges = np.arange(length) + 0.5
     low, high = np.clip(edges - reach, 0, length), np.clip(edges + reach, 0, length)
@@ -127,6 +128,7 @@ def boxMean(array: np.ndarray, axis: int, reach: float) -> None:
         inner[axis] = slice(1, None)
         np.cumsum(slab, axis=axis, dtype=np.float64, out=total[tuple(inner)])
         slab[...] = np.maximum(_at(total, high, axis) - _at(total, low, axis), 0) / width
+        yield None
 
 
 def _at(total: np.ndarray, where: np.ndarray, axis: int) -> np.ndarray:
