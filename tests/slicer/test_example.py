@@ -126,6 +126,7 @@ def test_a_button_opens_it(load_module, slicer_app, rendering):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_its_script_makes_the_same_again(tmp_path, record):
     """The scan to the voxel anywhere; the attack too where torch is the same, else one that breaks the same."""
     done = subprocess.run(
