@@ -48,6 +48,12 @@ def enlarge(viewer, slicer_app) -> None:
         volume.GetDisplayNode().SetInterpolate(0)
 
 
+def hide_legends() -> None:
+    """They lie over the pixels, and come with every change of the heat."""
+    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
+        legend.SetVisibility(False)
+
+
 def directions(slice_node) -> list[np.ndarray]:
     """RAS directions of the view's columns and rows."""
     matrix = slicer.util.arrayFromVTKMatrix(slice_node.GetSliceToRAS())
@@ -146,8 +152,10 @@ def test_heat_pixels_begin_at_half_a_hounsfield_unit(viewer, slicer_app, grid):
     for index in (0, 1, 5):
         viewer.jump(index)
         viewer.setHeatOpacity(0.0)
+        hide_legends()
         without = view.array()
         viewer.setHeatOpacity(1.0)
+        hide_legends()
         picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "PbxAfter"), -1, 0))
         grey = (picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])
         hot = size[at] >= 0.5

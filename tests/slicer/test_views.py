@@ -130,7 +130,8 @@ def test_heat_lies_over_the_perturbed_scan_sized_or_signed(viewer):
 
 
 def test_a_legend_is_there_only_with_its_heat(viewer):
-    slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+    if not slicer.mrmlScene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
+        slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     node, _, _ = bundles.add()
     nodes = results_scene.Nodes(node)
 

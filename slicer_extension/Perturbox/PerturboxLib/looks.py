@@ -13,6 +13,7 @@ from .layouts import AFTER_VIEW, BEFORE_VIEW, DIFFERENCE_VIEW
 
 FILLS = {"outline": (segments.FILL, 1.0), "fill": (0.6, 0.0), "off": (0.0, 0.0)}  # fill and outline opacity
 OUTLINE_WIDTH = 2
+FAINT_LINE = 0.45  # of before, beside the outlines of what was added
 
 
 class Looks:
@@ -134,10 +135,12 @@ class Looks:
             self._isolate(node, shown, lambda segment: segment)
         line = self._line()
         if line is not None:
+            line.SetOpacity2DOutline(FAINT_LINE if self.mode == "difference" else segments.LINE_OPACITY)
             self._place(line, self._lineViews())
             self._isolate(self.nodes.clean, line, lambda segment: segment)
         if self.nodes.difference is not None:
             shown = self.nodes.difference.GetDisplayNode()
+            shown.SetSliceIntersectionThickness(OUTLINE_WIDTH)
             there = self.mode == "difference"
             views = [self.viewIds[DIFFERENCE_VIEW], *self._threeD(layouts.SURFACE_VIEW)] if there else []
             self._place(shown, views)
