@@ -44,7 +44,7 @@ class Perturbox(ScriptedLoadableModule):
         self.parent.title = _("Perturbox")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = []
-        self.parent.contributors = ["The Perturbox contributors"]
+        self.parent.contributors = ["The Perturbox developers"]
         self.parent.helpText = _(
             "How small a change of this scan makes a segmentation model wrong, and where? Connect to a Perturbox "
             "server, choose a CT, press Attack. Research use only: not for diagnosis. "

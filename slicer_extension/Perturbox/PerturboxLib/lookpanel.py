@@ -1,5 +1,6 @@
 """Section 5: stepping through the slices of a result."""
 
+import qt
 import slicer
 
 from . import blindread, scene
@@ -26,6 +27,9 @@ class LookPanel:
             self.ui.labelStyleComboBox.addItem(title, style)
         for window in WINDOWS:
             self.ui.windowComboBox.addItem(window.title, window.name)
+        icons = {**{name: mode[0].upper() + mode[1:] for mode, name in MODES.items()}, "blinkButton": "Blink"}
+        for name, icon in icons.items():
+            getattr(self.ui, name).setIcon(qt.QIcon(module.resourcePath(f"Icons/{icon}.png")))
         for mode, name in MODES.items():
             getattr(self.ui, name).connect("clicked(bool)", lambda _, mode=mode: self.setMode(mode))
         self.ui.prevChangedButton.connect("clicked(bool)", lambda _: self.step(-1))

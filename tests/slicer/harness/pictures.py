@@ -18,8 +18,8 @@ def from_image(image: QtGui.QImage) -> np.ndarray:
 
 def render_all(widget: QtWidgets.QWidget) -> None:
     """Render every view inside a widget that is shown."""
-    for view in widget.findChildren(QtWidgets.QWidget):
-        if isinstance(view, RenderView) and view.isVisible():
+    for view in QtWidgets.QApplication.allWidgets():  # findChildren leaves out some of a .ui file's
+        if isinstance(view, RenderView) and view.isVisible() and widget.isAncestorOf(view):
             view.forceRender()
 
 
@@ -29,6 +29,7 @@ def grab(shown: QtWidgets.QWidget) -> np.ndarray:
         return shown.array()
     for _ in range(3):  # a layout inside a layout is laid out a pass later
         QtWidgets.QApplication.processEvents()
+    shown.grab()  # what is hidden until now gets its place, and a view whose size changes loses its picture
     render_all(shown)
     return from_image(shown.grab().toImage())
 

@@ -151,6 +151,7 @@ class qMRMLSliceView(RenderView):
         mapper.SetColorLevel(127.5)
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
+        self._renderer.AddViewProp(actor)  # first, so that segments blend with the scan
         self._mapper, self._actor = mapper, actor
         self._group = slicer.vtkMRMLDisplayableManagerGroup()
         self._group.SetRenderer(self._renderer)
@@ -172,11 +173,9 @@ class qMRMLSliceView(RenderView):
         self.renderWindow()
         self._resize()
         source = self._logic.GetImageDataConnection()
-        if source is None:
-            self._renderer.RemoveViewProp(self._actor)
-        else:
+        self._actor.SetVisibility(source is not None)
+        if source is not None:
             self._mapper.SetInputConnection(source)
-            self._renderer.AddViewProp(self._actor)
         return super().array()
 
     def mrmlSliceNode(self):
