@@ -175,6 +175,8 @@ def test_padding_outside_the_field_of_view_stays():
 def test_a_runner_never_returns_what_breaks_the_budget():
     @dataclasses.dataclass(frozen=True)
     class Rogue:
+        voxelwise: bool = True
+
         def init(self, x, budget, generator):
             return torch.zeros_like(x)
 
@@ -195,6 +197,8 @@ def test_a_space_of_other_variables_is_run_as_it_is():
 
     @dataclasses.dataclass(frozen=True)
     class Brightness:
+        voxelwise: bool = False
+
         def init(self, x, budget, generator):
             return torch.zeros(1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perturbox.budget import Budget
-from perturbox.solvers import Oracle
+from perturbox.oracle import Oracle
 
 
 @dataclass(frozen=True)
