@@ -65,6 +65,9 @@ def evaluating(network: Network) -> Iterator[None]:
 def tapped(network: Network, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The outputs of these layers in the network's next call, by name."""
     features: dict[str, Tensor] = {}
+    if not layers:
+        yield features
+        return
     modules = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
     missing = [name for name in layers if name not in modules]
     if missing:
