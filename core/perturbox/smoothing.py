@@ -33,7 +33,12 @@ def gaussian_mm(sigma_mm: float, spacing: tuple[float, ...]) -> list[Tensor]:
 
 
 def ssim(x: Tensor, y: Tensor, span: float) -> Tensor:
-    """Mean structural similarity over all voxels, with gradient; span: the range of values.
+    """Mean structural similarity over all voxels, with gradient; see `ssim_map`."""
+    return ssim_map(x, y, span).mean()
+
+
+def ssim_map(x: Tensor, y: Tensor, span: float) -> Tensor:
+    """Structural similarity at every voxel, "b c *s"; span: the range of values.
 
     Gaussian of 11 voxels, SD 1.5, renormalised at the border. Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
@@ -50,4 +55,4 @@ def ssim(x: Tensor, y: Tensor, span: float) -> Tensor:
     vx, vy, vxy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     mx, my = mx + shift / span, my + shift / span
     c1, c2 = 0.01**2, 0.03**2
-    return ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+    return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))

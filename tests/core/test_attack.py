@@ -9,11 +9,10 @@ import victims
 from attacking import attacked, live_score
 
 from perturbox import recipes
-from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.attack import Attack, Step, run
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.goals import Goal
 from perturbox.types import Case, InputError, Volume
-from perturbox.victim import Victim, as_input
 
 # The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.
 GRADIENT = [("fgsm", "linf"), ("bim", "linf"), ("mi-fgsm", "linf"), ("pgd", "linf"), ("pgd", "l2")]

@@ -6,12 +6,9 @@ import torch
 import victims
 from attacking import attacked
 
-from perturbox import recipes
-from perturbox.attack import Outcome, run
-from perturbox.goals import Goal
 from perturbox.sliding import Window
 from perturbox.solvers.ascent import chain, l1_normalise, momentum, rms_normalise, scale, sign
-from perturbox.types import Case, Volume
+from perturbox.types import Volume
 from perturbox.victim import Victim
 
 

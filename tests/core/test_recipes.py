@@ -57,7 +57,7 @@ def test_a_description_survives_json(name):
     assert described["dims"] in ([2, 3], [3]) and described["access"] in ("white", "black")
     assert described["family"] in get_args(recipes.Family)
     own = described["own_budget"]
-    assert own is None or set(own) == {"parameter", "value", "unit", "meaning"} and own["value"] is not None
+    assert own is None or (set(own) == {"parameter", "value", "unit", "meaning"} and own["value"] is not None)
     for entry in described["parameters"]:
         assert set(entry) == {"name", "type", "unit", "default", "minimum", "maximum", "choices", "help"}
 
