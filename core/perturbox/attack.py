@@ -1,59 +1,48 @@
 """The heart: an attack is an objective, a space, a solver and a budget; `run` composes them.
 
 Best-so-far, live scores, tracing, early stop, cancelling and the independent budget check live here, once, for every
-attack. The surrogate loss that is climbed never decides what is kept: that is the goal's success score on the arg-max
-prediction.
+attack. The surrogate loss that is climbed never decides what is kept: that is the goal's success score on the
+prediction, or, for attacks that seek the smallest change, the size of those that reach the goal. An attack may be made
+of others, which run one after another into the same best-so-far.
 """
 
+import dataclasses
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perturbox.budget import Budget, Norm
+from perturbox.budget import Budget, Norm, middle_limit
 from perturbox.goals import Goal
-from perturbox.objectives import Loss
-from perturbox.solvers import Oracle, Solver
+from perturbox.oracle import Oracle
+from perturbox.solvers import Solver
 from perturbox.spaces import Space
+from perturbox.steps import Member, Outcome, Rank, Step
 from perturbox.types import Case, Volume
-from perturbox.victim import BoundVictim, as_input
+from perturbox.victim import BoundVictim, Victim, as_input
+from perturbox.view import Objective, Previous, Scene, View, climb, surrogate_view, view_of_other
 
+__all__ = ["Attack", "Objective", "Outcome", "Scene", "Step", "climb", "compose", "own_draw", "run"]
 
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What an objective is told: the label map to leave (or, `towards`, to reach), weights, and the classes a Dice
-    averages.
-
-    labels: "b *g" int64; weight: "b *g" float; both on the network's grid.
-    """
-
-    labels: Tensor
-    weight: Tensor
-    towards: bool
-    classes: tuple[int, ...]
-
-
-# (victim, x_adv, scene, progress in [0, 1]) -> scalar, higher = worse for the victim.
-Objective = Callable[[Callable[[Tensor], Tensor], Tensor, Scene, float], Tensor]
-
-
-def climb(loss: Loss) -> Objective:
-    """The objective that climbs a loss away from the scene's labels, or descends towards them."""
-
-    def objective(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Tensor:
-        value = loss(victim(x), scene.labels, scene.weight, scene.classes, scene.towards)
-        return -value if scene.towards else value
-
-    return objective
+SLACK = 0.01  # of a score: what rests on success shall not fail on the saved file by a voxel
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A composed attack. parameters: everything a replay needs; uses_gradient: False for attacks that only look."""
+    """A composed attack. parameters: everything a replay needs; uses_gradient: False for attacks that only look.
+
+    eps: infinite where the space alone limits the change. keep: what is best, the "worst" score or the "smallest"
+    change that reaches the goal. rests: whether a round ends as soon as it has reached the goal (or, keeping the worst,
+    lost everything). queries: predictions per step beside the one with its gradient. members: the attacks it is made
+    of, run one after another; a `warm` one starts where the objective of the one before was highest. refine: attacks
+    with ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an
+    InputError, victims and scans it can't work with. crafted_on: scans other than the case, for a universal attack.
+    """
 
     name: str
     objective: Objective
@@ -65,119 +54,251 @@ class Attack:
     restarts: int = 1
     uses_gradient: bool = True
     parameters: dict[str, Any] = field(default_factory=dict)
+    keep: Literal["worst", "smallest"] = "worst"
+    rests: bool = True
+    queries: int = 0
+    members: tuple["Attack", ...] = ()
+    warm: bool = False
+    refine: int = 0
+    check: Callable[[Victim, Volume], None] | None = None
+    crafted_on: tuple[str, ...] = ()
+
+    def leaves(self) -> Iterator["Attack"]:
+        """The attacks that are run one after another: itself, or those of its members."""
+        for _ in range(self.restarts if self.members else 1):
+            for member in self.members:
+                yield from member.leaves()
+        if not self.members:
+            yield self
+
+    @property
+    def rounds(self) -> int:
+        """How often something starts: restarts of all leaves, and refinements at most."""
+        return sum(leaf.restarts for leaf in self.leaves()) + self.refine
+
+    @property
+    def limit(self) -> float | None:
+        """eps, None for no ball."""
+        return self.eps if math.isfinite(self.eps) else None
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step as seen from outside; dice and score are live values on the network's grid, before clean-up."""
-
-    step: int
-    steps: int
-    restart: int
-    loss: float | None
-    score: float
-    dice: dict[int, float | None]
-    linf: float
-    seconds: float
-
-    def describe(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """The entry of a trace: plain JSON, structures by name."""
-        return {
-            "step": self.step,
-            "restart": self.restart,
-            "loss": self.loss,
-            "score": self.score,
-            "dice": {names[value]: dice for value, dice in self.dice.items()},
-            "linf": self.linf,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """x_adv: "c *s", what the file will hold, in the source's dtype; delta: its difference from the source. touched:
-    bool "*s", voxels that ever had a gradient (None where the attack asks for none). stopped: the step at which the
-    user stopped it, None if it ran to its end."""
-
-    x_adv: np.ndarray
-    delta: np.ndarray
-    trace: list[Step]
-    best: Step
-    touched: np.ndarray | None
-    stopped: int | None
+def compose(name: str, members: Sequence[Attack], eps: float, norm: Norm = "linf", **changes: Any) -> Attack:
+    """An attack made of others; what they find counts where it lies within eps."""
+    first = next(members[0].leaves())
+    settings = {
+        "steps": max(leaf.steps for member in members for leaf in member.leaves()),
+        "uses_gradient": any(leaf.uses_gradient for member in members for leaf in member.leaves()),
+    }
+    own = (name, first.objective, first.space, first.solver, eps, norm)
+    return Attack(*own, members=tuple(members), **(settings | changes))
 
 
 class _Run:
-    """The evaluations of one run: scores every point a solver asks about and remembers the best."""
+    """One run: scores every point a solver asks about and remembers the best."""
 
     def __init__(
         self,
         attack: Attack,
-        victim: BoundVictim,
-        x: Tensor,
-        scene: Scene,
-        reference: Tensor,
-        goal: Goal,
+        views: list[View],
+        case: Case,
         budget: Budget,
-        enough: Callable[[Step], bool],
+        generator: torch.Generator,
+        on_step: Callable[[Step], None],
+        stop: Callable[[], bool],
+        enough: Callable[[Step], bool] | None,
     ):
-        self.attack, self.victim, self.x, self.scene = attack, victim, x, scene
-        self.reference, self.goal, self.budget, self.enough = reference, goal, budget, enough
+        self.attack, self.views, self.case, self.budget, self.generator = attack, views, case, budget, generator
+        self.on_step, self.stop, self.enough = on_step, stop, enough or self._reached
+        self.x = as_input(case.image, budget.region.device)
         self.trace: list[Step] = []
         self.best: Step | None = None
-        self.best_x = x
-        self.done = False
-        self.touched = torch.zeros_like(x, dtype=torch.bool)
-        self.step = self.restart = 0
+        self.best_x, self.best_leaf = self.x, attack
+        self.rank: Rank = (False, 0.0, 0.0)
+        self.touched = torch.zeros_like(self.x, dtype=torch.bool)
+        self.members: dict[str, Member] = {}
+        self.top: tuple[float, Tensor] | None = None
+        self.rounds = 0
+        self.succeeded = False
+        self.stopped: int | None = None
         self.started = time.perf_counter()
-        self.prediction: Tensor | None = None
+        self.leaf, self.limits, self.step, self.member = attack, budget, 0, ""
+        self.point: Tensor | None = None
+        self.clean_score = 1.0
+        if attack.keep == "smallest" and enough is None:
+            self.clean_score = float(np.mean([self._clean(view) for view in views]))
 
-    def watched(self, x: Tensor) -> Tensor:
-        logits = self.victim(x)
-        self.prediction = logits.detach().argmax(1)
-        return logits
+    # ---- rounds
+
+    def round(self, leaf: Attack, start: np.ndarray | None = None) -> bool:
+        """Run one leaf once from its start, or from a perturbation "c *s"; whether the attack goes on."""
+        self.leaf, self.limits = leaf, self._limits(leaf)
+        z = leaf.space.init(self.x, self.limits, self.generator)
+        if start is not None and leaf.space.voxelwise:
+            z = leaf.space.project(torch.from_numpy(start)[None].to(self.x), self.x, self.limits)
+            self.touched |= z != 0  # they had a gradient in the attack that found them
+        elif leaf.warm and self.top is not None:
+            z = leaf.space.project(self.top[1], self.x, self.limits)
+        self.top = None
+        for view in self.views:
+            view.scene = dataclasses.replace(view.scene, previous=None, memory={})
+        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded)
+        state = leaf.solver.init(z, self.limits, self.generator)
+        self.succeeded = False
+        for step in range(leaf.steps + 1):
+            self.step = step
+            if self.stop():
+                self.stopped = step
+                return False
+            if step == leaf.steps:
+                self.value(z)  # the last update has not been looked at yet
+            else:
+                z, state = leaf.solver.step(oracle, z, state)
+                z = self.project(z)
+            self.on_step(self.trace[-1])
+            if leaf.rests and self.succeeded:
+                break
+        self.rounds += 1
+        return self.attack.keep == "smallest" or not self.rank[0]
+
+    def climb(self, start: np.ndarray | None) -> None:
+        """Every round of every leaf, the first from `start`; then the refinements."""
+        for member in self.attack.members or (self.attack,):
+            self.member = member.name if self.attack.members else ""
+            for _ in range(self.attack.restarts if self.attack.members else 1):
+                for leaf in member.leaves():
+                    for _ in range(leaf.restarts):
+                        if not self.round(leaf, start):
+                            return
+                        start = None
+        self._refine()
+
+    def _refine(self) -> None:
+        """Bisect the limit of what succeeded, each attack starting from the smallest change known."""
+        held, step = 0.0, self.budget.step or self.budget.eps / 64
+        for _ in range(self.attack.refine):
+            if not self.rank[0] or not (middle := middle_limit(held, -self.rank[1], step)):
+                return
+            before, leaf = self.rank, dataclasses.replace(self.best_leaf, eps=middle)
+            delta = (self.best_x - self.x)[0].cpu().numpy()
+            if not self.round(leaf, delta):
+                return
+            held = middle if self.rank == before else held
+
+    def _limits(self, leaf: Attack) -> Budget:
+        if (leaf.eps, leaf.norm) == (self.attack.eps, self.attack.norm):
+            return self.budget
+        device, visible = self.budget.region.device, self.budget.visible
+        return Budget.of(self.case, leaf.limit, leaf.norm, device, visible)
+
+    # ---- what a solver may ask
+
+    def project(self, z: Tensor) -> Tensor:
+        z = self.leaf.space.project(z.detach(), self.x, self.limits)
+        return torch.where(self.touched, z, 0) if self._follows_voxels() else z
 
     def gradient(self, z: Tensor) -> tuple[float, Tensor]:
         z = z.detach().requires_grad_(True)
-        x_adv = self.attack.space.decode(z, self.x, self.budget)
-        loss = self.attack.objective(self.watched, x_adv, self.scene, self.progress)
-        # One backward pass: what every voxel could do, and what the variables of the space can.
-        at_voxels, gradient = torch.autograd.grad(loss, (x_adv, z))
-        self.touched |= at_voxels != 0
-        self.record(x_adv.detach(), float(loss.detach()))
-        return float(loss.detach()), gradient
+        total, gradient = 0.0, torch.zeros_like(z)
+        for view in self.views:
+            x_adv = self.leaf.space.decode(z, view.x, self._of(view))
+            self._keep(view, x_adv.detach())
+            # Cut here, so that several models never hold their graphs at once.
+            point = x_adv.detach().requires_grad_(True)
+            view.watch(point)
+            loss = self.leaf.objective(view, point, view.scene, self.progress)
+            (slope,) = torch.autograd.grad(loss, point)
+            if self.leaf.space.voxelwise:
+                self.touched |= slope != 0
+            if x_adv.requires_grad:  # a limit of 0 may leave nothing of z
+                gradient += torch.autograd.grad(x_adv, z, slope / len(self.views))[0]
+            total += float(loss.detach()) / len(self.views)
+            view.scene = dataclasses.replace(view.scene, previous=Previous(point.detach(), slope))
+        self.record(z.detach(), total)
+        return total, gradient
 
     def value(self, z: Tensor) -> float:
+        total = self._evaluate(z, self.limits.step)
+        self.record(z.detach(), total)
+        return total
+
+    def peek(self, z: Tensor) -> float:
+        return self._evaluate(z, None)
+
+    def _evaluate(self, z: Tensor, step: float | None) -> float:
+        total = 0.0
         with torch.no_grad():
-            x_adv = self.attack.space.decode(z, self.x, self.budget)
-            loss = float(self.attack.objective(self.watched, x_adv, self.scene, self.progress))
-        self.record(x_adv, loss)
-        return loss
+            for view in self.views:
+                limits = dataclasses.replace(self._of(view), step=step)
+                point = self.leaf.space.decode(z, view.x, limits)
+                self._keep(view, point)
+                view.watch(point)
+                total += float(self.leaf.objective(view, point, view.scene, self.progress)) / len(self.views)
+        return total
 
     @property
     def progress(self) -> float:
-        return self.step / max(1, self.attack.steps)
+        return self.step / max(1, self.leaf.steps)
 
-    def record(self, x_adv: Tensor, loss: float) -> None:
-        changed = x_adv != self.x
+    # ---- the best so far
+
+    def record(self, z: Tensor, loss: float) -> None:
+        judged = [view.judge() for view in self.views]
+        x_adv = self.point
+        if x_adv is None:  # every view is of another scan
+            with torch.no_grad():
+                x_adv = self.leaf.space.decode(z, self.x, self.limits)
+        delta = x_adv - self.x
         now = Step(
             self.step,
-            self.attack.steps,
-            self.restart,
+            self.leaf.steps,
+            self.rounds,
             loss,
-            self.goal.score(self.prediction, self.reference),
-            self.goal.dice(self.prediction, self.reference),
-            float((x_adv - self.x).abs().max()),
+            float(np.mean([score for score, _ in judged])),
+            _mean_dice([dice for _, dice in judged]),
+            float(delta.abs().max()),
             time.perf_counter() - self.started,
+            self.member or None,
         )
         self.trace.append(now)
+        if self.top is None or loss > self.top[0]:
+            self.top = (loss, z)
+        self.succeeded = False
         # A voxel whose gradient was never anything but 0 has no part in an attack that follows gradients; a point that
-        # changes one, as a random start does, is no result.
-        if self.attack.uses_gradient and bool((changed & ~self.touched).any()):
+        # changes one, as a random start does, is no result. Nor is one beyond the limit, as a member's may be.
+        if self._follows_voxels() and bool(((delta != 0) & ~self.touched).any()):
             return
-        rank = (self.enough(now), -now.score)
+        size = self.budget.size(delta) if self.attack.keep == "smallest" or self.attack.members else 0.0
+        if self.limits is not self.budget and size > self.budget.eps * (1 + 1e-6):
+            return
+        self.succeeded = self.enough(now)
+        sought = size if self.succeeded and self.attack.keep == "smallest" else 0.0
+        rank = (self.succeeded, -sought, -now.score)
+        if self.attack.members:
+            self.members.setdefault(self.member, Member(self.member, now, rank, size)).note(now, rank, size)
         # Of equals the first is kept: an unchanged scan is where every attack starts.
-        if self.best is None or rank > (self.done, -self.best.score):
-            self.best, self.best_x, self.done = now, x_adv, rank[0]
+        if self.best is None or rank > self.rank:
+            self.best, self.best_x, self.best_leaf, self.rank = now, x_adv, self.leaf, rank
+
+    def _keep(self, view: View, x_adv: Tensor) -> None:
+        self.point = x_adv if view.budget is self.budget else None
+
+    def _follows_voxels(self) -> bool:
+        return self.leaf.uses_gradient and self.leaf.space.voxelwise
+
+    def _of(self, view: View) -> Budget:
+        """The limits on a view's own scan: those of the case, or its own where it is another scan."""
+        return self.limits if view.budget is self.budget else view.budget
+
+    def _reached(self, step: Step) -> bool:
+        """By default: everything is lost, or, for the smallest change, the goal is reached, clearly."""
+        if self.attack.keep == "worst":
+            return step.score <= 0
+        goal = self.views[0].goal
+        return step.score <= goal.threshold * (self.clean_score if goal.kind == "change" else 1.0) - SLACK
+
+    def _clean(self, view: View) -> float:
+        view.watch(view.x)
+        return view.judge()[0]
 
 
 def run(
@@ -189,61 +310,75 @@ def run(
     *,
     seed: int = 0,
     start: np.ndarray | None = None,
+    surrogates: Sequence[BoundVictim] = (),
+    others: Sequence[Volume] = (),
     on_step: Callable[[Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
-    enough: Callable[[Step], bool] = lambda step: step.score <= 0,
+    enough: Callable[[Step], bool] | None = None,
 ) -> Outcome:
     """Attack one case and return the best perturbation found, checked against the budget.
 
     reference: labels "*s" on the scan's grid that the goal leaves. start: a perturbation "c *s" an earlier attack
-    found, from which the first restart begins. on_step is told every step; stop is polled before each and ends the run
-    with the best so far; enough(step) ends it early, and what it accepts counts as better than anything else. Raises
-    BudgetViolated if what the attack made is outside its budget, InputError for an impossible budget.
+    found, from which the first round begins. surrogates: models to craft it on, on the same scan; `victim` is then not
+    called at all. others: scans to craft it on instead of the case. on_step is told every step; stop is polled before
+    each and ends the run with the best so far; enough(step) says what has reached the goal, which counts as better than
+    anything that hasn't, and ends a round that rests: by default what has lost everything, or, where the smallest
+    change is sought, what has reached the goal's threshold. Raises BudgetViolated if what the attack made is outside
+    its budget, InputError for an impossible budget or surrogate.
     """
-    image, device = case.image, victim.victim.device
-    x = as_input(image, device)
-    budget = Budget.of(case, attack.eps, attack.norm, device)
-    grid_reference = victim.to_grid(reference)
-    labels, weight, towards = goal.scene(grid_reference, victim.grid_spacing(image))
-    scene = Scene(labels, weight, towards, goal.classes)
-    state = _Run(attack, victim, x, scene, grid_reference, goal, budget, enough)
-    oracle = Oracle(state.gradient, state.value)
+    image, device, visible = case.image, victim.victim.device, victim.victim.visible
+    budget = Budget.of(case, attack.limit, attack.norm, device, visible)
     generator = torch.Generator().manual_seed(seed)
-    stopped: int | None = None
-    for restart in range(attack.restarts):
-        state.restart = restart
-        z = attack.space.init(x, budget, generator)
-        if start is not None and restart == 0:
-            z = attack.space.project(torch.from_numpy(start)[None].to(x), x, budget)
-            state.touched |= z != 0  # they had a gradient in the attack that found them
-        progress = attack.solver.init(z, budget, generator)
-        for step in range(attack.steps + 1):
-            state.step = step
-            if stop():
-                stopped = step
-                break
-            if step == attack.steps:
-                state.value(z)  # the last update has not been looked at yet
-            else:
-                z, progress = attack.solver.step(oracle, z, progress)
-                z = attack.space.project(z.detach(), x, budget)
-                if attack.uses_gradient and z.shape == x.shape:
-                    z = torch.where(state.touched, z, 0)
-            on_step(state.trace[-1])
-            if state.done:
-                break
-        if stopped is not None or state.done:
-            break
+    names = {value: name for name, value in victim.victim.labels.items()}
+    if surrogates:
+        views = [surrogate_view(model, case, goal, names, budget, generator) for model in surrogates]
+    elif others:
+        views = [view_of_other(scan, victim, goal, attack.limit, attack.norm, generator) for scan in others]
+    else:
+        views = [View.of(victim, image, reference, goal, budget, generator)]
+    state = _Run(attack, views, case, budget, generator, on_step, stop, enough)
+    state.climb(start)
     x_adv = _as_saved(image, state.best_x[0].cpu().numpy())
     budget.verify(torch.from_numpy(x_adv)[None], torch.from_numpy(np.require(image.data, None, ["C", "W"]))[None])
+    follows = attack.uses_gradient and all(leaf.space.voxelwise for leaf in attack.leaves())
     return Outcome(
         x_adv,
         x_adv - image.data,
         state.trace,
         state.best or Step(0, attack.steps, 0, None, 1.0, {}, 0.0, 0.0),  # stopped before the first look
-        state.touched[0].any(0).cpu().numpy() if attack.uses_gradient else None,
-        stopped,
+        state.touched[0].any(0).cpu().numpy() if follows else None,
+        state.stopped,
+        list(state.members.values()),
     )
+
+
+def own_draw(attack: Attack, case: Case, victim: Victim) -> Callable[[int], np.ndarray] | None:
+    """(seed) -> a random point of the attack's own space, as large as its budget allows and not aimed, "c *s" as the
+    file will hold it; None for additive attacks, to which noise is the same."""
+    leaf = next(attack.leaves())
+    if leaf.space.voxelwise:
+        return None
+    budget = Budget.of(case, attack.limit, attack.norm, victim.device, victim.visible)
+    x = as_input(case.image, victim.device)
+
+    def draw(seed: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            x_adv = leaf.space.decode(leaf.space.draw(x, budget, generator), x, budget)
+        return _as_saved(case.image, x_adv[0].cpu().numpy())
+
+    return draw
+
+
+def _mean_dice(found: list[dict[int, float | None]]) -> dict[int, float | None]:
+    """Structure by structure over several views, of those that have a value."""
+    if len(found) == 1:
+        return found[0]
+    known: dict[int, list[float]] = {value: [] for one in found for value in one}
+    for one in found:
+        for value, dice in one.items():
+            known[value] += [] if dice is None else [dice]
+    return {value: float(np.mean(dices)) if dices else None for value, dices in known.items()}
 
 
 def _as_saved(image: Volume, x_adv: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """How much may change, in the scan's own units: the norm ball, the region of interest, the valid range and the file's
-steps.
+steps. A space with a budget of its own has no ball unless the user asked for one: its eps is infinite.
 
 `project` makes a perturbation feasible; `verify` is independent of it and refuses a result that isn't. The runner calls
 `verify` on whatever an attack returned, so no attack grades itself.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from perturbox.types import Case, InputError
 
 Norm = Literal["linf", "l2", "l0"]
 NORMS: tuple[str, ...] = get_args(Norm)
+TINY = 1e-30
 
 
 class BudgetViolated(RuntimeError):
@@ -38,8 +40,10 @@ class Budget:
     """The set of allowed perturbations of x "b c *s".
 
     eps: limit in the scan's unit for linf (largest change of any voxel) and l2 (RMS change over the region), a fraction
-    of the region's voxels for l0. region: bool "1 1 *s"; only these voxels may change. clip: valid range of values, the
-    source's own. step: the file's storage step (1 HU for integer CT), None for floating point.
+    of the region's voxels for l0; infinite where nothing but the space itself limits the change. region: bool
+    "1 1 *s"; only these voxels may change. clip: valid range of values, the source's own. step: the file's storage step
+    (1 HU for integer CT), None for floating point. spacing: mm along the scan's axes, for spaces measured in mm.
+    visible: the range of values that the victim tells apart (its intensity window), the source's own where it has none.
     """
 
     eps: float
@@ -47,16 +51,28 @@ class Budget:
     region: Tensor
     clip: tuple[float, float]
     step: float | None = None
+    spacing: tuple[float, ...] = ()
+    visible: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, case: Case, eps: float, norm: Norm = "linf", device: torch.device | str = "cpu") -> "Budget":
-        """The budget for one case: its region of interest without padding, its range, its storage step.
+    def of(
+        cls,
+        case: Case,
+        eps: float | None,
+        norm: Norm = "linf",
+        device: torch.device | str = "cpu",
+        visible: tuple[float, float] | None = None,
+    ) -> "Budget":
+        """The budget for one case: its region of interest without padding, its range, its storage step; eps None: no
+        ball.
 
         Raises InputError for a negative or undefined eps, an unknown norm and an empty region.
         """
         if norm not in NORMS:
             raise InputError(f"Unknown norm '{norm}'; choose one of {', '.join(NORMS)}.")
-        if not (np.isfinite(eps) and eps >= 0):
+        if eps is None:
+            eps, norm = math.inf, "linf"
+        elif not (np.isfinite(eps) and eps >= 0):
             raise InputError(f"eps must be a number of at least 0, not {eps}.")
         if norm == "l0" and eps > 1:
             raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps}.")
@@ -67,7 +83,8 @@ class Budget:
         if not region.any():
             raise InputError("The region of interest holds no voxel that may change; draw it inside the scan.")
         clip = (float(image.data.min()), float(image.data.max()))
-        return cls(float(eps), norm, torch.from_numpy(region)[None, None].to(device), clip, image.step)
+        where = torch.from_numpy(region)[None, None].to(device)
+        return cls(float(eps), norm, where, clip, image.step, image.spacing, visible or clip)
 
     @property
     def count(self) -> int:
@@ -82,10 +99,12 @@ class Budget:
         delta = torch.minimum(torch.maximum(delta, self.clip[0] - x), self.clip[1] - x)
         if self.norm == "linf":
             return delta.clamp(-self.eps, self.eps)
+        if self.eps < TINY:
+            return torch.zeros_like(delta)
         if self.norm == "l2":
             size = self.rms(delta)
             # A hair inside the ball, so that rounding neither leaves it nor makes a second projection differ.
-            return delta * torch.where(size > self.eps, self.eps * (1 - 1e-6) / size.clamp_min(1e-30), 1.0)
+            return delta * torch.where(size > self.eps, self.eps * (1 - 1e-6) / size.clamp_min(TINY), 1.0)
         allowed = int(self.eps * self.count * delta.shape[1])
         flat = delta.flatten(1)
         if allowed == 0:
@@ -103,6 +122,10 @@ class Budget:
         total = delta.flatten(1).double().square().sum(1)
         rms = (total / (self.count * delta.shape[1])).sqrt()
         return rms.to(delta.dtype).view(-1, *[1] * (delta.dim() - 1))
+
+    def size(self, delta: Tensor) -> float:
+        """The norm of one case's perturbation that this budget limits."""
+        return self.measure(delta)[self.norm]
 
     def measure(self, delta: Tensor) -> dict[str, float]:
         """The norms of one case's perturbation: linf and l2 (RMS) in its unit, l0 as a fraction of the region."""
@@ -141,3 +164,10 @@ class Budget:
                 raise BudgetViolated(
                     f"The perturbation measures {float(found):g} in {self.norm}, above the limit {self.eps:g}."
                 )
+
+
+def middle_limit(held: float, broken: float, step: float) -> float | None:
+    """The next limit to try between one that held and one that broke, on multiples of the file's step; None where none
+    is left between them. Both the search for the margin and attacks that refine their answer bisect with it."""
+    middle = step * math.floor((held + broken) / 2 / step + 1e-6)
+    return middle if held + 1e-6 < middle < broken - 1e-6 else None

@@ -204,6 +204,13 @@ def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     parameters = result["attack"]["parameters"]
     if result["stopped_early"]:
         yield f"The attack was {result['stopped_early']}: the numbers are those of the best result up to there."
+    own = result["attack"].get("own_budget")
+    if own is not None:
+        unit = f" {own['unit']}" if own["unit"] else ""
+        yield (
+            f"This attack has a budget of its own ({own['parameter']} {own['value']:g}{unit}: {own['meaning']}): "
+            "what it measured in HU is stated, but it isn't comparable with attacks at a limit."
+        )
     if result["attack"]["name"] == "noise":
         yield "Random noise is a control, not an attack: what holds against it proves nothing."
         return
@@ -237,6 +244,12 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"Random noise of the same size lowers mean Dice as much as the attack ({noise:.2f} and {fall:.2f}): "
                 "the gradient may be masked."
+            )
+        own = _mean_fall(result, control["own"]["dice"]) if control.get("own") else None
+        if own is not None and own >= 0.9 * fall:
+            yield (
+                f"A random draw in the attack's own space lowers mean Dice as much ({own:.2f} and {fall:.2f}): "
+                "the kind of change does it, not its aim."
             )
         moved = _mean_fall(result, control["rolled"]["dice"])
         if moved is not None and moved >= 0.9 * fall:

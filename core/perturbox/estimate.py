@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perturbox.attack import Scene
+from perturbox.attack import Attack, Scene
 from perturbox.job import Ready
 from perturbox.measure import CONTROL_SEEDS
 from perturbox.memory import available_bytes, graph_budget
 from perturbox.resources import peak_bytes
-from perturbox.sliding import sliding_window
+from perturbox.sliding import Inside, sliding_window
 from perturbox.types import Effort, Volume
 from perturbox.victim import BoundVictim, Victim
 from perturbox.windows import Grid
@@ -91,9 +91,15 @@ def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
 
 
 def _climbing(ready: Ready, costs: Costs) -> float:
-    attack = ready.attack
-    step = costs.gradient if attack.uses_gradient else costs.forward
-    return attack.restarts * (attack.steps * step + costs.forward)
+    """Seconds of all rounds; with surrogates as if each of them were the victim."""
+
+    def one(leaf: Attack) -> float:
+        step = (costs.gradient if leaf.uses_gradient else costs.forward) + leaf.queries * costs.forward
+        return leaf.steps * step + costs.forward
+
+    rounds = [leaf.restarts * one(leaf) for leaf in ready.attack.leaves()]
+    views = len(ready.surrogates) or len(ready.others) or 1
+    return views * (sum(rounds) + ready.attack.refine * max(rounds))
 
 
 def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -> Estimate:
@@ -166,19 +172,40 @@ def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Read
     x = torch.from_numpy(slab.data)[None].to(victim.device, torch.float32).requires_grad_()
     scores = torch.rand(classes, *bound.grid.target, device=victim.device)
 
-    def pretended(x: Tensor) -> Tensor:
-        return bound.prepare(x)[:, :1] * scores
+    pretended = _Pretended(bound, scores)
 
     def evaluation() -> None:
         if ready is None:
             pretended(x)
             return
         zeros = torch.zeros(1, *bound.grid.target, dtype=torch.int64, device=victim.device)
-        scene = Scene(zeros, torch.ones_like(zeros, dtype=torch.float32), False, ready.goal.targets)
+        weight, regions = torch.ones_like(zeros, dtype=torch.float32), victim.membership()
+        chosen = ready.goal.targets if regions is None else tuple(range(classes))
+        scene = Scene(zeros, weight, False, chosen, regions, x.detach(), bound.grid_spacing(slab))
         torch.autograd.grad(ready.attack.objective(pretended, x, scene, 0.0), x)
 
     labelling = _timed(lambda: bound.grid.argmax_to_native(scores), victim.device)
     return _timed(evaluation, victim.device) * scale, labelling * scale
+
+
+@dataclass(frozen=True, eq=False)
+class _Pretended:
+    """A view whose network costs nothing."""
+
+    bound: BoundVictim
+    scores: Tensor
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return self.bound.prepare(x)
+
+    def slide(self, prepared: Tensor) -> Tensor:
+        return prepared[:, :1] * self.scores
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.slide(self.prepare(x))
+
+    def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]:
+        return self(x), x.new_zeros(())
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

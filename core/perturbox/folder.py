@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from perturbox import io, recipes
+from perturbox.attack import own_draw
 from perturbox.goals import Goal
 from perturbox.io.files import require_new_folder
 from perturbox.job import SCHEMA, Job, Listener, execute, prepare, present_targets
 from perturbox.load import load_victim
 from perturbox.measure import measure
 from perturbox.metrics import broken_by, to_json
-from perturbox.types import InputError, Volume
+from perturbox.types import Case, InputError, Volume
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
 VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
@@ -72,6 +73,8 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     clean_seg = victim.predict(clean)
     goal = Goal.parse(parameters["goal"], parameters["target"], victim.labels)
     goal = present_targets(goal, clean_seg if expert is None else expert, victim, tuple(parameters["target"]))
+    job = job_of(result)
+    built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
     measured = measure(
         clean,
         adversarial,
@@ -83,6 +86,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         roi=roi,
         seed=result["seed"],
         clean_seg=clean_seg,
+        own_draw=own_draw(built, Case(clean, roi=roi), victim),
         say=listener.say,
     )
     problems = []
@@ -152,7 +156,11 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
     }
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])
-    return execute(prepare(job, clean), out, listener or Listener())
+    ready = prepare(job, clean)
+    for model, then in zip(ready.surrogates, result["surrogates"], strict=True):
+        if model.sha256 != then["sha256"]:
+            raise InputError(f"The surrogate '{model.name}' has other weights here than then; use the same version.")
+    return execute(ready, out, listener or Listener())
 
 
 def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
@@ -165,7 +173,8 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             image="",
             victim=result["victim"]["spec"],
             attack=recipe.name,
-            eps=parameters["eps"],
+            eps=Job.eps if parameters["eps"] is None else parameters["eps"],
+            capped=parameters["eps"] is not None,
             norm=parameters["norm"],
             steps=parameters["steps"],
             goal=parameters["goal"],
@@ -174,6 +183,7 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             seed=result["seed"],
             device=result["device"],
             force=result["force"],
+            surrogate=tuple(model["spec"] for model in result["surrogates"]),
         ),
         **changes,
     )

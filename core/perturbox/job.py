@@ -8,8 +8,7 @@ perturbation, exactly.
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,128 +16,24 @@ import numpy as np
 import torch
 
 import perturbox
-from perturbox import checks, io, recipes
-from perturbox.attack import Outcome, Step, run
+from perturbox import checks, io
+from perturbox.attack import Outcome, own_draw, run
 from perturbox.budget import Budget
 from perturbox.goals import Goal
-from perturbox.io.files import new_folder, require_new_folder, require_new_label_map, sha256
-from perturbox.load import load_victim
+from perturbox.io.files import new_folder, require_new_folder, require_new_label_map
 from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
 from perturbox.noise import scan_noise
+from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
-from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, Volume
 from perturbox.victim import Victim
+
+__all__ = ["Job", "Listener", "Ready", "execute", "load_inputs", "prepare", "present_targets", "run_job", "segment"]
 
 SCHEMA = "perturbox-result/1"
 SEGMENTATION_SCHEMA = "perturbox-segmentation/1"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU)."""
-
-    image: str
-    victim: str = "ct-organs"
-    attack: str = "pgd"
-    eps: float = 4.0
-    norm: str = "linf"
-    steps: int = 20
-    goal: str = "change"
-    target: tuple[str, ...] = ()
-    label: str | None = None
-    label_map: str | None = None
-    roi: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "cpu"
-    force: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A job whose every input was read and checked."""
-
-    job: Job
-    victim: Victim
-    image: Volume
-    goal: Goal
-    expert: np.ndarray | None
-    roi: np.ndarray | None
-    attack: Any
-    recipe: recipes.Recipe
-    warnings: list[str]
-    source_sha256: str
-
-
-@dataclass
-class Listener:
-    """Where a job tells how it goes: say(sentence), step(Step); and where it asks whether to stop."""
-
-    say: Callable[[str], None] = lambda text: None
-    step: Callable[[Step], None] = lambda step: None
-    stop: Callable[[], bool] = lambda: False
-
-
-def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None) -> Ready:
-    """Read and check everything a job needs; `image` and `victim` stand in for what the job names where the caller has
-    loaded them already.
-
-    Raises InputError for any input that can't be used.
-    """
-    recipe = recipes.get(job.attack)
-    attack = recipe.build(job.eps, job.norm, job.steps, job.settings)
-    victim, image, warnings, digest = load_inputs(job, image, victim)
-    if image.dims not in recipe.dims:
-        raise InputError(
-            f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
-        )
-    goal = Goal.parse(job.goal, job.target, victim.labels)
-    expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
-    roi = io.read_mask(job.roi, image) if job.roi else None
-    Budget.of(Case(image, roi=roi), job.eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
-    if attack.steps != job.steps:
-        warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
-    return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest)
-
-
-def load_inputs(
-    job: Job, image: Volume | None = None, victim: Victim | None = None
-) -> tuple[Victim, Volume, list[str], str]:
-    """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
-    victim = victim or load_victim(job.victim, job.device)
-    digest = ""
-    if image is None:
-        path = Path(job.image)
-        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
-        digest = sha256(path)
-    warnings = io.check_hu(image, job.force) if victim.unit == "HU" else []
-    victim.on(image)  # refuses other dimensions and channels
-    return victim, image, warnings, digest
-
-
-def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
-    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" says which values of the file are
-    which structure."""
-    if label_map is None:
-        return io.read_labels(path, image, set(victim.labels.values()))
-    raw = io.read_labels(path, image)
-    mapped = np.zeros_like(raw)
-    for part in label_map.split(","):
-        name, equals, values = part.partition("=")
-        try:
-            numbers = [int(value) for value in values.split("+")]
-        except ValueError:
-            numbers = []
-        if not equals or not numbers:
-            raise InputError(f"'{part}' in --label-map isn't understood; write liver=5,bone=25+26.")
-        if name not in victim.structures:
-            raise InputError(
-                f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}."
-            )
-        mapped[np.isin(raw, numbers)] = victim.labels[name]
-    return mapped
 
 
 def segment(
@@ -193,7 +88,18 @@ def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
     listener.say(f"Attacking with {ready.recipe.title}")
     case = Case(image, ready.expert, ready.roi, job.target)
     bound = victim.on(image, effort)
-    outcome = run(ready.attack, bound, case, reference, goal, seed=job.seed, on_step=listener.step, stop=listener.stop)
+    outcome = run(
+        ready.attack,
+        bound,
+        case,
+        reference,
+        goal,
+        seed=job.seed,
+        surrogates=[model.on(image, effort) for model in ready.surrogates],
+        others=ready.others,
+        on_step=listener.step,
+        stop=listener.stop,
+    )
     with new_folder(out) as draft:
         return conclude(ready, goal, outcome, clean_seg, effort, draft, listener, started=(started, cpu_started))
 
@@ -220,7 +126,8 @@ def conclude(
     folder.mkdir(exist_ok=True)
     files = write_images(folder, ready, outcome)
     saved = read_adversarial(folder, files, image.unit)
-    Budget.of(Case(image, roi=ready.roi), job.eps, job.norm).verify(  # type: ignore[arg-type]
+    case = Case(image, roi=ready.roi)
+    Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
         torch.from_numpy(saved.data)[None], torch.from_numpy(image.data)[None]
     )
     measured = measure(
@@ -228,12 +135,13 @@ def conclude(
         saved,
         victim,
         goal,
-        eps=job.eps,
+        eps=ready.eps,
         norm=job.norm,
         expert=ready.expert,
         roi=ready.roi,
         seed=job.seed,
         clean_seg=clean_seg,
+        own_draw=own_draw(ready.attack, case, victim),
         effort=effort,
         say=listener.say,
     )
@@ -256,18 +164,6 @@ def conclude(
     listener.say("Writing the report")
     write_report(folder)
     return result
-
-
-def present_targets(goal: Goal, reference: np.ndarray, victim: Victim, named: tuple[str, ...]) -> Goal:
-    """The goal on the structures this scan holds; raises InputError where a named one is missing or none is there."""
-    found = goal.present(reference)
-    names = {value: name for name, value in victim.labels.items()}
-    missing = [names[value] for value in goal.targets if value not in found.targets]
-    if named and missing:
-        raise InputError(f"The model found no {' and no '.join(missing)} in this scan; choose other structures.")
-    if not found.targets:
-        raise InputError("The model found none of its structures in this scan; is it the right body part and model?")
-    return found
 
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
@@ -339,8 +235,13 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
             "parameters": {**ready.attack.parameters, "goal": job.goal, "target": list(job.target)},
             "paper": ready.recipe.paper,
             "deviations": list(ready.recipe.deviations),
+            "own_budget": ready.recipe.own_budget(ready.attack.parameters),
         },
         "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "surrogates": [
+            {"name": model.name, "spec": spec, "sha256": model.sha256}
+            for model, spec in zip(ready.surrogates, job.surrogate, strict=True)
+        ],
         "source": {
             "format": image.format,
             "dtype": str(image.dtype),
@@ -351,6 +252,7 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
         },
         **numbers,
         "margin": None,
+        "members": [member.describe(names) for member in outcome.members] or None,
         "trace": [step.describe(names) for step in outcome.trace],
         "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
         "stopped_early": None

@@ -2,9 +2,10 @@
 
 The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once.
 Structures that held then get an attack of their own, and each gap between the largest limit tried in vain and the
-smallest that broke is bisected on storage steps, warm-started from the smallest break known. What is reported is an
-upper bound ("<= 2"), the largest change measured in a file that does break the structure; "> 32" means that nothing up
-to 32 was found, never that it is safe.
+smallest that broke is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
+smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
+and the smallest break of all counts. What is reported is an upper bound ("<= 2"), the largest change measured in a file
+that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import numpy as np
 
 from perturbox import io, metrics
 from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.budget import middle_limit
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job import (
     Job,
@@ -66,16 +68,14 @@ def find_margin(
         )
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
-    ready = prepare(dataclasses.replace(job, eps=max_eps), victim=victim)
+    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True), victim=victim)
     if ready.image.step is not None and max_eps < ready.image.step:
         raise InputError(
             f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
         )
-    search = _Search(ready, max_eps, listener or Listener())
-    search.climb()
-    search.aim()
-    search.bisect()
-    return search.write(out)
+    found = _Search(ready, max_eps, listener or Listener())
+    found.search()
+    return found.write(out)
 
 
 class _Search:
@@ -99,8 +99,22 @@ class _Search:
             ready.image, ready.victim, self.clean_seg, self.noise["sigma"], ready.job.seed, self.effort
         )
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        self.member: int | None = None
+        self.began = 0  # index of this member's first trial
         self.trials: list[Trial] = []
         self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
+
+    def search(self) -> None:
+        """The whole search; of an attack made of others, one for each of them that knows nothing of the rest, so that
+        the bound is never above the one that any of them finds alone."""
+        members = self._attack(self.max_eps).members if self.ready.attack.keep == "worst" else ()
+        for self.member in range(len(members)) if members else (None,):
+            self.began = len(self.trials)
+            if self.ready.attack.keep == "worst":  # the smallest change is sought by the attack itself otherwise
+                self.climb()
+            self.aim()
+            self.bisect()
+        self.member, self.began = None, 0
 
     def climb(self) -> None:
         """Double the limit from one step; each joint attack starts from the one before."""
@@ -124,10 +138,9 @@ class _Search:
         for value in self.goal.targets:
             while (broken := self._smallest_break(value)) is not None and not self.listener.stop():
                 held = self._largest_vain(value, broken.linf)
-                middle = self.step * np.floor((held + broken.linf) / 2 / self.step + 1e-6)
-                if middle <= held + 1e-6 or middle >= broken.linf - 1e-6:
+                if (middle := middle_limit(held, broken.linf, self.step)) is None:
                     break
-                self._try(float(middle), (value,), self.found[broken].delta)
+                self._try(middle, (value,), self.found[broken].delta)
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write margin.json and one complete result folder per file that broke something."""
@@ -224,7 +237,8 @@ class _Search:
 
     def _attack(self, eps: float) -> Attack:
         job = self.ready.job
-        return self.ready.recipe.build(eps, job.norm, job.steps, job.settings)
+        attack = self.ready.recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+        return attack if self.member is None else attack.members[self.member]
 
     def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Outcome:
         """Attack at one limit and judge what a saved and re-read file of it does."""
@@ -243,6 +257,8 @@ class _Search:
             goal,
             seed=self.ready.job.seed,
             start=start,
+            surrogates=[model.on(self.ready.image, self.effort) for model in self.ready.surrogates],
+            others=self.ready.others,
             on_step=self.listener.step,
             stop=self.listener.stop,
             enough=lost,
@@ -250,8 +266,9 @@ class _Search:
         trial = self._judge(eps, aimed, outcome)
         self.trials.append(trial)
         self.found[trial] = outcome
-        smallest = [self._smallest_break(value) for value in self.goal.targets]
-        self.found = {trial: outcome for trial, outcome in self.found.items() if trial in smallest}
+        needed = [self._smallest_break(value) for value in self.goal.targets]
+        needed += [self._smallest_break(value, of_all=True) for value in self.goal.targets]
+        self.found = {trial: outcome for trial, outcome in self.found.items() if trial in needed}
         return outcome
 
     def _goal_dice(self, value: int) -> float:
@@ -277,15 +294,18 @@ class _Search:
         victim, image = self.ready.victim, self.ready.image
         return metrics.structures(segmentation, self.clean_seg, victim.labels, image.spacing, image.voxel_ml)
 
-    def _smallest_break(self, value: int) -> Trial | None:
+    def _smallest_break(self, value: int, of_all: bool = False) -> Trial | None:
+        """Of this member's trials, or of all."""
         name = self.names[value]
-        return min((t for t in self.trials if t.broken[name]), key=lambda t: t.linf, default=None)
+        trials = self.trials if of_all else self.trials[self.began :]
+        return min((t for t in trials if t.broken[name]), key=lambda t: t.linf, default=None)
 
     def _largest_vain(self, value: int, below: float) -> float:
         """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
         name = self.names[value]
         return max(
-            (t.eps for t in self.trials if value in t.aimed and not t.broken[name] and t.eps < below), default=0.0
+            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.broken[name] and t.eps < below),
+            default=0.0,
         )
 
 

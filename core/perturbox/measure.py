@@ -35,20 +35,22 @@ def measure(
     victim: Victim,
     goal: Goal,
     *,
-    eps: float,
+    eps: float | None,
     norm: str,
     expert: np.ndarray | None = None,
     roi: np.ndarray | None = None,
     seed: int = 0,
     clean_seg: np.ndarray | None = None,
+    own_draw: Callable[[int], np.ndarray] | None = None,
     effort: Effort | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
     """Every number that follows from the two scans and the victim.
 
     clean, adversarial: as read from disk, on one grid. expert: a reference label map "*s"; without it the clean
-    prediction is the reference. clean_seg: the clean prediction if already at hand. Controls (white noise, rolled
-    perturbation, benign changes) are drawn from `seed`.
+    prediction is the reference. clean_seg: the clean prediction if already at hand. eps: None where only the attack's
+    own budget limits the change; the largest change itself then stands for it. Controls (white noise, rolled
+    perturbation, benign changes, and draws from the attack's own space, see `attack.own_draw`) are drawn from `seed`.
     """
     if clean_seg is None:
         say("Segmenting the original scan")
@@ -62,6 +64,8 @@ def measure(
     budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
     region = budget.region[0, 0].numpy()
     image_numbers = metrics.perturbation(delta, clean.data, region)
+    if eps is None:
+        eps = image_numbers["linf"]
     noise = scan_noise(clean.data[0], clean_seg, labels, spacing)
     sigma = noise["sigma"]
     bound = victim.on(clean)
@@ -103,7 +107,9 @@ def measure(
             "energy_above_grid": checks.energy_above(ordered, in_order, bound.grid_spacing(clean)),
         },
         "success": {"rule": goal.rule, "value": value, "threshold": threshold, "succeeded": value <= threshold},
-        "control": _controls(clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, effort, say),
+        "control": _controls(
+            clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, own_draw, effort, say
+        ),
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
     }
     return Measurement(numbers, clean_seg, adversarial_seg)
@@ -119,10 +125,11 @@ def _controls(
     clean_seg: np.ndarray,
     sigma: float | None,
     seed: int,
+    own_draw: Callable[[int], np.ndarray] | None,
     effort: Effort | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Worst Dice per structure under changes that are as large but not aimed (METHODS of honest evaluation)."""
+    """Worst Dice per structure under changes that are as large but not aimed."""
     rng = np.random.default_rng(seed)
     low, high = budget.clip
 
@@ -142,10 +149,16 @@ def _controls(
     say("Control: the perturbation rolled to another place")
     moved = checks.rolled(delta, clean.data, low, high, region, rng)
     rolled = victim.predict(clean.with_data((clean.data + moved).astype(clean.data.dtype)), effort)
+    drawn = []
+    for index in range(CONTROL_SEEDS if own_draw is not None else 0):
+        assert own_draw is not None
+        say(f"Control: a random draw in the attack's own space ({index + 1} of {CONTROL_SEEDS})")
+        drawn.append(victim.predict(clean.with_data(own_draw(seed + index)), effort))
     say("Control: harmless changes")
     return {
         "noise": {"dice": dice_of(noisy)},
         "rolled": {"dice": dice_of([rolled])},
+        "own": {"dice": dice_of(drawn)} if drawn else None,
         "benign": {"dice": benign_floor(clean, victim, clean_seg, sigma, seed, effort)},
     }
 

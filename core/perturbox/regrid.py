@@ -112,13 +112,15 @@ class Regrid:
                 oriented = np.take(oriented, nearest_index(n, m), axis)
         return np.ascontiguousarray(oriented)
 
-    def argmax_to_native(self, scores: Tensor) -> np.ndarray:
+    def argmax_to_native(self, scores: Tensor, painted: Sequence[int] | None = None) -> np.ndarray:
         """Scores "k *g" -> the label of the highest linearly resampled score, uint8 or int16 "*s" on the scan's grid.
 
-        Works class by class and slab by slab, so that k volume-sized copies never exist at once.
+        painted: where channels answer yes (above 0) or no instead, the label each paints over those before it. Works
+        class by class and slab by slab, so that k volume-sized copies never exist at once.
         """
         classes = scores.shape[0]
-        labels = torch.empty(self.oriented_shape, dtype=torch.uint8 if classes <= 256 else torch.int16)
+        largest = classes - 1 if painted is None else max(painted)
+        labels = torch.empty(self.oriented_shape, dtype=torch.uint8 if largest <= 255 else torch.int16)
         first = self.oriented_shape[0]
         rest = float(np.prod(self.oriented_shape[1:]))
         rows = max(1, min(first, int(SLAB_VOXELS / max(rest, 1))))
@@ -135,6 +137,9 @@ class Regrid:
                 slab = scores[k, start:stop] if head is None else apply_along(head[start:stop], scores[k], 0)
                 for axis, matrix in enumerate(matrices[1:], start=1):
                     slab = slab if matrix is None else apply_along(matrix, slab, axis)
+                if painted is not None:
+                    winner[(slab > 0).cpu()] = painted[k]
+                    continue
                 if best is None:
                     best = slab.clone()
                     continue

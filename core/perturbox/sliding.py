@@ -15,26 +15,42 @@ as fit a byte budget, and the second pass recomputes the rest. The two ways give
 of the batches nor the order of summation depends on the budget. That needs a deterministic network, hence eval mode
 while it runs.
 
+A loss may also look at what happens inside each window, such as at a layer's features: being a sum over windows, it is
+computed in the first pass and pulled back with each window in the second.
+
 `sliding_window` is the public face; `_Stitch` ties the two passes into one node of PyTorch's graph; `_Sweep` walks the
 windows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from perturbox.calls import Network, chosen, current_autocast, evaluating, saved_storages, tapped
 from perturbox.memory import graph_budget
 from perturbox.types import Effort, InputError
-from perturbox.windows import Grid, Window
+from perturbox.windows import Grid, Place, Window
 
-__all__ = ["Effort", "Window", "sliding_window"]
+__all__ = ["Effort", "Inside", "Window", "sliding_window", "sliding_window_with"]
 
-Network = Callable[[Tensor], Any]
+
+@dataclass(frozen=True)
+class Inside:
+    """A loss on what happens inside the windows.
+
+    layers: names of the network's modules (`nn.Module.named_modules`) whose outputs it sees. loss({layer: features "n
+    ..."}, places of the n windows, their predictions "n k *p") -> scalar, the sum of something over these windows, so
+    that it doesn't matter which windows share a batch; deterministic. Padding around a scan smaller than the window is
+    part of the features.
+    """
+
+    layers: tuple[str, ...]
+    loss: Callable[[dict[str, Tensor], list[Place], Tensor], Tensor]
 
 
 def sliding_window(
@@ -61,16 +77,33 @@ def sliding_window(
     plain function must see to eval mode itself. The gradient can't be differentiated again.
     Raises InputError when x, window and the network's output don't fit together.
     """
+    settings = {"support": support, "memory_budget": memory_budget, "effort": effort, "output": output}
+    return sliding_window_with(network, x, window, None, **settings)[0]
+
+
+def sliding_window_with(
+    network: Network,
+    x: Tensor,
+    window: Window,
+    inside: Inside | None,
+    *,
+    support: Tensor | None = None,
+    memory_budget: int | None = None,
+    effort: Effort | None = None,
+    output: str | int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `sliding_window`, and the sum of a loss inside the windows (0 without one), both differentiable, exactly."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"The network's input must be float32 or float64, not {getattr(x, 'dtype', type(x))}; convert it."
         )
     effort = Effort() if effort is None else effort
-    sweep = _Sweep(network, window, Grid.over(x, window, support), effort, output, memory_budget, _current_autocast(x))
+    grid, autocast = Grid.over(x, window, support), current_autocast(x)
+    sweep = _Sweep(network, window, grid, effort, output, memory_budget, autocast, inside)
     if torch.is_grad_enabled() and x.requires_grad:
-        stitched = _Stitch.apply(x, sweep)
-        assert isinstance(stitched, Tensor)
-        return stitched
+        found = _Stitch.apply(x, sweep)
+        assert isinstance(found, tuple)
+        return found
     return sweep.stitch(x.detach(), keep_graphs=False)
 
 
@@ -78,30 +111,32 @@ class _Stitch(torch.autograd.Function):
     """The two passes as one node of PyTorch's graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sweep: "_Sweep") -> Tensor:
+    def forward(ctx: Any, x: Tensor, sweep: "_Sweep") -> tuple[Tensor, Tensor]:
         ctx.sweep = sweep
         ctx.save_for_backward(x)
         return sweep.stitch(x, keep_graphs=True)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor, share: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "The gradient of a sliding-window prediction can't be differentiated again; drop create_graph=True."
             )
         (x,) = ctx.saved_tensors
-        return ctx.sweep.pull_back(x, gradient), None
+        return ctx.sweep.pull_back(x, gradient, share), None
 
 
 class _Graph(NamedTuple):
     """The recorded network call of one window batch: where its gradient enters and where it leaves.
 
-    The prediction itself isn't held, unless the network's own graph needs it.
+    inside: where that of the loss inside the windows enters, None where there is none. The prediction itself isn't
+    held, unless the network's own graph needs it.
     """
 
     prediction: GradientEdge
     dtype: torch.dtype
     patches: Tensor
+    inside: GradientEdge | None
 
 
 @dataclass(eq=False)
@@ -118,21 +153,26 @@ class _Sweep:
     output: str | int | None
     memory_budget: int | None
     autocast: Callable[[], AbstractContextManager]
+    inside: Inside | None = None
     batches: list[list[int]] = field(default_factory=list)
     graphs: dict[int, _Graph] = field(default_factory=dict)
     graph_bytes: int | None = None
 
     # ---- the two passes
 
-    def stitch(self, x: Tensor, keep_graphs: bool) -> Tensor:
-        """The blended prediction "b k *s"; keeps the graphs of the first window batches while the budget allows."""
+    def stitch(self, x: Tensor, keep_graphs: bool) -> tuple[Tensor, Tensor]:
+        """The blended prediction "b k *s" and the sum of the loss inside the windows; keeps the graphs of the first
+        window batches while the budget allows."""
         if not keep_graphs:
             self.memory_budget = 0
         stitched: Tensor | None = None
+        total = x.new_zeros(())
 
         def add(batch: list[int]) -> None:
-            nonlocal stitched
-            prediction = self._first_prediction(x, batch).to(x.dtype)
+            nonlocal stitched, total
+            prediction, loss = self._first_prediction(x, batch)
+            prediction = prediction.to(x.dtype)
+            total = total + loss
             if stitched is None:
                 stitched = x.new_zeros(x.shape[0], prediction.shape[1], *x.shape[2:])
             # Not in place, because the network's graph may hold its output; not fused, to equal MONAI bit for bit.
@@ -140,17 +180,18 @@ class _Sweep:
                 self.grid.places[index].of(stitched)[0].add_(window)
             self.batches.append(batch)
 
-        with _evaluating(self.network), torch.no_grad():
+        with evaluating(self.network), torch.no_grad():
             self._walk(list(range(len(self.grid.places))), add)
         assert stitched is not None
-        return stitched.div_(self.grid.total)
+        return stitched.div_(self.grid.total), total
 
-    def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient "b c *s" with respect to x, from that with respect to the blended prediction.
+    def pull_back(self, x: Tensor, gradient: Tensor, share: Tensor) -> Tensor:
+        """The gradient "b c *s" with respect to x, from that with respect to the blended prediction and that with
+        respect to the loss inside the windows (`share`).
 
-        Windows without upstream gradient are skipped. What is left of a batch that held some is pooled into full
-        batches, so that a sparse gradient costs what its windows cost; pooled windows are always recomputed, so that
-        which windows share a batch depends on the gradient alone, never on the budget.
+        Windows without upstream gradient and without such a loss are skipped. What is left of a batch that held some is
+        pooled into full batches, so that a sparse gradient costs what its windows cost; pooled windows are always
+        recomputed, so that which windows share a batch depends on the gradient alone, never on the budget.
         """
         pulled = torch.zeros_like(x)
         pooled: list[int] = []
@@ -158,22 +199,28 @@ class _Sweep:
         def pull(batch: list[int]) -> None:
             graph = self.graphs.pop(batch[0], None)
             upstream = self._upstream(gradient, batch)
-            live = (torch.linalg.vector_norm(upstream.flatten(1), torch.inf, dim=1) != 0).tolist()
+            if self.inside is not None:
+                live = [True] * len(batch)
+            else:
+                live = (torch.linalg.vector_norm(upstream.flatten(1), torch.inf, dim=1) != 0).tolist()
             if not all(live):
                 pooled.extend(index for index, alive in zip(batch, live, strict=True) if alive)
                 self.effort.windows_skipped += live.count(False)
                 return
             kept = graph is not None
-            graph = graph or self._record(self._patches(x, batch))[1]
+            graph = graph or self._record(x, batch)[2]
+            enters, entering = [graph.prediction], [upstream.to(graph.dtype)]
+            if graph.inside is not None:
+                enters, entering = [*enters, graph.inside], [*entering, share]
             # Only the patches are asked for, so that no gradient of a parameter is ever computed.
-            (part,) = torch.autograd.grad(graph.prediction, graph.patches, upstream.to(graph.dtype), allow_unused=True)
+            (part,) = torch.autograd.grad(enters, graph.patches, entering, allow_unused=True)
             self.effort.backwards += len(batch) / self.grid.count
             self.effort.windows_kept += len(batch) if kept else 0
             if part is not None:
                 for index, window in zip(batch, part, strict=True):
                     self.grid.places[index].of(pulled)[0].add_(window)
 
-        with _evaluating(self.network), self.autocast():
+        with evaluating(self.network), self.autocast():
             for batch in self.batches:
                 self._walk(batch, pull)
             self._walk(pooled, pull)
@@ -195,10 +242,11 @@ class _Sweep:
         upstream.mul_(self.grid.weight)
         return upstream
 
-    def _predict(self, patches: Tensor) -> Tensor:
-        """The network's prediction "n k *p" of patches "n c *p"."""
+    def _predict(self, patches: Tensor, batch: list[int]) -> tuple[Tensor, Tensor]:
+        """The network's prediction "n k *p" of patches "n c *p", and the loss inside these windows."""
         padded = self.grid.pad(patches, self.window)
-        prediction = _chosen(self.network(padded), self.output)
+        with tapped(self.network, self.inside.layers if self.inside is not None else ()) as features:
+            prediction = chosen(self.network(padded), self.output)
         self.effort.model_calls += 1
         self.effort.forwards += len(patches) / self.grid.count
         expected = (padded.shape[0], *padded.shape[2:])
@@ -207,38 +255,45 @@ class _Sweep:
                 f"The network turned windows of shape {tuple(padded.shape)} into {tuple(prediction.shape)}; "
                 "it must return one score map per class of the same spatial size (choose another `output` or resample)."
             )
-        return self.grid.crop(prediction)
+        prediction = self.grid.crop(prediction)
+        if self.inside is None:
+            return prediction, prediction.new_zeros(())
+        return prediction, self.inside.loss(features, [self.grid.places[index] for index in batch], prediction)
 
-    def _record(self, patches: Tensor) -> tuple[Tensor, _Graph]:
-        """The prediction of patches, and the graph that leads from it back to them."""
+    def _record(self, x: Tensor, batch: list[int]) -> tuple[Tensor, Tensor, _Graph]:
+        """The prediction of a batch, the loss inside it, and the graph that leads from both back to the patches."""
+        patches = self._patches(x, batch)
         with torch.enable_grad():
-            prediction = self._predict(patches.requires_grad_())
+            prediction, loss = self._predict(patches.requires_grad_(), batch)
         if not prediction.requires_grad:
             raise InputError(
                 "The network's output doesn't depend on its input in a way PyTorch can differentiate; "
                 "return logits or probabilities (no argmax, no detach, no NumPy in between)."
             )
-        return prediction.detach(), _Graph(get_gradient_edge(prediction), prediction.dtype, patches)
+        inside = get_gradient_edge(loss) if loss.requires_grad else None
+        graph = _Graph(get_gradient_edge(prediction), prediction.dtype, patches, inside)
+        return prediction.detach(), loss.detach(), graph
 
-    def _first_prediction(self, x: Tensor, batch: list[int]) -> Tensor:
-        """The prediction of a batch in the first pass; its graph is kept where the budget has room for it."""
-        patches = self._patches(x, batch)
+    def _first_prediction(self, x: Tensor, batch: list[int]) -> tuple[Tensor, Tensor]:
+        """The prediction of a batch in the first pass, and the loss inside it; its graph is kept where the budget has
+        room for it."""
         if not self._has_room():
-            return self._predict(patches)
+            return self._predict(self._patches(x, batch), batch)
         if self.graph_bytes is not None:
-            prediction, graph = self._record(patches)
+            prediction, loss, graph = self._record(x, batch)
         else:
             # Equal windows make equal graphs, so the first one tells what each costs.
-            with _saved_storages(self.network, patches) as storages:
-                prediction, graph = self._record(patches)
-            self.graph_bytes = sum(storages.values())
+            with saved_storages(self.network) as storages:
+                prediction, loss, graph = self._record(x, batch)
+            own = graph.patches.untyped_storage()
+            self.graph_bytes = sum((storages | {own.data_ptr(): own.nbytes()}).values())
             if self.memory_budget is None:
                 volume_bytes = x[:, 0].numel() * x.element_size()
                 self.memory_budget = graph_budget(x.device, prediction.shape[1] * volume_bytes)
         if self._has_room():
             self.graphs[batch[0]] = graph
             self.effort.saved_bytes = max(self.effort.saved_bytes, len(self.graphs) * self.graph_bytes)
-        return prediction
+        return prediction, loss
 
     def _has_room(self) -> bool:
         """Whether the graph of one more batch fits the budget, as far as that is known yet."""
@@ -284,76 +339,3 @@ def _fits(work: Callable[[list[int]], None], batch: list[int]) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
-
-
-def _chosen(prediction: Any, output: str | int | None) -> Tensor:
-    """The tensor to use of what a network returned: with deep supervision the full resolution comes first."""
-    if isinstance(prediction, Mapping):
-        known = [name for name in ("out", "pred", "logits") if name in prediction]
-        key = output if output is not None else (known or list(prediction))[0]
-        if key not in prediction:
-            raise InputError(
-                f"The network's output has no entry {key!r}; choose one of {', '.join(map(str, prediction))}."
-            )
-        prediction = prediction[key]
-    elif isinstance(prediction, tuple | list):
-        index = 0 if output is None else output
-        if not isinstance(index, int) or not -len(prediction) <= index < len(prediction):
-            raise InputError(
-                f"The network returns {len(prediction)} outputs; choose one by number from 0, not {index!r}."
-            )
-        prediction = prediction[index]
-    elif output is not None:
-        raise InputError(f"The network returns a single output; leave out `output` ({output!r}).")
-    if not isinstance(prediction, Tensor):
-        raise InputError(f"The network's output is a {type(prediction).__name__}; name the tensor to use by `output`.")
-    return prediction
-
-
-@contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
-    """Eval mode, frozen parameters, and one attention kernel whether or not a graph is recorded; all restored."""
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
-    training = [module for module in modules if getattr(module, "training", False)]
-    trainable = [p for p in network.parameters() if p.requires_grad] if isinstance(network, nn.Module) else []
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        # Attention otherwise takes another kernel under no_grad, and the two passes would differ by rounding.
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _saved_storages(network: Network, patches: Tensor) -> Iterator[dict[int, int]]:
-    """Bytes of the distinct storages autograd saves in this block, by address, without the network's own tensors."""
-    own = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
-    excluded = {tensor.untyped_storage().data_ptr() for tensor in own}
-    storages = {patches.untyped_storage().data_ptr(): patches.untyped_storage().nbytes()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in excluded:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield storages
-
-
-def _current_autocast(x: Tensor) -> Callable[[], AbstractContextManager]:
-    """Recreates the autocast state of this moment, so that a recomputed window sees what the first pass saw."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext
-    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled)

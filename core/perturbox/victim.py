@@ -6,7 +6,7 @@ non-differentiable inference on the same pieces, with resampling back, arg-max a
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from perturbox.regrid import Regrid
-from perturbox.sliding import Window, sliding_window
+from perturbox.sliding import Inside, Window, sliding_window_with
 from perturbox.types import Effort, InputError, Volume
 
 
@@ -66,12 +66,14 @@ class KeepComponents:
 class Victim:
     """A segmentation model with its pipeline.
 
-    network: any nn.Module from "b c *g" to logits (or probabilities) "b k *g"; channel index = label value. labels:
-    {structure: label value}, background 0 included. window: how inference slides over the volume. normalise:
-    differentiable map from the scan's unit to the network's input. orientation, spacing: the grid the network wants
-    (None: the scan's own). dims 2 with a 3D scan: slice by slice along the network's third axis. clean_up: (labels
-    "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the gradient. intended_use,
-    training_data, limits: what reports say about the model, in sentences.
+    network: any nn.Module from "b c *g" to logits (or probabilities) "b k *g"; channel index = label value. regions: of
+    a network that answers yes or no for each channel instead of choosing one (sigmoid), the label values each channel
+    covers, outer regions before those inside them, e.g. ((1, 2, 3), (2, 3), (3,)); each channel that says yes paints
+    its first value over the channels before. labels: {structure: label value}, background 0 included. window: how
+    inference slides over the volume. normalise: differentiable map from the scan's unit to the network's input.
+    orientation, spacing: the grid the network wants (None: the scan's own). dims 2 with a 3D scan: slice by slice along
+    the network's third axis. clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
+    gradient. intended_use, training_data, limits: what reports say about the model, in sentences.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Victim:
     dims: int = 3
     channels: int = 1
     clean_up: Callable[[np.ndarray, float], np.ndarray] | None = None
+    regions: Sequence[Sequence[int]] | None = None
     title: str = ""
     licence: str = "not stated"
     intended_use: str = "not stated"
@@ -133,12 +136,34 @@ class Victim:
         bound = self.on(image, effort)
         with torch.no_grad():
             scores = bound(as_input(image, self.device))[0]
-        labels = bound.grid.argmax_to_native(scores)
+        labels = bound.grid.argmax_to_native(scores, None if self.regions is None else [r[0] for r in self.regions])
         return labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
+
+    @property
+    def visible(self) -> tuple[float, float] | None:
+        """The range of values the victim tells apart, where it says so."""
+        return (self.normalise.low, self.normalise.high) if isinstance(self.normalise, IntensityWindow) else None
+
+    def membership(self) -> Tensor | None:
+        """bool "values k": which label values each channel of a multi-label network covers; None for any other."""
+        if self.regions is None:
+            return None
+        table = torch.zeros(max(self.labels.values()) + 1, len(self.regions), dtype=torch.bool)
+        for channel, values in enumerate(self.regions):
+            table[list(values), channel] = True
+        return table.to(self.device)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Logits "b k *g" -> labels "b *g" on the same grid."""
+        if self.regions is None:
+            return logits.argmax(1)
+        labels = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+        for channel, values in enumerate(self.regions):
+            labels[logits[:, channel] > 0] = values[0]
+        return labels
 
     def describe(self) -> dict[str, object]:
         """The entry of `perturbox list victims --json`."""
-        limits = [self.normalise.low, self.normalise.high] if isinstance(self.normalise, IntensityWindow) else None
         return {
             "name": self.name,
             "title": self.title or self.name,
@@ -151,7 +176,7 @@ class Victim:
             "intended_use": self.intended_use,
             "training_data": self.training_data,
             "limits": self.limits,
-            "intensity_window": limits,
+            "intensity_window": list(self.visible) if self.visible else None,
         }
 
 
@@ -181,21 +206,30 @@ class BoundVictim:
         return self.victim.normalise(self.grid.to_network(x))
 
     def __call__(self, x: Tensor) -> Tensor:
-        prepared = self.prepare(x)
+        return self.slide(self.prepare(x))
+
+    def slide(self, prepared: Tensor) -> Tensor:
+        """Network input -> logits, both on the network's grid."""
+        return self.look_inside(prepared, None)[0]
+
+    def look_inside(self, prepared: Tensor, inside: Inside | None) -> tuple[Tensor, Tensor]:
+        """Network input -> (logits, the sum of a loss inside the windows); see `sliding.Inside`. Slice by slice, a
+        place names its slice as the image."""
         slicewise = prepared.dim() == 5 and self.victim.dims == 2
         if slicewise:
             batch, channels, width, height, depth = prepared.shape
             prepared = prepared.movedim(4, 1).reshape(batch * depth, channels, width, height)
-        logits = sliding_window(
+        logits, total = sliding_window_with(
             self.victim.network,
             prepared,
             self.victim.window,
+            inside,
             memory_budget=self.memory_budget,
             effort=self.effort,
         )
         if slicewise:
             logits = logits.reshape(batch, depth, -1, width, height).movedim(1, 4)
-        return logits
+        return logits, total
 
     def to_grid(self, labels: np.ndarray) -> Tensor:
         """Label map or mask "*s" on the scan's grid -> "1 *g" on the network's, by the nearest voxel."""

@@ -29,6 +29,7 @@ COMMANDS = {
         "--label": None,
         "--label-map": None,
         "--roi": None,
+        "--surrogate": None,
     },
     "margin": {**ATTACK_JOB, "--steps": 10, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
@@ -74,7 +75,14 @@ STRUCTURES = ("liver", "bone")
 RESULT = {
     "schema": str,
     "notice": str,
-    "attack": {"name": str, "title": str, "parameters": dict, "paper": str, "deviations": list},
+    "attack": {
+        "name": str,
+        "title": str,
+        "parameters": dict,
+        "paper": str,
+        "deviations": list,
+        "own_budget": (dict, type(None)),
+    },
     "victim": {
         "name": str,
         "title": str,
@@ -91,6 +99,7 @@ RESULT = {
         "training_data": str,
         "limits": str,
     },
+    "surrogates": list,
     "source": {
         "format": str,
         "dtype": str,
@@ -113,10 +122,24 @@ RESULT = {
         "unreachable_fraction": NUMBER,
     },
     "success": {"rule": str, "value": NUMBER, "threshold": NUMBER, "succeeded": bool},
-    "control": {which: {"dice": dict.fromkeys(STRUCTURES, MAYBE)} for which in ("noise", "rolled", "benign")},
+    "control": {
+        **{which: {"dice": dict.fromkeys(STRUCTURES, MAYBE)} for which in ("noise", "rolled", "benign")},
+        "own": type(None),
+    },
     "margin": type(None),
+    "members": type(None),
     "slices": [{"structure": str, "axis": int, "index": int, "dice": NUMBER, "lost": int, "gained": int}],
-    "trace": [{"step": int, "restart": int, "loss": MAYBE, "score": NUMBER, "dice": dict, "linf": NUMBER}],
+    "trace": [
+        {
+            "step": int,
+            "restart": int,
+            "member": type(None),
+            "loss": MAYBE,
+            "score": NUMBER,
+            "dice": dict,
+            "linf": NUMBER,
+        }
+    ],
     "best": {"step": int, "restart": int, "score": NUMBER},
     "effort": {
         "forwards": NUMBER,
@@ -222,6 +245,8 @@ ATTACK = {
     "dims": list,
     "targeted": bool,
     "access": str,
+    "family": str,
+    "own_budget": (dict, type(None)),
     "cost": str,
     "parameters": list,
     "deviations": list,

@@ -6,44 +6,17 @@ import numpy as np
 import pytest
 import torch
 import victims
+from attacking import attacked, live_score
 
 from perturbox import recipes
-from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.attack import Attack, Step, run
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.goals import Goal
 from perturbox.types import Case, InputError, Volume
-from perturbox.victim import Victim, as_input
 
-RECIPES = [(name, norm) for name, recipe in recipes.discover().items() for norm in recipe.norms]
-GRADIENT = [(name, norm) for name, norm in RECIPES if name != "noise"]
-
-
-def attacked(
-    image: Volume,
-    victim: Victim,
-    name: str = "pgd",
-    eps: float = 12.0,
-    norm: str = "linf",
-    steps: int = 4,
-    roi: np.ndarray | None = None,
-    goal: Goal | None = None,
-    **options,
-) -> Outcome:
-    settings = {key: options.pop(key) for key in list(options) if key in KNOWN[name]}
-    attack = recipes.get(name).build(eps, norm, steps, settings)
-    goal = goal or Goal.parse("change", (), victim.labels)
-    return run(attack, victim.on(image), Case(image, roi=roi), victim.predict(image), goal, **options)
-
-
-KNOWN = {name: {entry["name"] for entry in recipe.parameters} for name, recipe in recipes.discover().items()}
-
-
-def live_score(victim: Victim, image: Volume, x_adv: np.ndarray, reference: np.ndarray, goal: Goal) -> float:
-    """The score of a point on the network's grid, by inference without the runner."""
-    bound = victim.on(image)
-    with torch.no_grad():
-        prediction = bound(as_input(image.with_data(x_adv), victim.device)).argmax(1)
-    return goal.score(prediction, bound.to_grid(reference))
+# The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.
+GRADIENT = [("fgsm", "linf"), ("bim", "linf"), ("mi-fgsm", "linf"), ("pgd", "linf"), ("pgd", "l2")]
+RECIPES = [*GRADIENT, ("noise", "linf"), ("noise", "l2")]
 
 
 # ---------------------------------------------------------------- what is kept
@@ -175,6 +148,8 @@ def test_padding_outside_the_field_of_view_stays():
 def test_a_runner_never_returns_what_breaks_the_budget():
     @dataclasses.dataclass(frozen=True)
     class Rogue:
+        voxelwise: bool = True
+
         def init(self, x, budget, generator):
             return torch.zeros_like(x)
 
@@ -195,6 +170,8 @@ def test_a_space_of_other_variables_is_run_as_it_is():
 
     @dataclasses.dataclass(frozen=True)
     class Brightness:
+        voxelwise: bool = False
+
         def init(self, x, budget, generator):
             return torch.zeros(1)
 

@@ -4,25 +4,12 @@ import numpy as np
 import pytest
 import torch
 import victims
+from attacking import attacked
 
-from perturbox import recipes
-from perturbox.attack import Outcome, run
-from perturbox.goals import Goal
 from perturbox.sliding import Window
 from perturbox.solvers.ascent import chain, l1_normalise, momentum, rms_normalise, scale, sign
-from perturbox.types import Case, Volume
+from perturbox.types import Volume
 from perturbox.victim import Victim
-
-RECIPES = [(name, norm) for name, recipe in recipes.discover().items() for norm in recipe.norms]
-
-
-def attacked(
-    image: Volume, victim: Victim, name: str, eps: float, norm: str = "linf", steps: int = 5, **settings
-) -> Outcome:
-    roi, seed = settings.pop("roi", None), settings.pop("seed", 0)
-    attack = recipes.get(name).build(eps, norm, steps, settings)
-    goal = Goal.parse("change", (), victim.labels)
-    return run(attack, victim.on(image), Case(image, roi=roi), victim.predict(image), goal, seed=seed)
 
 
 @pytest.mark.parametrize("loss", ["dice-ce", "dice", "ce", "margin"])
@@ -140,18 +127,6 @@ def test_normalising_takes_every_axis_of_a_case_and_no_other_case():
     torch.testing.assert_close(update.flatten(1).square().sum(1) / 30, torch.ones(2))
     assert not rms_normalise().apply(torch.zeros(1, 1, 3), 3)[0].any()
     assert not l1_normalise().apply(torch.zeros(1, 1, 3), None)[0].any()
-
-
-# ---------------------------------------------------------------- zero budget
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.float32])
-@pytest.mark.parametrize("name, norm", RECIPES)
-def test_a_budget_of_zero_is_the_identity(name, norm, dtype):
-    image, victim = victims.random_scan(dtype=np.dtype(dtype)), victims.textured()
-    outcome = attacked(image, victim, name, 0.0, norm)
-    assert np.array_equal(outcome.x_adv.view(np.uint32), image.data.view(np.uint32))
-    assert all(step.linf == 0 and step.score == 1 and np.isfinite(step.loss) for step in outcome.trace)
 
 
 # ---------------------------------------------------------------- closed forms

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import victims
 
-from perturbox import io, margin
+from perturbox import io, margin, recipes
 from perturbox.folder import verify
 from perturbox.job import Job, Listener, prepare
 from perturbox.margin import find_margin
@@ -228,6 +228,51 @@ def test_only_perturbations_still_needed_are_held(tmp_path):
     search.climb()
     assert len(search.trials) == 6
     assert set(search.found) == {search.trials[4]}
+
+
+# ---------------------------------------------------------------- other attacks
+
+
+@pytest.mark.parametrize("attack, settings", [("deepfool", {}), ("medis", {"boundary": 6.0})])
+def test_attacks_that_seek_the_smallest_change_are_asked_once_and_then_bisected(attack, settings, tmp_path):
+    """No doubling: each structure has one attack at the largest limit, then the gap is closed below what it found."""
+    job = job_on(three_tissues(), tmp_path, "layers", attack=attack, settings=settings, target=("organ",), steps=8)
+    found = find_margin(job, tmp_path / "out", 32.0)
+    row = found["structures"]["organ"]
+    assert (row["breaks_at"], row["above"]) == (16.0, 15.0)
+    limits = [trial["eps"] for trial in found["trials"]]
+    assert limits[0] == 32.0 and all(limit < 32 for limit in limits[1:]) and len(limits) <= 6
+    assert verify(tmp_path / "out") == []
+
+
+def made_of(*names: str):
+    """A recipe that keeps the worst of some others."""
+    from perturbox.attack import compose
+
+    @recipes.recipe(title="Both", paper="none", norms=("linf",), cost="all", family="combined")
+    def both(eps: float, norm: str, steps: int):
+        """The worst of some."""
+        return compose("both", [recipes.get(name).build(eps, norm, steps, {}) for name in names], eps)
+
+    return both.recipe
+
+
+def test_an_attack_made_of_others_is_never_above_any_of_them(tmp_path, monkeypatch):
+    known = recipes.discover()
+    monkeypatch.setattr(recipes, "discover", lambda: known | {"both": made_of("fgsm", "bim")})
+    image = three_tissues(dtype=np.dtype(np.float32))
+    job, found = job_on(image, tmp_path, "layers", steps=4), {}
+    for name in ("both", "fgsm", "bim"):
+        found[name] = find_margin(dataclasses.replace(job, attack=name), tmp_path / name, 32.0)
+    both, alone = found["both"], [found["fgsm"], found["bim"]]
+    for structure, row in both["structures"].items():
+        bounds = [one["structures"][structure]["breaks_at"] for one in alone]
+        known_bounds = [bound for bound in bounds if bound is not None]
+        assert row["breaks_at"] == (min(known_bounds) if known_bounds else None)
+    # Each member's search is the one it would be alone.
+    trials = [(trial["eps"], trial["aimed"], trial["linf"]) for trial in both["trials"]]
+    assert trials == [(t["eps"], t["aimed"], t["linf"]) for one in alone for t in one["trials"]]
+    assert verify(tmp_path / "both") == []
 
 
 def test_folder_names_suit_every_file_system():

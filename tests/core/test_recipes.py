@@ -1,6 +1,7 @@
 """Recipes are found, described and built from their signatures, and refuse settings in words."""
 
 import json
+import pkgutil
 from typing import Annotated, get_args, get_type_hints
 
 import pytest
@@ -16,8 +17,10 @@ from perturbox.types import InputError
 NAMES = list(recipes.discover())
 
 
-def test_every_recipe_is_found():
-    assert NAMES == ["bim", "fgsm", "mi-fgsm", "noise", "pgd"]
+def test_every_file_of_the_package_holds_a_recipe():
+    files = {module.name for module in pkgutil.iter_modules(recipes.__path__)}
+    homes = {recipe.function.__module__.rpartition(".")[2] for recipe in recipes.discover().values()}
+    assert homes == files
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +40,7 @@ def test_every_parameter_is_annotated_with_its_meaning(name):
         told = get_args(hints[entry["name"]])[1]
         assert isinstance(told, Param) and told.help == entry["help"]
         assert entry["help"] and (entry["help"][0].isupper() or entry["help"][0] == "+")
+        assert not entry["help"].endswith(".")
         assert entry["type"] in ("float", "int", "bool", "str")
         if entry["choices"]:
             assert entry["default"] in entry["choices"]
@@ -47,9 +51,13 @@ def test_a_description_survives_json(name):
     described = recipes.get(name).describe()
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert set(described) >= {
-        "name", "title", "paper", "space", "norm", "dims", "targeted", "access", "parameters", "deviations",
+        "name", "title", "paper", "space", "norm", "dims", "targeted", "access", "family", "own_budget", "cost",
+        "parameters", "deviations",
     }  # fmt: skip
-    assert described["dims"] == [2, 3] and described["access"] in ("white", "black")
+    assert described["dims"] in ([2, 3], [3]) and described["access"] in ("white", "black")
+    assert described["family"] in get_args(recipes.Family)
+    own = described["own_budget"]
+    assert own is None or (set(own) == {"parameter", "value", "unit", "meaning"} and own["value"] is not None)
     for entry in described["parameters"]:
         assert set(entry) == {"name", "type", "unit", "default", "minimum", "maximum", "choices", "help"}
 
@@ -74,10 +82,10 @@ def test_what_pgd_says_of_itself():
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_tell_all_a_replay_needs(name):
     recipe = recipes.get(name)
-    attack = recipe.build(8.0, "linf", 20, {})
+    attack = recipe.build(8.0, recipe.norms[0], 20, {})
     told = attack.parameters
     assert json.loads(json.dumps(told)) == told
-    assert (told["eps"], told["norm"], told["steps"]) == (8.0, "linf", attack.steps)
+    assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], attack.steps)
     again = recipe.build(
         told["eps"], told["norm"], told["steps"], {k: told[k] for k in told if k not in ("eps", "norm", "steps")}
     )
@@ -143,7 +151,7 @@ def test_norms_and_steps_are_refused_in_words():
     [
         ("pdg", "Unknown attack 'pdg'; did you mean 'pgd'?"),
         ("MI_FGSM", "did you mean 'mi-fgsm'?"),
-        ("deepfool", "Unknown attack 'deepfool'; there are bim, fgsm, mi-fgsm, noise, pgd."),
+        ("zzz", "Unknown attack 'zzz'; there are "),
     ],
 )
 def test_unknown_attacks_are_refused_with_a_near_name(name, words):

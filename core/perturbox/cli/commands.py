@@ -37,6 +37,14 @@ Target = Annotated[
     list[str] | None,
     typer.Option("--target", metavar="S[,S]", help="Structures to attack; all that the model finds if not given."),
 ]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--surrogate",
+        metavar="SPEC",
+        help="Craft the attack on this model instead, and only judge it on --victim; may be repeated.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack, e.g. loss=ce; may be repeated."),
@@ -81,6 +89,7 @@ def demo(
 
 @app.command()
 def attack(
+    context: typer.Context,
     image: Image,
     out: NewFolder,
     victim: VictimSpec = "ct-organs",
@@ -112,6 +121,7 @@ def attack(
     roi: Annotated[
         str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")
     ] = None,
+    surrogate: Surrogates = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -144,6 +154,9 @@ def attack(
         seed=seed,
         device=device,
         force=force,
+        # Typer has a copy of click of its own, so the source is told by its name.
+        capped=getattr(context.get_parameter_source("eps"), "name", "") != "DEFAULT",
+        surrogate=tuple(surrogate or ()),
     )
     show(*run_attack(job, out))
 

@@ -44,7 +44,7 @@ def run_demo(out: Path | None) -> list[Any]:
 
 def run_attack(job: Job, out: Path) -> list[Any]:
     ready = prepare(job)
-    with Progress(ready.victim.labels, ready.attack.restarts) as progress:
+    with Progress(ready.victim.labels, ready.attack.rounds) as progress:
         expected = estimate.estimate_attack(ready)
         progress.afterwards = expected.afterwards
         progress.announce(words.estimate_line(expected, attack_line(ready)))
@@ -53,15 +53,17 @@ def run_attack(job: Job, out: Path) -> list[Any]:
 
 
 def attack_line(ready: Ready) -> str:
-    attack = ready.attack
-    restarts = f" × {attack.restarts} restarts" if attack.restarts > 1 else ""
-    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{restarts}"
-    return f"{ready.recipe.title} on {ready.victim.name}, {steps}, and its judging"
+    attack, members = ready.attack, len(ready.attack.members)
+    rounds = f" × {attack.rounds} rounds of {members} attacks" if members else ""
+    restarts = f" × {attack.restarts} restarts" if attack.restarts > 1 and not members else ""
+    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{rounds}{restarts}"
+    where = f"{' and '.join(model.name for model in ready.surrogates)} for " if ready.surrogates else ""
+    return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
 
 def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
     ready = prepare(job)
-    with Progress(ready.victim.labels, ready.attack.restarts, lines=1) as progress:
+    with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
         if 0 < max_eps < math.inf:  # the search itself refuses the others
             expected = estimate.estimate_margin(ready, max_eps)
             line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)

@@ -91,6 +91,9 @@ def verdict(result: Mapping[str, Any]) -> str:
     """One sentence with numbers: the change, against the scan's own noise, what it broke, what random noise did."""
     budget, noise = result["budget"], result["noise"]
     size = limit(budget)
+    own = result["attack"].get("own_budget")
+    if own is not None and result["attack"]["parameters"]["eps"] is None:
+        size += f" ({own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''})"
     if noise["sigma"] and budget["norm"] == "linf":
         size += f" ({number(noise['eps_over_sigma'], 2)} × this scan's own noise)"
     broken = [name for name in worst_first(result) if result["verdicts"][name] in BROKEN]
@@ -205,7 +208,9 @@ def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for entry in attacks:
         settings = "\n".join(setting(parameter) for parameter in entry["parameters"]) or "–"
-        rows.append([entry["name"], entry["title"], entry["paper"], ", ".join(entry["norm"]), settings])
+        own = entry["own_budget"]
+        limits = ", ".join(entry["norm"]) if own is None else f"own: {own['parameter']}"
+        rows.append([entry["name"], entry["title"], entry["paper"], limits, settings])
     return table(["Name", "Attack", "Paper", "Norms", "Settings (--set name=value)"], rows, words=5)
 
 

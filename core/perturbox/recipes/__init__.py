@@ -21,17 +21,37 @@ from perturbox.types import InputError
 
 @dataclass(frozen=True)
 class Param:
-    """What a recipe's parameter means: help in one sentence, unit, and inclusive limits."""
+    """What a recipe's parameter means: help in one sentence, unit, and inclusive limits. local: it names files of this
+    machine, which only the user of this machine may set."""
 
     help: str
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class Own:
+    """The budget a recipe has in place of eps: which of its parameters limits the change, and in what sense. zero: the
+    value at which nothing changes, None where there is none. With it, eps is but an additional cap where the user gave
+    one, and results are never ranked beside those at an eps."""
+
+    parameter: str
+    meaning: str
+    zero: float | None = 0.0
+
+
+Family = Literal[
+    "control", "gradient", "loss", "transfer", "minimal", "frequency", "smooth", "patch", "universal", "black-box",
+    "combined",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A discovered recipe: `function(eps, norm, steps, **parameters) -> Attack` and what is said about it."""
+    """A discovered recipe: `function(eps, norm, steps, **parameters) -> Attack` and what is said about it. eps is
+    infinite for a recipe with a budget of its own that nobody capped."""
 
     name: str
     title: str
@@ -44,6 +64,8 @@ class Recipe:
     access: Literal["white", "black"]
     cost: str
     deviations: tuple[str, ...]
+    family: Family = "gradient"
+    own: Own | None = None
 
     @property
     def parameters(self) -> list[dict[str, Any]]:
@@ -80,24 +102,45 @@ class Recipe:
             "dims": list(self.dims),
             "targeted": self.targeted,
             "access": self.access,
+            "family": self.family,
+            "own_budget": self.own_budget(),
             "cost": self.cost,
             "parameters": self.parameters,
             "deviations": list(self.deviations),
         }
 
-    def build(self, eps: float, norm: str, steps: int, settings: Mapping[str, Any]) -> Attack:
-        """Compose the attack; settings are values or the user's strings. Raises InputError for anything it doesn't
-        take."""
+    def own_budget(self, parameters: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """What limits the change in place of eps: {parameter, value, unit, meaning}; value as set, or the default."""
+        if self.own is None:
+            return None
+        (entry,) = (entry for entry in self.parameters if entry["name"] == self.own.parameter)
+        value = entry["default"] if parameters is None else parameters[entry["name"]]
+        return {"parameter": entry["name"], "value": value, "unit": entry["unit"], "meaning": self.own.meaning}
+
+    def build(
+        self, eps: float | None, norm: str, steps: int, settings: Mapping[str, Any], local: bool = False
+    ) -> Attack:
+        """Compose the attack; eps None: not capped; settings are values or the user's strings; local: settings may name
+        files of this machine. Raises InputError for anything it doesn't take."""
+        if eps is None and self.own is None:
+            raise InputError(f"{self.name} needs a limit; give --eps.")
         if norm not in self.norms:
             raise InputError(f"{self.name} works with norm {' or '.join(self.norms)}, not '{norm}'.")
         if steps < 1:
             raise InputError(f"steps must be at least 1, not {steps}.")
         known = {entry["name"]: entry for entry in self.parameters}
         values = {name: _checked(name, value, known, self.name) for name, value in settings.items()}
-        attack = self.function(eps, norm, steps, **values)
+        for name in self._local() & values.keys():
+            if not local and values[name] != known[name]["default"]:
+                raise InputError(f"The setting '{name}' names files of this machine and can't be set from another.")
+        attack = self.function(math.inf if eps is None else eps, norm, steps, **values)
         parameters = {name: entry["default"] for name, entry in known.items()} | values | attack.parameters
-        parameters |= {"eps": attack.eps, "norm": attack.norm, "steps": attack.steps}
+        parameters |= {"eps": attack.limit, "norm": attack.norm, "steps": attack.steps}
         return Attack(**{**vars(attack), "name": self.name, "parameters": parameters})
+
+    def _local(self) -> set[str]:
+        hints = get_type_hints(self.function, include_extras=True)
+        return {name for name, hint in hints.items() if any(getattr(told, "local", 0) for told in get_args(hint)[1:])}
 
 
 def recipe(
@@ -111,14 +154,15 @@ def recipe(
     targeted: bool = True,
     access: Literal["white", "black"] = "white",
     deviations: Sequence[str] = (),
+    family: Family = "gradient",
+    own: Own | None = None,
 ):
     """Mark a function (eps, norm, steps, *, …) -> Attack as a recipe; its name in kebab case is the attack's name."""
 
     def mark(function: Callable[..., Attack]) -> Callable[..., Attack]:
         name = function.__name__.replace("_", "-")
-        function.recipe = Recipe(  # type: ignore[attr-defined]
-            name, title, paper, function, tuple(norms), space, tuple(dims), targeted, access, cost, tuple(deviations)
-        )
+        said = (title, paper, function, tuple(norms), space, tuple(dims), targeted, access, cost, tuple(deviations))
+        function.recipe = Recipe(name, *said, family, own)  # type: ignore[attr-defined]
         return function
 
     return mark

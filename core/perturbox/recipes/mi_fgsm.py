@@ -21,6 +21,7 @@ from perturbox.spaces.additive import Additive
     paper="Dong et al. 2018, arXiv 1710.06081",
     norms=("linf",),
     cost="steps + 1 forwards, steps backwards",
+    family="transfer",
     deviations=("the gradient is normalised over all axes of a case but the batch, depth included",),
 )
 def mi_fgsm(

@@ -10,8 +10,8 @@ from torch import Tensor
 from perturbox.attack import Attack, climb
 from perturbox.budget import Budget, Norm
 from perturbox.objectives import LOSSES
+from perturbox.oracle import Oracle
 from perturbox.recipes import Param, recipe
-from perturbox.solvers import Oracle
 from perturbox.spaces.additive import Additive
 
 
@@ -43,6 +43,7 @@ class FreshDraws:
     cost="steps + 1 forwards",
     targeted=False,
     access="black",
+    family="control",
 )
 def noise(
     eps: float,

@@ -13,8 +13,15 @@ from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe
 from perturbox.recipes.fgsm import Surrogate
-from perturbox.solvers.ascent import Ascent, chain, rms_normalise, scale, sign
+from perturbox.solvers.ascent import Ascent, Rule, chain, rms_normalise, scale, sign
 from perturbox.spaces.additive import Additive
+
+Restarts = Annotated[int, Param("Independent starts; the worst is kept", minimum=1, maximum=1000)]
+
+
+def direction(norm: Norm) -> Rule:
+    """The steepest step of length 1 in a norm: the sign, or the gradient over its RMS."""
+    return sign() if norm == "linf" else rms_normalise()
 
 
 @recipe(
@@ -36,16 +43,15 @@ def pgd(
     loss: Surrogate = "dice-ce",
     alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
     random_start: Annotated[bool, Param("Start at a random point of the ball")] = True,
-    restarts: Annotated[int, Param("Independent starts; the worst is kept", minimum=1, maximum=1000)] = 1,
+    restarts: Restarts = 1,
 ) -> Attack:
     """Projected gradient ascent; with one step, no random start and alpha = eps it is FGSM."""
     alpha = 2.5 * eps / steps if alpha is None else alpha
-    direction = sign() if norm == "linf" else rms_normalise()
     return Attack(
         "pgd",
         climb(LOSSES[loss]),
         Additive(random_start),
-        Ascent(chain(direction, scale(alpha))),
+        Ascent(chain(direction(norm), scale(alpha))),
         eps,
         norm,
         steps,

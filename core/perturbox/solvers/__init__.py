@@ -1,26 +1,22 @@
 """How to climb: frozen settings, explicit state, `init` and `step`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from perturbox.budget import Budget
+from perturbox.oracle import Oracle
 
-
-@dataclass(frozen=True)
-class Oracle:
-    """What a solver may ask about a point z: its objective with gradient, or its objective alone."""
-
-    gradient: Callable[[Tensor], tuple[float, Tensor]]
-    value: Callable[[Tensor], float]
+__all__ = ["Oracle", "Solver"]
 
 
 class Solver(Protocol):
-    """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state). The runner projects z after every
-    step."""
+    """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state).
+
+    A step looks (`oracle.gradient` or `oracle.value`) at least once, first of all at the z it is given. The runner
+    projects z after every step, and looks once more when the last one is done.
+    """
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any: ...
 

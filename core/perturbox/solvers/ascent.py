@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from perturbox.budget import Budget
-from perturbox.solvers import Oracle
+from perturbox.oracle import Oracle
+from perturbox.smoothing import gaussian_kernel, smooth
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ def momentum(decay: float) -> Rule:
         return state, state
 
     return Rule(lambda z, budget: torch.zeros_like(z), apply)
+
+
+def gaussian(size: int, reach: float) -> Rule:
+    """Convolve with a separable Gaussian of `size` voxels along every spatial axis that ends at `reach` standard
+    deviations."""
+    kernel = gaussian_kernel(size, reach)
+    return stateless(lambda gradient: smooth(gradient, kernel))
 
 
 def chain(*rules: Rule) -> Rule:

@@ -6,18 +6,7 @@ import torch
 from torch import Tensor
 
 from perturbox.budget import Budget
-
-
-class _Stored(torch.autograd.Function):
-    """Round forward, pass the gradient unchanged (straight-through)."""
-
-    @staticmethod
-    def forward(ctx, z: Tensor, budget: Budget) -> Tensor:
-        return budget.quantise(z)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return gradients[0], None
+from perturbox.spaces import stored
 
 
 @dataclass(frozen=True)
@@ -25,9 +14,13 @@ class Additive:
     """random_start: begin at a uniformly random point of the ball (linf), of the sphere (l2), or at 0 (False)."""
 
     random_start: bool = False
+    voxelwise: bool = True
 
     def init(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
-        if not self.random_start or budget.eps == 0:
+        return self.draw(x, budget, generator) if self.random_start else torch.zeros_like(x)
+
+    def draw(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
+        if budget.eps == 0:
             return torch.zeros_like(x)
         # Drawn on the CPU in any case, so that a seed means the same on every device.
         if budget.norm == "linf":
@@ -39,7 +32,7 @@ class Additive:
     def decode(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         """What is evaluated is exactly what the file will hold; the gradient passes the rounding unchanged, and is 0
         outside the region."""
-        return x + torch.where(budget.region, _Stored.apply(z, budget), 0)
+        return x + torch.where(budget.region, stored(z, budget), 0)
 
     def project(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         return budget.project(z, x)

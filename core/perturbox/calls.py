@@ -1,0 +1,114 @@
+"""One call of a network: eval mode, frozen parameters, which of its outputs counts, what its layers say, and what
+autograd saves of it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from perturbox.types import InputError
+
+Network = Callable[[Tensor], Any]
+
+
+def chosen(prediction: Any, output: str | int | None) -> Tensor:
+    """The tensor to use of what a network returned: with deep supervision the full resolution comes first."""
+    if isinstance(prediction, Mapping):
+        known = [name for name in ("out", "pred", "logits") if name in prediction]
+        key = output if output is not None else (known or list(prediction))[0]
+        if key not in prediction:
+            raise InputError(
+                f"The network's output has no entry {key!r}; choose one of {', '.join(map(str, prediction))}."
+            )
+        prediction = prediction[key]
+    elif isinstance(prediction, tuple | list):
+        index = 0 if output is None else output
+        if not isinstance(index, int) or not -len(prediction) <= index < len(prediction):
+            raise InputError(
+                f"The network returns {len(prediction)} outputs; choose one by number from 0, not {index!r}."
+            )
+        prediction = prediction[index]
+    elif output is not None:
+        raise InputError(f"The network returns a single output; leave out `output` ({output!r}).")
+    if not isinstance(prediction, Tensor):
+        raise InputError(f"The network's output is a {type(prediction).__name__}; name the tensor to use by `output`.")
+    return prediction
+
+
+@contextmanager
+def evaluating(network: Network) -> Iterator[None]:
+    """Eval mode, frozen parameters, and one attention kernel whether or not a graph is recorded; all restored."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    training = [module for module in modules if getattr(module, "training", False)]
+    trainable = [p for p in network.parameters() if p.requires_grad] if isinstance(network, nn.Module) else []
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        # Attention otherwise takes another kernel under no_grad, and the two passes would differ by rounding.
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def tapped(network: Network, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of these layers in the network's next call, by name."""
+    features: dict[str, Tensor] = {}
+    if not layers:
+        yield features
+        return
+    modules = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
+    missing = [name for name in layers if name not in modules]
+    if missing:
+        known = ", ".join(name for name in modules if name)
+        raise InputError(f"The network has no layer '{missing[0]}'; it has {known}.")
+
+    def tap(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, given: Any, made: Any) -> None:
+            features[name] = chosen(made, None)
+
+        return keep
+
+    handles = [modules[name].register_forward_hook(tap(name)) for name in layers]
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def saved_storages(network: Network) -> Iterator[dict[int, int]]:
+    """Bytes of the distinct storages autograd saves in this block, by address, without the network's own tensors."""
+    own = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in own}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in excluded:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield storages
+
+
+def current_autocast(x: Tensor) -> Callable[[], AbstractContextManager]:
+    """Recreates the autocast state of this moment, so that a recomputed window sees what the first pass saw."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled)

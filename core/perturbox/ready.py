@@ -1,0 +1,160 @@
+"""What the user asked for, and the same with every input read and checked against each other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perturbox import io, recipes
+from perturbox.attack import Attack, Step
+from perturbox.budget import Budget
+from perturbox.goals import Goal
+from perturbox.io.files import sha256
+from perturbox.load import load_victim
+from perturbox.types import Case, InputError, Volume
+from perturbox.victim import Victim
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
+
+    capped: whether the user gave eps; to attacks with a budget of their own it means nothing otherwise. surrogate:
+    models to craft the attack on; the victim is then asked for its predictions alone.
+    """
+
+    image: str
+    victim: str = "ct-organs"
+    attack: str = "pgd"
+    eps: float = 4.0
+    norm: str = "linf"
+    steps: int = 20
+    goal: str = "change"
+    target: tuple[str, ...] = ()
+    label: str | None = None
+    label_map: str | None = None
+    roi: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    force: bool = False
+    capped: bool = False
+    surrogate: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("target", "surrogate"):  # JSON knows no tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A job whose every input was read and checked. others: scans a universal attack is crafted on."""
+
+    job: Job
+    victim: Victim
+    image: Volume
+    goal: Goal
+    expert: np.ndarray | None
+    roi: np.ndarray | None
+    attack: Attack
+    recipe: recipes.Recipe
+    warnings: list[str]
+    source_sha256: str
+    surrogates: tuple[Victim, ...] = ()
+    others: tuple[Volume, ...] = ()
+
+    @property
+    def eps(self) -> float | None:
+        """The limit of the change; None where nothing but the attack's own budget limits it."""
+        return self.job.eps if self.recipe.own is None or self.job.capped else None
+
+
+@dataclass
+class Listener:
+    """Where a job tells how it goes: say(sentence), step(Step); and where it asks whether to stop."""
+
+    say: Callable[[str], None] = lambda text: None
+    step: Callable[[Step], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None) -> Ready:
+    """Read and check everything a job needs; `image` and `victim` stand in for what the job names where the caller has
+    loaded them already.
+
+    Raises InputError for any input that can't be used.
+    """
+    recipe = recipes.get(job.attack)
+    eps = job.eps if recipe.own is None or job.capped else None
+    attack = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+    victim, image, warnings, digest = load_inputs(job, image, victim)
+    if image.dims not in recipe.dims:
+        raise InputError(
+            f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
+        )
+    goal = Goal.parse(job.goal, job.target, victim.labels)
+    expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
+    roi = io.read_mask(job.roi, image) if job.roi else None
+    Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
+    surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
+    for model in surrogates or (victim,):
+        model.on(image)
+        for part in {id(one): one for one in (attack, *attack.leaves())}.values():
+            if part.check is not None:
+                part.check(model, image)
+    others = tuple(io.read_volume(Path(path), unit=victim.unit, channels=victim.channels) for path in attack.crafted_on)
+    if attack.steps != job.steps:
+        warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
+    return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest, surrogates, others)
+
+
+def load_inputs(
+    job: Job, image: Volume | None = None, victim: Victim | None = None
+) -> tuple[Victim, Volume, list[str], str]:
+    """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
+    victim = victim or load_victim(job.victim, job.device)
+    digest = ""
+    if image is None:
+        path = Path(job.image)
+        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
+        digest = sha256(path)
+    warnings = io.check_hu(image, job.force) if victim.unit == "HU" else []
+    victim.on(image)  # refuses other dimensions and channels
+    return victim, image, warnings, digest
+
+
+def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
+    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" says which values of the file are
+    which structure."""
+    if label_map is None:
+        return io.read_labels(path, image, set(victim.labels.values()))
+    raw = io.read_labels(path, image)
+    mapped = np.zeros_like(raw)
+    for part in label_map.split(","):
+        name, equals, values = part.partition("=")
+        try:
+            numbers = [int(value) for value in values.split("+")]
+        except ValueError:
+            numbers = []
+        if not equals or not numbers:
+            raise InputError(f"'{part}' in --label-map isn't understood; write liver=5,bone=25+26.")
+        if name not in victim.structures:
+            raise InputError(
+                f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}."
+            )
+        mapped[np.isin(raw, numbers)] = victim.labels[name]
+    return mapped
+
+
+def present_targets(goal: Goal, reference: np.ndarray, victim: Victim, named: tuple[str, ...]) -> Goal:
+    """The goal on the structures this scan holds; raises InputError where a named one is missing or none is there."""
+    found = goal.present(reference)
+    names = {value: name for name, value in victim.labels.items()}
+    missing = [names[value] for value in goal.targets if value not in found.targets]
+    if named and missing:
+        raise InputError(f"The model found no {' and no '.join(missing)} in this scan; choose other structures.")
+    if not found.targets:
+        raise InputError("The model found none of its structures in this scan; is it the right body part and model?")
+    return found

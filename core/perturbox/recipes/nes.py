@@ -1,0 +1,59 @@
+"""NES: PGD along a gradient estimated from values at pairs of opposite random points; the model stays closed.
+
+    grad = mean over n pairs of u * (J(x + sigma u) - J(x - sigma u)) / (2 sigma),   u ~ N(0, 1)
+
+Ilyas et al. 2018, ICML, arXiv 1804.08598.
+"""
+
+from typing import Annotated
+
+from perturbox.attack import Attack, climb
+from perturbox.budget import Norm
+from perturbox.objectives import LOSSES
+from perturbox.oracle import Antithetic
+from perturbox.recipes import Param, recipe
+from perturbox.recipes.fgsm import Surrogate
+from perturbox.recipes.pgd import direction
+from perturbox.solvers.ascent import Ascent, chain, scale
+from perturbox.solvers.estimated import Estimated
+from perturbox.spaces.additive import Additive
+
+
+@recipe(
+    title="NES",
+    paper="Ilyas et al. 2018, arXiv 1804.08598",
+    norms=("linf", "l2"),
+    cost="steps x (2 pairs + 1) + 1 forwards",
+    access="black",
+    deviations=(
+        "the points asked about aren't rounded to the file's steps, the answers are",
+        "directions may be constant over blocks of voxels, for fewer queries",
+    ),
+    family="black-box",
+)
+def nes(
+    eps: float,
+    norm: Norm,
+    steps: int,
+    *,
+    loss: Surrogate = "dice-ce",
+    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    pairs: Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)] = 10,
+    sigma: Annotated[float, Param("How far the points lie away", unit="HU", minimum=1e-6)] = 1.0,
+    coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 4,
+) -> Attack:
+    """PGD with NES gradients, from the clean scan."""
+    alpha = 2.5 * eps / steps if alpha is None else alpha
+    ascent, estimator = Ascent(chain(direction(norm), scale(alpha))), Antithetic(pairs, sigma, coarse=coarse)
+    return Attack(
+        "nes",
+        climb(LOSSES[loss]),
+        Additive(),
+        Estimated(ascent, estimator),
+        eps,
+        norm,
+        steps,
+        uses_gradient=False,
+        queries=estimator.queries,
+        parameters={"alpha": alpha},
+    )

@@ -1,0 +1,55 @@
+"""VAFA: how coarsely each frequency of the scan's blocks is quantised is learnt, so that the model fails and the scan
+still looks like itself.
+
+    x_adv = IDCT( round(DCT(x) / q) * q ),   q <- clip(q + sign grad_q [ DiceCE - (1 - SSIM(x, x_adv)) ], q_min, q_max)
+
+Hanif et al. 2023, MICCAI, arXiv 2307.07269. There is no eps ball: q bounds the change.
+"""
+
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from perturbox.attack import Attack, Scene
+from perturbox.budget import Norm
+from perturbox.objectives import dice_ce
+from perturbox.recipes import Own, Param, recipe
+from perturbox.smoothing import ssim
+from perturbox.solvers.ascent import Ascent, chain, scale, sign
+from perturbox.spaces.dct import Quantised
+
+
+def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+    """DiceCE - (1 - SSIM), the similarity over the scan's own range of values."""
+    assert scene.clean is not None
+    span = max(float(scene.clean.max() - scene.clean.min()), 1e-6)
+    return scene.gain(dice_ce, view(x)) - (1 - ssim(scene.clean, x, span))
+
+
+@recipe(
+    title="VAFA",
+    paper="Hanif et al. 2023, arXiv 2307.07269",
+    norms=("linf",),
+    cost="steps + 1 forwards, steps backwards",
+    space="dct",
+    deviations=(
+        "through the sliding window of the whole scan in HU, where the paper attacks 96-voxel crops scaled to [0, 255]",
+        "no slice is rescaled to its own range, so flat slices stay as they are; values stay in the scan's own range",
+        "the similarity is taken over the scan's own range of values",
+    ),
+    family="frequency",
+    own=Own("q_max", "largest quantisation step of a frequency", zero=None),
+)
+def vafa(
+    eps: float,
+    norm: Norm,
+    steps: int,
+    *,
+    q_max: Annotated[float, Param("Largest quantisation step", unit="1/255 of the window", minimum=0.01)] = 20.0,
+    q_min: Annotated[float, Param("Smallest quantisation step", unit="1/255 of the window", minimum=0.01)] = 5.0,
+    alpha: Annotated[float, Param("Step size", unit="1/255 of the window", minimum=0)] = 1.0,
+    block: Annotated[int, Param("Edge of a block", unit="voxels", minimum=2, maximum=128)] = 32,
+) -> Attack:
+    """Learnt quantisation of the 3D cosine transform, from the coarsest."""
+    space = Quantised(block, min(q_min, q_max), q_max)
+    return Attack("vafa", alike_and_wrong, space, Ascent(chain(sign(), scale(alpha))), eps, norm, steps)

@@ -1,0 +1,204 @@
+"""What an attack sees: a victim on a scan, what is to be left or reached there, and how well that goes.
+
+An ordinary attack has one view, of the victim it is judged by. With surrogates it has one of each of them and none of
+the victim; a universal one has one of each scan it is crafted on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perturbox.budget import Budget, Norm
+from perturbox.goals import Goal
+from perturbox.objectives import Loss
+from perturbox.sliding import Inside
+from perturbox.types import Case, InputError, Volume
+from perturbox.victim import BoundVictim, as_input
+
+
+class Previous(NamedTuple):
+    """The last point with a gradient in this round: x_adv and the gradient at its voxels, both "b c *s"."""
+
+    x_adv: Tensor
+    slope: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What an objective is told.
+
+    labels: "b *g" int64, the label map to leave (or, `towards`, to reach); weight: "b *g" float; both on the network's
+    grid. classes: the channels a Dice averages. regions: bool "values k" of a multi-label network, see
+    `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid. generator: for what is random in
+    an objective. previous: the point before, None at a round's first. memory: empty at a round's start, for what an
+    objective carries from step to step.
+    """
+
+    labels: Tensor
+    weight: Tensor
+    towards: bool
+    classes: tuple[int, ...]
+    regions: Tensor | None = None
+    clean: Tensor | None = None
+    spacing: tuple[float, ...] = ()
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    previous: Previous | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def gain(self, loss: Loss, logits: Tensor) -> Tensor:
+        """A loss as it is climbed: away from the labels, or with the opposite sign towards them."""
+        value = loss(logits, self.labels, self.weight, self.classes, self.towards, self.regions)
+        return -value if self.towards else value
+
+
+# (view, x_adv, scene, progress in [0, 1]) -> scalar, higher = worse for the victim. view(x) gives the logits.
+Objective = Callable[[Any, Tensor, Scene, float], Tensor]
+
+
+def climb(loss: Loss | Callable[[float], Loss]) -> Objective:
+    """The objective that climbs a loss, or one that depends on progress, away from the scene's labels or descends
+    towards them."""
+
+    def objective(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Tensor:
+        return scene.gain(loss if isinstance(loss, Loss) else loss(progress), victim(x))
+
+    return objective
+
+
+@dataclass(eq=False)
+class View:
+    """One victim on one scan, as an objective sees it: view(x) are the logits, `prepare` and `slide` its two halves.
+
+    x: the scan "b c *s"; own: the reference on the network's grid in this victim's values; goal: in this victim's
+    values; values: {this victim's value: the judging victim's}, by the structures' names.
+    """
+
+    victim: BoundVictim
+    x: Tensor
+    budget: Budget
+    scene: Scene
+    own: Tensor
+    goal: Goal
+    values: Mapping[int, int]
+    point: Tensor | None = None
+    prediction: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        victim: BoundVictim,
+        image: Volume,
+        reference: np.ndarray,
+        goal: Goal,
+        budget: Budget,
+        generator: torch.Generator,
+        values: Mapping[int, int] | None = None,
+    ) -> "View":
+        """reference: labels "*s" on the scan's grid, in the victim's values."""
+        own, spacing = victim.to_grid(reference), victim.grid_spacing(image)
+        labels, weight, towards = goal.scene(own, spacing)
+        regions = victim.victim.membership()
+        classes = goal.classes if regions is None else channels_of(goal.classes, regions)
+        x = as_input(image, victim.victim.device)
+        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator)
+        return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = self.victim(x)
+        if x is self.point:
+            self.prediction = self.victim.victim.decide(logits.detach())
+        return logits
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Native voxels -> network input on the network's grid."""
+        return self.victim.prepare(x)
+
+    def slide(self, prepared: Tensor) -> Tensor:
+        """Network input -> logits."""
+        return self.victim.slide(prepared)
+
+    def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]:
+        """(logits, the sum of a loss inside the windows) of x; see `sliding.Inside`."""
+        logits, total = self.victim.look_inside(self.prepare(x), inside)
+        if x is self.point:
+            self.prediction = self.victim.victim.decide(logits.detach())
+        return logits, total
+
+    def watch(self, point: Tensor) -> None:
+        """From here on, this is the point that is scored."""
+        self.point, self.prediction = point, None
+
+    def judge(self) -> tuple[float, dict[int, float | None]]:
+        """(score, Dice by the judging victim's values) of the point; one more prediction where the objective looked
+        only at something else."""
+        if self.prediction is None:
+            assert self.point is not None
+            with torch.no_grad():
+                self(self.point)
+        dice = self.goal.dice(self.prediction, self.own)
+        return self.goal.score(self.prediction, self.own), {self.values[v]: dice[v] for v in dice}
+
+
+def channels_of(values: Sequence[int], regions: Tensor) -> tuple[int, ...]:
+    """The channels of a multi-label network that hold any of these label values."""
+    return tuple(torch.nonzero(regions[list(values)].any(0)).flatten().tolist())
+
+
+def surrogate_view(
+    surrogate: BoundVictim,
+    case: Case,
+    goal: Goal,
+    names: Mapping[int, str],
+    budget: Budget,
+    generator: torch.Generator,
+) -> View:
+    """The view of a model that stands in for the victim: structures correspond by name.
+
+    names: of the victim's label values. The reference is the expert's where the case has one, else the surrogate's own
+    prediction, for the attacker can't ask the victim. Raises InputError where they share no structure to attack.
+    """
+    model = surrogate.victim
+    theirs = {value: model.labels.get(name) for value, name in names.items()}
+
+    def translated(value: int | None) -> int | None:
+        found = None if value is None else theirs.get(value)
+        if value is not None and found is None:
+            raise InputError(
+                f"The surrogate {model.name} has no structure '{names[value]}'; it has {', '.join(model.structures)}."
+            )
+        return found
+
+    own = model.predict(case.image, surrogate.effort)
+    if case.label is not None:
+        known = [name for name in model.structures if name in names.values()]
+        # Where the expert marks nothing the surrogate knows, it may still see structures the expert wasn't asked for.
+        own = np.where(np.isin(own, [model.labels[name] for name in known]), 0, own)
+        for value, name in names.items():
+            if name in known:
+                own[case.label == value] = model.labels[name]
+    targets = [translated(value) for value in goal.targets] if goal.named else [theirs[v] for v in goal.targets]
+    kept = {value: target for value, target in zip(goal.targets, targets, strict=True) if target is not None}
+    wanted = translated(goal.wanted)
+    there = Goal(goal.kind, tuple(kept.values()), goal.named, wanted).present(own)
+    if not there.targets:
+        raise InputError(f"The surrogate {model.name} finds no structure to attack in this scan; use another.")
+    values = {target: value for value, target in kept.items()}
+    return View.of(surrogate, case.image, own, there, budget, generator, values)
+
+
+def view_of_other(
+    scan: Volume, victim: BoundVictim, goal: Goal, eps: float | None, norm: Norm, generator: torch.Generator
+) -> View:
+    """The same victim on another scan, against its own prediction there. Raises InputError where it finds nothing."""
+    model = victim.victim
+    bound = model.on(scan, victim.effort, victim.memory_budget)
+    reference = model.predict(scan, victim.effort)
+    goal = goal.present(reference)
+    if not goal.targets:
+        raise InputError("A scan the attack is to be crafted on holds none of the structures; leave it out.")
+    budget = Budget.of(Case(scan), eps, norm, model.device, model.visible)
+    return View.of(bound, scan, reference, goal, budget, generator)

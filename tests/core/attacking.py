@@ -1,0 +1,82 @@
+"""Running any recipe on a small victim, for tests: what every attack must keep is checked in test_recipes.py, what its
+paper says in a file of its own family."""
+
+import numpy as np
+import torch
+import victims
+
+from perturbox import recipes
+from perturbox.attack import Attack, Outcome, run
+from perturbox.goals import Goal
+from perturbox.types import Case, Volume
+from perturbox.victim import Victim
+
+RECIPES = [(name, norm) for name, recipe in recipes.discover().items() for norm in recipe.norms]
+KNOWN = {name: {entry["name"] for entry in recipe.parameters} for name, recipe in recipes.discover().items()}
+# Settings with which a recipe is quick on scans of a thousand voxels; each must leave it what it is.
+QUICK: dict[str, dict] = {
+    "bias-field": {"distance": 8.0},
+    "medis": {"boundary": 6.0, "refine": 1},
+    "nes": {"pairs": 2},
+    "vafa": {"block": 4},
+}
+
+
+def built(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Attack:
+    return recipes.get(name).build(eps, norm, steps, QUICK.get(name, {}) | settings, local=True)
+
+
+def attacked(
+    image: Volume,
+    victim: Victim,
+    name: str = "pgd",
+    eps: float | None = 12.0,
+    norm: str = "linf",
+    steps: int = 4,
+    **options,
+) -> Outcome:
+    """The outcome of a recipe against the clean prediction, or `reference`; options: settings of the recipe, roi, goal
+    (a Goal), target, and what `run` takes."""
+    settings = {key: options.pop(key) for key in list(options) if key in KNOWN[name]}
+    roi, goal = options.pop("roi", None), options.pop("goal", None)
+    reference = options.pop("reference", None)
+    goal = goal or Goal.parse("change", options.pop("target", ()), victim.labels)
+    reference = victim.predict(image) if reference is None else reference
+    attack = built(name, eps, norm, steps, **settings)
+    return run(attack, victim.on(image), Case(image, roi=roi), reference, goal, **options)
+
+
+def live_score(victim: Victim, image: Volume, x_adv: np.ndarray, reference: np.ndarray, goal: Goal) -> float:
+    """The score of a point on the network's grid, by inference without the runner."""
+    bound = victim.on(image)
+    with torch.no_grad():
+        prediction = victim.decide(bound(torch.from_numpy(x_adv).float()[None]))
+    return goal.score(prediction, bound.to_grid(reference))
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def multi_label(dims: int = 3, **changes) -> Victim:
+    """A victim with nested regions: everything, in it a core, in it a nucleus; three yes-or-no channels."""
+    settings = {
+        "name": "nested",
+        "labels": {"background": 0, "rim": 1, "core": 2, "nucleus": 3},
+        "regions": ((1, 2, 3), (2, 3), (3,)),
+    }
+    return victims.textured(dims, **(settings | changes))
+
+
+def with_channels(channels: int, dims: int) -> Victim:
+    """As `victims.textured`, for images of several channels."""
+    conv = torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(conv(channels, 8, 3, padding=1), torch.nn.Tanh(), conv(8, 3, 3, padding=1))
+    return victims.textured(dims, network=network, channels=channels)
+
+
+def channels_scan(channels: int, shape: tuple[int, ...], **changes) -> Volume:
+    one = [victims.random_scan(shape, seed=seed, **changes) for seed in range(channels)]
+    return one[0].with_data(np.concatenate([image.data for image in one]))
