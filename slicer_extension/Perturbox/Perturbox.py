@@ -9,6 +9,7 @@ import time
 from typing import Annotated
 
 import qt
+import slicer
 import vtk
 from PerturboxLib import example, keys, scene, sending, session
 from PerturboxLib.attackpanel import AttackPanel
@@ -18,6 +19,7 @@ from PerturboxLib.resultpanel import ResultPanel
 from PerturboxLib.savepanel import SavePanel
 from PerturboxLib.serverpanel import ServerPanel
 from PerturboxLib.trouble import Trouble
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScriptedModuleNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -29,9 +31,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-
-import slicer
-from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScriptedModuleNode, vtkMRMLSegmentationNode
 
 POLL_MS = 200
 

@@ -27,6 +27,17 @@ else:
     application.install()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--without-server", action="store_true", help="leave out tests that start a server")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--without-server"):
+        left_out = [item for item in items if {"server", "tiny_server"} & set(item.fixturenames)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def slicer_app():
     """The application, started once."""

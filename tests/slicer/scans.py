@@ -1,4 +1,4 @@
-"""Small scans in the scene, on grids of every kind, that the model of tests/core/tiny.py finds a liver and a bone in."""
+"""Small scans in the scene, on grids of every kind, in which the model of tests/core/tiny.py finds liver and bone."""
 
 import numpy as np
 import slicer

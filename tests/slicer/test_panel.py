@@ -83,7 +83,7 @@ def test_segmenting_gives_a_segmentation_by_the_models_names_and_the_noise(ready
     ready.ui.segmentButton.click()
     ready.wait_for_end()
     assert not ready.trouble
-    made = [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+    made = list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
     assert len(made) == 1
     own = made[0].GetSegmentation()
     assert [own.GetNthSegment(n).GetName() for n in range(own.GetNumberOfSegments())] == ["Liver", "Bone"]

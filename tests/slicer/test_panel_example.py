@@ -103,9 +103,8 @@ def test_keys_do_what_the_buttons_do_and_are_gone_with_the_module(example):
 
 
 def test_keys_are_silent_while_one_types(example):
-    from PerturboxLib import keys
-
     import qt
+    from PerturboxLib import keys
 
     assert keys.isTyping(example.ui.tokenLineEdit) and keys.isTyping(qt.QSpinBox())
     assert not keys.isTyping(example.ui.attackButton) and not keys.isTyping(None)
@@ -226,7 +225,7 @@ def test_a_script_attacks_without_the_panel(panel, tiny_server):
     volume, logic = scans.add_scan(), panel.widget.logic
     node = logic.attack(volume, tiny_server.url, eps=10, steps=2)
     assert scene.Nodes(node).original is volume and scene.Nodes(node).result.record["budget"]["eps"] == 10
-    with pytest.raises(Trouble, match="no victim|no model"):
+    with pytest.raises(Trouble, match=r"no victim|no model"):
         logic.attack(volume, tiny_server.url, victim="nothing")
     segmentation = logic.segment(volume, tiny_server.url)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 2

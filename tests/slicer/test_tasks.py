@@ -1,5 +1,7 @@
 """Works in the background: what they tell and when, how they end, and whole jobs on the real server."""
 
+import ctypes
+import os
 import threading
 import time
 
@@ -139,6 +141,46 @@ def test_a_wish_wakes_the_work(background):
     time.sleep(0.05)
     background.cancel(keep=False)
     assert until(background, lambda event: True, 2) == [tasks.Event("submitted", False)]
+
+
+def seconds_of(call) -> float:
+    begun = time.monotonic()
+    call()
+    return time.monotonic() - begun
+
+
+def test_draining_gives_a_work_its_turn_and_never_waits_in_vain(background):
+    begin, rest = threading.Event(), threading.Event()
+
+    def work(post, wishes):
+        begin.wait(5)
+        rest.set()
+        wishes.wait(5)
+
+    assert seconds_of(background.drain) < 0.01, "nothing runs"
+    background.start(work)
+    assert 0.015 < seconds_of(background.drain) < 0.2, "at work"
+    begin.set()
+    assert rest.wait(5)
+    eventually(lambda: seconds_of(background.drain) < 0.01)
+    background.cancel()
+    assert background.wait(2)
+    assert seconds_of(background.drain) < 0.01, "over"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="usleep is a call of POSIX systems")
+def test_a_work_gets_on_in_an_application_that_never_lets_go_of_pythons_lock(background, tiny_server):
+    """As in Slicer, where only a timer's Python does, for a moment. The server is another process here."""
+    hold = ctypes.PyDLL(None).usleep  # PyDLL keeps the lock while C runs
+    client = Client(tiny_server.url, tiny_server.token)
+    background.start(tasks.run(client, {"kind": "segment"}, *sent("axial")))
+    events = []
+    for _ in range(200):
+        hold(100_000)
+        events += background.drain()
+        if events and events[-1].name in ("result", "trouble", "over"):
+            break
+    assert names(events)[0] == "submitted" and names(events)[-1] == "result"
 
 
 # ---------------------------------------------------------------- works, on a server that can misbehave

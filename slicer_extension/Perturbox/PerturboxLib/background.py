@@ -1,8 +1,12 @@
 """A daemon thread for what takes long, and a queue of what it has to say. It touches neither MRML nor Qt.
 
 A work is a function of (post, wishes). It ends with exactly one event in `ENDS`, or in silence if it was stopped.
+
+Slicer's event loop is C++ that never lets go of Python's lock: another thread runs only while Python runs in the main
+one. So `drain`, which a timer calls, waits for a moment while there is work, and the thread gets its turn.
 """
 
+import contextlib
 import threading
 import time
 import traceback
@@ -14,6 +18,7 @@ from typing import Any
 from .trouble import Trouble, trouble
 
 ENDS = ("connected", "result", "trouble", "over")
+TURN_SECONDS = 0.02  # short enough for no one to see, long enough for a request to be answered
 LATEST = ("status", "reconnecting", "downloading")  # of these in a row only the last is kept: each tells all
 
 
@@ -32,6 +37,7 @@ class Wishes:
         self._changed = threading.Condition()
         self._keep: bool | None = None
         self._calls: list[Callable[[], None]] = []
+        self._resting = False
         self.stopped = False
 
     def stop(self) -> None:
@@ -67,9 +73,32 @@ class Wishes:
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not through a wish. Raises Trouble "stopped"."""
-        with self._changed:
+        with self.resting(), self._changed:
             self._changed.wait_for(lambda: self.stopped or self.cancelled, seconds)
         self.check()
+
+    @contextlib.contextmanager
+    def resting(self):
+        """`with wishes.resting():` while the work has nothing to do."""
+        self._rest(True)
+        try:
+            yield
+        finally:
+            self._rest(False)
+
+    def _rest(self, resting: bool) -> None:
+        with self._changed:
+            self._resting = resting
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """The work is over."""
+        self._rest(True)
+
+    def giveTurn(self, seconds: float) -> None:
+        """Wait so long, in another thread, that the work gets on; less where it rests or is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._resting or self.stopped, seconds)
 
     def check(self) -> None:
         if self.stopped:
@@ -124,7 +153,9 @@ class Background:
         self._threads[-1].start()
 
     def drain(self) -> list[Event]:
-        """What has happened since the last call, oldest first."""
+        """What has happened since the last call, oldest first; waits for a moment while there is work."""
+        if self.running:
+            self._wishes.giveTurn(TURN_SECONDS)
         return self._events.drain()
 
     def cancel(self, keep: bool = True) -> None:
@@ -155,3 +186,5 @@ def _carryOut(work: Callable, post: Callable, wishes: Wishes, arguments: tuple) 
         post("trouble", trouble("no-memory"))
     except Exception as error:
         post("trouble", trouble("internal", traceback.format_exc(), kind=type(error).__name__))
+    finally:
+        wishes.end()

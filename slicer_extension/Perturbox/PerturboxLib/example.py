@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 import slicer
 
 from . import nrrd, scene, tasks

@@ -1,7 +1,6 @@
 """Keyboard shortcuts, there while the module is shown and silent while one types."""
 
 import qt
-
 import slicer
 
 

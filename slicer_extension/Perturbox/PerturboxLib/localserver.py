@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from .background import TURN_SECONDS
 from .client import Client
 from .trouble import Trouble, trouble
 
@@ -29,8 +30,8 @@ CHECK = (
     "import sys, json, importlib.util as u; "
     f"print(json.dumps([list(sys.version_info[:3]), [n for n in {PARTS!r} if u.find_spec(n) is None]]))"
 )
-# What Slicer sets for its own Python, and what would change the server behind the user's back.
-FOREIGN = ("PYTHON", "MONAI_LABEL_", "LD_LIBRARY_PATH", "DYLD_")
+# What is meant for another Python, and what would change the server behind the user's back.
+FOREIGN = ("PYTHON", "MONAI_LABEL_")
 
 
 class LocalServer:
@@ -77,6 +78,8 @@ class LocalServer:
 
     def ready(self) -> bool:
         """Whether it answers. Raises Trouble, with its output as detail, once it is clear that it won't."""
+        if self._thread is not None and not self._isReady:
+            self._thread.join(TURN_SECONDS)
         if self._trouble is not None:
             raise self._trouble
         if self._isReady and not self.running:

@@ -3,7 +3,6 @@
 import textwrap
 
 import qt
-
 import slicer
 
 from . import scene

@@ -1,7 +1,6 @@
 """Section 6: out of the scene, to disk or away."""
 
 import qt
-
 import slicer
 
 from . import saving, scene

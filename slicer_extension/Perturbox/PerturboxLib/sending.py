@@ -6,7 +6,6 @@ Nothing of the scene is changed. Everything that can be known to fail is said be
 from dataclasses import dataclass, field
 
 import numpy as np
-
 import slicer
 
 from . import geometry, nrrd, palette, scene

@@ -88,26 +88,11 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "sheared": (
         "The scan is sheared, so its voxels are no boxes.",
-        "Harden the transform on a copy of the scan, resample it to a grid with right angles, then choose the copy.",
+        "Harden the transform on a copy of the scan, resample that with Crop Volume, then choose the result.",
     ),
     "no-size": ("The scan's grid has no size.", "Check the spacing of the scan and its transform."),
     "no-voxels": ("The scan has no voxels.", "Load it again."),
-    # The model and the attack
-    "no-structure": (
-        "The model found no {structure} in this scan. Nothing to stress.",
-        "Choose other structures.",
-    ),
-    "memory": (
-        "The scan is too large for the server’s GPU (needs {needs} GB, has {has}).",
-        "Crop to the organ or choose Quick look.",
-    ),
-    "no-gradient": ("This model cannot be attacked directly.", "Use the “black-box” attack (slower)."),
-    "no-effect": (
-        "No change up to {eps} HU with this effort.",
-        "That is not proof of safety: raise effort or limit.",
-    ),
-    "clean-poor": ("Dice with the expert outline is only {dice} before any attack.", "Fix that first."),
-    "waiting": ("Connection lost.", "The attack is still running on the server; waiting…"),
+    # The job
     "given-up": (
         "{host} has not answered for {minutes} min.",
         "The attack may still be running there; connect again to pick it up.",

@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def epsNote(eps: float, norm: str, unit: str, sigma) -> str:
-    """What a limit means for this scan; sigma: its noise in the same unit, None: not looked for yet, 0: not available."""
+    """What a limit means for this scan; sigma: its noise in that unit, None: not looked for yet, 0: not available."""
     if norm == "l0":
         return f"{number(eps)} % of the voxels may change, each by any amount the scan's own range allows."
     kind = "" if norm == "linf" else " (root mean square over the scan)"
