@@ -17,8 +17,9 @@ from lib.labels import FINAL, label_map
 from lib.options import Options
 from lib.trainers.finetune import Settings, finetune
 from perturbox import io
-from perturbox.job import Job, read_expert, run_job
+from perturbox.job import Job, run_job
 from perturbox.load import check_device, load_victim
+from perturbox.ready import read_expert
 from perturbox.types import InputError
 from perturbox.victim import Victim
 
