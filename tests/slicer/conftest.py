@@ -20,7 +20,7 @@ except ImportError:
 else:
     import harness  # noqa: F401  (sets the environment Qt and VTK read)
     from harness import app as application
-    from harness import host, pictures, settings
+    from harness import host, pictures, settings, views
     from harness.dialogs import dialogs as the_dialogs
     from harness.server import TINY, start_server
 
@@ -47,15 +47,20 @@ def slicer_app():
 @pytest.fixture(autouse=True)
 def excepthook():
     """Exceptions that reached sys.excepthook or a thread's; a test fails at its end if any is left here."""
-    caught, before = [], (sys.excepthook, threading.excepthook)
+    caught, before, unable = [], (sys.excepthook, threading.excepthook), []
 
     def catch(kind, error, trace):
-        caught.append("".join(traceback.format_exception(kind, error, trace)))
+        if isinstance(error, views.CannotRender):
+            unable.append(str(error))
+        else:
+            caught.append("".join(traceback.format_exception(kind, error, trace)))
 
     sys.excepthook = catch
     threading.excepthook = lambda hooked: catch(hooked.exc_type, hooked.exc_value, hooked.exc_traceback)
     yield caught
     sys.excepthook, threading.excepthook = before
+    if unable:
+        pytest.skip(unable[0])
     if caught:
         pytest.fail("an exception reached sys.excepthook:\n" + "\n".join(caught), pytrace=False)
 
@@ -170,11 +175,6 @@ def real_ct(data_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def rendering(slicer_app):
-    """Skips where no view can be rendered offscreen."""
-    try:
-        shown = slicer_app.layoutManager().threeDWidget(0).threeDView().array()
-    except RuntimeError as error:
-        pytest.skip(f"nothing can be rendered here: {error}")
-    if shown.size == 0:
-        pytest.skip("nothing can be rendered here: no EGL or OSMesa (Debian: libegl1, libgl1-mesa-dri)")
+    """Pictures of views; skips where no view can be rendered."""
+    views.require_rendering()
     return pictures

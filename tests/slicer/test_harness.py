@@ -74,6 +74,14 @@ def test_objects_qt_made_speak_the_dialect(slicer_app):
     assert isinstance(table.viewport(), qt.QWidget) and not isinstance(table.viewport(), qt.QLabel)
 
 
+def test_children_are_found_with_and_without_a_name(slicer_app):
+    panel = qt.QWidget()
+    first, second = qt.QLabel("x", panel), qt.QLabel("y", panel)
+    second.name = "second"
+    assert panel.findChildren(qt.QLabel) == [first, second] and panel.findChildren(qt.QWidget) == [first, second]
+    assert panel.findChild(qt.QLabel, "second") is second and panel.findChildren(qt.QLabel, "third") == []
+
+
 def test_classes_of_a_module_may_have_attributes(slicer_app):
     class Panel(qt.QWidget):
         def __init__(self):

@@ -18,8 +18,8 @@ def from_image(image: QtGui.QImage) -> np.ndarray:
 
 def render_all(widget: QtWidgets.QWidget) -> None:
     """Render every view inside a widget that is shown."""
-    for view in QtWidgets.QApplication.allWidgets():  # findChildren leaves out some of a .ui file's
-        if isinstance(view, RenderView) and view.isVisible() and widget.isAncestorOf(view):
+    for view in widget.findChildren(QtWidgets.QWidget):
+        if isinstance(view, RenderView) and view.isVisible():
             view.forceRender()
 
 

@@ -146,11 +146,12 @@ def plain(cls: Any) -> Any:
 
 
 def find_child(self, cls, name="", options=QtCore.Qt.FindChildrenRecursively):
-    return speak(QtCore.QObject.findChild(self, plain(cls), name, options))
+    return speak(QtCore.QObject.findChild(self, plain(cls), name or None, options))
 
 
 def find_children(self, cls=QtCore.QObject, name="", options=QtCore.Qt.FindChildrenRecursively):
-    return [speak(child) for child in QtCore.QObject.findChildren(self, plain(cls), name, options)]
+    # "" would find those without a name, None finds all
+    return [speak(child) for child in QtCore.QObject.findChildren(self, plain(cls), name or None, options)]
 
 
 class Dialect(type(QtCore.QObject)):

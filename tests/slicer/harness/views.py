@@ -3,6 +3,11 @@
 A view renders when it is asked for a picture (`forceRender`, `harness.pictures`), not by itself.
 """
 
+import functools
+import subprocess
+import sys
+import unittest
+
 import numpy as np
 import slicer
 import vtk
@@ -37,6 +42,31 @@ THREED_MANAGERS = (
     "vtkMRMLColorLegendDisplayableManager",
 )
 MINIMUM = 40  # pixels; a view that was never laid out still has a window one can render
+
+
+PROBE = """
+import vtk
+window, renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
+window.SetOffScreenRendering(1)
+window.AddRenderer(renderer)
+window.Render()
+"""
+
+
+class CannotRender(unittest.SkipTest):
+    """No view can be rendered on this machine; ends a test as skipped."""
+
+
+@functools.cache
+def can_render() -> bool:
+    """Tried in another process, as VTK would end this one."""
+    return subprocess.run([sys.executable, "-c", PROBE], capture_output=True, timeout=120).returncode == 0
+
+
+def require_rendering() -> None:
+    """Raises CannotRender where OpenGL is missing."""
+    if not can_render():
+        raise CannotRender("nothing can be rendered here: no EGL or OSMesa (Debian: libegl1, libgl1-mesa-dri)")
 
 
 def factory(kind: str, names: tuple[str, ...]):
@@ -79,6 +109,7 @@ class RenderView(qMRMLWidget):
         self.setSizePolicy(policy.Expanding, policy.Expanding)
 
     def _make_window(self) -> None:
+        require_rendering()
         self._window, self._renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
         self._window.SetOffScreenRendering(1)
         self._window.SetMultiSamples(0)
