@@ -1,4 +1,4 @@
-"""Works in the background: what they tell and when, how they end, and whole jobs on the real server."""
+"""Works in the background: what they tell and when, and how they end."""
 
 import ctypes
 import os
@@ -8,10 +8,9 @@ import time
 import misbehaving as bad
 import numpy as np
 import pytest
-from grids import AFFINES
-from PerturboxLib import nrrd, tasks
+from PerturboxLib import tasks
 from PerturboxLib.client import Client, Waits
-from PerturboxLib.trouble import trouble
+from working import ending, eventually, names, sent, until
 
 WAITS = Waits(connect=1, answer=1, submit=1, convert=1)
 PACE = tasks.Pace(poll=0.01, slowest=0.05, silence=0.1, patience=30, answer=1, tries=3)
@@ -26,38 +25,6 @@ def background():
     yield background
     background.stop()
     assert background.wait(2), "its thread is still there after two seconds"
-
-
-def until(background, met, seconds: float = 30) -> list[tasks.Event]:
-    """All events up to the one that meets the condition."""
-    events, end = [], time.monotonic() + seconds
-    while True:
-        for event in background.drain():
-            events.append(event)
-            if met(event):
-                return events
-        assert time.monotonic() < end, [event.name for event in events]
-        time.sleep(0.005)
-
-
-def ending(background, seconds: float = 30) -> list[tasks.Event]:
-    """All events of a work that ends by itself: the last is an end, and the only one."""
-    assert background.wait(seconds), "the thread doesn't end"
-    events = background.drain()
-    assert [event.name in ("connected", "result", "trouble", "over") for event in events].count(True) == 1
-    assert events[-1].name in ("connected", "result", "trouble", "over")
-    return events
-
-
-def names(events) -> list[str]:
-    return [event.name for event in events]
-
-
-def eventually(met, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------- the thread
@@ -393,151 +360,3 @@ def test_one_fault_that_passes_is_not_even_told(background, moment, fault):
         background.start(tasks.run(Client(server.url, waits=WAITS), REQUEST, FILES, GRID, PACE))
         events = ending(background)
     assert events[-1].name == "result" and "reconnecting" not in names(events)
-
-
-# ---------------------------------------------------------------- results that can't be used
-
-
-def spoil(name: str, change) -> bad.Job:
-    job = bad.Job()
-    place = job.images if name in job.images else job.files
-    place[name] = change(place[name])
-    return job
-
-
-OTHER = bad.GRID + np.array([[0, 0, 0, 0.01]] + [[0] * 4] * 3)
-CHANGES = {
-    "another grid": ("perturbation.nii.gz", lambda _: nrrd.encode(bad.volumes()["perturbation.nii.gz"], OTHER)),
-    "another size": ("adversarial.nrrd", lambda _: nrrd.encode(np.zeros((3, 4, 6), np.int16), bad.GRID)),
-    "a cut volume": ("clean_seg.nii.gz", lambda data: data[:-1]),
-    "another format": ("difference_seg.nii.gz", lambda _: b"\x1f\x8b no NRRD"),
-    "no JSON": ("result.json", lambda _: b"<html>"),
-    "no object": ("result.json", lambda _: b"[]"),
-}
-CODES = {"another grid": "mismatch", "another size": "mismatch", "a cut volume": "truncated"}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_results_that_cannot_be_used(background, name):
-    with bad.Misbehaving(spoil(*CHANGES[name])) as server:
-        background.start(tasks.run(Client(server.url), REQUEST, FILES, GRID, PACE))
-        events = ending(background)
-    assert events[-1].name == "trouble" and events[-1].data.code == CODES.get(name, "bad-file"), events[-1].data.detail
-    if name == "another grid":
-        assert str(events[-1].data) == (
-            "The result does not line up with the scan (different geometry). It was not loaded."
-        )
-
-
-@pytest.mark.parametrize("name", ["adversarial.nrrd", "adversarial_seg.nii.gz", "result.json"])
-def test_a_result_without_one_of_its_files(background, name):
-    job = bad.Job()
-    job.images.pop(name, None)
-    job.files.pop(name, None)
-    with bad.Misbehaving(job) as server:
-        background.start(tasks.run(Client(server.url), REQUEST, FILES, GRID, PACE))
-        error = ending(background)[-1].data
-    assert error.code == "no-file" and name.partition(".")[0] in error.sentence
-
-
-def test_images_must_agree_with_each_other_where_no_grid_is_known(background):
-    with bad.Misbehaving(spoil(*CHANGES["another grid"])) as server:
-        background.start(tasks.follow(Client(server.url), bad.ID, None, PACE))
-        assert ending(background)[-1].data.code == "mismatch"
-        server.job = bad.Job()
-        background.start(tasks.follow(Client(server.url), bad.ID, None, PACE))
-        assert ending(background)[-1].name == "result"
-
-
-def test_a_kind_from_the_future(background):
-    job = bad.Job()
-    job.kind = "explain"
-    with bad.Misbehaving(job) as server:
-        background.start(tasks.follow(Client(server.url), bad.ID, GRID, PACE))
-        assert ending(background)[-1].data.code == "odd-answer"
-
-
-# ---------------------------------------------------------------- the real server
-
-
-def scan() -> np.ndarray:
-    """k j i, int16 HU: air, fat, and a liver that 10 HU can take away."""
-    array = np.full((18, 22, 24), -1000, np.int16)
-    array[2:-2, 3:-3, 3:-3] = -100
-    array[4:-4, 5:-5, 5:-5] = 8
-    return array + np.random.default_rng(0).integers(-3, 4, array.shape).astype(np.int16)
-
-
-def sent(grid: str):
-    return {"image": ("scan.nrrd", nrrd.encode(scan(), AFFINES[grid]))}, (scan().shape, AFFINES[grid])
-
-
-@pytest.mark.parametrize("grid", AFFINES)
-def test_a_real_attack_comes_back_on_the_scans_own_grid(background, tiny_server, grid):
-    files, where = sent(grid)
-    request = {"kind": "attack", "attack": "pgd", "eps": 10, "steps": 3, "seed": 1}
-    background.start(tasks.run(Client(tiny_server.url, tiny_server.token), request, files, where))
-    events = ending(background, 120)
-    bundle = events[-1].data
-    assert events[-1].name == "result", bundle
-    images, record = bundle.images, bundle.record
-    assert np.array_equal(images["perturbed"].array - images["perturbation"].array, scan())
-    assert 0 < np.abs(images["perturbation"].array).max() == record["budget"]["measured"]["linf"] <= 10
-    clean, adversarial = images["clean"].array, images["adversarial"].array
-    voxel = np.prod(record["source"]["spacing_mm"]) / 1000
-    assert record["metrics"]["clean"]["liver"]["volume_ml"] == pytest.approx((clean == 1).sum() * voxel)
-    assert record["metrics"]["adversarial"]["liver"]["volume_ml"] == pytest.approx((adversarial == 1).sum() * voxel)
-    assert np.array_equal(images["difference"].array == 1, (clean != 0) & (adversarial == 0))
-    assert bundle.report.startswith("<!doctype html>") and record["attack"]["parameters"]["eps"] == 10
-
-
-def test_a_real_segmentation_tells_the_noise(background, tiny_server):
-    files, where = sent("oblique")
-    background.start(tasks.run(Client(tiny_server.url, tiny_server.token), {"kind": "segment"}, files, where))
-    bundle = ending(background, 120)[-1].data
-    assert set(bundle.record["noise"]) == {"sigma", "region"}
-    # The model smooths, so the liver's outermost layer of voxels is lost to the fat around it.
-    assert np.array_equal(bundle.images["segmentation"].array[5:-5, 6:-6, 6:-6], np.ones((8, 10, 12)))
-    assert bundle.images["segmentation"].array.sum() == 8 * 10 * 12
-
-
-def test_a_real_attack_is_stopped_with_the_best_so_far_and_followed_from_elsewhere(background, tiny_server):
-    files, where = sent("axial")
-    client = Client(tiny_server.url, tiny_server.token)
-    background.start(tasks.run(client, {"kind": "attack", "eps": 2, "steps": 5000}, files, where))
-    events = until(background, lambda e: e.name == "status" and len(e.data["progress"]["trace"]) >= 2, 120)
-    jobId = events[0].data["id"]
-    background.stop()
-    other = tasks.Background()
-    other.start(tasks.follow(Client(tiny_server.url, tiny_server.token), jobId, where))
-    until(other, lambda event: event.name == "status")
-    other.cancel(keep=True)
-    events = ending(other, 120)
-    bundle = events[-1].data
-    assert events[-1].name == "result" and bundle.status["state"] == "cancelled"
-    assert bundle.record["stopped_early"].startswith("stopped at step ")
-    assert "perturbed" in bundle.images
-
-
-def test_a_real_attack_that_is_dropped_leaves_nothing(background, tiny_server):
-    files, where = sent("axial")
-    client = Client(tiny_server.url, tiny_server.token)
-    background.start(tasks.run(client, {"kind": "attack", "eps": 2, "steps": 5000}, files, where))
-    until(background, lambda e: e.name == "status" and e.data["state"] == "running", 120)
-    background.cancel(keep=False)
-    events = ending(background, 120)
-    assert events[-1].name == "over" and events[-1].data["state"] == "cancelled"
-
-
-def test_a_real_failure_is_the_servers_sentence(background, tiny_server):
-    array = np.full((18, 22, 24), 5, np.int16)
-    array[0] = 255  # a picture, not CT
-    files = {"image": ("scan.nrrd", nrrd.encode(array, AFFINES["axial"]))}
-    background.start(tasks.run(Client(tiny_server.url, tiny_server.token), {"kind": "segment"}, files))
-    error = ending(background, 120)[-1].data
-    assert error.code == "bad-input" and error.sentence and error.whatToDo, error
-
-
-def test_trouble_travels_unchanged():
-    error = trouble("mismatch")
-    assert (error.code, error.detail, error.reason) == ("mismatch", "", "")
