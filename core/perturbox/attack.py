@@ -209,7 +209,8 @@ class _Run:
             (slope,) = torch.autograd.grad(loss, point)
             if self.leaf.space.voxelwise:
                 self.touched |= slope != 0
-            gradient += torch.autograd.grad(x_adv, z, slope / len(self.views))[0]
+            if x_adv.requires_grad:  # a limit of 0 may leave nothing of z
+                gradient += torch.autograd.grad(x_adv, z, slope / len(self.views))[0]
             total += float(loss.detach()) / len(self.views)
             view.scene = dataclasses.replace(view.scene, previous=Previous(point.detach(), slope))
         self.record(z.detach(), total)
