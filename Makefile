@@ -1,35 +1,45 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo serve test test-all lint bench
+.PHONY: setup demo serve test test-all test-server test-slicer lint bench
 
-# The environment in .venv, made anew only when the project's dependencies changed.
-setup: .venv/ready
+# The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
+# tests of the Slicer module.
+setup: .venv/ready .venv-slicer/ready
 
 .venv/ready: pyproject.toml constraints.txt scripts/setup
 	sh scripts/setup
 
+.venv-slicer/ready: pyproject.toml constraints.txt scripts/setup
+	sh scripts/setup slicer
+
 # Attack the shipped case and write a report.
-demo: setup
+demo: .venv/ready
 	.venv/bin/perturbox demo
 
 # Serve the built-in models and all attacks on this machine; STUDIES=folder of scans.
-serve: setup
+serve: .venv/ready
 	.venv/bin/perturbox serve $(if $(STUDIES),--studies "$(STUDIES)")
 
 # The ordinary tests.
-test: setup
-	.venv/bin/python -m pytest
+test: test-server test-slicer
 
 # All tests: also the slow ones and those that install a peer to compare with.
-test-all: setup
-	.venv/bin/python -m pytest -m ""
+test-all: MARKS = -m ""
+test-all: test-server test-slicer
+
+test-server: .venv/ready
+	.venv/bin/python -m pytest $(MARKS)
+
+# Where .venv-slicer couldn't be made, setup has said why.
+test-slicer: .venv/ready .venv-slicer/ready
+	if [ -e .venv-slicer/ready ]; then .venv-slicer/bin/python -m pytest tests/slicer $(MARKS); fi
 
 # Style, format, types and the direction of dependencies.
-lint: setup
+lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 
 # Measure speed and memory; writes docs/benchmarks.md.
-bench: setup
+bench: .venv/ready
 	.venv/bin/python -m benchmarks

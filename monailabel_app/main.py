@@ -7,7 +7,7 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 
 import perturbox
-from lib import activelearning, api, backend, ending, guard, infers, scoring, trainers, victims
+from lib import activelearning, api, backend, dicomweb, ending, guard, infers, scoring, trainers, victims
 from lib.options import Options, refuse
 from perturbox.jobs import Queue
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
@@ -65,9 +65,9 @@ class Perturbox(MONAILabelApp):
         self._infers, self._trainers = self.init_infers(), self.init_trainers()
         self.datastore().refresh()
 
-    def _download_dcmqi_tools(self):
-        """MONAI Label would fetch a program at the start, and not start where it can't. Only labels for a DICOM server
-        need it: `pip install dcmqi` brings it."""
+    def _init_dicomweb_datastore(self):
+        # MONAI Label's own fetches a program (dcmqi) at the start, and doesn't start where it can't.
+        return dicomweb.connect(self.studies, self.options.home)
 
     def init_infers(self):
         return infers.tasks(self)

@@ -23,6 +23,7 @@ from perturbox.goals import Goal
 from perturbox.io.files import new_folder, require_new_folder, require_new_label_map
 from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
+from perturbox.noise import scan_noise
 from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
@@ -39,7 +40,8 @@ def segment(
     job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
 ) -> dict[str, Any]:
     """Segment the job's scan with its victim, write the label map to `out` (.nii or .nii.gz, must be new) and describe
-    it: {schema, victim, volumes_ml {structure: ml; of a 2D image cm²}, warnings, versions, seconds}.
+    it: {schema, victim, volumes_ml {structure: ml; of a 2D image cm²}, noise {sigma, region}, warnings, versions,
+    seconds}.
 
     image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used.
     """
@@ -55,6 +57,7 @@ def segment(
         "schema": SEGMENTATION_SCHEMA,
         "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
         "volumes_ml": {name: int((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()},
+        "noise": scan_noise(scan.data[0], labels, victim.labels, scan.spacing),
         "warnings": warnings + effort.notes,
         "versions": versions(),
         "seconds": time.perf_counter() - started,

@@ -143,6 +143,7 @@ def soft_dices(sums: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 
 def one_minus_dice(sums: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """1 minus the mean soft Dice of `classes`, from the sums of a whole volume."""
     return 1 - soft_dices(sums, classes).mean()
 
 

@@ -13,16 +13,18 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-from monailabel.datastore.dicom import DICOMWebDatastore
 
-from lib import forms
+from lib import forms, labels
+from lib.dicomweb import DicomServer
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
+from lib.words import for_clients
 from perturbox import recipes
 from perturbox.goals import Goal
 from perturbox.io import suffix
@@ -47,12 +49,14 @@ FOREIGN = [
     "cache_transforms",
     "client_id",
     "description",
+    "force",
     "gpus",
     "id",
     "image",
     "image_id",
     "images",
     "label",
+    "label_map",
     "label_info",
     "label_tag",
     "labels",
@@ -80,6 +84,7 @@ class Unfinished(Exception):
 
     def __init__(self, record: Record):
         problem = record.problem or Problem("cancelled", "The job was cancelled.", "Submit it again.")
+        problem = replace(problem, detail=for_clients(problem.detail))
         super().__init__(f"{problem.detail} {problem.what_to_do}")
         self.record, self.problem = record, problem
 
@@ -97,8 +102,16 @@ def tasks() -> dict[str, tuple[Served, recipes.Recipe | None]]:
     return found
 
 
-def order_for(task: str, request: Mapping[str, Any], image: str, name: str, client: str = "stock infer") -> Order:
-    """What a stock client asks for: `image` is the local file or folder, `name` what the client calls it.
+def order_for(
+    task: str,
+    request: Mapping[str, Any],
+    image: str,
+    name: str,
+    client: str = "stock infer",
+    datastore: Any = None,
+) -> Order:
+    """What a stock client asks for: `image` is the local file or folder, `name` what the client calls it, `datastore`
+    holds it and its labels (None for a scan that was sent along).
 
     Settings come as numbers, as strings, as a form's whole list (its first entry is meant), or empty (the default is
     meant). Raises InputError for a value that can't be used, and for a misspelt setting.
@@ -113,10 +126,18 @@ def order_for(task: str, request: Mapping[str, Any], image: str, name: str, clie
     given = {key: forms.chosen(value, fields[key]) for key, value in own.items() if key in fields}
     given = {key: value for key, value in given.items() if value not in ("", None, [])}
     place = str(given.pop("device", device))
+    force = forms.switch("force", request.get("force", False))
     if recipe is None:
-        return Order("segment", Job(image=image, victim=victim.spec, device=place), name=name, client=client)
+        job = Job(image=image, victim=victim.spec, device=place, force=force)
+        return Order("segment", job, name=name, client=client)
     default = Job(image=image)
     target = given.pop("target", forms.ALL)
+    label, label_map = None, None
+    if forms.choice("reference", given.pop("reference", forms.PREDICTION), fields["reference"]) == forms.FINAL:
+        if datastore is None:
+            raise InputError("A scan that is sent along has no final label; take the prediction as the reference.")
+        label, by_names = labels.final(datastore, name, victim.labels)
+        label_map = str(request.get("label_map") or "") or by_names
     job = Job(
         image=image,
         victim=victim.spec,
@@ -125,10 +146,13 @@ def order_for(task: str, request: Mapping[str, Any], image: str, name: str, clie
         norm=str(given.pop("norm", recipe.norms[0])),
         steps=forms.whole("steps", given.pop("steps", default.steps)),
         goal=str(given.pop("goal", default.goal)),
+        label=None if label is None else str(label),
+        label_map=label_map,
         target=() if target == forms.ALL else tuple(target if isinstance(target, list) else str(target).split(",")),
         seed=forms.whole("seed", given.pop("seed", default.seed)),
         settings=given,
         device=place,
+        force=force,
     )
     # Refuses here what would be refused in the queue.
     recipe.build(job.eps, job.norm, job.steps, job.settings)
@@ -224,6 +248,8 @@ def request_of(order: Order) -> dict[str, Any]:
     if order.kind == "attack":
         request |= {key: getattr(job, key) for key in ("attack", "eps", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
+    if job.label is not None:
+        request |= {"label": labels.FINAL, "label_map": job.label_map}
     return request
 
 
@@ -236,14 +262,15 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
     An attack's perturbed scan goes into the datastore as a new image that says what it is and of which.
     """
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    labels = result["victim"]["labels"]
-    told = {"label_names": {name: value for name, value in labels.items() if value}, "job": record.id}
+    names = result["victim"]["labels"]
+    warnings = [for_clients(warning) for warning in result["warnings"]]
+    told = {"label_names": {name: value for name, value in names.items() if value}, "job": record.id}
     if order.kind == "segment":
         return _copy(folder / "segmentation.nii.gz"), {
             **told,
             "victim": result["victim"]["name"],
             "volumes_ml": result["volumes_ml"],
-            "warnings": result["warnings"],
+            "warnings": warnings,
         }
     image, note = _keep_perturbed(order, record, folder / result["files"]["adversarial"], datastore)
     return _copy(folder / result["files"]["adversarial_seg"]), {
@@ -256,7 +283,7 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
         "victim": result["victim"]["name"],
         "attack": result["attack"]["name"],
         "seconds": result["effort"]["seconds"],
-        "warnings": result["warnings"] + note,
+        "warnings": warnings + note,
     }
 
 
@@ -271,7 +298,7 @@ def perturbed_id(order: Order, record: Record) -> str:
 
 
 def _keep_perturbed(order: Order, record: Record, file: Path, datastore) -> tuple[str | None, list[str]]:
-    if isinstance(datastore, DICOMWebDatastore):
+    if isinstance(datastore, DicomServer):
         return None, ["A DICOM store isn't given perturbed scans; get this one from the job's files."]
     id = perturbed_id(order, record)
     if datastore.get_image_uri(id):

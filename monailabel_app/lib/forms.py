@@ -13,6 +13,7 @@ from perturbox.recipes import Recipe
 from perturbox.types import InputError
 
 ALL = "all"
+PREDICTION, FINAL = "prediction", "final"  # what an attack is measured against
 
 
 def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]
         "steps": f"{job.steps}",
         "target": [ALL, *structures],
         "goal": goals,
+        "reference": [PREDICTION, FINAL],
         "norm": list(recipe.norms),
         **{entry["name"]: _field(entry) for entry in recipe.parameters},
         "seed": f"{job.seed}",
@@ -49,6 +51,21 @@ def chosen(value: Any, field: Any) -> Any:
     if isinstance(value, list) and isinstance(field, list) and value == field:
         return field[0]
     return value.strip() if isinstance(value, str) else value
+
+
+def choice(name: str, value: Any, choices: list[str]) -> str:
+    """Raises InputError for what is none of the choices."""
+    if value not in choices:
+        raise InputError(f"'{name}' must be {' or '.join(choices)}, not '{value}'.")
+    return value
+
+
+def switch(name: str, value: Any) -> bool:
+    """Raises InputError for what is neither true nor false."""
+    said = str(value).strip().lower()
+    if said not in ("true", "false", ""):
+        raise InputError(f"'{name}' must be true or false, not '{value}'.")
+    return said == "true"
 
 
 def number(name: str, value: Any) -> float:

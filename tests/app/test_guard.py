@@ -603,7 +603,7 @@ def test_a_job_without_a_result_says_why_and_tells_no_path(code, status):
     problem = Problem(code, "/srv/jobs/1/DOE.nii.gz is too large.", "Crop it.")
     record = Record("1", order, 0.0, state="failed", problem=problem)
     with pytest.raises(errors.Refusal) as refused:
-        infer._answer(None, None, order, record, {}, infer.Source("x", "case_a", True))
+        infer._answer(None, None, order, record, "tiny", {}, infer.Source("x", "case_a", True))
     assert refused.value.status_code == status
     assert refused.value.problem == Problem(code, "case_a is too large.", "Crop it.")
 

@@ -119,6 +119,7 @@ def test_an_attacks_life(http, server):
         "label": False,
         "label_map": None,
         "roi": False,
+        "surrogate": [],
     }
     done = wait(http, job["id"])
     assert done["created"] <= done["started"] <= done["finished"] and done["finished"].endswith("Z")
@@ -222,6 +223,23 @@ def test_a_segmentation(http, server, tmp_path):
     assert told["volumes_ml"] == pytest.approx(
         {"liver": (labels == 1).sum() * voxel_ml, "bone": (labels == 2).sum() * voxel_ml}
     )
+
+
+def test_an_attack_crafted_on_a_surrogate_is_judged_on_the_victim(http):
+    """Here the surrogate is the victim itself, so that the attack must work; the record says which it was."""
+    job = wait(http, submit(http, **QUICK, surrogate=["tiny"])["id"])
+    result = fetch_json(http, job["id"])
+    assert job["request"]["surrogate"] == ["tiny"] and [model["name"] for model in result["surrogates"]] == ["tiny"]
+    assert result["budget"]["measured"]["linf"] <= 8 and result["metrics"]["adversarial"]["liver"]["dice"] < 0.9
+    said = refused(post(http, **QUICK, surrogate=["other"]), 422)
+    assert "no victim 'other'" in said["detail"]
+
+
+def test_eps_caps_an_attack_with_a_budget_of_its_own_only_where_it_is_given(http):
+    free = {"image": "case_a", "attack": "bias-field", "steps": 2}
+    results = [fetch_json(http, wait(http, submit(http, **free, **cap)["id"])["id"]) for cap in ({}, {"eps": 3.0})]
+    assert [result["attack"]["parameters"]["eps"] for result in results] == [None, 3.0]
+    assert results[1]["budget"]["measured"]["linf"] <= 3 < results[0]["budget"]["measured"]["linf"]
 
 
 def test_a_margin(http):

@@ -61,6 +61,7 @@ def test_the_form_follows_the_recipes_signature_and_monai_labels_rules(client):
         "steps": "20",
         "target": ["all", "liver", "bone"],
         "goal": ["change", "vanish", "grow", "become=liver", "become=bone"],
+        "reference": ["prediction", "final"],
         "norm": ["linf", "l2"],
         "loss": ["dice-ce", "dice", "ce", "margin"],
         "alpha": "",
@@ -79,7 +80,7 @@ def test_it_lists_what_else_there_is(client):
     info = client.info()
     assert info["name"] == "Perturbox" and info["labels"] == ["liver", "bone"]
     assert set(info["trainers"]) == {"adversarial_finetuning"} and set(info["scoring"]) == {"robustness"}
-    assert set(info["strategies"]) == {"most_fragile", "random"}
+    assert set(info["strategies"]) == {"most_fragile", "first", "random"}
     assert "not scored yet come before" in info["strategies"]["most_fragile"]["description"]
 
 
@@ -187,11 +188,13 @@ def test_undefined_numbers_are_null(server, client, tmp_path):
     [
         ("tiny-pgd", {"epss": 3}, "tiny-pgd has no setting 'epss'; did you mean 'eps'?"),
         ("tiny-pgd", {"eps": "nan"}, "'eps' needs a number, not 'nan'."),
-        ("tiny-pgd", {"goal": "vanish"}, "The goal 'vanish' needs --target with the structure it is about."),
+        ("tiny-pgd", {"goal": "vanish"}, "The goal 'vanish' needs 'target' with the structure it is about."),
         ("tiny-pgd", {"eps": "large"}, "'eps' needs a number, not 'large'."),
         ("tiny-pgd", {"steps": "2.5"}, "'steps' needs a whole number, not '2.5'."),
         ("tiny-pgd", {"restarts": "0"}, "The setting 'restarts' must be between 1 and 1000, not 0."),
         ("tiny-fgsm", {"norm": "l2"}, "fgsm works with norm linf, not 'l2'."),
+        ("tiny-pgd", {"reference": "first"}, "'reference' must be prediction or final, not 'first'."),
+        ("tiny-pgd", {"force": "yes"}, "'force' must be true or false, not 'yes'."),
         ("tiny-pgd", {"target": "lung"}, "This victim has no structure 'lung'; it knows liver, bone."),
     ],
 )
@@ -200,6 +203,23 @@ def test_a_setting_that_cannot_be_used_is_refused_in_a_sentence(server, task, se
     told, (wrong, _, remedy) = answer.json(), sentence.partition("; ")
     assert answer.status_code == 422 and told["detail"].rstrip(".") == wrong.rstrip(".")
     assert not remedy or told["what_to_do"].casefold() == remedy.casefold()
+
+
+def test_a_label_that_an_attack_left_says_so_and_is_never_final(server, client):
+    http, told, final = server.http, {"label": "case_b", "tag": "attacked"}, {"label": "case_b", "tag": "final"}
+    before = http.get("/datastore/label", params=final).content
+    client.infer("tiny-pgd", "case_b", {"steps": "1", "save_label": True, "label_tag": "attacked"})
+    info = http.get("/datastore/label/info", params=told).json()
+    assert info["model"] == "tiny-pgd" and info["params"]["notice"] == ADVERSARIAL_NOTICE
+    assert "/" not in info["params"]["victim"]
+    http.delete("/datastore/label", params={"id": "case_b", "tag": "attacked"})
+    held = {"data": {"params": json.dumps({"steps": "1", "save_label": True, "label_tag": "final"})}}
+    for answer in (
+        http.post("/infer/tiny-pgd?image=case_b", **held),
+        http.post("/batch/infer/tiny-pgd?images=all", json={"label_tag": "final"}),
+    ):
+        assert answer.status_code == 422 and "no final label" in answer.json()["detail"]
+    assert http.get("/datastore/label", params=final).content == before
 
 
 @pytest.mark.slow

@@ -254,6 +254,15 @@ def test_chance_never_offers_what_an_attack_left(lib, store):
     assert {lib.activelearning.AnyCase()({}, datastore)["id"] for _ in range(20)} == {"a"}
 
 
+def test_the_first_case_comes_first_and_never_what_an_attack_left(lib, store):
+    datastore, first = store("c", ADVERSARIAL, "b"), lib.activelearning.FirstCase()
+    offered = []
+    while answer := first({}, datastore):
+        offered.append(answer["id"])
+        label_finally(datastore, answer["id"])
+    assert offered == ["b", "c"]
+
+
 def test_a_batch_leaves_out_what_an_attack_left_unless_it_is_named(lib, store):
     datastore, batch = store("a", "b", ADVERSARIAL), lib.infers.Batch()
     assert sorted(batch.get_images({}, datastore)) == ["a", "b"]

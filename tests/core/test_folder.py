@@ -13,6 +13,7 @@ import torch
 from perturbox import io
 from perturbox.folder import differences, read_result, read_scans, replay, verify
 from perturbox.job import Job, Listener, prepare, run_job, segment
+from perturbox.noise import scan_noise
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"
@@ -127,6 +128,7 @@ def test_a_segmentation_is_the_models_prediction_with_its_volumes(scan, tmp_path
         "liver": pytest.approx((labels == 1).sum() * image.voxel_ml),
         "bone": pytest.approx((labels == 2).sum() * image.voxel_ml),
     }
+    assert found["noise"] == scan_noise(image.data[0], labels, victim.labels, image.spacing)
     assert found["schema"] == "perturbox-segmentation/1" and found["warnings"] == []
     assert found["victim"]["sha256"] == victim.sha256 and found["victim"]["spec"] == TINY
     assert found["versions"]["torch"] == torch.__version__ and 0 < found["seconds"] < 60
@@ -134,6 +136,16 @@ def test_a_segmentation_is_the_models_prediction_with_its_volumes(scan, tmp_path
     again = segment(job, tmp_path / "seg.nii", image=image, victim=victim)
     assert again["volumes_ml"] == found["volumes_ml"]
     assert np.array_equal(io.read_labels(tmp_path / "seg.nii", image), labels)
+
+
+def test_a_segmentation_tells_the_scans_own_noise(tmp_path):
+    path = tiny.write_scan(tmp_path / "larger.nii.gz", shape=(48, 44, 36))
+    found = segment(Job(str(path), victim=TINY), tmp_path / "seg.nii.gz")["noise"]
+    image = io.read_volume(path)
+    labels = io.read_labels(tmp_path / "seg.nii.gz", image)
+    assert found == scan_noise(image.data[0], labels, tiny.LABELS, image.spacing)
+    assert found["sigma"] == pytest.approx(3, rel=0.05)  # as the scan was made
+    assert found["region"].startswith("liver eroded 5 mm")
 
 
 def test_a_segmentation_overwrites_nothing_and_wants_a_name_for_label_maps(scan, tmp_path):

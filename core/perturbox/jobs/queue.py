@@ -311,18 +311,21 @@ class Queue:
             self._cluster.ask(str(run.address), id, str(run.wish))
 
     def _end_the_silent(self) -> None:
-        """Replace workers whose order neither stops in its grace time nor gives a sign of life."""
+        """Replace workers whose order neither stops in its grace time nor gives a sign of life; give up the orders of
+        those that are gone."""
         now = time.monotonic()
         with self._changed:
             runs = [run for run in self._runs.values() if run.ended is None]
         for run in runs:
             late = run.asked is not None and now - run.asked > self.grace
             silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
-            if not (late or silent):
+            lost = run.address is not None and self._cluster.lost(run.address)
+            if not (late or silent or lost):
                 continue
-            run.ended = problems.STUCK
+            died = problems.MEMORY if run.short_of_memory else problems.DIED
+            run.ended = died if lost else problems.STUCK
             run.future.cancel(force=True)
-            if run.address is not None:
+            if run.address is not None and not lost:
                 self._cluster.replace(run.address)
 
     def _on_event(self, event: dict[str, Any]) -> None:

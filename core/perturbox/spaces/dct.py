@@ -41,6 +41,7 @@ def to_blocks(x: Tensor, block: int) -> Tensor:
 
 
 def cropped(x: Tensor, shape: torch.Size) -> Tensor:
+    """The corner of `x` that has the spatial shape of `shape`: what padding to whole blocks added is taken off."""
     return x[(..., *(slice(n) for n in shape[2:]))]
 
 

@@ -43,6 +43,17 @@ class AnyCase(Strategy):
         return {"id": random.choice(images)} if images else None
 
 
+class FirstCase(Strategy):
+    """Cases without a final label, in the order of their names."""
+
+    def __init__(self):
+        super().__init__("The first case without a final label, by name")
+
+    def __call__(self, request, datastore) -> dict[str, Any] | None:
+        images = waiting(request, datastore)
+        return {"id": min(images)} if images else None
+
+
 def waiting(request, datastore) -> list[str]:
     """Images without a final label, those that an attack left excepted."""
     images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
@@ -61,4 +72,4 @@ def scored(datastore, image: str) -> dict[str, Any]:
 
 def strategies() -> dict[str, Strategy]:
     # MONAI Label takes "random" where a client names none.
-    return {"most_fragile": MostFragile(), "random": AnyCase()}
+    return {"most_fragile": MostFragile(), "first": FirstCase(), "random": AnyCase()}

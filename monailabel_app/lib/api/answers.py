@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from lib.api.schema import Offer
+from lib.words import for_clients
 from perturbox.jobs import Problem, Record
 from perturbox.metrics import to_json
 
@@ -114,6 +115,7 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
         request["max_eps"] = order.max_eps
     if order.kind == "attack":
         request |= {"eps": job.eps, "label": job.label is not None, "label_map": job.label_map}
+        request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
         request["roi"] = job.roi is not None
     trace = record.progress.get("trace", [])
     keys = ("phase", "step", "steps", "restart", "eta_s")
@@ -131,7 +133,7 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
         "finished": moment(record.finished),
         "image": order.name,
         "request": request,
-        "warnings": [without_paths(warning, record) for warning in warnings(record)],
+        "warnings": [in_words(warning, record) for warning in warnings(record)],
         "error": None if record.problem is None else explained(record.problem, record),
         "bytes": record.bytes,
         "links": links(record),
@@ -160,16 +162,16 @@ def links(record: Record) -> dict[str, str]:
 
 
 def explained(problem: Problem, record: Record) -> dict[str, str]:
-    return {**problem.to_json(), "detail": without_paths(problem.detail, record)}
+    return {**problem.to_json(), "detail": in_words(problem.detail, record)}
 
 
-def without_paths(text: str, record: Record) -> str:
-    """A sentence about a file with the client's own name for it where it tells the server's path."""
+def in_words(text: str, record: Record) -> str:
+    """A sentence with the client's own name for a file where it tells the server's path, and fields for options."""
     job = record.order.job
     for path, name in ((job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")):
         if path:
             text = text.replace(path, name)
-    return text
+    return for_clients(text)
 
 
 def moment(seconds: float | None) -> str | None:

@@ -26,7 +26,8 @@ Value = bool | int | float | Annotated[str, StringConstraints(max_length=200)] |
 ALWAYS = {"kind", "image", "session", "victim", "device", "force"}
 MEANT = {
     "segment": ALWAYS,
-    "attack": ALWAYS | {"attack", "eps", "norm", "steps", "goal", "target", "label", "label_map", "settings", "seed"},
+    "attack": ALWAYS
+    | {"attack", "eps", "norm", "steps", "goal", "target", "label", "label_map", "settings", "seed", "surrogate"},
     "margin": ALWAYS | {"attack", "norm", "steps", "goal", "target", "settings", "seed", "max_eps"},
 }
 
@@ -62,6 +63,11 @@ class Submission(BaseModel):
         None, description="Which values of the label are which structure, e.g. liver=5,bone=25+26."
     )
     settings: dict[Word, Value] = Field({}, max_length=100, description="The attack's own settings.")
+    surrogate: list[Word] = Field(
+        [],
+        max_length=8,
+        description="Served models to craft the attack on; the victim is then only asked for predictions.",
+    )
     seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
     device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
     force: bool = Field(False, description="Go on though the values don't look like Hounsfield units.")
@@ -88,6 +94,8 @@ class Files:
     name: str
     label: Path | None = None
     roi: Path | None = None
+    label_map: str | None = None
+    """How to read the label, where it came with names of its own."""
 
 
 def parse(document: bytes | str) -> Submission:
@@ -172,6 +180,8 @@ def check(submission: Submission, offer: Offer) -> Job:
         seed=submission.seed,
         device=device,
         force=submission.force,
+        capped="eps" in submission.sent() or kind == "margin",
+        surrogate=tuple(offer.spec(name) for name in dict.fromkeys(submission.surrogate)),
     )
 
 
@@ -208,5 +218,6 @@ def order(submission: Submission, job: Job, files: Files) -> Order:
         image=str(files.image),
         label=None if files.label is None else str(files.label),
         roi=None if files.roi is None else str(files.roi),
+        label_map=job.label_map or files.label_map,
     )
     return Order(submission.kind, job, max_eps=submission.max_eps, name=files.name, client="job API")

@@ -152,7 +152,8 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
                 field: files.receive(upload, field, folder, UNPACKED * offer.limits["upload_bytes"])
                 for field, upload in sent.items()
             }
-            found = sources.locate(instance, submission, local, sent)
+            structures = offer.structures(submission.victim or offer.default)
+            found = sources.locate(instance, submission, local, sent, structures)
             return queue.submit(requests.order(submission, job, found))
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,13 +6,22 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
+from lib import labels
 from lib.api.requests import Files, Submission
+from lib.dicomweb import DicomServer
 from lib.guard.names import check_session
 from perturbox.jobs import Problem, Refused
 
 
-def locate(instance: Any, submission: Submission, local: Mapping[str, Path], sent: Mapping[str, UploadFile]) -> Files:
-    """The local files of a submission; local: the uploads as they were kept, sent: with the client's names for them.
+def locate(
+    instance: Any,
+    submission: Submission,
+    local: Mapping[str, Path],
+    sent: Mapping[str, UploadFile],
+    structures: Mapping[str, int],
+) -> Files:
+    """The local files of a submission; local: the uploads as they were kept, sent: with the client's names for them,
+    structures: the model's.
 
     Raises Refused(404) for ids that the datastore or the sessions don't know.
     """
@@ -22,14 +31,19 @@ def locate(instance: Any, submission: Submission, local: Mapping[str, Path], sen
         image, name = from_session(instance.sessions(), submission.session), submission.session
     else:
         image, name = local["image"], client_name(sent["image"].filename or "upload")
-    label = local.get("label")
+    label, label_map = local.get("label"), None
     if submission.label is not None:
-        label = labelled(instance.datastore(), submission.image or "", submission.label)
-    return Files(image, name, label, local.get("roi"))
+        datastore, id = instance.datastore(), submission.image or ""
+        label = labelled(datastore, id, submission.label)
+        if submission.label_map is None:
+            label_map = labels.label_map(datastore.get_label_info(id, submission.label), structures)
+    return Files(image, name, label, local.get("roi"), label_map)
 
 
 def from_datastore(datastore: Any, id: str) -> Path:
-    """The file of a datastore's image; an id is looked up, never taken for a path."""
+    """The file of a datastore's image, the folder of a DICOM series; an id is looked up, never taken for a path."""
+    if isinstance(datastore, DicomServer):
+        return datastore.series(id)
     if id in datastore.list_images():
         path = Path(datastore.get_image_uri(id))
         if path.exists():

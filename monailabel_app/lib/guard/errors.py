@@ -24,6 +24,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.exceptions import HTTPException
 
+from lib.words import for_clients
 from perturbox.jobs import Problem, Refused
 from perturbox.types import InputError
 
@@ -42,6 +43,7 @@ KNOWN = {
     429: ("busy", "Wait until running work is done, then try again."),
     503: ("unavailable", "Try again in a moment; if it stays so, tell whoever runs this server."),
 }
+NEEDED = "the PACS or the identity provider"
 MALFORMED = 400  # what FastAPI calls a body that can't be parsed; one word for bad input is enough
 
 
@@ -77,7 +79,7 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         detail = error.detail if isinstance(error.detail, str) else "The request can't be served."
         return status, _problem(status, detail)
     if isinstance(error, InputError):
-        wrong, _, to_do = str(error).partition("; ")
+        wrong, _, to_do = for_clients(str(error)).partition("; ")
         return 422, Problem("bad-input", _ended(wrong), _sentence(to_do) or KNOWN[422][1])
     if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
         return 404, _problem(404, _sentence(error.msg))  # type: ignore[attr-defined]
@@ -87,8 +89,13 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         return 503, Problem("out-of-memory", "The server ran out of memory.", "Send a smaller scan, or try later.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 503, Problem("disk-full", "The server's disk is full.", "Delete old jobs or try again later.")
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return 503, _problem(
+            503, f"A server that this one needs, the PACS or the identity provider, answered {status}."
+        )
     if isinstance(error, requests.RequestException):
-        return 503, _problem(503, "A server that this one needs, the PACS or the identity provider, did not answer.")
+        return 503, _problem(503, f"A server that this one needs, {NEEDED}, did not answer.")
     number = uuid.uuid4().hex[:12]
     logger.error("unforeseen", exc_info=error, extra={"facts": {"number": number}})
     return 500, Problem("internal", f"The server made a mistake, number {number} in its log.", "Report it, please.")

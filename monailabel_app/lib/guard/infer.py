@@ -84,16 +84,18 @@ def router(app: Any, queue: Queue) -> APIRouter:
         parameters.check_request(asked)
         if model not in app._infers:
             raise missing(f"There is no model '{model}' here.", "GET /info/ lists them.")
+        if asked.get("save_label") is True:
+            store.check_tag_for(model, asked.get("label_tag"))
         if output is Output.dicom_seg:
             raise bad("DICOM SEG is not written by this server.", "Ask for output=image, which is NIfTI.")
         if label is not None:
             uploads.suffix_of(label.filename, uploads.LABELS)  # scribbles: nothing here uses them
         with tempfile.TemporaryDirectory(prefix="perturbox-infer-") as scratch:
             source = await anyio.to_thread.run_sync(_source, app, Path(scratch), image, session_id, file)
-            order = await anyio.to_thread.run_sync(_order, model, asked, source)
+            order = await anyio.to_thread.run_sync(_order, app, model, asked, source)
             record = await anyio.to_thread.run_sync(queue.submit, order)
         record = await _finish(queue, record, request)
-        found, told = await anyio.to_thread.run_sync(_answer, app, queue, order, record, asked, source)
+        found, told = await anyio.to_thread.run_sync(_answer, app, queue, order, record, model, asked, source)
         return await anyio.to_thread.run_sync(_respond, found, told, output, background_tasks)
 
     return made
@@ -111,11 +113,12 @@ def _source(app: Any, scratch: Path, image: str, session_id: str, file: UploadFi
     if not image:
         raise bad("No scan was given.", "Name an 'image' of the datastore or a 'session_id', or send a 'file'.")
     store.check_image(app, image)
-    return Source(app.datastore().get_image_uri(image), image, True)
+    return Source(store.scan_of(app.datastore(), image), image, True)
 
 
-def _order(model: str, asked: Mapping[str, Any], source: Source) -> Order:
-    return backend.order_for(model, dict(asked), source.path, source.name)
+def _order(app: Any, model: str, asked: Mapping[str, Any], source: Source) -> Order:
+    datastore = app.datastore() if source.in_datastore else None
+    return backend.order_for(model, dict(asked), source.path, source.name, datastore=datastore)
 
 
 async def _finish(queue: Queue, record: Record, request: Request) -> Record:
@@ -134,7 +137,7 @@ async def _finish(queue: Queue, record: Record, request: Request) -> Record:
 
 
 def _answer(
-    app: Any, queue: Queue, order: Order, record: Record, asked: Mapping[str, Any], source: Source
+    app: Any, queue: Queue, order: Order, record: Record, model: str, asked: Mapping[str, Any], source: Source
 ) -> tuple[str, dict[str, Any]]:
     """(a fresh copy of the label map, JSON); keeps the label and the perturbed scan where that is asked for."""
     if record.state != "done":
@@ -149,7 +152,7 @@ def _answer(
             with tempfile.TemporaryDirectory() as scratch:
                 copy = Path(scratch) / "label.nii.gz"  # the store takes the suffix from the first dot on
                 copy.write_bytes(Path(file).read_bytes())
-                app.datastore().save_label(source.name, str(copy), tag, plain({"model": record.order.job.victim}))
+                app.datastore().save_label(source.name, str(copy), tag, plain({"model": model, "params": told}))
     except BaseException:
         remove_file(file)
         raise

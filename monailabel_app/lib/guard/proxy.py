@@ -10,10 +10,10 @@ import requests
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from monailabel.config import settings
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.endpoints.user.auth import RBAC
 from starlette.concurrency import run_in_threadpool
 
+from lib.dicomweb import DicomServer
 from lib.guard.errors import Refusal, bad, missing
 
 PREFIXES = {
@@ -35,7 +35,7 @@ def router(app: Any) -> APIRouter:
     @made.get("/dicom/{path:path}", include_in_schema=False)
     @made.post("/dicom/{path:path}", include_in_schema=False)
     async def proxy(request: Request, path: str) -> StreamingResponse:
-        if not isinstance(app.datastore(), DICOMWebDatastore):
+        if not isinstance(app.datastore(), DicomServer):
             raise missing("There is no DICOM server behind this one.", "Use the routes under /datastore/.")
         url = f"{str(settings.MONAI_LABEL_STUDIES).rstrip('/')}/{address(path)}"
         headers = {key: request.headers[key] for key in PASSED_ON if key in request.headers}

@@ -2,18 +2,18 @@
 
 import functools
 import os
-import re
 import threading
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 
+from lib import backend
+from lib.dicomweb import DicomServer
 from lib.guard import names
-from lib.guard.errors import Refusal, missing
+from lib.guard.errors import Refusal, bad, missing
 
-UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
 # Each of these walks over or changes the one table of images, which a file watcher and several threads share.
 ONE_AT_A_TIME = [
     "add_image",
@@ -36,7 +36,7 @@ ONE_AT_A_TIME = [
 
 def share(datastore: Any) -> None:
     """Let several threads use a local datastore, which is written for one."""
-    if not isinstance(datastore, LocalDatastore) or isinstance(datastore, DICOMWebDatastore):
+    if not isinstance(datastore, LocalDatastore) or isinstance(datastore, DicomServer):
         return
     lock = datastore.guard_lock = threading.RLock()
 
@@ -61,31 +61,42 @@ def check_image(app: Any, image: str) -> None:
     """Raises a 422 for what is no id, a 404 for one that the datastore hasn't."""
     names.check("image", image)
     datastore = app.datastore()
-    if isinstance(datastore, DICOMWebDatastore):  # its list is hours old at times, and asking costs a query
-        there = UID.fullmatch(image) or image in datastore.list_images()
-    else:
-        there = image in datastore.list_images()
-    if not there:
+    if isinstance(datastore, DicomServer):  # asked for the image itself, for its list may be a minute old
+        datastore.study(image)
+    elif image not in datastore.list_images():
         raise missing("The datastore has no image of this id.", "GET /datastore/?output=all lists them.")
+
+
+def scan_of(datastore: Any, image: str) -> str:
+    """Where an image's own voxels are: a file, or the folder of a DICOM series."""
+    return str(datastore.series(image)) if isinstance(datastore, DicomServer) else datastore.get_image_uri(image)
 
 
 def check_label(app: Any, label: str, tag: str) -> None:
     """Raises a 422 for what is no id or tag, a 404 for a label that the datastore hasn't."""
     names.check("label", label)
     names.check("tag", tag)
-    if isinstance(app.datastore(), DICOMWebDatastore) and UID.fullmatch(label):
-        return
     if not app.datastore().get_label_uri(label, tag):
         raise missing("The datastore has no label of this id and tag.", "GET /datastore/?output=all lists them.")
 
 
 def check_new(app: Any, image: str, suffix: str) -> None:
-    """Raises a 409 where an image would take the place of another, by its id or its file."""
+    """Raises a 409 where an image would take the place of another, by its id or file, or where none can be added."""
+    if isinstance(app.datastore(), DicomServer):
+        detail = "Images are not stored on the DICOM server from here."
+        raise Refusal(409, detail, "Store it there yourself, or send the scan along with your request.")
     if image in app.datastore().list_images():
         raise Refusal(409, "The datastore has an image of this id already.", "Choose another id, or delete that one.")
     root = root_of(app)
     if root is not None and os.path.lexists(root / f"{image}{suffix}"):
         raise Refusal(409, "The studies folder has a file of this name already.", "Choose another id.")
+
+
+def check_tag_for(model: str, tag: Any) -> None:
+    """Raises a 422 where an attack's label map would be kept as final: training and a DICOM server believe those."""
+    if tag == DefaultLabelTag.FINAL.value and backend.tasks()[model][1] is not None:
+        detail = "What an attack makes of a scan is no final label."
+        raise bad(detail, "Choose another label_tag, or leave it out.")
 
 
 def check_place(app: Any, image: str, tag: str, suffix: str) -> None:
@@ -99,7 +110,7 @@ def check_removable(app: Any, image: str, tag: str | None = None) -> None:
     if tag is None:
         check_image(app, image)
     datastore = app.datastore()
-    if isinstance(datastore, DICOMWebDatastore):
+    if isinstance(datastore, DicomServer):
         raise Refusal(409, "Images of a DICOM server are not deleted from here.", "Delete them on the DICOM server.")
     if tag is not None:
         _check_inside(app, datastore.get_label_uri(image, tag))

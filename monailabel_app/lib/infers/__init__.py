@@ -35,7 +35,7 @@ class Task(InferTask):
         """(file of the label map, JSON); through the queue, whatever process asks."""
         image = str(request["image"])
         name = str(request.get("_image_id") or request.get("image_id") or Path(image).name.split(".")[0])
-        order = backend.order_for(self.name, request, image, name, client="stock batch")
+        order = backend.order_for(self.name, request, image, name, "stock batch", self.app.datastore())
         here = backend.current()
         record, folder = here.run(order)
         try:

@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from safetensors.torch import save_file
 
 from lib import backend, forms, victims
+from lib.labels import FINAL, label_map
 from lib.options import Options
 from lib.trainers.finetune import Settings, finetune
 from perturbox import io
 from perturbox.job import Job, run_job
 from perturbox.load import check_device, load_victim
+from perturbox.ready import read_expert
 from perturbox.types import InputError
 from perturbox.victim import Victim
 
@@ -53,6 +54,8 @@ class LabelledCase:
     name: str
     image: Path
     label: Path
+    info: dict[str, Any]
+    """What was noted when the label was saved."""
 
 
 class AdversarialFinetuning(TrainTask):
@@ -61,8 +64,9 @@ class AdversarialFinetuning(TrainTask):
 
     def __init__(self, options: Options):
         super().__init__(
-            "Adversarial fine-tuning on the images with a final label (in the model's own label values): a small run "
-            "that writes a new victim and tells clean and attacked Dice before and after"
+            "Adversarial fine-tuning on the images with a final label (read by the names it was saved with, else as "
+            "the model's own label values): a small run that writes a new victim and tells clean and attacked Dice "
+            "before and after"
         )
         self.options = options
 
@@ -160,11 +164,10 @@ class AdversarialFinetuning(TrainTask):
 def labelled(datastore) -> list[LabelledCase]:
     """Images with a final label, by name; the outcome of an attack is never trained on as if it were a patient."""
     return [
-        LabelledCase(
-            name, Path(datastore.get_image_uri(name)), Path(datastore.get_label_uri(name, DefaultLabelTag.FINAL))
-        )
+        LabelledCase(name, Path(datastore.get_image_uri(name)), Path(label), datastore.get_label_info(name, FINAL))
         for name in sorted(datastore.get_labeled_images())
-        if not backend.is_adversarial(datastore, name)
+        # A DICOM server may count labels that aren't here to be read.
+        if not backend.is_adversarial(datastore, name) and (label := datastore.get_label_uri(name, FINAL))
     ]
 
 
@@ -172,7 +175,7 @@ def read(case: LabelledCase, victim: Victim):
     """(scan, labels in the victim's values). Raises InputError in one sentence."""
     image = io.read_volume(case.image, unit=victim.unit, channels=victim.channels)
     try:
-        labels = io.read_labels(case.label, image, set(victim.labels.values()))
+        labels = read_expert(str(case.label), label_map(case.info, victim.structures), image, victim)
     except InputError as error:
         raise InputError(f"The final label of '{case.name}' can't be used: {error}") from None
     if not labels.any():
@@ -187,6 +190,7 @@ def judge(victim: Victim, cases: list[LabelledCase], settings: Settings) -> dict
         job = Job(
             image=str(case.image),
             label=str(case.label),
+            label_map=label_map(case.info, victim.structures),
             attack="pgd",
             eps=settings.eps,
             steps=JUDGED_STEPS,

@@ -1,0 +1,385 @@
+"""Perturbox in 3D Slicer: load a CT, click Attack, step through the slices to see what the model now believes.
+
+All state lies in the parameter node, all network work in a thread that never touches the scene (PerturboxLib/tasks.py),
+and each section of the panel in a file of its own.
+"""
+
+import json
+import time
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from PerturboxLib import example, keys, scene, sending, session
+from PerturboxLib.attackpanel import AttackPanel
+from PerturboxLib.inputpanel import InputPanel, firstScan
+from PerturboxLib.lookpanel import MODES, LookPanel
+from PerturboxLib.resultpanel import ResultPanel
+from PerturboxLib.savepanel import SavePanel
+from PerturboxLib.serverpanel import ServerPanel
+from PerturboxLib.trouble import Trouble
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScriptedModuleNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import *  # noqa: F403
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+POLL_MS = 200
+
+
+class Perturbox(ScriptedLoadableModule):
+    """The module as Slicer lists it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("Perturbox")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The Perturbox developers"]
+        self.parent.helpText = _(
+            "How small a change of this scan makes a segmentation model wrong, and where? Connect to a Perturbox "
+            "server, choose a CT, press Attack. Research use only: not for diagnosis. "
+            'See the <a href="https://github.com/perturbox/perturbox/blob/main/docs/slicer-tutorial.md">tutorial</a>.'
+        )
+        self.parent.acknowledgementText = _("Each attack names its paper under Advanced and in the report.")
+
+
+@parameterNodeWrapper
+class PerturboxParameterNode:
+    """Everything the panel shows and a saved scene brings back; targets, form and noise are JSON.
+
+    noise: the scan's own noise by the id of its volume. jobId, jobServer: the job that runs, to be taken up again.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    referenceSegmentation: vtkMRMLSegmentationNode
+    roi: vtkMRMLNode
+    roiSegment: str = ""
+    model: str = ""
+    targets: str = "[]"
+    attack: str = "pgd"
+    effort: str = "standard"
+    eps: Annotated[float, WithinRange(1, 32)] = 4.0
+    form: str = "{}"
+    findMargin: bool = False
+    noise: str = "{}"
+    jobId: str = ""
+    jobServer: str = ""
+    result: vtkMRMLScriptedModuleNode
+    mode: str = "compare"
+    heatOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
+    heatSigned: bool = False
+    labelStyle: str = "outline"
+    isolate: bool = False
+    window: str = "soft"
+
+
+class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: six sections over one session with a server and one parameter node."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.parameters = None
+        self.entered = False
+        self.updating = False
+        self._again = False
+        self._guiTag = None
+
+    # ------------------------------------------------------------ Slicer's calls
+
+    def setup(self) -> None:
+        """Make the panel, once."""
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/Perturbox.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = PerturboxLogic()
+        self.session = self.logic.session
+        self.session.changed, self.session.finished = self.onSession, self.onFinished
+        self.input, self.result = InputPanel(self), ResultPanel(self)
+        self.attack, self.look = AttackPanel(self), LookPanel(self)
+        self.server, self.save = ServerPanel(self), SavePanel(self)
+        self.keys = keys.Keys(self._actions())
+        self.timer = qt.QTimer()
+        self.timer.setInterval(POLL_MS)
+        self.timer.connect("timeout()", self.onTimer)
+        self.timer.start()
+        mrml = slicer.mrmlScene
+        self.addObserver(mrml, mrml.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(mrml, mrml.EndCloseEvent, self.onSceneEnd)
+        self.addObserver(mrml, mrml.EndImportEvent, self.onSceneEnd)
+        self.addObserver(mrml, mrml.NodeAboutToBeRemovedEvent, self.onNodeRemoved)
+        self.initializeParameterNode()
+        if self.parent.isEntered:  # the module was reloaded while it was shown
+            self.enter()
+
+    def enter(self) -> None:
+        """The module is shown: take the keys, and the views back to the result that was looked at."""
+        self.entered = True
+        self.initializeParameterNode()
+        self.keys.enter()
+        self.update()
+
+    def exit(self) -> None:
+        """Another module is shown: give keys and views back. A running job goes on."""
+        self.entered = False
+        self.keys.leave()
+        self.look.leave()
+
+    def cleanup(self) -> None:
+        """The panel is destroyed: end every thread, timer, observer and shortcut."""
+        self.timer.stop()
+        self.exit()
+        self.session.close()
+        self.server.stopLocal()
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that there is a parameter node, with the scan one most likely means."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if self.parameters.inputVolume is None:
+            self.parameters.inputVolume = firstScan()
+
+    def setParameterNode(self, parameters) -> None:
+        """Show and observe these parameters; None to observe none."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+        self.parameters = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self.ui)
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+            self.update()
+
+    # ------------------------------------------------------------ events
+
+    def onParameters(self, caller=None, event=None) -> None:
+        self.update()
+
+    def onTimer(self) -> None:
+        self.session.process()
+        self.server.process()
+
+    def onSession(self) -> None:
+        """The session has news: keep the job's id for the next start of Slicer, and take up one that was kept."""
+        if self.parameters is not None:
+            if self.session.jobId and self.parameters.jobId != self.session.jobId:
+                self.parameters.jobId, self.parameters.jobServer = self.session.jobId, self.session.client.address
+            elif self.session.state == session.READY and self.parameters.jobId:
+                if not self.session.answered:
+                    self.takeUp()
+                else:
+                    self.parameters.jobId = ""
+        if self.session.trouble is not None:
+            self.show(self.session.trouble)
+        elif self.session.note:
+            self.note(self.session.note)
+        elif self.session.busy or self.session.state == session.CONNECTING:
+            self.ui.troubleFrame.visible = False
+        self.update()
+
+    def takeUp(self) -> None:
+        """Follow the job that ran when Slicer was closed or the connection was left."""
+        jobId, scan = self.parameters.jobId, self.parameters.inputVolume
+        if self.parameters.jobServer != self.session.client.address or scan is None:
+            return
+        try:
+            array, affine = sending.voxels(scan)
+        except Trouble:
+            self.parameters.jobId = ""
+            return
+        self.session.follow(jobId, scan, (array.shape, affine))
+
+    def onFinished(self, kind: str, node, record: dict) -> None:
+        """A result is in the scene: show it, learn the scan's noise from it, look for the breaking points if asked."""
+        if self.parameters is None:
+            return
+        self.parameters.jobId = ""
+        scan = self.parameters.inputVolume
+        sigma = (record.get("noise") or {}).get("sigma") or 0.0
+        if scan is not None and kind != "margin":
+            self.parameters.noise = json.dumps({**json.loads(self.parameters.noise or "{}"), scan.GetID(): sigma})
+        if kind == "attack":
+            self.attack.rememberPace(record)
+            self.parameters.result = node
+            if self.parameters.findMargin and not record.get("stopped_early") and not self.attack.obstacle():
+                self.session.run(self.attack.marginRequest(), self.input.parcel(scanOnly=True), scan, node)
+        self.update()
+
+    def onSceneStartClose(self, caller=None, event=None) -> None:
+        self.session.abandon("The scene was closed, so the attack was stopped.")
+        self.look.leave()
+        self.setParameterNode(None)
+
+    def onSceneEnd(self, caller=None, event=None) -> None:
+        if self.entered or self.parameters is None:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node) -> None:
+        """The scan under attack is removed: nothing is left to show the result on. A result is: let go of its views."""
+        if node is None:
+            return
+        if self.session.busy and node.GetID() == self.session.sourceId:
+            self.session.abandon("The scan was removed from the scene, so the attack was stopped.")
+        if self.parameters is not None and node == self.parameters.result:
+            self.look.leave()
+
+    # ------------------------------------------------------------ what the sections share
+
+    def update(self) -> None:
+        """Bring the whole panel to what parameters and session say; edits that come of it are taken in once more."""
+        if self.updating:
+            self._again = True
+            return
+        self.updating = True
+        try:
+            for _round in range(3):
+                self._again = False
+                for section in (self.server, self.input, self.attack, self.result, self.look):
+                    section.update()
+                if not self._again:
+                    break
+        finally:
+            self.updating = False
+
+    def show(self, trouble: Trouble) -> None:
+        """One sentence with what to do; the details can be unfolded."""
+        self.ui.troubleLabel.text = f"{trouble.sentence} {trouble.whatToDo}".strip()
+        self.ui.troubleDetailsText.setPlainText(trouble.detail or "")
+        self.ui.troubleDetailsGroupBox.visible = bool(trouble.detail)
+        self.ui.troubleDetailsGroupBox.collapsed = True
+        self.ui.troubleFrame.visible = True
+
+    def note(self, text: str) -> None:
+        """A sentence that is no trouble."""
+        self.show(Trouble("note", text, ""))
+
+    def sigma(self, volume) -> float | None:
+        """The noise of that scan in its unit: None if it wasn't looked for yet, 0 if it can't be measured."""
+        if volume is None or self.parameters is None:
+            return None
+        return json.loads(self.parameters.noise or "{}").get(volume.GetID())
+
+    def openExample(self) -> None:
+        """Show the finished example, which needs no server."""
+        try:
+            node = example.load()
+        except Trouble as trouble:
+            self.show(trouble)
+            return
+        self.parameters.result = node
+
+    def _actions(self) -> dict:
+        look = self.look
+        modes = {str(place + 1): (lambda mode=mode: look.setMode(mode)) for place, mode in enumerate(MODES)}
+        return modes | {
+            "N": lambda: look.step(1),
+            "P": lambda: look.step(-1),
+            "M": look.worst,
+            "X": lambda: self.ui.blinkButton.click(),
+            "I": look.toggleIsolate,
+            "W": look.nextWindow,
+            "Ctrl+Return": lambda: self.ui.attackButton.click(),
+            "Ctrl+C": self.result.copy,
+            "Esc": self.onEscape,
+        }
+
+    def onEscape(self) -> None:
+        """Blink off; else stop the attack."""
+        if self.ui.blinkButton.checked:
+            self.ui.blinkButton.checked = False
+        else:
+            self.ui.stopButton.click()
+
+
+class PerturboxLogic(ScriptedLoadableModuleLogic):
+    """What the module does without its panel; `attack` and `segment` are for scripts."""
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.session = session.Session()
+
+    def getParameterNode(self) -> PerturboxParameterNode:
+        return PerturboxParameterNode(super().getParameterNode())
+
+    def attack(self, volumeNode, address: str, token: str = "", seconds: float = 3600, **request):
+        """Attack a volume and wait; returns the result node. request: as in the server's API, such as eps=10, steps=20.
+
+        Raises Trouble for whatever goes wrong, a time-out included.
+        """
+        return self._wait(volumeNode, address, token, seconds, {"kind": "attack", **request})
+
+    def segment(self, volumeNode, address: str, token: str = "", seconds: float = 3600, **request):
+        """Segment a volume and wait; returns the segmentation node."""
+        return self._wait(volumeNode, address, token, seconds, {"kind": "segment", **request})
+
+    def _wait(self, volumeNode, address, token, seconds, request):
+        results = []
+        talk = session.Session(finished=lambda kind, node, record: results.append(node))
+        try:
+            end = time.monotonic() + seconds
+            talk.connect(address, token)
+            self._until(talk, lambda: talk.connected, end)
+            request.setdefault("victim", talk.schema["defaults"]["victim"])
+            victim = talk.victim(request["victim"])
+            if victim is None:
+                raise Trouble(
+                    "no-model", f"The server has no model '{request['victim']}'.", "Choose one that it serves."
+                )
+            talk.run(request, sending.pack(volumeNode, victim), volumeNode)
+            self._until(talk, lambda: results or not talk.busy, end)
+            if not results:
+                raise Trouble("over", talk.note or "There is no result.", "")
+            return results[0]
+        finally:
+            talk.close()
+
+    @staticmethod
+    def _until(talk, met, end: float) -> None:
+        while not met():
+            talk.process()
+            slicer.app.processEvents()
+            if talk.trouble is not None:
+                raise talk.trouble
+            if time.monotonic() > end:
+                talk.stop(keep=False)
+                raise Trouble(
+                    "time-out", "It took longer than was allowed.", "Allow more seconds, or ask for fewer steps."
+                )
+            time.sleep(0.02)
+
+
+class PerturboxTest(ScriptedLoadableModuleTest):
+    """The module's own test, which needs no server: the bundled example, opened and taken away again."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_example()
+
+    def test_example(self):
+        node = example.load()
+        nodes = scene.Nodes(node)
+        self.assertTrue(scene.isSynthetic(nodes.perturbed))
+        self.assertFalse(scene.isSynthetic(nodes.original))
+        rows = nodes.result.rows()
+        self.assertTrue(rows and rows[0].broken)
+        for segmentation in (nodes.clean, nodes.adversarial):
+            self.assertGreater(segmentation.GetSegmentation().GetNumberOfSegments(), 0)
+        scene.remove(node)
+        self.assertEqual(scene.results(), [])

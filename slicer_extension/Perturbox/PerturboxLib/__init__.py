@@ -1,0 +1,1 @@
+"""What the module does beside its panel. Importing it imports no third-party package."""

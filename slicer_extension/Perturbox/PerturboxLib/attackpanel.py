@@ -1,0 +1,276 @@
+"""Section 3: how much may change, how hard to try, and what happens while it is tried."""
+
+import hashlib
+import json
+
+import slicer
+
+from . import presets, session, settings, words
+from .charts import LiveTrace
+from .form import Form
+from .results import DICE_LIMIT
+from .serverpanel import mayGo
+from .trouble import Trouble
+
+OWN = ("eps", "target")  # fields of the form that have a place of their own in the panel
+METHOD = "pgd"
+
+
+class AttackPanel:
+    """module: the PerturboxWidget."""
+
+    def __init__(self, module):
+        self.module, self.ui, self.session = module, module.ui, module.session
+        self.form = Form(self.ui.formContainer, self.onForm)
+        self.live = LiveTrace(self.ui.traceView, DICE_LIMIT)
+        self._methods = self._built = None
+        self._drawn = 0
+        for effort in presets.EFFORTS:
+            self.ui.effortComboBox.addItem(effort.title, effort.name)
+        self.ui.effortComboBox.connect("currentIndexChanged(int)", self.onEffort)
+        self.ui.methodComboBox.connect("currentIndexChanged(int)", self.onMethod)
+        self.ui.resetButton.connect("clicked(bool)", self.onReset)
+        self.ui.segmentButton.connect("clicked(bool)", lambda _: self.begin("segment"))
+        self.ui.attackButton.connect("clicked(bool)", lambda _: self.begin("attack"))
+        self.ui.stopButton.connect("clicked(bool)", lambda _: self.session.stop())
+
+    @property
+    def parameters(self):
+        return self.module.parameters
+
+    # ------------------------------------------------------------ what a user changes
+
+    def onEffort(self, index) -> None:
+        if self.module.updating or not self.parameters or index < 0:
+            return
+        effort = presets.find(self.ui.effortComboBox.itemData(index))
+        self.parameters.effort = effort.name
+        if effort.name == presets.CUSTOM:
+            self.ui.advancedCollapsibleGroupBox.collapsed = False
+            return
+        self.form.reset()
+        self.form.setValues(effort.fields)
+        self.keep()
+
+    def onMethod(self, index) -> None:
+        if self.module.updating or not self.parameters or index < 0:
+            return
+        self.parameters.attack = self.ui.methodComboBox.itemData(index)
+
+    def onForm(self) -> None:
+        self.parameters.effort = presets.CUSTOM
+        self.keep()
+
+    def onReset(self, *_) -> None:
+        self.form.reset()
+        self.parameters.effort = presets.CUSTOM
+        self.keep()
+
+    def keep(self) -> None:
+        """Store the form's values in the parameter node, with the schema they belong to."""
+        try:
+            values = self.form.values()
+        except ValueError:
+            return  # shown at the button; the last values that could be read stay
+        self.parameters.form = json.dumps({"schema": self._built, "values": values})
+
+    # ------------------------------------------------------------ running
+
+    def obstacle(self, kind: str = "attack") -> str:
+        """What is missing before one can begin, in words; empty if nothing is."""
+        if self.session.busy:
+            return "A job is running"
+        if not self.session.connected:
+            return "Connect to a server first"
+        if self.parameters is None or self.parameters.inputVolume is None:
+            return "Choose a CT scan first"
+        if self.module.input.preflight.level == "bad":
+            return self.module.input.preflight.text
+        if kind == "segment":
+            return ""
+        try:
+            self.form.values()
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def begin(self, kind: str) -> None:
+        """Check, ask where it must be asked, and submit."""
+        if self.obstacle(kind):
+            return
+        scan = self.parameters.inputVolume
+        if self.module.input.preflight.level == "warn" and not slicer.util.confirmOkCancelDisplay(
+            "This scan was perturbed already: it is synthetic. Attack it all the same?", "A synthetic scan"
+        ):
+            return
+        if not mayGo(self.session.client, scan.GetName()):
+            return
+        try:
+            parcel = self.module.input.parcel(scanOnly=kind == "segment")
+            request = self.request(kind, parcel)
+        except Trouble as trouble:
+            self.module.show(trouble)
+            return
+        self.session.run(request, parcel, scan)
+
+    def request(self, kind: str, parcel) -> dict:
+        """The job as the server understands it. Raises Trouble where nothing is left to attack."""
+        request = {"kind": kind, "victim": self.parameters.model}
+        if kind == "segment":
+            return request
+        targets = self.module.input.targets
+        if parcel.structures:
+            targets = [name for name in targets if name in parcel.structures] if targets else list(parcel.structures)
+            if not targets:
+                raise Trouble(
+                    "no-match",
+                    "The expert outline has none of the chosen structures.",
+                    "Choose structures that it has.",
+                )
+        request |= {"attack": self.parameters.attack, "target": targets, **self.form.request()}
+        request["eps"] = self.eps()
+        return request
+
+    def marginRequest(self) -> dict:
+        """The search for the breaking points that belongs to the attack as it is set."""
+        asked = self.form.request()
+        request = {"kind": "margin", "victim": self.parameters.model, "attack": self.parameters.attack}
+        request |= {"max_eps": float(self.parameters.eps), "target": self.module.input.targets}
+        request |= {key: asked[key] for key in ("seed", "settings") if key in asked}
+        request["steps"] = min(int(asked.get("steps", 10)), 10)
+        return request
+
+    def norm(self) -> str:
+        field = self.form.fields.get("norm")
+        return field.read() if field else "linf"
+
+    def eps(self) -> float:
+        """The slider in the server's terms: a share for l0, the scan's unit otherwise."""
+        return float(self.parameters.eps) / (100 if self.norm() == "l0" else 1)
+
+    # ------------------------------------------------------------ showing
+
+    def update(self) -> None:
+        """Fill methods and form, then show limits, buttons and progress."""
+        self._offer()
+        self._efforts()
+        self._note()
+        busy = self.session.busy
+        for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox", "marginCheckBox"):
+            getattr(self.ui, name).enabled = not busy
+        for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
+            obstacle = self.obstacle(kind)
+            button.enabled = not obstacle
+            button.toolTip = obstacle or TIPS[kind]
+        self.ui.stopButton.enabled = self.session.state in (session.RUNNING, session.RECONNECTING)
+        stopping = self.session.state == session.STOPPING
+        self.ui.stopButton.text = "Stopping after this step…" if stopping else "Stop"
+        self._progress(busy)
+
+    def _offer(self) -> None:
+        schema = self.session.schema
+        model = self.parameters.model if self.parameters else ""
+        attacks = schema["attacks"] if schema else []
+        methods = [each["name"] for each in attacks if f"{model}-{each['name']}" in schema["models"]]
+        if methods != self._methods:
+            self._methods = methods
+            titles = {each["name"]: each["title"] for each in attacks}
+            self.ui.methodComboBox.clear()
+            for name in methods:
+                self.ui.methodComboBox.addItem(titles[name], name)
+        if not methods or self.parameters is None:
+            self.form.clear()
+            self._built = None
+            return
+        if self.parameters.attack not in methods:
+            self.parameters.attack = schema["defaults"]["attack"] if METHOD in methods else methods[0]
+        self.ui.methodComboBox.currentIndex = methods.index(self.parameters.attack)
+        self._build(schema["models"][f"{model}-{self.parameters.attack}"]["config_schema"])
+
+    def _build(self, schema: dict) -> None:
+        """Build the form anew where the schema is another one, and keep of the stored values what still fits."""
+        stamp = hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:12]
+        if stamp == self._built:
+            return
+        self._built = stamp
+        self.form.build(schema, OWN)
+        refused = []
+        kept = json.loads(self.parameters.form or "{}")
+        effort = presets.find(self.parameters.effort)
+        if kept.get("values") and (kept.get("schema") == stamp or effort.name == presets.CUSTOM):
+            refused = self.form.setValues(kept["values"])
+        else:
+            self.form.setValues(effort.fields)
+        self.ui.formNoteLabel.text = (
+            f"Reset, as this attack doesn't take the value: {', '.join(refused)}." if refused else ""
+        )
+        self.ui.formNoteLabel.visible = bool(refused)
+        self.ui.advancedCollapsibleGroupBox.title = f"Advanced ({len(self.form.fields) + 1})"
+        self.keep()
+
+    def _efforts(self) -> None:
+        pace = self._pace()
+        for row, effort in enumerate(presets.EFFORTS):
+            title = presets.title(effort, pace)
+            if self.ui.effortComboBox.itemText(row) != title:
+                self.ui.effortComboBox.setItemText(row, title)
+        chosen = presets.find(self.parameters.effort if self.parameters else "standard")
+        self.ui.effortComboBox.currentIndex = presets.EFFORTS.index(chosen)
+        self.ui.effortComboBox.toolTip = chosen.tip
+
+    def _pace(self) -> float:
+        """Seconds a step will take on this scan; 0 where it isn't known."""
+        volume = self.parameters.inputVolume if self.parameters else None
+        if volume is None or volume.GetImageData() is None:
+            return 0.0
+        return settings.pace(self.parameters.model) * volume.GetImageData().GetNumberOfPoints() / 1e6
+
+    def rememberPace(self, record: dict) -> None:
+        """Learn from a finished attack how long a step takes."""
+        seconds, voxels = record["effort"]["seconds"], 1.0
+        looks = record["effort"]["forwards"]
+        for length in record["source"]["shape"]:
+            voxels *= length
+        if seconds and looks and record["attack"]["name"] == METHOD:
+            settings.rememberPace(record["victim"]["name"], seconds / len(record["trace"]) / (voxels / 1e6))
+
+    def _note(self) -> None:
+        victim = self.module.input.victim
+        unit = victim["unit"] if victim else "HU"
+        norm = self.norm()
+        self.ui.epsSlider.suffix = {"linf": f" {unit}", "l2": f" {unit} RMS", "l0": " %"}[norm]
+        sigma = self.module.sigma(self.parameters.inputVolume) if self.parameters else None
+        self.ui.epsNoteLabel.text = words.epsNote(self.ui.epsSlider.value, norm, unit, sigma)
+
+    def _progress(self, busy: bool) -> None:
+        job, trace = self.session.job, self.session.trace
+        self.ui.progressBar.visible = busy
+        self.ui.traceView.visible = busy and len(trace) > 1
+        self.ui.liveLabel.visible = busy
+        if not busy:
+            self._drawn = 0
+            self.live.clear()
+            return
+        steps, step = (job["progress"]["steps"], job["progress"]["step"]) if job else (None, None)
+        self.ui.progressBar.maximum = steps or 0
+        self.ui.progressBar.value = min(step or 0, steps or 0)
+        self.ui.progressBar.format = self._doing(job)
+        lost = "Connection lost. The attack is still running on the server; waiting…"
+        said = words.live(trace, DICE_LIMIT) if job and job["kind"] == "attack" else ""
+        self.ui.liveLabel.text = lost if self.session.state == session.RECONNECTING else said or self._doing(job)
+        if len(trace) != self._drawn and len(trace) > 1:
+            self._drawn = len(trace)
+            self.live.show(trace)
+
+    def _doing(self, job) -> str:
+        if self.session.state == session.IMPORTING:
+            return "bringing the result into the scene"
+        if job is None:
+            return "sending the scan"
+        return "fetching the result" if job["finished"] else words.progress(job)
+
+
+TIPS = {
+    "segment": "Let the model segment the scan as it is; also measures the scan's noise",
+    "attack": "Search for a change that makes the model wrong (Ctrl+Enter)",
+}

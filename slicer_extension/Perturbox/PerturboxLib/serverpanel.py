@@ -1,0 +1,114 @@
+"""Section 1: which server, whether it answers, a server of one's own, and the example that needs none."""
+
+import slicer
+
+from . import session, settings
+from .localserver import LocalServer
+from .trouble import Trouble
+
+
+class ServerPanel:
+    """module: the PerturboxWidget, whose ui, session and parameters it uses."""
+
+    def __init__(self, module):
+        self.module, self.ui, self.session = module, module.ui, module.session
+        self.local = None
+        self._announced = None
+        self.ui.serverComboBox.addItems(settings.recentServers())
+        self.ui.pythonPathLineEdit.currentPath = settings.python()
+        self.ui.connectButton.connect("clicked(bool)", self.onConnect)
+        self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
+        self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
+
+    def onConnect(self, *_) -> None:
+        """Connect to the address in the box, or leave the server one is connected to."""
+        if self.session.state != session.DISCONNECTED:
+            self.session.disconnect()
+            return
+        self.connect(self.ui.serverComboBox.currentText, self.ui.tokenLineEdit.text)
+
+    def connect(self, address: str, token: str) -> None:
+        try:
+            self.session.connect(address, token)
+        except Trouble as trouble:
+            self.module.show(trouble)
+
+    def onLocalServer(self, *_) -> None:
+        """Start a server on this computer, or stop the one that was started."""
+        if self.local is not None:
+            if self.session.connected and self.session.client.address == self.local.address:
+                self.session.disconnect()
+            self.stopLocal()
+            self.update()
+            return
+        python = self.ui.pythonPathLineEdit.currentPath
+        try:
+            self.local = LocalServer(python)
+            self.local.start()
+        except Trouble as trouble:
+            self.local = None
+            self.module.show(trouble)
+            return
+        settings.rememberPython(python)
+        self.update()
+
+    def process(self) -> None:
+        """Connect to the server of our own once it answers; say so where it ended instead."""
+        if self.local is None or self.local.address == self._announced:
+            return
+        try:
+            ready = self.local.ready()
+        except Trouble as trouble:
+            self.stopLocal()
+            self.module.show(trouble)
+            self.update()
+            return
+        if ready:
+            self._announced = self.local.address
+            self.ui.serverComboBox.setEditText(self.local.address)
+            self.connect(self.local.address, self.local.token)
+
+    def stopLocal(self) -> None:
+        if self.local is not None:
+            self.local.stop()
+        self.local = self._announced = None
+
+    def update(self) -> None:
+        """Show the state of the connection."""
+        state, schema = self.session.state, self.session.schema
+        text, title = "○ Not connected", "1 Server"
+        if state == session.CONNECTING:
+            text = f"◌ Connecting to {self.session.client.host} …"
+        elif schema is not None:
+            models = len(schema["victims"])
+            where = "CPU" if schema["device"] == "cpu" else "GPU"
+            host = self.session.client.host
+            text = f"● Connected – {host}, {models} model{'s' if models != 1 else ''}, {where}"
+            title = f"1 Server  ● {host}"
+            if self.ui.serverStatusLabel.text != text:
+                settings.rememberServer(self.session.client.address)
+                self.ui.serverCollapsibleButton.collapsed = True
+        elif self.local is not None:
+            text = "◌ Starting a server on this computer; its first start takes up to a minute …"
+        self.ui.serverStatusLabel.text = text
+        self.ui.serverCollapsibleButton.text = title
+        self.ui.connectButton.text = "Connect" if state == session.DISCONNECTED else "Disconnect"
+        self.ui.connectButton.enabled = not self.session.busy
+        self.ui.serverComboBox.enabled = self.ui.tokenLineEdit.enabled = state == session.DISCONNECTED
+        self.ui.localServerButton.text = "Start server" if self.local is None else "Stop server"
+        self.ui.localServerButton.enabled = not self.session.busy
+        self.ui.pythonPathLineEdit.enabled = self.local is None
+
+
+def mayGo(client, scanName: str) -> bool:
+    """Whether this scan may be sent: always to this computer, elsewhere only once the user has agreed."""
+    if client.isLoopback or settings.maySend(client.host):
+        return True
+    if not slicer.util.confirmOkCancelDisplay(
+        f"Voxels of this scan (no patient name) will be sent to {client.host}. Send?\n\n"
+        f"Scan: {scanName}. Nothing else of the scene is sent. You are asked once for each server.",
+        "Send the scan to another computer?",
+    ):
+        return False
+    settings.allowSending(client.host)
+    return True

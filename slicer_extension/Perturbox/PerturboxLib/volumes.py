@@ -1,0 +1,151 @@
+"""Volumes of a result on the scan's own grid, the local size of a perturbation, and the colours it is shown in."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import slicer
+import vtk
+
+NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
+QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
+HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
+WINDOW_MM, HEAT_FROM = 5.0, 0.5
+SLAB_VOXELS = 4_000_000
+# Points of the colour tables, joined by straight lines.
+INFERNO = ["000004", "1B0C41", "4A0C6B", "781C6D", "A52C60", "CF4446", "ED6925", "FB9B06", "F7D13D", "FCFFA4"]
+DIVERGING = ["3B4CC0", "6788EE", "9ABBFF", "C9D7F0", "EDEDED", "F7CFBB", "F6A385", "E26952", "B40426"]
+
+
+def addVolume(source, array: np.ndarray, name: str, hounsfield: bool):
+    """A new scalar volume "k j i" with the place, transform and orientation of `source`, named `name`; the array is
+    copied."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(0)  # before there are voxels: working it out takes seconds
+    slicer.util.updateVolumeFromArray(node, array)
+    place(node, source)
+    if hounsfield:
+        node.SetVoxelValueQuantity(_coded(QUANTITY))
+        node.SetVoxelValueUnits(_coded(HOUNSFIELD))
+    return node
+
+
+def place(node, source) -> None:
+    """Give a node the scan's grid, exactly, and let both move together if the scan has a transform."""
+    node.CopyOrientation(source)
+    node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
+
+
+def markSynthetic(node) -> None:
+    """Attributes by which the module knows a perturbed scan; a .nrrd file carries them too."""
+    node.SetAttribute("Perturbox.Synthetic", "1")
+    node.SetAttribute("notice", NOTICE)
+
+
+def isSynthetic(node) -> bool:
+    """Whether a volume is a perturbed scan, made here or read from a file that says so."""
+    if node is None:
+        return False
+    return node.GetAttribute("Perturbox.Synthetic") == "1" or "ADVERSARIAL" in (node.GetAttribute("notice") or "")
+
+
+def copyWindow(target, source) -> None:
+    """Show a volume in the grey levels of another, once."""
+    shown, like = target.GetDisplayNode(), source.GetDisplayNode()
+    shown.SetAutoWindowLevel(0)
+    if like is None:
+        shown.SetWindowLevel(400, 40)
+        return
+    shown.SetWindowLevel(like.GetWindow(), like.GetLevel())
+    shown.SetInterpolate(like.GetInterpolate())
+    if like.GetColorNodeID():
+        shown.SetAndObserveColorNodeID(like.GetColorNodeID())
+
+
+def showHeat(node, colours, low: float, high: float, above: float | None = None) -> None:
+    """Show a volume from `low` to `high` in a colour table, uninterpolated, and only above a value if given."""
+    shown = node.GetDisplayNode()
+    shown.SetAndObserveColorNodeID(colours.GetID())
+    shown.SetAutoWindowLevel(0)
+    shown.SetWindowLevelMinMax(low, high)
+    shown.SetInterpolate(0)
+    if above is not None:
+        shown.SetAutoThreshold(0)
+        shown.SetThreshold(above, 1e9)
+        shown.SetApplyThreshold(1)
+
+
+def heatColours():
+    """Slicer's colours Inferno, and None; or a new table like it, twice."""
+    found = slicer.mrmlScene.GetFirstNodeByName("Inferno")
+    if found is not None and found.IsA("vtkMRMLColorNode"):
+        return found, None
+    made = _colourTable("Inferno", INFERNO, np.zeros(256, bool))
+    return made, made
+
+
+def signedColours(limit: float):
+    """A new colour table from blue (-limit) to red (limit), clear where hardly anything changed."""
+    return _colourTable("perturbation signed", DIVERGING, np.abs(np.linspace(-limit, limit, 256)) < HEAT_FROM)
+
+
+def _colourTable(name: str, points: list[str], clear: np.ndarray):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
+    node.SetTypeToUser()
+    node.SetNumberOfColors(256)
+    stops = np.array([[int(point[at : at + 2], 16) / 255 for at in (0, 2, 4)] for point in points])
+    share = np.linspace(0, len(points) - 1, 256)
+    for entry in range(256):
+        parts = [float(np.interp(share[entry], np.arange(len(points)), stops[:, part])) for part in range(3)]
+        node.SetColor(entry, f"{entry}", *parts, 0.0 if clear[entry] else 1.0)
+    return node
+
+
+def localRms(change: np.ndarray, spacing, window: float = WINDOW_MM) -> Iterator[np.ndarray | None]:
+    """Root mean square of a change "k j i" in a box of `window` mm around each voxel, float32; None between steps.
+
+    spacing: mm along i, j, k. Voxels partly inside the box count with that part; at the rim only what exists counts.
+    """
+    mean = np.square(change, dtype=np.float32)
+    for axis in range(3):
+        for _ in boxMean(mean, axis, window / 2 / float(spacing[2 - axis])):
+            yield None
+    yield np.sqrt(mean, out=mean)
+
+
+def boxMean(array: np.ndarray, axis: int, reach: float) -> Iterator[None]:
+    """Replace each value by the mean over ±`reach` voxels along an axis, in place, slab by slab."""
+    length = array.shape[axis]
+    edges = np.arange(length) + 0.5
+    low, high = np.clip(edges - reach, 0, length), np.clip(edges + reach, 0, length)
+    width = (high - low).reshape([-1 if a == axis else 1 for a in range(3)])
+    other = 0 if axis else 1
+    rows = max(1, SLAB_VOXELS // max(1, array.size // array.shape[other]))
+    for start in range(0, array.shape[other], rows):
+        slab = array[(*[slice(None)] * other, slice(start, start + rows))]
+        total = np.zeros([n + (a == axis) for a, n in enumerate(slab.shape)])
+        inner = [slice(None)] * 3
+        inner[axis] = slice(1, None)
+        np.cumsum(slab, axis=axis, dtype=np.float64, out=total[tuple(inner)])
+        slab[...] = np.maximum(_at(total, high, axis) - _at(total, low, axis), 0) / width
+        yield None
+
+
+def _at(total: np.ndarray, where: np.ndarray, axis: int) -> np.ndarray:
+    """Cumulative sums read between their entries, along an axis."""
+    below = np.minimum(where.astype(int), total.shape[axis] - 2)
+    part = (where - below).reshape([-1 if a == axis else 1 for a in range(3)])
+    return np.take(total, below, axis) * (1 - part) + np.take(total, below + 1, axis) * part
+
+
+def _coded(code: tuple[str, str, str]):
+    entry = slicer.vtkCodedEntry()
+    entry.SetValueSchemeMeaning(*code)
+    return entry
+
+
+def ijkToRas(node) -> np.ndarray:
+    """A volume's own IJK->RAS matrix, without parent transforms."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)

@@ -1,0 +1,66 @@
+"""Sentences of the panel, built from numbers."""
+
+import math
+
+from .figures import number
+from .palette import readable
+
+WINDOW = 400.0  # HU; the soft-tissue window that a change is compared with
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one says them: "25 s", "1 min 45 s", "1 h 10 min"."""
+    seconds = 5 * math.ceil(max(0.0, seconds) / 5)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def epsNote(eps: float, norm: str, unit: str, sigma) -> str:
+    """What a limit means for this scan; sigma: its noise in that unit, None: not looked for yet, 0: not available."""
+    if norm == "l0":
+        return f"{number(eps)} % of the voxels may change, each by any amount the scan's own range allows."
+    kind = "" if norm == "linf" else " (root mean square over the scan)"
+    if sigma is None:
+        noise = "Noise not measured yet: press Segment only"
+    else:
+        noise = f"= {number(eps / sigma, 2)} × this scan's noise" if sigma else "This scan's noise is not available"
+    share = f" · {number(100 * eps / WINDOW, 2)} % of a W {WINDOW:.0f} window" if unit == "HU" else ""
+    return f"{noise}{share}{kind}"
+
+
+def progress(job: dict) -> str:
+    """One line on how a job goes, for the bar."""
+    state, at = job["state"], job["progress"]
+    if state == "queued":
+        position = job.get("queue_position")
+        ahead = (position or 1) - 1
+        return f"waiting, {ahead} ahead" if ahead else "waiting for a worker"
+    parts = []
+    if at.get("steps") and at.get("step") is not None and job["kind"] == "attack":
+        parts.append(f"step {at['step']} of {at['steps']}")
+    else:
+        parts.append(at["phase"] or "starting")
+    if at.get("eta_s"):
+        parts.append(f"about {duration(at['eta_s'])} left")
+    return " · ".join(parts)
+
+
+def live(trace: list, limit: float) -> str:
+    """The structure that is lowest now and when it first fell below the limit; empty before the first step."""
+    scores = {name: dice for name, dice in (trace[-1]["dice"] if trace else {}).items() if dice is not None}
+    if not scores:
+        return ""
+    name = min(scores, key=scores.get)
+    first = next((row["step"] for row in trace if falls(row["dice"].get(name), limit)), None)
+    since = f" – first below {limit:.2f} at step {first}" if first is not None else ""
+    return f"{readable(name)} {scores[name]:.2f}{since}. Stop keeps the best result so far."
+
+
+def falls(dice, limit: float) -> bool:
+    """Whether a Dice lies below the limit; one that isn't defined doesn't."""
+    return dice is not None and dice < limit

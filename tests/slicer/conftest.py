@@ -1,0 +1,180 @@
+"""Fixtures for tests of the Slicer module: application, clean scene, loaded module, real servers and scans."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "slicer_extension" / "Perturbox" / "Perturbox.py"
+
+try:
+    import slicer
+    import vtk
+except ImportError:
+    collect_ignore_glob = ["*"]  # another environment's run: `make setup` makes .venv-slicer, which has slicer-core
+else:
+    import harness  # noqa: F401  (sets the environment Qt and VTK read)
+    from harness import app as application
+    from harness import host, pictures, settings
+    from harness.dialogs import dialogs as the_dialogs
+    from harness.server import TINY, start_server
+
+    application.install()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--without-server", action="store_true", help="leave out tests that start a server")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--without-server"):
+        left_out = [item for item in items if {"server", "tiny_server"} & set(item.fixturenames)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def slicer_app():
+    """The application, started once."""
+    return application.start()
+
+
+@pytest.fixture(autouse=True)
+def excepthook():
+    """Exceptions that reached sys.excepthook or a thread's; a test fails at its end if any is left here."""
+    caught, before = [], (sys.excepthook, threading.excepthook)
+
+    def catch(kind, error, trace):
+        caught.append("".join(traceback.format_exception(kind, error, trace)))
+
+    sys.excepthook = catch
+    threading.excepthook = lambda hooked: catch(hooked.exc_type, hooked.exc_value, hooked.exc_traceback)
+    yield caught
+    sys.excepthook, threading.excepthook = before
+    if caught:
+        pytest.fail("an exception reached sys.excepthook:\n" + "\n".join(caught), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def vtk_errors():
+    """Errors VTK and MRML reported; a test fails at its end if any is left here. Warnings are only printed."""
+    said, window = [], vtk.vtkOutputWindow.GetInstance()
+
+    @vtk.calldata_type(vtk.VTK_STRING)
+    def hear(caller, event, text):
+        said.append(text.strip())
+
+    tag = window.AddObserver(vtk.vtkCommand.ErrorEvent, hear)
+    yield said
+    window.RemoveObserver(tag)
+    if said:
+        pytest.fail("VTK reported errors:\n" + "\n".join(said[:20]), pytrace=False)
+
+
+@pytest.fixture
+def dialogs():
+    """What was asked and what the test answers; an answer nobody asked for fails the test."""
+    the_dialogs.clear()
+    yield the_dialogs
+    left = list(the_dialogs.answers)
+    the_dialogs.clear()
+    assert not left, f"nobody asked for the answers {left}"
+
+
+@pytest.fixture
+def scene(slicer_app, dialogs, tmp_path):
+    """An empty scene in the four-up layout and settings of the test's own; whoever observes it must let go."""
+    settings.use(tmp_path / "Slicer.ini")
+    slicer.mrmlScene.Clear(0)
+    slicer_app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    slicer_app.processEvents()
+    observers = set(slicer.mrmlScene.observers)
+    yield slicer.mrmlScene
+    slicer.mrmlScene.Clear(0)
+    slicer_app.processEvents()
+    left = [react for tag, react in slicer.mrmlScene.observers.items() if tag not in observers]
+    assert not left, f"still observing the scene: {left}"
+
+
+@pytest.fixture
+def load_module(scene, slicer_app):
+    """Loads a scripted module (Perturbox's file if none is named), shows it and returns its widget."""
+    loaded = []
+
+    def load(path: Path = MODULE):
+        module = host.load(str(path))
+        loaded.append(module)
+        slicer.util.selectModule(module.name)
+        slicer_app.processEvents()
+        return module.widgetRepresentation().self()
+
+    yield load
+    for module in reversed(loaded):
+        slicer.util.mainWindow().moduleSelector().selectModule("")
+        host.unload(module)
+    slicer_app.processEvents()
+
+
+@pytest.fixture
+def wait_until(slicer_app):
+    """`wait_until(condition, seconds)` runs the event loop until the condition holds; fails when it doesn't in time."""
+
+    def wait(condition, seconds: float = 10, what: str = ""):
+        end = time.monotonic() + seconds
+        while True:
+            slicer_app.processEvents()
+            found = condition()
+            if found:
+                return found
+            if time.monotonic() > end:
+                pytest.fail(f"{what or condition} didn't come true in {seconds} s")
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The real server with the built-in models."""
+    running = start_server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory):
+    """The real server with the model of tests/core/tiny.py, which answers in milliseconds."""
+    running = start_server(tmp_path_factory.mktemp("tiny-server"), victims=[TINY])
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real scans (PERTURBOX_DATA, default ../shared/data); tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("PERTURBOX_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "ct_abdomen" / "example_ct.nii.gz").exists():
+        pytest.skip(f"no real scans at {folder}; set PERTURBOX_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_ct(data_dir) -> Path:
+    return data_dir / "ct_abdomen" / "example_ct.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def rendering(slicer_app):
+    """Skips where no view can be rendered offscreen."""
+    try:
+        shown = slicer_app.layoutManager().threeDWidget(0).threeDView().array()
+    except RuntimeError as error:
+        pytest.skip(f"nothing can be rendered here: {error}")
+    if shown.size == 0:
+        pytest.skip("nothing can be rendered here: no EGL or OSMesa (Debian: libegl1, libgl1-mesa-dri)")
+    return pictures
