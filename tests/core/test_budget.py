@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ regions = hnp.arrays(np.bool_, SHAPE[1:]).filter(lambda roi: roi.any())
 def test_a_projection_is_allowed_and_a_second_one_changes_nothing(data, delta, roi, norm, share, step):
     eps = share if norm == "l0" else share * 300
     case = case_of(data, roi)
+    assume((roi & ~padding_mask(data)).any())
     budget = Budget.of(case, eps, norm)
     x, wild = tensors(case, delta)
     allowed = budget.project(wild, x)
@@ -46,6 +47,7 @@ def test_a_projection_is_allowed_and_a_second_one_changes_nothing(data, delta, r
 @settings(max_examples=20, deadline=None)
 def test_what_is_allowed_already_stays(data, roi, norm):
     case = case_of(data, roi)
+    assume((roi & ~padding_mask(data)).any())
     budget = Budget.of(case, 1.0 if norm == "l0" else 1e4, norm)
     x, delta = tensors(case, np.where(roi, 1.0, 0.0) * np.ones(SHAPE))
     delta = torch.minimum(delta, budget.clip[1] - x)
