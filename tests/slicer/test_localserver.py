@@ -225,6 +225,9 @@ def test_stopping_while_it_starts(stand_in, tmp_path, check):
     while not (tmp_path / "told.json").exists():
         assert time.monotonic() < end
     begun = time.monotonic()
+    assert not server.ready()
+    assert 0.015 < time.monotonic() - begun < 0.5, "the thread gets its turn"
+    begun = time.monotonic()
     server.stop()
     assert time.monotonic() - begun < 2 and not server.running
     server.stop()  # twice does no harm

@@ -129,7 +129,7 @@ def test_draining_gives_a_work_its_turn_and_never_waits_in_vain(background):
     assert 0.015 < seconds_of(background.drain) < 0.2, "at work"
     begin.set()
     assert rest.wait(5)
-    eventually(lambda: seconds_of(background.drain) < 0.01)
+    eventually(lambda: seconds_of(background.drain) < 0.01, 1)
     background.cancel()
     assert background.wait(2)
     assert seconds_of(background.drain) < 0.01, "over"
@@ -277,6 +277,18 @@ def test_a_wish_to_cancel_survives_a_server_that_is_away(background):
         eventually(lambda: server.count("cancel") >= 3)
         server.faults = {}
         assert ending(background)[-1].name == "result" and job.wishes == [True]
+
+
+def test_a_wish_during_the_downloads_wakes_the_thread_once(background):
+    with bad.Misbehaving(faults={"download": bad.says(503)}) as server:
+        pace = tasks.Pace(poll=0.3, slowest=0.3)
+        background.start(tasks.follow(Client(server.url), bad.ID, GRID, pace))
+        eventually(lambda: server.count("download") == 1)
+        background.cancel(keep=True)
+        time.sleep(0.5)
+        assert server.count("download") <= 4, "it doesn't wait between two tries"
+        server.faults = {}
+        assert ending(background)[-1].name == "result"
 
 
 def test_a_job_that_ends_before_the_wish_arrives_is_loaded(background):
