@@ -137,6 +137,9 @@ def test_a_slice_shows_the_volume_at_its_scale(rendering, volume, pair):
     assert shown.shape == (left.sliceView().height, left.sliceView().width, 3)
     per_mm = node.GetDimensions()[0] / node.GetFieldOfView()[0]
     assert pictures.count(shown, (1, 1, 1)) == pytest.approx((20 * per_mm) ** 2, rel=0.02)
+    assert pictures.count(shown, (1, 1, 1)) + pictures.count(shown, (0, 0, 0)) > 0.95 * shown[..., 0].size
+    volume.GetDisplayNode().SetWindowLevelMinMax(-300, 100)
+    assert pictures.count(left.sliceView().array(), (0.5, 0.5, 0.5), 2) > 2 * (20 * per_mm) ** 2
     left.sliceLogic().SetSliceOffset(3)
     assert pictures.count(left.sliceView().array(), (1, 1, 1)) == 0
 
@@ -248,6 +251,26 @@ def test_a_click_on_a_point_says_which(rendering, chart, row):
     view.disconnect("dataSelected(vtkStringArray*, vtkCollection*)", hear)
     assert said == [(series.GetID(), [row])]
     view.RemovePlotSelections()
+
+
+def test_a_box_selects_points_only_in_that_mode(rendering, chart):
+    _, series, view = chart
+    said = []
+
+    def hear(names, selections):
+        said.extend(selections.GetItemAsObject(index).GetNumberOfValues() for index in range(names.GetNumberOfValues()))
+
+    view.connect("dataSelected(vtkStringArray*, vtkCollection*)", hear)
+    (left, low), (right, high) = view.position_of(series, 4), view.position_of(series, 8)
+    view.drag((left - 3, low - 3), (right + 3, high + 3))
+    assert said == [4]  # rows 4, 6, 7 and 8: row 5 lies lower
+    view.RemovePlotSelections()
+    said.clear()
+    node = view.mrmlPlotViewNode()
+    node.SetInteractionMode(node.InteractionModePanView)
+    view.drag((left - 3, low - 3), (right + 3, high + 3))
+    view.disconnect("dataSelected(vtkStringArray*, vtkCollection*)", hear)
+    assert 4 not in said
 
 
 def test_a_fixed_axis_stays(rendering, chart):

@@ -116,8 +116,6 @@ class qSlicerLayoutManager(qt.QObject):
         for item in items:
             splitter.addWidget(self._build(item[0]))
         splitter.setSizes([int(item.get("splitSize", 500)) for item in items])
-        for index, item in enumerate(items):
-            splitter.setStretchFactor(index, int(item.get("splitSize", 500)))
         return splitter
 
     def _view_node(self, element: ET.Element):
