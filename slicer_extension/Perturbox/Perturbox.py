@@ -32,7 +32,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-POLL_MS = 200
+POLL_MS = 100
 
 
 class Perturbox(ScriptedLoadableModule):
