@@ -194,7 +194,9 @@ def test_the_result_is_the_command_lines_byte_for_byte(http, server, attacked, t
     command = [sys.executable, "-m", "perturbox", "attack", str(server.studies / "case_a.nii.gz"), "--victim", TINY]
     command += ["--steps", "3", "--eps", "8", "--seed", "5", "--out", str(out)]
     threads = str(result["threads"])
-    done = subprocess.run(command, env=clean_environment(OMP_NUM_THREADS=threads), capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=clean_environment(OMP_NUM_THREADS=threads), capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     own = json.loads((out / "result.json").read_text())
     assert own["threads"] == result["threads"]
