@@ -376,3 +376,22 @@ def test_cuda_attacks_as_well_as_the_cpu(name, norm):
     here, there = victims.textured(), victims.textured(device=torch.device("cuda"))
     scores = [attacked(image, victim, name, norm=norm).best.score for victim in (here, there)]
     assert scores[1] == pytest.approx(scores[0], abs=0.02)
+
+
+def test_what_an_objective_sees_elsewhere_is_not_what_is_scored():
+    """The scan is looked at first, then a scan far away from it; the score is the scan's own."""
+    image, victim = victims.random_scan(), victims.textured()
+    plain = recipes.get("bim").build(12.0, "linf", 2, {})
+
+    def wandering(view, x, scene, progress):
+        value = plain.objective(view, x, scene, progress)
+        view(scene.clean + 200)
+        return value
+
+    goal, reference = Goal.parse("change", (), victim.labels), victim.predict(image)
+    outcomes = [
+        run(attack, victim.on(image), Case(image), reference, goal)
+        for attack in (plain, dataclasses.replace(plain, objective=wandering))
+    ]
+    assert [s.score for s in outcomes[0].trace] == [s.score for s in outcomes[1].trace]
+    assert np.array_equal(outcomes[0].x_adv, outcomes[1].x_adv)

@@ -303,3 +303,15 @@ def test_an_empty_region_is_refused_in_words():
     data = np.array([[0.0, 1.0]], np.float32)
     with pytest.raises(InputError, match="no voxel that may change"):
         Budget.of(case_of(data, np.zeros(2, bool)), 1.0)
+
+
+def test_without_a_ball_only_region_and_range_limit():
+    case = case_of(np.array([[-500, 0, 0, 3000]], np.float32), np.array([True, True, False, True]))
+    x, delta = tensors(case, np.array([[-5.0, -700.0, 3.0, -9999.0]]))
+    budget = Budget.of(case, None, "l2")
+    assert (budget.eps, budget.norm) == (np.inf, "linf")
+    allowed = budget.project(delta, x)
+    assert allowed[0, 0].tolist() == [0, -500, 0, -3500]
+    budget.verify(x + allowed, x)
+    with pytest.raises(BudgetViolated, match="range"):
+        budget.verify(x + delta * (delta < -1000), x)
