@@ -3,6 +3,7 @@
 import ast
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,19 @@ PANEL = {
 KIND = re.compile(r"[a-z]\w*(Button|Slider|ComboBox|CheckBox|Label|Selector|GroupBox|Table|LineEdit|progressBar|View)")
 
 
-def signals(kind: str) -> set[str]:
+@cache
+def signals(kind: str) -> frozenset[str]:
     """Signals of a widget class, its bases' included, written as PythonQt wants them."""
     base, own = ADDED.get(kind, (kind, []))
     qt = next(getattr(part, base) for part in (QtWidgets, QtGui, QtCore) if hasattr(part, base)).staticMetaObject
     methods = (qt.method(number) for number in range(qt.methodCount()))
     inherited = {m.methodSignature().data().decode() for m in methods if m.methodType() == QtCore.QMetaMethod.Signal}
-    return {*own, *inherited}
+    return frozenset({*own, *inherited})
+
+
+# Asked while tests are collected: PySide6 lets go of some classes' meta-objects once their widgets were destroyed.
+for _kind in {*WIDGETS.values(), *ADDED, *OTHERS, "QPushButton"}:
+    signals(_kind)
 
 
 def used_names() -> dict[str, str]:
