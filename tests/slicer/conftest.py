@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+UNABLE = pytest.StashKey[str]()
 MODULE = ROOT / "slicer_extension" / "Perturbox" / "Perturbox.py"
 
 try:
@@ -38,6 +39,15 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test whose slot couldn't render is skipped, whatever it made of that."""
+    report = yield
+    if report.failed and UNABLE in item.stash:
+        report.outcome, report.longrepr = "skipped", (str(item.path), item.location[1], item.stash[UNABLE])
+    return report
+
+
 @pytest.fixture(scope="session")
 def slicer_app():
     """The application, started once."""
@@ -45,13 +55,13 @@ def slicer_app():
 
 
 @pytest.fixture(autouse=True)
-def excepthook():
+def excepthook(request):
     """Exceptions that reached sys.excepthook or a thread's; a test fails at its end if any is left here."""
-    caught, before, unable = [], (sys.excepthook, threading.excepthook), []
+    caught, before = [], (sys.excepthook, threading.excepthook)
 
     def catch(kind, error, trace):
         if isinstance(error, views.CannotRender):
-            unable.append(str(error))
+            request.node.stash[UNABLE] = str(error)
         else:
             caught.append("".join(traceback.format_exception(kind, error, trace)))
 
@@ -59,8 +69,8 @@ def excepthook():
     threading.excepthook = lambda hooked: catch(hooked.exc_type, hooked.exc_value, hooked.exc_traceback)
     yield caught
     sys.excepthook, threading.excepthook = before
-    if unable:
-        pytest.skip(unable[0])
+    if UNABLE in request.node.stash:
+        pytest.skip(request.node.stash[UNABLE])
     if caught:
         pytest.fail("an exception reached sys.excepthook:\n" + "\n".join(caught), pytrace=False)
 
