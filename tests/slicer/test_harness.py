@@ -52,7 +52,7 @@ def test_unknown_property_is_an_error(slicer_app):
 @pytest.mark.parametrize("name", WIDGETS)
 def test_every_property_reads_as_qt_says(slicer_app, name):
     thing = getattr(qt, name)()
-    meta = thing.metaObject()
+    meta = type(thing).staticMetaObject
     properties = [meta.property(index).name() for index in range(meta.propertyCount())]
     assert len(properties) > 4
     for declared in properties:
@@ -72,6 +72,16 @@ def test_objects_qt_made_speak_the_dialect(slicer_app):
     action.trigger()
     assert got == ["rows", "Copy"]
     assert isinstance(table.viewport(), qt.QWidget) and not isinstance(table.viewport(), qt.QLabel)
+
+
+def test_connecting_leaves_no_trace_on_the_class(slicer_app):
+    menu = qt.QMenu()
+    action = menu.addAction("Copy")
+    action.connect("triggered()", print)
+    assert action.className() == "QAction"
+    del action
+    menu.delete()
+    assert qt.QAction.cpp.staticMetaObject.methodCount() > 5
 
 
 def test_children_are_found_with_and_without_a_name(slicer_app):

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import slicer
 from PySide6 import QtCore, QtUiTools
 
-from .pythonqt import connect, qt
+from .pythonqt import connect, meta_object, qt
 from .widgets import ctk
 
 
@@ -35,7 +35,7 @@ def _check_properties(root: ET.Element, top: QtCore.QObject) -> None:
         widget = top if element.get("name") == top.objectName else top.findChild(qt.QObject, element.get("name"))
         for declared in element.findall("property"):
             name = declared.get("name")
-            if declared.get("stdset") != "0" and widget.metaObject().indexOfProperty(name) < 0:
+            if declared.get("stdset") != "0" and meta_object(widget).indexOfProperty(name) < 0:
                 raise ValueError(f"{element.get('class')} {element.get('name')} has no property '{name}'")
 
 

@@ -34,6 +34,11 @@ GET_OBJECT = {
 }
 
 
+def meta_object(obj: QtCore.QObject) -> QtCore.QMetaObject:
+    """Its class's. What `obj.metaObject()` returns ends with the object, and with it the same thing of the class."""
+    return type(obj).staticMetaObject
+
+
 class Property:
     """A Qt property as an attribute. The method of the same name, which it hides, stays reachable on the class."""
 
@@ -50,7 +55,7 @@ class Property:
 
     def __set__(self, obj, value):
         if not obj.setProperty(self.name, value):
-            raise TypeError(f"{obj.metaObject().className()}.{self.name} can't be set to {value!r}")
+            raise TypeError(f"{meta_object(obj).className()}.{self.name} can't be set to {value!r}")
 
 
 class _Connections:
@@ -72,8 +77,8 @@ def native_signature(obj: QtCore.QObject, signature: str) -> str:
     """The signature Qt knows the signal by. Raises AttributeError where there is no such signal."""
     normal = QtCore.QMetaObject.normalizedSignature(signature).data().decode()
     native = getattr(type(obj), "SIGNALS", {}).get(normal, normal)
-    if "(" not in normal or obj.metaObject().indexOfSignal(native) < 0:
-        raise AttributeError(f"{obj.metaObject().className()} has no signal '{signature}'")
+    if "(" not in normal or meta_object(obj).indexOfSignal(native) < 0:
+        raise AttributeError(f"{meta_object(obj).className()} has no signal '{signature}'")
     return native
 
 
@@ -99,7 +104,7 @@ def connect(self, signature: str, receiver: Any, slot: str | None = None) -> boo
 
     connection = QtCore.QObject.connect(self, QtCore.SIGNAL(native), deliver)
     if not connection:
-        raise RuntimeError(f"'{signature}' of {self.metaObject().className()} could not be connected")
+        raise RuntimeError(f"'{signature}' of {meta_object(self).className()} could not be connected")
     connections(self).setdefault((native, target), []).append(connection)
     return True
 
@@ -206,7 +211,7 @@ def teach() -> None:
         for name in names:
             setattr(cls, name, _speaking(getattr(cls, name)))
     QtCore.QObject.name = Property("objectName", None)
-    QtCore.QObject.className = lambda self: self.metaObject().className()
+    QtCore.QObject.className = lambda self: meta_object(self).className()
     QtCore.QObject.delete = lambda self: shiboken6.delete(self)
     for cls in (QtCore.QCoreApplication, QtWidgets.QDialog, QtWidgets.QMenu):
         cls.exec_ = cls.exec
