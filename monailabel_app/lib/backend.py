@@ -240,13 +240,19 @@ class Far:
             raise Refused(answer.status_code, Problem(told["error"], told["detail"], told["what_to_do"]))
 
 
+def limit(job: Job) -> float | None:
+    """The job's eps; None where the attack has a budget of its own and nobody capped it."""
+    return job.eps if job.capped or recipes.get(job.attack).own is None else None
+
+
 def request_of(order: Order) -> dict[str, Any]:
     """The job API's request for an order on an image of the datastore."""
     job = order.job
     name = next(victim.name for victim in victims.values() if victim.spec == job.victim)
     request = {"kind": order.kind, "image": order.name, "victim": name, "device": job.device, "force": job.force}
     if order.kind == "attack":
-        request |= {key: getattr(job, key) for key in ("attack", "eps", "norm", "steps", "goal", "seed")}
+        request |= {key: getattr(job, key) for key in ("attack", "norm", "steps", "goal", "seed")}
+        request["eps"] = limit(job)
         request |= {"target": list(job.target), "settings": dict(job.settings)}
     if job.label is not None:
         request |= {"label": labels.FINAL, "label_map": job.label_map}
@@ -312,7 +318,7 @@ def _keep_perturbed(order: Order, record: Record, file: Path, datastore) -> tupl
             "source": order.name,
             "job": record.id,
             "attack": order.job.attack,
-            "eps": order.job.eps,
+            "eps": limit(order.job),
         }
         return datastore.add_image(id, str(copy), info), []
 

@@ -198,10 +198,12 @@ def test_it_waits_where_the_queue_is_full_and_says_why_where_a_job_fails(lib):
 def test_a_score_is_the_worst_mean_dice_over_the_white_box_attacks(lib, store, here, tmp_path):
     datastore = store("a", ADVERSARIAL)
     scores = lib.scoring.Robustness()({"eps": "10", "steps": "2"}, datastore)
-    white = [name for name, recipe in discover().items() if recipe.access == "white"]
+    own = {"bias-field", "vafa"}  # their budgets are no limit in HU
+    assert own < set(discover())
+    white = [name for name, recipe in discover().items() if recipe.access == "white" and name not in own]
     means = {}
     for name in white:
-        job = Job(datastore.get_image_uri("a"), TINY, attack=name, eps=10.0, steps=2)
+        job = Job(datastore.get_image_uri("a"), TINY, attack=name, eps=10.0, norm="linf", steps=2)
         rows = run_job(job, tmp_path / name)["metrics"]["adversarial"].values()
         means[name] = np.mean([row["dice"] for row in rows])
     assert scores["a"]["worst_dice"] == pytest.approx(min(means.values()))

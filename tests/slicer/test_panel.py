@@ -204,6 +204,19 @@ def test_nothing_changes_outside_a_region(ready):
     assert not change[~where].any() and change[where].any()
 
 
+def test_a_method_with_a_budget_of_its_own_is_not_capped_by_the_slider(ready):
+    from PerturboxLib import scene
+
+    ready.ui.methodComboBox.currentIndex = ready.ui.methodComboBox.findData("bias-field")
+    assert not ready.ui.epsSlider.enabled and "budget of its own" in ready.ui.epsNoteLabel.text
+    assert ready.widget.attack.form.fields["strength"].widget.value == pytest.approx(0.3)
+    ready.set_form(steps=2)
+    record = scene.Nodes(ready.attack()).result.record
+    assert record["attack"]["parameters"]["eps"] is None and record["budget"]["measured"]["linf"] > 4
+    ready.ui.methodComboBox.currentIndex = ready.ui.methodComboBox.findData("pgd")
+    assert ready.ui.epsSlider.enabled
+
+
 def test_results_are_kept_side_by_side_and_removed_one_by_one(ready, dialogs):
     import slicer
     from PerturboxLib import scene

@@ -53,7 +53,12 @@ class Submission(BaseModel):
     session: Word | None = Field(None, description="Id of a session made by PUT /session/.")
     victim: Word | None = Field(None, description="Name of a served model; the server's default if left out.")
     attack: Word = Field("pgd", description="Name of an attack, as in GET /perturbox/schema.")
-    eps: float = Field(4.0, ge=0, le=MOST_EPS, description="Largest change, in the scan's unit (HU).")
+    eps: float | None = Field(
+        None,
+        ge=0,
+        le=MOST_EPS,
+        description="Largest change, in the scan's unit (HU). Left out: 4, or none for attacks with their own budget.",
+    )
     norm: Literal["linf", "l2", "l0"] = Field("linf", description="How the size of a change is measured.")
     steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Steps; 20 for an attack, 10 for a margin.")
     goal: Word = Field("change", description="change, vanish, grow or become=STRUCTURE.")
@@ -159,7 +164,8 @@ def check(submission: Submission, offer: Offer) -> Job:
     structures = offer.structures(victim)
     if kind == "margin" and (submission.norm != "linf" or submission.goal != "change"):
         raise InputError("A margin is a limit on the largest change (norm linf) for the goal change; leave both out.")
-    eps = submission.max_eps if kind == "margin" else submission.eps
+    asked = Job.eps if submission.eps is None else submission.eps
+    eps = submission.max_eps if kind == "margin" else asked
     if submission.norm == "l0" and eps > 1:
         raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps:g}.")
     recipe.build(eps, submission.norm, steps, submission.settings)
@@ -170,7 +176,7 @@ def check(submission: Submission, offer: Offer) -> Job:
         image="",
         victim=spec,
         attack=recipe.name,
-        eps=submission.eps,
+        eps=asked,
         norm=submission.norm,
         steps=steps,
         goal=submission.goal,

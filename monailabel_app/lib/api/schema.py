@@ -168,6 +168,9 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
             "default": 0,
         },
     }
+    if attack.own is not None:
+        said = f"A cap on the change of any voxel, besides the attack's own budget, the setting {attack.own.parameter}."
+        fields["eps"] |= {"type": ["number", "null"], "default": None, "title": "Cap", "description": said}
     basic = ("eps", "target", "steps")
     for entry in attack.parameters:
         fields[entry["name"]] = setting_schema(entry)

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 KEY = "robustness"
 EPS, STEPS = 4.0, 10
 SETTINGS = ("eps", "steps", "seed", "device")
+NORM = "linf"
 
 
 class Robustness(ScoringMethod):
@@ -33,7 +34,8 @@ class Robustness(ScoringMethod):
         victim = str(request.get("victim") or next(iter(backend.victims)))
         if victim not in backend.victims:
             raise InputError(f"This server has no victim '{victim}'; it serves {', '.join(backend.victims)}.")
-        settings = {"eps": EPS, "steps": STEPS} | {key: request[key] for key in SETTINGS if key in request}
+        chosen = {key: request[key] for key in SETTINGS if key in request}
+        settings = {"eps": EPS, "steps": STEPS, "norm": NORM} | chosen
         settings["eps"] = forms.number("eps", settings["eps"])
         settings["steps"] = forms.whole("steps", settings["steps"])
         images = [image for image in sorted(datastore.list_images()) if not backend.is_adversarial(datastore, image)]
@@ -78,7 +80,9 @@ def adversarial_dice(here: backend.Backend, order: Order) -> dict[str, float]:
 
 
 def white_box() -> list[recipes.Recipe]:
-    return [recipe for recipe in recipes.discover().values() if recipe.access == "white"]
+    """Those that a common limit compares: white-box attacks within eps, none with a budget of its own."""
+    found = recipes.discover().values()
+    return [recipe for recipe in found if recipe.access == "white" and recipe.own is None and NORM in recipe.norms]
 
 
 def methods() -> dict[str, ScoringMethod]:

@@ -7,7 +7,7 @@ import slicer
 
 from . import presets, session, settings, words
 from .charts import LiveTrace
-from .form import Form
+from .form import Form, kinds
 from .results import DICE_LIMIT
 from .serverpanel import mayGo
 from .trouble import Trouble
@@ -128,7 +128,8 @@ class AttackPanel:
                     "Choose structures that it has.",
                 )
         request |= {"attack": self.parameters.attack, "target": targets, **self.form.request()}
-        request["eps"] = self.eps()
+        if not self.ownBudget():
+            request["eps"] = self.eps()
         return request
 
     def marginRequest(self) -> dict:
@@ -139,6 +140,10 @@ class AttackPanel:
         request |= {key: asked[key] for key in ("seed", "settings") if key in asked}
         request["steps"] = min(int(asked.get("steps", 10)), 10)
         return request
+
+    def ownBudget(self) -> bool:
+        """Whether the attack is limited by a setting of its own, so that the server's schema lets eps be left out."""
+        return "null" in kinds(self.form.schema.get("properties", {}).get("eps", {}))
 
     def norm(self) -> str:
         field = self.form.fields.get("norm")
@@ -158,6 +163,7 @@ class AttackPanel:
         busy = self.session.busy
         for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox", "marginCheckBox"):
             getattr(self.ui, name).enabled = not busy
+        self.ui.epsSlider.enabled = not busy and not self.ownBudget()
         for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
             obstacle = self.obstacle(kind)
             button.enabled = not obstacle
@@ -240,7 +246,9 @@ class AttackPanel:
         norm = self.norm()
         self.ui.epsSlider.suffix = {"linf": f" {unit}", "l2": f" {unit} RMS", "l0": " %"}[norm]
         sigma = self.module.sigma(self.parameters.inputVolume) if self.parameters else None
-        self.ui.epsNoteLabel.text = words.epsNote(self.ui.epsSlider.value, norm, unit, sigma)
+        self.ui.epsNoteLabel.text = (
+            OWN_BUDGET if self.ownBudget() else words.epsNote(self.ui.epsSlider.value, norm, unit, sigma)
+        )
 
     def _progress(self, busy: bool) -> None:
         job, trace = self.session.job, self.session.trace
@@ -270,6 +278,7 @@ class AttackPanel:
         return "fetching the result" if job["finished"] else words.progress(job)
 
 
+OWN_BUDGET = "This method has a budget of its own, under Advanced; don't compare it with others at a limit in HU."
 TIPS = {
     "segment": "Let the model segment the scan as it is; also measures the scan's noise",
     "attack": "Search for a change that makes the model wrong (Ctrl+Enter)",

@@ -104,8 +104,9 @@ def mayGo(client, scanName: str) -> bool:
     """Whether this scan may be sent: always to this computer, elsewhere only once the user has agreed."""
     if client.isLoopback or settings.maySend(client.host):
         return True
+    open_ = "" if client.isPrivate else " The connection is not encrypted: others on the network can read along."
     if not slicer.util.confirmOkCancelDisplay(
-        f"Voxels of this scan (no patient name) will be sent to {client.host}. Send?\n\n"
+        f"Voxels of this scan (no patient name) will be sent to {client.host}.{open_} Send?\n\n"
         f"Scan: {scanName}. Nothing else of the scene is sent. You are asked once for each server.",
         "Send the scan to another computer?",
     ):
