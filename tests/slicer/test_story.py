@@ -67,7 +67,7 @@ def test_the_whole_story(load_module, wait_until, server, ct, picture, dialogs, 
     wait_until(lambda: len(panel.session.trace) >= 5, 300, "five steps")
     assert f"of {STEPS}" in ui.progressBar.format and "Stop keeps the best" in ui.liveLabel.text
     assert not ui.traceView.isHidden()
-    picture("slicer-attacking")
+    picture("slicer-attacking", panel.widget.parent)
     panel.wait_for_end(600)
     assert not panel.trouble, panel.trouble
 

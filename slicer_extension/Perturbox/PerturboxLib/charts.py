@@ -272,6 +272,7 @@ class LiveTrace:
         else:
             series = traceSeries(table, structures, names or structures, self.limit)
             chart = traceChart(table, series, "Perturbox live")
+            chart.SetLegendVisibility(False)  # it would hide the lines of so small a chart; the panel names the lowest
             view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode", "Perturbox live")
             view.SetPlotChartNodeID(chart.GetID())
             self.nodes = [table, chart, view, *series]
