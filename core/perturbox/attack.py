@@ -36,12 +36,13 @@ SLACK = 0.01  # of a score: what rests on success shall not fail on the saved fi
 class Attack:
     """A composed attack. parameters: everything a replay needs; uses_gradient: False for attacks that only look.
 
-    eps: infinite where the space alone limits the change. keep: what is best, the "worst" score or the "smallest"
-    change that reaches the goal. rests: whether a round ends as soon as it has reached the goal (or, keeping the worst,
-    lost everything). queries: predictions per step beside the one with its gradient. members: the attacks it is made
-    of, run one after another; a `warm` one starts where the objective of the one before was highest. refine: attacks
-    with ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an
-    InputError, victims and scans it can't work with. crafted_on: scans other than the case, for a universal attack.
+    eps: infinite where the space alone limits the change. keep: what is best, the "worst" score, the "first" that
+    reaches the goal or the "smallest" change that does. rests: whether a round ends as soon as it has reached the goal
+    (or, keeping the worst, lost everything). queries: predictions per step beside the one with its gradient. members:
+    the attacks it is made of, run one after another, each as if it were alone; a `warm` one starts where the objective
+    of the one before was highest. refine: attacks with ever smaller limits, by bisection, that the one that succeeded
+    gets in the end. check: refuses, with an InputError, victims and scans it can't work with. crafted_on: scans other
+    than the case, for a universal attack.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Attack:
     restarts: int = 1
     uses_gradient: bool = True
     parameters: dict[str, Any] = field(default_factory=dict)
-    keep: Literal["worst", "smallest"] = "worst"
+    keep: Literal["worst", "first", "smallest"] = "worst"
     rests: bool = True
     queries: int = 0
     members: tuple["Attack", ...] = ()
@@ -71,6 +72,12 @@ class Attack:
         if not self.members:
             yield self
 
+    def parts(self) -> Iterator["Attack"]:
+        """Itself, its members and theirs."""
+        yield self
+        for member in self.members:
+            yield from member.parts()
+
     @property
     def rounds(self) -> int:
         """How often something starts: restarts of all leaves, and refinements at most."""
@@ -84,10 +91,11 @@ class Attack:
 
 def compose(name: str, members: Sequence[Attack], eps: float, norm: Norm = "linf", **changes: Any) -> Attack:
     """An attack made of others; what they find counts where it lies within eps."""
-    first = next(members[0].leaves())
+    leaves = [leaf for member in members for leaf in member.leaves()]
+    first = leaves[0]
     settings = {
-        "steps": max(leaf.steps for member in members for leaf in member.leaves()),
-        "uses_gradient": any(leaf.uses_gradient for member in members for leaf in member.leaves()),
+        "steps": max(leaf.steps for leaf in leaves),
+        "uses_gradient": any(leaf.uses_gradient for leaf in leaves),
     }
     own = (name, first.objective, first.space, first.solver, eps, norm)
     return Attack(*own, members=tuple(members), **(settings | changes))
@@ -115,6 +123,7 @@ class _Run:
         self.best_x, self.best_leaf = self.x, attack
         self.rank: Rank = (False, 0.0, 0.0)
         self.touched = torch.zeros_like(self.x, dtype=torch.bool)
+        self.reached = self.touched  # by any member
         self.members: dict[str, Member] = {}
         self.top: tuple[float, Tensor] | None = None
         self.rounds = 0
@@ -124,7 +133,7 @@ class _Run:
         self.leaf, self.limits, self.step, self.member = attack, budget, 0, ""
         self.point: Tensor | None = None
         self.clean_score = 1.0
-        if attack.keep == "smallest" and enough is None:
+        if attack.keep != "worst" and enough is None:
             self.clean_score = float(np.mean([self._clean(view) for view in views]))
 
     # ---- rounds
@@ -164,6 +173,7 @@ class _Run:
         """Every round of every leaf, the first from `start`; then the refinements."""
         for member in self.attack.members or (self.attack,):
             self.member = member.name if self.attack.members else ""
+            self._begin(member)
             for _ in range(self.attack.restarts if self.attack.members else 1):
                 for leaf in member.leaves():
                     for _ in range(leaf.restarts):
@@ -172,9 +182,16 @@ class _Run:
                         start = None
         self._refine()
 
+    def _begin(self, member: Attack) -> None:
+        """Forget what the members before have drawn and touched: it finds what it would find alone."""
+        if not next(member.leaves()).warm:
+            self.generator.manual_seed(self.generator.initial_seed())
+            self.reached, self.touched = self.reached | self.touched, torch.zeros_like(self.touched)
+
     def _refine(self) -> None:
         """Bisect the limit of what succeeded, each attack starting from the smallest change known."""
         held, step = 0.0, self.budget.step or self.budget.eps / 64
+        self.touched |= self.reached
         for _ in range(self.attack.refine):
             if not self.rank[0] or not (middle := middle_limit(held, -self.rank[1], step)):
                 return
@@ -290,7 +307,7 @@ class _Run:
         return self.limits if view.budget is self.budget else view.budget
 
     def _reached(self, step: Step) -> bool:
-        """By default: everything is lost, or, for the smallest change, the goal is reached, clearly."""
+        """By default: everything is lost, or, unless the worst is sought, the goal is reached, clearly."""
         if self.attack.keep == "worst":
             return step.score <= 0
         goal = self.views[0].goal
@@ -338,7 +355,7 @@ def run(
         views = [View.of(victim, image, reference, goal, budget, generator)]
     state = _Run(attack, views, case, budget, generator, on_step, stop, enough)
     state.climb(start)
-    x_adv = _as_saved(image, state.best_x[0].cpu().numpy())
+    x_adv = image.as_saved(state.best_x[0].cpu().numpy())
     budget.verify(torch.from_numpy(x_adv)[None], torch.from_numpy(np.require(image.data, None, ["C", "W"]))[None])
     follows = attack.uses_gradient and all(leaf.space.voxelwise for leaf in attack.leaves())
     return Outcome(
@@ -346,7 +363,7 @@ def run(
         x_adv - image.data,
         state.trace,
         state.best or Step(0, attack.steps, 0, None, 1.0, {}, 0.0, 0.0),  # stopped before the first look
-        state.touched[0].any(0).cpu().numpy() if follows else None,
+        (state.reached | state.touched)[0].any(0).cpu().numpy() if follows else None,
         state.stopped,
         list(state.members.values()),
     )
@@ -365,7 +382,7 @@ def own_draw(attack: Attack, case: Case, victim: Victim) -> Callable[[int], np.n
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             x_adv = leaf.space.decode(leaf.space.draw(x, budget, generator), x, budget)
-        return _as_saved(case.image, x_adv[0].cpu().numpy())
+        return case.image.as_saved(x_adv[0].cpu().numpy())
 
     return draw
 
@@ -379,15 +396,3 @@ def _mean_dice(found: list[dict[int, float | None]]) -> dict[int, float | None]:
         for value, dice in one.items():
             known[value] += [] if dice is None else [dice]
     return {value: float(np.mean(dices)) if dices else None for value, dices in known.items()}
-
-
-def _as_saved(image: Volume, x_adv: np.ndarray) -> np.ndarray:
-    """float32 values "c *s" as the source's file will give them back: unchanged voxels bit for bit, changed ones on its
-    steps."""
-    if image.data.dtype != np.float32:
-        # What float32 can't hold of the source must not look like a change.
-        x_adv = image.data + (x_adv - image.data.astype(np.float32))
-    if image.step is None:
-        return x_adv
-    stored = image.with_data(x_adv).stored().astype(np.float64)
-    return (image.slope * stored + image.intercept).astype(image.data.dtype)

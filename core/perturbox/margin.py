@@ -107,10 +107,10 @@ class _Search:
     def search(self) -> None:
         """The whole search; of an attack made of others, one for each of them that knows nothing of the rest, so that
         the bound is never above the one that any of them finds alone."""
-        members = self._attack(self.max_eps).members if self.ready.attack.keep == "worst" else ()
+        members = self._attack(self.max_eps).members if self.ready.attack.keep != "smallest" else ()
         for self.member in range(len(members)) if members else (None,):
             self.began = len(self.trials)
-            if self.ready.attack.keep == "worst":  # the smallest change is sought by the attack itself otherwise
+            if self._attack(self.max_eps).keep != "smallest":  # otherwise the attack itself seeks the smallest change
                 self.climb()
             self.aim()
             self.bisect()

@@ -101,7 +101,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
-        for part in {id(one): one for one in (attack, *attack.leaves())}.values():
+        for part in attack.parts():
             if part.check is not None:
                 part.check(model, image)
     others = tuple(io.read_volume(Path(path), unit=victim.unit, channels=victim.channels) for path in attack.crafted_on)

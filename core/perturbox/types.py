@@ -69,6 +69,17 @@ class Volume:
         """The same grid and storage with other values."""
         return replace(self, data=data, **changes)
 
+    def as_saved(self, data: np.ndarray) -> np.ndarray:
+        """What a file of this storage gives back of float32 values "c *s", in `data`'s type: unchanged voxels bit for
+        bit, changed ones on its steps."""
+        if self.data.dtype != np.float32:
+            # What float32 can't hold of the source must not look like a change.
+            data = self.data + (data - self.data.astype(np.float32))
+        if self.step is None:
+            return data
+        stored = self.with_data(data).stored().astype(np.float64)
+        return (self.slope * stored + self.intercept).astype(self.data.dtype)
+
     def same_grid(self, other: "Volume", tolerance_mm: float = 1e-3) -> bool:
         """Whether both lie on the same voxels: equal shape, and corners closer than `tolerance_mm`."""
         if self.shape != other.shape:

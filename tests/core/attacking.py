@@ -46,6 +46,16 @@ def attacked(
     return run(attack, victim.on(image), Case(image, roi=roi), reference, goal, **options)
 
 
+def outcome_of(
+    attack: Attack, image: Volume, victim: Victim, reference: np.ndarray | None = None, **options
+) -> Outcome:
+    """What a composed attack finds for the goal 'change', from the victim's own prediction unless a reference is
+    given."""
+    goal = Goal.parse("change", (), victim.labels)
+    reference = victim.predict(image) if reference is None else reference
+    return run(attack, victim.on(image), Case(image), reference, goal, **options)
+
+
 def live_score(victim: Victim, image: Volume, x_adv: np.ndarray, reference: np.ndarray, goal: Goal) -> float:
     """The score of a point on the network's grid, by inference without the runner."""
     bound = victim.on(image)

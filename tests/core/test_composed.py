@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, live_score
+from attacking import attacked, built, live_score, outcome_of
 
-from perturbox.attack import Attack, Outcome, compose, run
+from perturbox.attack import compose, run
 from perturbox.budget import middle_limit
 from perturbox.goals import Goal
 from perturbox.types import Case
 
 MEDIS = ("weighted", "lovasz", "log-cosh", "dice-bce", "exp-log", "mix")
-
-
-def outcome_of(attack: Attack, image, victim, **options) -> Outcome:
-    goal = Goal.parse("change", (), victim.labels)
-    return run(attack, victim.on(image), Case(image), victim.predict(image), goal, **options)
 
 
 def test_the_worst_of_all_members_is_kept_and_each_member_is_told():
