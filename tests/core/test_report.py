@@ -357,6 +357,28 @@ def test_what_a_record_says_about_the_model_is_shown(folder, tmp_path):
     assert "<dt>Known limits</dt><dd>Dose &lt; 1 mGy. Children.</dd>" in text
 
 
+def test_members_own_budgets_and_other_models_are_told(folder, tmp_path):
+    record = json.loads((folder / "result.json").read_text())
+    lowest = dict.fromkeys(record["trace"][0]["dice"], 0.125)
+    found = {"step": 3, "restart": 0, "score": 0.875, "succeeded": False, "size": 7.0, "lowest_dice": lowest}
+    own = {"parameter": "q", "value": 20.0, "unit": "HU", "meaning": "largest step of the quantisation"}
+    drawn = {"dice": {name: 0.765 for name, value in LABELS.items() if value}}
+    copy = change_record(
+        folder,
+        tmp_path,
+        members=[{**found, "name": name} for name in ("apgd:dice", "a<b>")],
+        surrogates=[{"name": "other-net", "spec": "x", "sha256": "ef" * 32}],
+        control=record["control"] | {"own": drawn},
+        attack=record["attack"] | {"own_budget": own},
+    )
+    page = write_report(copy).read_text(encoding="utf-8")
+    row = '<tr><th scope="row">apgd:dice</th><td>0.875</td><td>7</td><td>no</td><td>0.125</td>'
+    assert row in page and "a&lt;b&gt;" in page and "Change, HU" in page
+    assert "other models: other-net (SHA-256 efefefef…efef); the attacked model was never asked" in page
+    assert "q 20 HU, largest step of the quantisation; not comparable with attacks at a limit" in page
+    assert '<th scope="col">Random draw</th>' in page and page.count("<td>0.765</td>") == 5
+
+
 def test_labels_of_an_expert_add_a_column(folder, tmp_path):
     text = write_report(change_record(folder, tmp_path, reference="label", margin=None)).read_text(encoding="utf-8")
     assert "Dice with expert" in text and "Breaks at" not in text

@@ -23,6 +23,8 @@ def provenance(story: Story) -> str:
             ("Success rule", words.success(record)),
             ("Attack", f"{attack.get('title') or attack['name']} – {attack.get('paper') or 'paper not stated'}"),
             ("Settings", f"{_settings(attack['parameters'])}, seed {record['seed']}"),
+            ("Budget of its own", _own_budget(attack.get("own_budget"))),
+            ("Crafted on", _crafted_on(record)),
             ("Deviations", "; ".join(attack.get("deviations") or []) or "none stated"),
             ("Change, saved file", _change(story)),
             ("Noise of the scan", _noise(story)),
@@ -79,6 +81,21 @@ def _setting(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(_setting(v) for v in value)
     return str(value)
+
+
+def _own_budget(own: dict[str, Any] | None) -> str:
+    if own is None:
+        return "none: the limit above"
+    unit = f" {own['unit']}" if own["unit"] else ""
+    return f"{own['parameter']} {number(own['value'])}{unit}, {own['meaning']}; not comparable with attacks at a limit"
+
+
+def _crafted_on(record: dict[str, Any]) -> str:
+    models = record.get("surrogates") or []
+    if not models:
+        return "the model itself"
+    told = ", ".join(f"{model['name']} (SHA-256 {_short_hash(model.get('sha256'))})" for model in models)
+    return f"other models: {told}; the attacked model was never asked"
 
 
 def _change(story: Story) -> str:

@@ -14,6 +14,7 @@ from perturbox.report.words import fixed, number, signed, size
 CONTROLS = (
     ("noise", "Random noise", "white noise of the same RMS on the same voxels (worst of the seeds)."),
     ("rolled", "Rolled", "this very perturbation moved to another place: the same size, nearly the same spectrum."),
+    ("own", "Random draw", "a random point of the attack’s own space, as far out as its budget allows, not aimed."),
     (
         "benign",
         "Benign",
@@ -177,4 +178,29 @@ def trace_section(story: Story) -> str:
     ]
     head = ["Step", *(f.title for f in drawn), "Loss", f"Largest change, {story.units.value}"]
     chart = charts.trace_chart(trace, [(f.number, f.name, f.title) for f in drawn], LIMITS.dice)
-    return f"{legend(drawn)}{chart}<details><summary>The same as a table</summary>{table(head, rows)}</details>"
+    twin = f"<details><summary>The same as a table</summary>{table(head, rows)}</details>"
+    return f"{legend(drawn)}{chart}{twin}{members_table(story, drawn)}"
+
+
+def members_table(story: Story, drawn: Sequence[Finding]) -> str:
+    """What each member of a composed attack found, live, with each structure's lowest Dice; "" for other attacks."""
+    members = story.result.record.get("members") or []
+    norm, unit = story.result.record["budget"]["norm"], story.units.value
+    change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(norm, "Change, share of voxels")
+    rows = [
+        [
+            member["name"],
+            fixed(member["score"], 3),
+            number(member["size"]),
+            "yes" if member["succeeded"] else "no",
+            *(fixed(member["lowest_dice"].get(f.name), 3) for f in drawn),
+        ]
+        for member in members
+    ]
+    about = (
+        "Members of this attack, on the model’s grid while it ran: the score and size of each one’s best, and the "
+        "lowest Dice of each structure at any of its steps. One file answers for the whole scan; these minima need not "
+        "come from one."
+    )
+    head = ["Member", "Score", change, "Succeeded", *(f"{f.title}, lowest" for f in drawn)]
+    return table(head, rows, about) if members else ""
