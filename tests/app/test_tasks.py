@@ -21,6 +21,7 @@ from perturbox.job import Job, run_job
 from perturbox.jobs import Order, Record
 from perturbox.load import load_victim
 from perturbox.recipes import discover
+from perturbox.recipes.ensemble import DEFAULT
 from perturbox.types import InputError
 
 TRAINABLE = f"{Path(__file__).parent / 'trainable.py'}:volume"
@@ -195,22 +196,25 @@ def test_it_waits_where_the_queue_is_full_and_says_why_where_a_job_fails(lib):
 # ---------------------------------------------------------------- scoring and the next case
 
 
-def test_a_score_is_the_worst_mean_dice_over_the_white_box_attacks(lib, store, here, tmp_path):
+def test_a_score_is_the_worst_mean_dice_over_the_ensemble(lib, store, here, tmp_path):
     datastore = store("a", ADVERSARIAL)
     scores = lib.scoring.Robustness()({"eps": "10", "steps": "2"}, datastore)
-    own = {"bias-field", "vafa"}  # their budgets are no limit in HU
-    assert own < set(discover())
-    white = [name for name, recipe in discover().items() if recipe.access == "white" and name not in own]
     means = {}
-    for name in white:
-        job = Job(datastore.get_image_uri("a"), TINY, attack=name, eps=10.0, norm="linf", steps=2)
-        rows = run_job(job, tmp_path / name)["metrics"]["adversarial"].values()
-        means[name] = np.mean([row["dice"] for row in rows])
-    assert scores["a"]["worst_dice"] == pytest.approx(min(means.values()))
-    assert means[scores["a"]["attack"]] == pytest.approx(min(means.values()))
-    assert set(scores) == {"a"} and [order.job.attack for order in here.orders] == white
-    assert datastore.get_image_info("a")["robustness"] == scores["a"]
-    assert {"victim": "tiny", "eps": 10.0, "steps": 2}.items() <= scores["a"].items()
+    for name in DEFAULT.split("+"):
+        attack, _, loss = name.partition(":")
+        settings = {"loss": loss} if loss else {}
+        job = Job(datastore.get_image_uri("a"), TINY, attack, eps=10.0, norm="linf", steps=2, settings=settings)
+        rows = run_job(job, tmp_path / name.replace(":", "-"))["metrics"]["adversarial"]
+        means[name] = {structure: row["dice"] for structure, row in rows.items()}
+    worst = min(means, key=lambda name: np.mean(list(means[name].values())))
+    found = scores["a"]
+    assert found["dice"] == means[worst]
+    assert found["worst_dice"] == pytest.approx(np.mean(list(means[worst].values())))
+    assert set(found["members"]) == set(means) and found["members"][found["attack"]] == min(found["members"].values())
+    assert means[found["attack"]] == means[worst]
+    assert set(scores) == {"a"} and [order.job.attack for order in here.orders] == ["ensemble"]
+    assert datastore.get_image_info("a")["robustness"] == found
+    assert {"victim": "tiny", "eps": 10.0, "steps": 2}.items() <= found.items()
     json.dumps(scores, allow_nan=False)
 
 
