@@ -33,7 +33,7 @@ COMMANDS = {
     },
     "margin": {**ATTACK_JOB, "--steps": 10, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
-    "list": {"KIND": REQUIRED, "--json": False},
+    "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
     "report": {"DIR": REQUIRED},
     "verify": {"DIR": REQUIRED},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED},
@@ -53,7 +53,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_and_defaults(name):
-    places = {"image": "IMAGE", "kind": "KIND", "folder": "DIR"}
+    places = {"image": "IMAGE", "kind": "KIND", "folder": "DIR", "name": "NAME"}
     found = {}
     for parameter in command().commands[name].params:
         key = parameter.opts[0] if parameter.param_type_name == "option" else places[parameter.name]
@@ -246,6 +246,7 @@ ATTACK = {
     "targeted": bool,
     "access": str,
     "family": str,
+    "use": str,
     "own_budget": (dict, type(None)),
     "cost": str,
     "parameters": list,
@@ -277,15 +278,16 @@ VICTIM = {
 }
 
 
-def listed(kind, capsys):
+def listed(*which, capsys):
     capsys.readouterr()
-    assert main(["list", kind, "--json"]) == 0
+    assert main(["list", *which, "--json"]) == 0
     return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
 def test_list_of_attacks(capsys):
-    found = listed("attacks", capsys)
+    found = listed("attacks", capsys=capsys)
     follows(found, [ATTACK])
+    assert listed("attacks", "pgd", capsys=capsys) == [entry for entry in found if entry["name"] == "pgd"]
     assert {"noise", "fgsm", "bim", "pgd", "mi-fgsm"} <= {entry["name"] for entry in found}
     assert all(entry["access"] in ("white", "black") for entry in found)
     for entry in found:
@@ -301,14 +303,14 @@ def test_list_of_victims(capsys, monkeypatch):
     from perturbox import zoo
 
     monkeypatch.setattr(zoo, "BUILT_IN", {"tiny": tiny.volume})
-    found = listed("victims", capsys)
+    found = listed("victims", capsys=capsys)
     follows(found, [VICTIM])
     assert found[0]["labels"] == {"background": 0, "liver": 1, "bone": 2}
 
 
 @pytest.mark.parametrize("kind", ["defenses", "detectors"])
 def test_lists_that_are_empty_so_far(kind, capsys):
-    assert listed(kind, capsys) == []
+    assert listed(kind, capsys=capsys) == []
 
 
 def test_exit_statuses(folder, capsys, monkeypatch):

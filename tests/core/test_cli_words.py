@@ -22,6 +22,7 @@ from perturbox.estimate import (
     estimate_prediction,
 )
 from perturbox.job import Job, Listener, execute, prepare
+from perturbox.recipes import FAMILIES, discover
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"
@@ -285,3 +286,37 @@ def test_numbers_in_words():
     ]  # fmt: skip
     assert words.listed(["a"]) == "a" and words.listed(["a", "b", "c"]) == "a, b and c"
     assert words.mean_dice(result(), "adversarial") == statistics.fmean([0.958, 0.0])
+
+
+def lines_of(things, capsys) -> list[str]:
+    words.show(*things)
+    return [line.strip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_attacks_are_listed_by_family_with_the_few_to_start_with_on_top(capsys):
+    entries = [recipe.describe() for recipe in discover().values()]
+    lines = lines_of(words.attacks_list(entries), capsys)
+    titles = [line for line in lines if line in FAMILIES.values()]
+    assert titles == [title for family, title in FAMILIES.items() if family in {entry["family"] for entry in entries}]
+    top = lines[: lines.index(titles[0])]
+    assert {entry["name"] for entry in entries if entry["use"]} == {
+        line.split()[0] for line in top if line and not line.startswith(("Start", "─"))
+    }
+    for title, family in zip(titles, (family for family in FAMILIES), strict=False):
+        after = lines[lines.index(title) :]
+        names = {line.split()[0] for line in after[: after.index("", 2)] if line}
+        assert {entry["name"] for entry in entries if entry["family"] == family} <= names
+    assert lines[-1] == "Settings, costs and deviations of one: perturbox list attacks NAME"
+
+
+def test_one_attack_is_told_whole(capsys):
+    lines = lines_of(words.attack_card(discover()["vafa"].describe()), capsys)
+    assert "Limit        q_max (here 20 1/255 of the window): largest quantisation step of a frequency" in lines
+    assert "block=32 [voxels], 2 to 128: Edge of a block" in lines
+    said = " ".join(lines)
+    for text in discover()["vafa"].deviations:
+        assert f"- {text}" in said
+    lines = lines_of(words.attack_card(discover()["pgd"].describe()), capsys)
+    assert (
+        "Limit           eps, in linf or l2" in lines and "restarts=1, 1 to 1000: Independent starts; the worst is kept"
+    )

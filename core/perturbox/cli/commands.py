@@ -220,20 +220,24 @@ KINDS = ("attacks", "victims", "defenses", "detectors")
 @app.command("list")
 def list_(
     kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One attack: all that is known of it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List attacks, victims, defenses or detectors."""
-    from perturbox.cli.words import attacks_table, show, victims_table
+    from perturbox.cli.words import attack_card, attacks_list, show, victims_table
 
     if kind not in KINDS:
         near = get_close_matches(kind, KINDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(KINDS)}."
         raise InputError(f"There is no list of '{kind}'; {hint}")
+    if name is not None and kind != "attacks":
+        raise InputError(f"Only attacks are told one by one; leave out '{name}'.")
     entries: list[dict[str, Any]] = []
     if kind == "attacks":
-        from perturbox.recipes import discover
+        from perturbox.recipes import discover, get
 
-        entries = [recipe.describe() for recipe in discover().values()]
+        chosen = discover().values() if name is None else [get(name)]
+        entries = [recipe.describe() for recipe in chosen]
     elif kind == "victims":
         from perturbox.load import load_victim
         from perturbox.zoo import BUILT_IN
@@ -244,7 +248,8 @@ def list_(
     elif not entries:
         show(f"There are no {kind} yet.")
     else:
-        show(attacks_table(entries) if kind == "attacks" else victims_table(entries))
+        lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
+        show(*(lines or [victims_table(entries)]))
 
 
 @app.command()

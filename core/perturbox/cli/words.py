@@ -204,14 +204,52 @@ def volumes_table(volumes: Mapping[str, float], unit: str) -> Table:
     return table(["Structure", f"Volume {unit}"], rows)
 
 
-def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for entry in attacks:
-        settings = "\n".join(setting(parameter) for parameter in entry["parameters"]) or "–"
-        own = entry["own_budget"]
-        limits = ", ".join(entry["norm"]) if own is None else f"own: {own['parameter']}"
-        rows.append([entry["name"], entry["title"], entry["paper"], limits, settings])
-    return table(["Name", "Attack", "Paper", "Norms", "Settings (--set name=value)"], rows, words=5)
+def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """First the few that one starts with, then all, family by family."""
+    from perturbox.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
+
+    order = list(FAMILIES)
+    first = sorted((entry for entry in attacks if entry["use"]), key=lambda entry: order.index(entry["family"]))
+    starts = table(["Start with", "For"], [[entry["name"], entry["use"]] for entry in first], words=2)
+    lines: list[Any] = [starts]
+    for family, title in FAMILIES.items():
+        rows = [
+            [entry["name"], entry["title"], limits(entry), entry["access"], entry["paper"]]
+            for entry in attacks
+            if entry["family"] == family
+        ]
+        if rows:
+            lines += [title, table(["Name", "Attack", "Limit", "Access", "Paper"], rows, words=5)]
+    return [*lines, "Settings, costs and deviations of one: perturbox list attacks NAME"]
+
+
+def limits(entry: Mapping[str, Any]) -> str:
+    """The norms of its limit, or the setting that limits it in place of eps."""
+    own = entry["own_budget"]
+    return ", ".join(entry["norm"]) if own is None else f"own: {own['parameter']}"
+
+
+def attack_card(entry: Mapping[str, Any]) -> list[Any]:
+    """All that is known of one attack."""
+    from perturbox.recipes import FAMILIES
+
+    own = entry["own_budget"]
+    unit = f" {own['unit']}" if own and own["unit"] else ""
+    facts = {
+        "Attack": entry["title"],
+        "Paper": entry["paper"],
+        "Family": FAMILIES[entry["family"]],
+        "Choose it for": entry["use"],
+        "Access": {"white": "gradients of the model", "black": "predictions of the model only"}[entry["access"]],
+        "Limit": "eps, in " + " or ".join(entry["norm"])
+        if own is None
+        else f"{own['parameter']} (here {own['value']:g}{unit}): {own['meaning']}",
+        "Images": " and ".join(f"{dims}D" for dims in entry["dims"]),
+        "Costs": entry["cost"],
+        "Deviations": "\n".join(f"- {text}" for text in entry["deviations"]) or "none stated",
+        "Settings": "\n".join(setting(parameter) for parameter in entry["parameters"]) or "none",
+    }
+    return [table([entry["name"], ""], [[key, text] for key, text in facts.items() if text], words=2)]
 
 
 def setting(parameter: Mapping[str, Any]) -> str:
@@ -221,7 +259,9 @@ def setting(parameter: Mapping[str, Any]) -> str:
     if parameter["choices"]:
         text += f" ({', '.join(map(str, parameter['choices']))})"
     unit = f" [{parameter['unit']}]" if parameter["unit"] else ""
-    return f"{text}{unit}: {parameter['help']}"
+    low, high = (parameter[end] for end in ("minimum", "maximum"))
+    span = f", {low:g} to {high:g}" if None not in (low, high) else f", at least {low:g}" if low is not None else ""
+    return f"{text}{unit}{span}: {parameter['help']}"
 
 
 def victims_table(victims: Sequence[Mapping[str, Any]]) -> Table:

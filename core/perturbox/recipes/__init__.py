@@ -43,15 +43,30 @@ class Own:
 
 
 Family = Literal[
-    "control", "gradient", "loss", "transfer", "minimal", "frequency", "smooth", "patch", "universal", "black-box",
-    "combined",
+    "gradient", "loss", "transfer", "combined", "minimal", "black-box", "frequency", "smooth", "patch", "universal",
+    "control",
 ]  # fmt: skip
+# What each family does, in the order in which lists show them.
+FAMILIES: dict[str, str] = {
+    "gradient": "Steps along the gradient",
+    "loss": "Losses made for segmentation",
+    "transfer": "Made to deceive other models too",
+    "combined": "Made of several attacks",
+    "minimal": "The smallest change that breaks it",
+    "black-box": "Without gradients: the model is only asked",
+    "frequency": "Changes of spatial frequencies",
+    "smooth": "Smooth changes, as scanners and bodies make them",
+    "patch": "A visible patch",
+    "universal": "One change for many scans",
+    "control": "Controls: no attack at all",
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A discovered recipe: `function(eps, norm, steps, **parameters) -> Attack` and what is said about it. eps is
-    infinite for a recipe with a budget of its own that nobody capped."""
+    infinite for a recipe with a budget of its own that nobody capped. use: what to choose it for, in plain words, for
+    the few that one starts with; empty for the others."""
 
     name: str
     title: str
@@ -66,6 +81,7 @@ class Recipe:
     deviations: tuple[str, ...]
     family: Family = "gradient"
     own: Own | None = None
+    use: str = ""
 
     @property
     def parameters(self) -> list[dict[str, Any]]:
@@ -103,6 +119,7 @@ class Recipe:
             "targeted": self.targeted,
             "access": self.access,
             "family": self.family,
+            "use": self.use,
             "own_budget": self.own_budget(),
             "cost": self.cost,
             "parameters": self.parameters,
@@ -156,13 +173,14 @@ def recipe(
     deviations: Sequence[str] = (),
     family: Family = "gradient",
     own: Own | None = None,
+    use: str = "",
 ):
     """Mark a function (eps, norm, steps, *, …) -> Attack as a recipe; its name in kebab case is the attack's name."""
 
     def mark(function: Callable[..., Attack]) -> Callable[..., Attack]:
         name = function.__name__.replace("_", "-")
         said = (title, paper, function, tuple(norms), space, tuple(dims), targeted, access, cost, tuple(deviations))
-        function.recipe = Recipe(name, *said, family, own)  # type: ignore[attr-defined]
+        function.recipe = Recipe(name, *said, family, own, use)  # type: ignore[attr-defined]
         return function
 
     return mark

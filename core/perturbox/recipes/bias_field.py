@@ -27,6 +27,7 @@ from perturbox.spaces.bias_field import BiasField
         "the scan's lowest value stays what it is; values stay in the scan's own range",
     ),
     family="smooth",
+    use="A smooth change, as a scanner might make",
     own=Own("strength", "largest logarithm of the field"),
 )
 def bias_field(

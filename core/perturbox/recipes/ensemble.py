@@ -44,6 +44,7 @@ def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:
         "the set is ours: soft Dice must be in it, as no loss wins on every structure size",
     ),
     family="combined",
+    use="The worst case, for a claim",
 )
 def ensemble(
     eps: float,

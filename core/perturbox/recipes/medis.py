@@ -141,6 +141,7 @@ def surrogates(window_mm: float) -> dict[str, Objective]:
         "the window of the boundary weights is in mm; steps are eps / steps instead of a grey level",
     ),
     family="combined",
+    use="The smallest change that breaks it",
 )
 def medis(
     eps: float,

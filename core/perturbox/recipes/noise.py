@@ -44,6 +44,7 @@ class FreshDraws:
     targeted=False,
     access="black",
     family="control",
+    use="Control: does any change of this size do it?",
 )
 def noise(
     eps: float,

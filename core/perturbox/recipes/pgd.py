@@ -34,6 +34,7 @@ def direction(norm: Norm) -> Rule:
         "iterates are rounded to the file's storage steps inside the loop",
         "l2 is the RMS change over the region in HU, so that it doesn't grow with the scan",
     ),
+    use="A first look: what does a change of this size do?",
 )
 def pgd(
     eps: float,

@@ -28,6 +28,7 @@ from perturbox.spaces.additive import Additive
         "the schedule of 10 000 queries is shrunk to the number of steps; the loss is averaged over the voxels",
     ),
     family="black-box",
+    use="A model that can't be opened, only asked",
 )
 def square(
     eps: float,
