@@ -1,9 +1,11 @@
 """The unmodified panel, clicked, against a real server with a model that answers in milliseconds."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import qt
 import scans
 from driving import Driver
 
@@ -60,8 +62,22 @@ def test_models_structures_methods_and_form_come_from_the_server(ready):
     ui = ready.ui
     assert ui.modelComboBox.currentText == "tiny (2 structures)"
     assert [ui.targetComboBox.itemText(n) for n in range(ui.targetComboBox.count)] == ["Liver", "Bone"]
-    methods = [ui.methodComboBox.itemData(n) for n in range(ui.methodComboBox.count)]
-    assert methods == [each["name"] for each in ready.session.schema["attacks"]] and ready.parameters.attack == "pgd"
+    items = [(box.itemData(n), box.itemText(n)) for box in (ui.methodComboBox,) for n in range(box.count)]
+    offered = ready.session.schema["attacks"]
+    assert [name for name, _ in items if name] == [
+        each["name"] for each in offered
+    ] and ready.parameters.attack == "pgd"
+    # The few to start with say what for; a line parts them from the rest, and each family from the next.
+    said = dict(items)
+    assert said["pgd"] == "PGD – a first look: what does a change of this size do?" and said["fgsm"] == "FGSM"
+    groups = [list(group) for line, group in itertools.groupby(items, key=lambda item: item[0] is None) if not line]
+    family = {each["name"]: "" if each["use"] else each["family"] for each in offered}
+    assert [{family[name] for name, _ in group} for group in groups] == [
+        {one} for one in dict.fromkeys(family[each["name"]] for each in offered)
+    ]
+    assert "" in family.values() and len(groups) > 5
+    row = ui.methodComboBox.findData("fgsm")
+    assert ui.methodComboBox.itemData(row, qt.Qt.ToolTipRole) == "Steps along the gradient"
     assert {"steps", "goal", "norm", "seed", "loss", "alpha", "restarts"} <= set(ready.widget.attack.form.fields)
     assert ui.attackButton.enabled and ui.segmentButton.enabled
 

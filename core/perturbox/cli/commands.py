@@ -234,9 +234,9 @@ def list_(
         raise InputError(f"Only attacks are told one by one; leave out '{name}'.")
     entries: list[dict[str, Any]] = []
     if kind == "attacks":
-        from perturbox.recipes import discover, get
+        from perturbox.recipes import get, offered
 
-        chosen = discover().values() if name is None else [get(name)]
+        chosen = offered() if name is None else [get(name)]
         entries = [recipe.describe() for recipe in chosen]
     elif kind == "victims":
         from perturbox.load import load_victim

@@ -208,9 +208,8 @@ def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """First the few that one starts with, then all, family by family."""
     from perturbox.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
 
-    order = list(FAMILIES)
-    first = sorted((entry for entry in attacks if entry["use"]), key=lambda entry: order.index(entry["family"]))
-    starts = table(["Start with", "For"], [[entry["name"], entry["use"]] for entry in first], words=2)
+    first = [[entry["name"], entry["use"]] for entry in attacks if entry["use"]]
+    starts = table(["Start with", "For"], first, words=2)
     lines: list[Any] = [starts]
     for family, title in FAMILIES.items():
         rows = [

@@ -197,6 +197,12 @@ def discover() -> dict[str, Recipe]:
     return dict(sorted(found.items()))
 
 
+def offered() -> list[Recipe]:
+    """All recipes as lists show them: the few to start with, then family by family, by name."""
+    order = list(FAMILIES)
+    return sorted(discover().values(), key=lambda one: (not one.use, order.index(one.family), one.name))
+
+
 def get(name: str) -> Recipe:
     """The recipe of that name; raises InputError that suggests a near one."""
     recipes = discover()

@@ -81,11 +81,11 @@ class Offer:
 
 @lru_cache(maxsize=4)
 def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
-    attacks = recipes.discover()
+    attacks = recipes.offered()
     models: dict[str, Any] = {}
     for victim in names:
         models[victim] = {"kind": "segment", "victim": victim, "attack": None, "config_schema": nothing_to_set()}
-        for attack in attacks.values():
+        for attack in attacks:
             models[f"{victim}-{attack.name}"] = {
                 "kind": "attack",
                 "victim": victim,
@@ -97,7 +97,8 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "perturbox": perturbox.__version__,
         "kinds": list(KINDS),
         "victims": [dict(served.described) for served in offer.victims.values()],
-        "attacks": [attack.describe() for attack in attacks.values()],
+        "attacks": [attack.describe() for attack in attacks],
+        "families": recipes.FAMILIES,
         "models": models,
         "defaults": {"victim": offer.default, "attack": "pgd", "steps": STEPS, "max_eps": 32.0},
         "limits": dict(offer.limits),

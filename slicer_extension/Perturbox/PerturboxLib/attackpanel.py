@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import qt
 import slicer
 
 from . import presets, session, settings, words
@@ -177,21 +178,31 @@ class AttackPanel:
         schema = self.session.schema
         model = self.parameters.model if self.parameters else ""
         attacks = schema["attacks"] if schema else []
-        methods = [each["name"] for each in attacks if f"{model}-{each['name']}" in schema["models"]]
+        attacks = [each for each in attacks if f"{model}-{each['name']}" in schema["models"]]
+        methods = [each["name"] for each in attacks]
         if methods != self._methods:
             self._methods = methods
-            titles = {each["name"]: each["title"] for each in attacks}
-            self.ui.methodComboBox.clear()
-            for name in methods:
-                self.ui.methodComboBox.addItem(titles[name], name)
+            self._list(attacks, schema.get("families", {}) if schema else {})
         if not methods or self.parameters is None:
             self.form.clear()
             self._built = None
             return
         if self.parameters.attack not in methods:
             self.parameters.attack = schema["defaults"]["attack"] if METHOD in methods else methods[0]
-        self.ui.methodComboBox.currentIndex = methods.index(self.parameters.attack)
+        self.ui.methodComboBox.currentIndex = self.ui.methodComboBox.findData(self.parameters.attack)
         self._build(schema["models"][f"{model}-{self.parameters.attack}"]["config_schema"])
+
+    def _list(self, attacks: list, families: dict) -> None:
+        """Fill the methods in the server's order, a line between the few to start with and each family of the rest."""
+        box, group = self.ui.methodComboBox, None
+        box.clear()
+        for each in attacks:
+            use, family = each.get("use", ""), each.get("family", "")
+            before, group = group, "" if use else family
+            if before not in (None, group):
+                box.insertSeparator(box.count)
+            box.addItem(f"{each['title']} – {use[:1].lower()}{use[1:]}" if use else each["title"], each["name"])
+            box.setItemData(box.count - 1, families.get(family, ""), qt.Qt.ToolTipRole)
 
     def _build(self, schema: dict) -> None:
         """Build the form anew where the schema is another one, and keep of the stored values what still fits."""
