@@ -1,5 +1,6 @@
 """What the command line says before, during and after a job: exact sentences from given numbers, and honest counts."""
 
+import dataclasses
 import io
 import math
 import statistics
@@ -68,6 +69,15 @@ def test_a_refusal_stands_alone_until_the_job_asks_whether_to_stop(capsys):
     progress.listener().stop()
     progress.say("Attacking")
     assert capsys.readouterr().err == "PGD: about 1 min\nSegmenting the original scan\nAttacking\n"
+
+
+def test_members_of_an_attack_are_named(capsys):
+    listener = Progress(LABELS, restarts=2).listener()
+    listener.stop()
+    for number, member in enumerate(("apgd:dice", "square")):
+        listener.step(dataclasses.replace(step(0, {1: 0.5}, 1.0 + number, restart=number), member=member))
+    places = [line.split(" · ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert places == ["apgd:dice (1 of 2), step 0 of 4", "square (2 of 2), step 0 of 4"]
 
 
 def test_restarts_count_into_the_time_left(capsys):

@@ -96,8 +96,9 @@ class Progress:
         return self.stop.asked()
 
     def _place(self, step: "Step") -> str:
-        restart = f"restart {step.restart + 1} of {self.restarts}, " if self.restarts > 1 else ""
-        return f"{restart}step {step.step} of {step.steps}"
+        count = f"{step.restart + 1} of {self.restarts}"
+        round = f"{step.member} ({count}), " if step.member else f"restart {count}, " if self.restarts > 1 else ""
+        return f"{round}step {step.step} of {step.steps}"
 
     def _dice(self, step: "Step") -> str:
         known = {self.names[value]: dice for value, dice in step.dice.items() if dice is not None}
