@@ -93,7 +93,7 @@ def iou_by_hand(logits, labels, regions):
     labelled, found = onehot(labels, regions, logits.shape[1]), []
     for a, b in zip(predicted[0] > 0, labelled[0] > 0, strict=True):
         if (a | b).any():
-            found.append(float((a & b).sum() / (a | b).sum()))
+            found.append(int((a & b).sum()) / int((a | b).sum()))
     return float(np.mean(found))
 
 
