@@ -39,10 +39,10 @@ class Attack:
     eps: infinite where the space alone limits the change. keep: what is best, the "worst" score, the "first" that
     reaches the goal or the "smallest" change that does. rests: whether a round ends as soon as it has reached the goal
     (or, keeping the worst, lost everything). queries: predictions per step beside the one with its gradient. members:
-    the attacks it is made of, run one after another, each as if it were alone; a `warm` one starts where the objective
-    of the one before was highest. refine: attacks with ever smaller limits, by bisection, that the one that succeeded
-    gets in the end. check: refuses, with an InputError, victims and scans it can't work with. crafted_on: scans other
-    than the case, for a universal attack.
+    the attacks it is made of, run one after another, each as if it were alone; a `warm` one starts at the best point of
+    the one before: where the objective was highest, or where the score was lowest (`warm_by`). refine: attacks with
+    ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an InputError,
+    victims and scans it can't work with. crafted_on: scans other than the case, for a universal attack.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Attack:
     queries: int = 0
     members: tuple["Attack", ...] = ()
     warm: bool = False
+    warm_by: Literal["loss", "score"] = "loss"
     refine: int = 0
     check: Callable[[Victim, Volume], None] | None = None
     crafted_on: tuple[str, ...] = ()
@@ -125,7 +126,7 @@ class _Run:
         self.touched = torch.zeros_like(self.x, dtype=torch.bool)
         self.reached = self.touched  # by any member
         self.members: dict[str, Member] = {}
-        self.top: tuple[float, Tensor] | None = None
+        self.tops: dict[str, tuple[float, Tensor]] = {}
         self.rounds = 0
         self.succeeded = False
         self.stopped: int | None = None
@@ -145,9 +146,9 @@ class _Run:
         if start is not None and leaf.space.voxelwise:
             z = leaf.space.project(torch.from_numpy(start)[None].to(self.x), self.x, self.limits)
             self.touched |= z != 0  # they had a gradient in the attack that found them
-        elif leaf.warm and self.top is not None:
-            z = leaf.space.project(self.top[1], self.x, self.limits)
-        self.top = None
+        elif leaf.warm and self.tops:
+            z = leaf.space.project(self.tops[leaf.warm_by][1], self.x, self.limits)
+        self.tops = {}
         for view in self.views:
             view.scene = dataclasses.replace(view.scene, previous=None, memory={})
         oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded)
@@ -277,8 +278,9 @@ class _Run:
             self.member or None,
         )
         self.trace.append(now)
-        if self.top is None or loss > self.top[0]:
-            self.top = (loss, z)
+        for by, value in (("loss", loss), ("score", -now.score)):
+            if by not in self.tops or value >= self.tops[by][0]:  # of equals the latest has gone furthest
+                self.tops[by] = (value, z)
         self.succeeded = False
         # A voxel whose gradient was never anything but 0 has no part in an attack that follows gradients; a point that
         # changes one, as a random start does, is no result. Nor is one beyond the limit, as a member's may be.

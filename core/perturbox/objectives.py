@@ -43,6 +43,13 @@ class Voxels:
         """ "b k *g"."""
         return self.logits.softmax(1) if self.regions is None else self.logits.sigmoid()
 
+    @property
+    def decided(self) -> Tensor:
+        """1 for the class that is chosen, or for each channel that says yes, "b k *g" float; no gradient."""
+        if self.regions is None:
+            return F.one_hot(self.logits.argmax(1), self.logits.shape[1]).movedim(-1, 1).to(self.logits)
+        return (self.logits > 0).to(self.logits)
+
     @cached_property
     def right(self) -> Tensor:
         """Probability of the right answer, "b a *g"."""
@@ -127,11 +134,15 @@ def average(name: str, voxelwise: Callable[[Voxels], Tensor], descent: Callable[
 
 def dice_sums(voxels: Voxels) -> Tensor:
     """Per channel: overlap, what is predicted, what is labelled."""
+    return overlap_sums(voxels, voxels.probabilities)
+
+
+def overlap_sums(voxels: Voxels, predicted: Tensor) -> Tensor:
+    """The same of a prediction "b k *g", such as what is decided."""
     weight = voxels.weight[:, None]
-    probabilities, targets = voxels.probabilities * weight, voxels.targets * weight
+    targets = voxels.targets * weight
     axes = (0, *range(2, weight.dim()))
-    overlap = (voxels.probabilities * targets).sum(axes)
-    return torch.cat([overlap, probabilities.sum(axes), targets.sum(axes)])
+    return torch.cat([(predicted * targets).sum(axes), (predicted * weight).sum(axes), targets.sum(axes)])
 
 
 def soft_dices(sums: Tensor, classes: tuple[int, ...]) -> Tensor:

@@ -48,6 +48,7 @@ class Scene:
     generator: torch.Generator = field(default_factory=torch.Generator)
     previous: Previous | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    visible: tuple[float, float] = (0.0, 1.0)
 
     def gain(self, loss: Loss, logits: Tensor) -> Tensor:
         """A loss as it is climbed: away from the labels, or with the opposite sign towards them."""
@@ -104,7 +105,8 @@ class View:
         regions = victim.victim.membership()
         classes = goal.classes if regions is None else channels_of(goal.classes, regions)
         x = as_input(image, victim.victim.device)
-        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator)
+        visible = budget.visible or budget.clip
+        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator, visible=visible)
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 
     def __call__(self, x: Tensor) -> Tensor:
