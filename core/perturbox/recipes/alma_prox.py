@@ -127,9 +127,7 @@ class Lagrangian:
         if torch.is_grad_enabled():
             state.follow(constraints / state.size, self.share, self.steps)
 
-        def pieces(
-            logits: Tensor, labels: Tensor, weight: Tensor, rho: Tensor, mu: Tensor, active: Tensor
-        ) -> Tensor:
+        def pieces(logits: Tensor, labels: Tensor, weight: Tensor, rho: Tensor, mu: Tensor, active: Tensor) -> Tensor:
             d = ratio(Voxels(logits, labels, weight, scene.regions), scene.towards)
             return (penalty(state.scale / state.size * d, rho, mu) * active).sum()
 

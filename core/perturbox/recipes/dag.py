@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from perturbox.attack import Attack, Scene
-from perturbox.budget import Budget, Norm
+from perturbox.budget import Norm
 from perturbox.constraints import descend, missing
 from perturbox.objectives import Voxels
 from perturbox.recipes import Param, recipe

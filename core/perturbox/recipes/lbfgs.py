@@ -38,7 +38,7 @@ def other_answer(voxels: Voxels, towards: bool) -> Tensor:
     norms=("l2", "linf"),
     cost="steps + 1 forwards, steps backwards",
     deviations=(
-        "|r|^2 in place of |r|, which has no gradient at the clean scan; the weight is on the loss, so c is its inverse",
+        "|r|^2 in place of |r|, which has no gradient at the clean scan; c weighs the loss instead of the change",
         "without labels to reach, the loss is the cross-entropy of 'any other label'; the paper aims at a label",
         "the loss is summed over the voxels of the targets (towards a label map: over all that matter)",
         "with norm linf the same Euclidean problem is solved; what is kept is what changes least in linf; eps is a cap",
