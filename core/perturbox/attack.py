@@ -151,7 +151,7 @@ class _Run:
         self.tops = {}
         for view in self.views:
             view.scene = dataclasses.replace(view.scene, previous=None, memory={})
-        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded)
+        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded, self.memories)
         state = leaf.solver.init(z, self.limits, self.generator)
         self.succeeded = False
         for step in range(leaf.steps + 1):
@@ -241,6 +241,9 @@ class _Run:
 
     def peek(self, z: Tensor) -> float:
         return self._evaluate(z, None)
+
+    def memories(self) -> list[dict[str, Any]]:
+        return [view.scene.memory for view in self.views]
 
     def _evaluate(self, z: Tensor, step: float | None) -> float:
         total = 0.0

@@ -91,6 +91,12 @@ class Budget:
         """Number of voxels that may change."""
         return int(self.region.sum())
 
+    @property
+    def width(self) -> float:
+        """Of the range of values that the victim tells apart: the 1 of papers whose images go from 0 to 1."""
+        low, high = self.visible or self.clip
+        return high - low or 1.0
+
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """An allowed perturbation close to delta, case by case: region, valid range, then the norm ball (a scaling
         towards 0, a clamp or the largest entries, none of which leaves the range). What is allowed already stays as it

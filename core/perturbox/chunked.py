@@ -28,6 +28,25 @@ def slabwise_sum(
     slabs: how many; by default as many as keep a slab of logits below 256 MB.
     Raises InputError when a tensor's spatial shape isn't that of the logits.
     """
+    slabs = _count(logits, tensors, slabs)
+    if slabs == 1:
+        return fn(logits, *tensors)
+    total = _SlabwiseSum.apply(fn, slabs, logits.dim() - 2, logits, *tensors)
+    assert isinstance(total, Tensor)
+    return total
+
+
+def slabwise_map(
+    fn: Callable[..., Tensor], logits: Tensor, *tensors: Tensor | None, slabs: int | None = None
+) -> Tensor:
+    """`fn(logits, *tensors)` "b a *s" for an fn that works voxel by voxel, with the memory of one slab beside the
+    result and without a gradient; arguments and errors as of `slabwise_sum`."""
+    slabs, dims = _count(logits, tensors, slabs), logits.dim() - 2
+    with torch.no_grad():
+        return torch.cat([fn(*pieces) for pieces in _slabs((logits, *tensors), slabs, dims)], dim=-dims)
+
+
+def _count(logits: Tensor, tensors: tuple[Tensor | None, ...], slabs: int | None) -> int:
     length = logits.shape[2]
     for tensor in tensors:
         if tensor is not None and tensor.shape[-(logits.dim() - 2) :] != logits.shape[2:]:
@@ -36,12 +55,7 @@ def slabwise_sum(
             )
     if slabs is None:
         slabs = -(-logits.numel() * logits.element_size() // SLAB_BYTES)
-    slabs = max(1, min(slabs, length))
-    if slabs == 1:
-        return fn(logits, *tensors)
-    total = _SlabwiseSum.apply(fn, slabs, logits.dim() - 2, logits, *tensors)
-    assert isinstance(total, Tensor)
-    return total
+    return max(1, min(slabs, length))
 
 
 class _SlabwiseSum(torch.autograd.Function):

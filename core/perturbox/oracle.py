@@ -25,7 +25,8 @@ class Oracle:
 
     gradient, value: the objective with its gradient, or alone; both count as a look: the point is scored, traced and
     may become the answer. peek: the objective at a point that need neither be storable nor allowed, and is no answer.
-    project: z made allowed. succeeded: whether the last look reached the goal.
+    project: z made allowed. succeeded: whether the last look reached the goal. memories: `Scene.memory` of every view,
+    where an objective leaves what its solver needs beside the gradient, such as multipliers.
     """
 
     gradient: Callable[[Tensor], tuple[float, Tensor]]
@@ -33,6 +34,7 @@ class Oracle:
     peek: Callable[[Tensor], float]
     project: Callable[[Tensor], Tensor]
     succeeded: Callable[[], bool]
+    memories: Callable[[], list[dict[str, Any]]] = list
 
 
 # ---------------------------------------------------------------- steps without a gradient

@@ -15,9 +15,13 @@ RECIPES = [(name, norm) for name, recipe in recipes.discover().items() for norm 
 KNOWN = {name: {entry["name"] for entry in recipe.parameters} for name, recipe in recipes.discover().items()}
 # Settings with which a recipe is quick on scans of a thousand voxels; each must leave it what it is.
 QUICK: dict[str, dict] = {
+    "alma-prox": {"rate": 0.02},
     "bias-field": {"distance": 8.0},
+    "dag": {"gamma": 0.02},
+    "lbfgs": {"stride": 0.05},
     "medis": {"boundary": 6.0, "refine": 1},
     "nes": {"pairs": 2},
+    "pdpgd": {"first": 1e-4},
     "vafa": {"block": 4},
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from perturbox.chunked import SLAB_BYTES, slabwise_sum
+from perturbox.chunked import SLAB_BYTES, slabwise_map, slabwise_sum
 from perturbox.types import InputError
 
 
@@ -34,6 +34,22 @@ def test_value_and_gradients_equal_the_plain_sum(shape, slabs):
     assert float(chunked.detach()) == pytest.approx(float(plain.detach()), rel=1e-14)
     for gradient, same in zip(gradients, expected, strict=True):
         assert torch.allclose(gradient, same, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("slabs", [None, 3, 100])
+@pytest.mark.parametrize("shape", [(7, 4), (7, 4, 3)], ids=str)
+def test_a_map_slab_by_slab_is_the_map(shape, slabs):
+    logits = torch.randn(2, 5, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.arange(2 * logits[0, 0].numel()).view(2, *shape) % 5
+
+    def fn(logits, labels, nothing):
+        assert nothing is None
+        return logits.gather(1, labels[:, None])
+
+    made = slabwise_map(fn, logits, labels, None, slabs=slabs)
+    assert torch.equal(made, logits.gather(1, labels[:, None])) and not made.requires_grad
+    with pytest.raises(InputError, match="isn't on the grid"):
+        slabwise_map(fn, logits, labels[:, 1:], None)
 
 
 def test_absent_tensors_and_slabs_without_gradient():

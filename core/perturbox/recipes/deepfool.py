@@ -14,6 +14,7 @@ from torch import Tensor
 
 from perturbox.attack import Attack, Scene
 from perturbox.budget import Norm
+from perturbox.constraints import missing, sought
 from perturbox.objectives import Loss, Voxels
 from perturbox.recipes import Param, recipe
 from perturbox.solvers.minimal import Back, Boundary
@@ -24,15 +25,9 @@ def still_held(classes: tuple[int, ...], towards: bool) -> Loss:
     """f: the RMS of what is missing in logits, over the voxels labelled as one of the classes (towards: over all)."""
 
     def sums(voxels: Voxels) -> Tensor:
-        targets = voxels.targets
-        if voxels.regions is not None:
-            counted = torch.zeros_like(targets)
-            counted[:, list(classes)] = 1.0 if towards else targets[:, list(classes)]
-        else:
-            counted = torch.ones_like(targets[:, :1]) if towards else targets[:, list(classes)].sum(1, keepdim=True)
-        missing = (voxels.margin if towards else -voxels.margin).clamp_min(0)
-        counted = counted * voxels.weight[:, None]
-        return torch.stack([(missing.square() * counted).sum(), counted.sum()])
+        counted = sought(voxels, classes, towards)
+        left = missing(voxels, towards).clamp_min(0)
+        return torch.stack([(left.square() * counted).sum(), counted.sum()])
 
     return Loss("deepfool", sums, lambda sums, _: (sums[0] / sums[1].clamp_min(1)).clamp_min(1e-30).sqrt())
 
