@@ -141,7 +141,7 @@ class _Run:
         self.top = None
         for view in self.views:
             view.scene = dataclasses.replace(view.scene, previous=None, memory={})
-        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded)
+        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded, self.bounds)
         state = leaf.solver.init(z, self.limits, self.generator)
         self.succeeded = False
         for step in range(leaf.steps + 1):
@@ -195,6 +195,12 @@ class _Run:
     def project(self, z: Tensor) -> Tensor:
         z = self.leaf.space.project(z.detach(), self.x, self.limits)
         return torch.where(self.touched, z, 0) if self._follows_voxels() else z
+
+    def bounds(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        free = dataclasses.replace(self.limits, eps=math.inf, norm="linf")
+        far = (torch.full_like(z, -math.inf), torch.full_like(z, math.inf))
+        low, high = (self.leaf.space.project(end, self.x, free) for end in far)
+        return low, high
 
     def gradient(self, z: Tensor) -> tuple[float, Tensor]:
         z = z.detach().requires_grad_(True)
