@@ -27,7 +27,7 @@ from perturbox.spaces.additive import Additive
     cost="3 steps + 1 forwards",
     access="black",
     deviations=(
-        "differences of the loss are measured in the largest so far, so that the prior's rate doesn't depend on its scale",
+        "differences of the loss are measured in the largest so far: the rate of the prior doesn't depend on its scale",
         "the prior's blocks are cubes; the points asked about lie sigma HU (RMS over the region) away, unrounded",
     ),
     family="black-box",
