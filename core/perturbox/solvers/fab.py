@@ -114,7 +114,11 @@ class Fab:
         d2 = nearest(slope, rise + there, low.clamp_max(0), high.clamp_min(0), self.norm)
         a1, a2 = self._size(d1), self._size(d2)
         a = min(a1 / max(a1 + a2, TINY), self.alpha_max)
-        return torch.minimum(torch.maximum((1 - a) * (z + self.eta * d1) + a * self.eta * d2, low), high)
+        following = (1 - a) * (z + self.eta * d1) + a * self.eta * d2
+        if self.norm == "linf":
+            # Voxels without a slope are free within that distance: of all points nearest to 0, the one nearest to z.
+            following = torch.where(slope == 0, (1 - a) * z + a * z.clamp(-a2, a2), following)
+        return torch.minimum(torch.maximum(following, low), high)
 
     def _size(self, d: Tensor) -> float:
         return float(d.abs().max()) if self.norm == "linf" else _dot(d, d) ** 0.5
