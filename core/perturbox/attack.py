@@ -151,7 +151,9 @@ class _Run:
         self.tops = {}
         for view in self.views:
             view.scene = dataclasses.replace(view.scene, previous=None, memory={})
-        oracle = Oracle(self.gradient, self.value, self.peek, self.project, lambda: self.succeeded, self.memories)
+        oracle = Oracle(
+            self.gradient, self.value, self.peek, self.project, lambda: self.succeeded, self.memories, self.bounds
+        )
         state = leaf.solver.init(z, self.limits, self.generator)
         self.succeeded = False
         for step in range(leaf.steps + 1):
@@ -213,6 +215,12 @@ class _Run:
     def project(self, z: Tensor) -> Tensor:
         z = self.leaf.space.project(z.detach(), self.x, self.limits)
         return torch.where(self.touched, z, 0) if self._follows_voxels() else z
+
+    def bounds(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        free = dataclasses.replace(self.limits, eps=math.inf, norm="linf")
+        far = (torch.full_like(z, -math.inf), torch.full_like(z, math.inf))
+        low, high = (self.leaf.space.project(end, self.x, free) for end in far)
+        return low, high
 
     def gradient(self, z: Tensor) -> tuple[float, Tensor]:
         z = z.detach().requires_grad_(True)

@@ -19,6 +19,10 @@ from torch import Tensor
 from perturbox.budget import Budget
 
 
+def _unbounded(z: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.full_like(z, -torch.inf), torch.full_like(z, torch.inf)
+
+
 @dataclass(frozen=True)
 class Oracle:
     """What a solver may ask about a point z.
@@ -26,7 +30,8 @@ class Oracle:
     gradient, value: the objective with its gradient, or alone; both count as a look: the point is scored, traced and
     may become the answer. peek: the objective at a point that need neither be storable nor allowed, and is no answer.
     project: z made allowed. succeeded: whether the last look reached the goal. memories: `Scene.memory` of every view,
-    where an objective leaves what its solver needs beside the gradient, such as multipliers.
+    where an objective leaves what its solver needs beside the gradient, such as multipliers. bounds: the lowest and the
+    highest values that voxels may take whatever the norm's limit, for voxelwise spaces.
     """
 
     gradient: Callable[[Tensor], tuple[float, Tensor]]
@@ -35,6 +40,7 @@ class Oracle:
     project: Callable[[Tensor], Tensor]
     succeeded: Callable[[], bool]
     memories: Callable[[], list[dict[str, Any]]] = list
+    bounds: Callable[[Tensor], tuple[Tensor, Tensor]] = _unbounded
 
 
 # ---------------------------------------------------------------- steps without a gradient
@@ -103,6 +109,18 @@ class Estimator(Protocol):
     def gradient(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[float, Tensor, Any]: ...
 
 
+def coarse_shape(z: Tensor, edge: int) -> tuple[int, ...]:
+    """The shape of one value per block of `edge` voxels along each axis of z, and channel."""
+    return (*z.shape[:2], *[-(-n // edge) for n in z.shape[2:]])
+
+
+def blockwise(values: Tensor, z: Tensor, edge: int) -> Tensor:
+    """Values of a `coarse_shape`, repeated over their blocks: shaped like z."""
+    for axis, n in enumerate(z.shape[2:], start=2):
+        values = values.repeat_interleave(edge, axis).narrow(axis, 0, n)
+    return values.to(z)
+
+
 @dataclass(frozen=True)
 class Antithetic:
     """Differences over pairs of opposite random directions: mean of u (J(z + sigma u) - J(z - sigma u)) / (2 sigma).
@@ -134,10 +152,7 @@ class Antithetic:
         return values / self.pairs, total / self.pairs, state
 
     def _direction(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        spatial = [-(-n // self.coarse) for n in z.shape[2:]]
-        draw = torch.randn((*z.shape[:2], *spatial), generator=generator)
+        draw = torch.randn(coarse_shape(z, self.coarse), generator=generator)
         if self.directions == "sign":
             draw = draw.sign()
-        for axis, n in enumerate(z.shape[2:], start=2):
-            draw = draw.repeat_interleave(self.coarse, axis).narrow(axis, 0, n)
-        return draw.to(z)
+        return blockwise(draw, z, self.coarse)

@@ -1,0 +1,64 @@
+"""SPSA: projected Adam along a gradient estimated from values at pairs of opposite points, each voxel moved by a random
+sign; the model stays closed.
+
+    grad = mean over n pairs of v * (J(x + sigma v) - J(x - sigma v)) / (2 sigma),   v = -1 or 1 with equal odds
+    x <- project(x + alpha * Adam(grad))
+
+Uesato et al. 2018, ICML, arXiv 1802.05666; the estimate is Spall 1992, doi 10.1109/9.119632.
+"""
+
+from typing import Annotated
+
+from perturbox.attack import Attack, climb
+from perturbox.budget import Norm
+from perturbox.objectives import LOSSES
+from perturbox.oracle import Antithetic
+from perturbox.recipes import Param, recipe
+from perturbox.recipes.fgsm import Surrogate
+from perturbox.solvers.adam import adam
+from perturbox.solvers.ascent import Ascent, chain, scale
+from perturbox.solvers.estimated import Estimated
+from perturbox.spaces.additive import Additive
+
+
+@recipe(
+    title="SPSA",
+    paper="Uesato et al. 2018, arXiv 1802.05666",
+    norms=("linf", "l2"),
+    cost="steps x (2 pairs + 1) + 1 forwards",
+    access="black",
+    deviations=(
+        "the learning rate follows eps and the number of steps; the margin is averaged over the voxels",
+        "directions may be constant over blocks of voxels, for fewer queries; far fewer pairs unless told otherwise",
+        "the points asked about aren't rounded to the file's steps, the answers are",
+    ),
+    family="black-box",
+)
+def spsa(
+    eps: float,
+    norm: Norm,
+    steps: int,
+    *,
+    loss: Surrogate = "margin",
+    alpha: Annotated[
+        float | None, Param("Learning rate of Adam; 2.5 eps / steps if not given", unit="HU", minimum=0)
+    ] = None,
+    pairs: Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)] = 10,
+    sigma: Annotated[float, Param("How far the points lie away", unit="HU", minimum=1e-6)] = 1.0,
+    coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 4,
+) -> Attack:
+    """Projected Adam with SPSA gradients, from the clean scan."""
+    alpha = 2.5 * eps / steps if alpha is None else alpha
+    ascent, estimator = Ascent(chain(adam(), scale(alpha))), Antithetic(pairs, sigma, "sign", coarse)
+    return Attack(
+        "spsa",
+        climb(LOSSES[loss]),
+        Additive(),
+        Estimated(ascent, estimator),
+        eps,
+        norm,
+        steps,
+        uses_gradient=False,
+        queries=estimator.queries,
+        parameters={"alpha": alpha},
+    )
