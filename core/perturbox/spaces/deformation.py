@@ -45,7 +45,7 @@ def least_jacobian(u: Tensor, cell: tuple[float, ...]) -> float:
     dims = len(cell)
     u = F.pad(u, [1, 1] * dims, mode="replicate")
     slopes = [u.diff(dim=axis + 2)[0] / length for axis, length in enumerate(cell)]
-    least = math.inf
+    least = []
     for corner in itertools.product((0, 1), repeat=dims):
         columns = []
         for axis, slope in enumerate(slopes):
@@ -57,8 +57,8 @@ def least_jacobian(u: Tensor, cell: tuple[float, ...]) -> float:
             determinant = a * d - b * c
         else:
             determinant = (columns[0] * torch.linalg.cross(columns[1], columns[2], dim=0)).sum(0)
-        least = min(least, float(determinant.min()))
-    return least
+        least.append(determinant.min())
+    return float(torch.stack(least).min())  # NaN if there is any
 
 
 @dataclass(frozen=True)
