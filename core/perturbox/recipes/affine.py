@@ -29,7 +29,8 @@ from perturbox.spaces.affine import Affine
         "scaling (0.2) and the shift (0.1 of half the image) one by one",
         "volumes; from no motion, where the authors' code starts at a random one; the edge continues beyond the "
         "border instead of zeros",
-        "only voxels in the region of interest change, so the scan is torn at its border",
+        "linear interpolation smooths the scan a little; only voxels in the region of interest change, so it is torn "
+        "at the region's border",
     ),
     family="smooth",
     own=Own("displacement", "largest distance a voxel is moved"),

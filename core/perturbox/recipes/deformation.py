@@ -40,7 +40,8 @@ def unit_vectors(gradient: Tensor) -> Tensor:
         "volumes; control points of a cubic B-spline at a distance in mm, where the authors' code smooths a coarse "
         "linear grid; from no deformation, where it starts at a random one",
         "what would fold (a Jacobian determinant of at most 0) is slowed down until it doesn't",
-        "only voxels in the region of interest change, so the scan is torn at its border",
+        "linear interpolation smooths the scan a little; only voxels in the region of interest change, so it is torn "
+        "at the region's border",
     ),
     family="smooth",
     own=Own("displacement", "largest distance a voxel is moved"),
