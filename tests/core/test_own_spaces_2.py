@@ -146,6 +146,8 @@ def test_jacobians_by_hand_and_what_folds():
     local = torch.zeros(1, 2, 6, 6)
     local[0, 0, 2, 3] = 2.5
     assert least_jacobian(local, (2.0, 2.0)) == pytest.approx(-0.25) and least_jacobian(local / 2, (2.0, 2.0)) > 0
+    local[0, 0, 2, 3] = torch.nan
+    assert np.isnan(least_jacobian(local, (2.0, 2.0)))
 
 
 def test_what_would_fold_is_slowed_down_until_it_does_not():
