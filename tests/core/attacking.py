@@ -19,6 +19,7 @@ QUICK: dict[str, dict] = {
     "bias-field": {"distance": 8.0},
     "dag": {"gamma": 0.02},
     "lbfgs": {"stride": 0.05},
+    "deformation": {"distance": 8.0},
     "medis": {"boundary": 6.0, "refine": 1},
     "nes": {"pairs": 2},
     "pdpgd": {"first": 1e-4},

@@ -94,7 +94,7 @@ class Told:
 
     def __init__(self, enough=0.0, low=-100.0, high=100.0):
         self.looks, self.enough, self.last, self.limits = [], enough, 0.0, (low, high)
-        self.oracle = Oracle(self.gradient, self.value, self.value, lambda z: z, self.reached, self.bounds)
+        self.oracle = Oracle(self.gradient, self.value, self.value, lambda z: z, self.reached, bounds=self.bounds)
 
     def value(self, z):
         self.looks.append(z.clone())

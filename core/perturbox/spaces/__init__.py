@@ -52,3 +52,9 @@ def stored(delta: Tensor, budget: Budget) -> Tensor:
 def settle(delta: Tensor, x: Tensor, budget: Budget) -> Tensor:
     """x plus an allowed, storable version of delta, for spaces whose variables aren't the perturbation itself."""
     return x + torch.where(budget.region, stored(budget.project(delta, x), budget), 0)
+
+
+def slice_axis(spacing: tuple[float, ...]) -> int | None:
+    """The axis across the slices a volume was taken in: that of the largest distance in mm, the last where several are
+    equal; None in 2D."""
+    return None if len(spacing) < 3 else max(range(len(spacing)), key=lambda axis: (round(spacing[axis], 3), axis))

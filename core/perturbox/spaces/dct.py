@@ -98,7 +98,8 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Multiplied:
-    """z multiplies every coefficient, within [1 - rho, 1 + rho]: x_adv = IDCT( z * DCT(x) ). z = 1 is the scan."""
+    """z multiplies every coefficient of what the victim sees of the scan, within [1 - rho, 1 + rho]: x_adv = x + IDCT(
+    (z - 1) * DCT(window(x)) ). z = 1 is the scan. A block's mean is left as it is, and so are flat blocks."""
 
     block: int
     rho: float
@@ -113,8 +114,10 @@ class Multiplied:
         return (1 + self.rho * (2 * torch.rand(shape, generator=generator) - 1)).to(x)
 
     def decode(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
+        assert budget.visible is not None
         matrix = cosine_matrix(self.block)
-        coefficients = along_blocks(to_blocks(x, self.block), matrix)
+        coefficients = along_blocks(to_blocks(x.clamp(*budget.visible), self.block), matrix)
+        coefficients[(..., *[slice(None, None, self.block)] * (x.dim() - 2))] = 0
         change = along_blocks((z - 1) * coefficients, matrix.T)
         return settle(cropped(change, x.shape), x, budget)
 
