@@ -93,7 +93,7 @@ class Pool:
         return pool(F.pad(self.masks, pads), shape) * float(np.prod(self.window) / np.prod(shape))
 
 
-def feature_maps(features: dict[str, Tensor], prediction: Tensor) -> None:
+def require_maps(features: dict[str, Tensor], prediction: Tensor) -> None:
     """Raise InputError where a layer's output isn't "n c *q" with the windows' axes."""
     for name, made in features.items():
         if made.dim() != prediction.dim() or made.shape[0] != prediction.shape[0]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from perturbox.features import LEAST_VOXELS, WIDEST, Features, Pool, feature_maps, own_groups
+from perturbox.features import LEAST_VOXELS, WIDEST, Features, Pool, own_groups, require_maps
 from perturbox.mixture import fit_mixture
 from perturbox.sliding import Inside
 from perturbox.types import InputError, Volume
@@ -46,21 +46,25 @@ def fit_features(
     passes: int = 8,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Features:
     """The mixtures of a victim's features on clean scans.
 
     layers: by their names in the network; by default every convolution but the last, up to 512 channels wide.
     components: of each mixture, at most. passes: predictions of each scan, the first of the whole. say: is told what is
-    done. Raises InputError where a layer doesn't exist or gives no feature map, where a scan doesn't fit the victim,
-    and where they give too few samples.
+    done. stop: polled after each prediction; then what there is is fitted. Raises InputError where a layer doesn't
+    exist or gives no feature map, where a scan doesn't fit the victim, and where they give too few samples.
     """
     names = tuple(layers) or convolutions(victim)
     collected = _Collected(victim, names, drop_last=not layers)
     rng = np.random.default_rng(seed)
-    for number, scan in enumerate(scans, 1):
-        for index in range(passes):
-            say(f"Scan {number} of {len(scans)}, prediction {index + 1} of {passes}")
-            collected.look(scan if index == 0 else _box(scan, rng))
+    looks = [(number, index) for number in range(len(scans)) for index in range(passes)]
+    for done, (number, index) in enumerate(looks, 1):
+        say(f"Scan {number + 1} of {len(scans)}, prediction {index + 1} of {passes}")
+        collected.look(_box(scans[number], rng) if index else scans[number])
+        if stop():
+            looks = looks[:done]
+            break
     say("Fitting the mixtures")
     mixtures, samples = {}, {}
     for (layer, group), parts in sorted(collected.samples.items(), key=lambda item: (names.index(item[0][0]), item[0])):
@@ -76,7 +80,7 @@ def fit_features(
             "These scans hold too little of each class to fit anything; give more scans, or more --passes."
         )
     facts = {
-        "scans": len(scans), "passes": passes, "seed": seed, "components": components,
+        "scans": looks[-1][0] + 1, "predictions": len(looks), "seed": seed, "components": components,
         "samples": {groups[group]: count for group, count in sorted(samples.items())},
     }  # fmt: skip
     return Features(victim.name, victim.sha256, victim.window.size, CELLS, groups, mixtures, facts)
@@ -108,7 +112,7 @@ class _Collected:
                     f"{self.victim.name} has a single convolution, its prediction; name layers with --layer."
                 )
         kept = {name: features[name] for name in self.layers}
-        feature_maps(kept, prediction)
+        require_maps(kept, prediction)
         masks = own_groups(prediction, self.victim.regions is not None)
         pool = Pool(masks, self.victim.window.size, CELLS)
         for name, maps in kept.items():

@@ -8,7 +8,6 @@ singular. Dempster, Laird & Rubin 1977, doi 10.1111/j.2517-6161.1977.tb01600.x.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
 
 ITERATIONS, TOLERANCE = 60, 1e-3
@@ -87,6 +86,5 @@ def _maximise(x: np.ndarray, shares: np.ndarray, shrink: float | None, floor: fl
         diagonal = np.diagonal(covariance).copy()
         covariance *= kept
         np.fill_diagonal(covariance, diagonal + floor)
-        lower = cholesky(covariance, lower=True)
-        factors.append(solve_triangular(lower, np.eye(len(mean)), lower=True).T)
+        factors.append(np.triu(np.linalg.inv(np.linalg.cholesky(covariance)).T))
     return Mixture(counts / counts.sum(), means, np.stack(factors))

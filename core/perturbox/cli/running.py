@@ -109,13 +109,13 @@ def run_fit(
     victim = load_victim(spec, device)
     loaded = [load_inputs(Job(path, victim=spec, device=device, force=force), victim=victim) for path in scans]
     volumes, warnings = [scan for _, scan, _, _ in loaded], [line for _, _, said, _ in loaded for line in said]
-    with Progress({}, late_refusal=False) as progress:
+    with Progress({}) as progress:
         expected = estimate.estimate_prediction(victim, volumes[0])
         expected = replace(expected, seconds=len(volumes) * passes * expected.seconds)
         progress.announce(words.estimate_line(expected, f"Fitting features of {victim.name}"))
-        found = fit_features(
-            victim, volumes, layers=layers, components=components, passes=passes, seed=seed, say=progress.say
-        )
+        listener = progress.listener()
+        how = {"layers": layers, "components": components, "passes": passes, "seed": seed}
+        found = fit_features(victim, volumes, **how, say=listener.say, stop=listener.stop)
         found.write(out)
     return [*words.features_summary(found), *(f"Note: {warning}" for warning in warnings), f"Features: {out}"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from perturbox import recipes
 from perturbox.attack import Attack, Objective, Scene
 from perturbox.budget import Norm
-from perturbox.features import Features, cut, feature_maps, groups_of
+from perturbox.features import Features, cut, groups_of, require_maps
 from perturbox.recipes import Param, recipe
 from perturbox.sliding import Inside
 from perturbox.types import InputError, Volume
@@ -95,18 +95,12 @@ class Camouflaged:
         held, labels, counts = scene.memory["region"], scene.labels[:, None], {}
 
         def distance(maps: dict[str, Tensor], places: list[Place], prediction: Tensor) -> Tensor:
-            feature_maps(maps, prediction)
-            total = prediction.new_zeros(())
-            for index, place in enumerate(places):
-                answers = aimed(prediction[index : index + 1].detach(), cut(labels, [place])[:, 0], scene)
-                inside = cut(held, [place])
-                if scene.regions is not None:
-                    inside = inside.repeat(1, 2 if inside.shape[1] > 1 else 1, *[1] * (inside.dim() - 2))
-                masks = groups_of(answers, prediction.shape[1]) * inside
-                here = {name: made[index : index + 1] for name, made in maps.items()}
-                found, count = features.distance(here, masks)
-                total = total + found
-                counts[place.image, *(side.start for side in place.box)] = count
+            require_maps(maps, prediction)
+            masks = groups_of(aimed(prediction.detach(), cut(labels, places)[:, 0], scene), prediction.shape[1])
+            inside = cut(held, places)
+            masks = masks * (inside if inside.shape[1] == 1 else torch.cat([inside, inside], 1))
+            first = (places[0].image, *(side.start for side in places[0].box))
+            total, counts[first] = features.distance(maps, masks)  # once more when windows are recomputed
             return total
 
         logits, total = view.look_inside(x, Inside(features.layers, distance))
