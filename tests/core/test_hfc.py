@@ -130,7 +130,7 @@ def test_the_term_and_its_gradient_by_hand(make, shape, goal):
     x = (view.x + 3 * torch.randn(view.x.shape, generator=torch.Generator().manual_seed(1))).double().requires_grad_()
     _, found = Camouflaged(climb(LOSSES["ce"]), Given(features), 1.0).look(view, x, view.scene)
     expected = by_hand(view, features, x)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5) and float(found) > 0
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5) and float(found.detach()) > 0
     slopes = [torch.autograd.grad(value, x)[0] for value in (found, expected)]
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-6 * float(slopes[1].abs().max()))
 

@@ -172,3 +172,9 @@ def test_in_a_picture_the_gaussian_has_two_axes():
     kernel = (Stabilised(LOSSES["ce"], 1.0, 1.0, 1.0, 2.0, False).ahead(scene) - view.x)[0, 0]
     one = np.exp(-np.square(np.arange(-3, 4)) / 2)
     np.testing.assert_allclose(kernel[7:14, 5:12].numpy(), np.outer(one, one) / one.sum() ** 2, atol=2e-5)
+
+
+def test_hard_answers_reach_the_second_term():
+    image, victim = victims.random_scan(dtype=FLOATS), victims.textured()
+    soft, hard = (attacked(image, victim, "smia", 6.0, steps=2, answers=answers) for answers in ("soft", "hard"))
+    assert soft.trace[0].loss == hard.trace[0].loss and soft.trace[1].loss != hard.trace[1].loss

@@ -78,8 +78,7 @@ class Stabilised:
     norms=("linf",),
     cost="2 x steps + 1 forwards, steps backwards",
     deviations=(
-        "the second term is the divergence from the whole prediction; target=hard takes its most probable answers only,"
-        " as the paper does",
+        "the second term is the divergence from the whole prediction; answers=hard takes its arg-max, as the paper does",
         "a2 is 1, where the released code's 0 leaves BIM",
         "K is a centred Gaussian in mm along every axis, where the released code's 3 x 3 kernel is off its centre",
         "steps are projected onto the eps ball, which the released code has not",
@@ -95,11 +94,11 @@ def smia(
     a1: Annotated[float, Param("Weight of the loss against the labels", minimum=0)] = 1.0,
     a2: Annotated[float, Param("Weight of staying with the prediction farther along; 0 is BIM", minimum=0)] = 1.0,
     sigma: Annotated[float, Param("Standard deviation of the Gaussian", unit="mm", minimum=0, maximum=100)] = 3.0,
-    target: Annotated[Literal["soft", "hard"], Param("What is stayed with: probabilities, or the arg-max")] = "soft",
+    answers: Annotated[Literal["soft", "hard"], Param("What is stayed with: probabilities, or the arg-max")] = "soft",
 ) -> Attack:
     """BIM on deviation minus instability."""
     alpha = eps / steps if alpha is None else alpha
-    objective = Stabilised(LOSSES[loss], a1, a2, eps, sigma, target == "hard")
+    objective = Stabilised(LOSSES[loss], a1, a2, eps, sigma, answers == "hard")
     return Attack(
         "smia",
         objective,
