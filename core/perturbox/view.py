@@ -33,9 +33,9 @@ class Scene:
 
     labels: "b *g" int64, the label map to leave (or, `towards`, to reach); weight: "b *g" float; both on the network's
     grid. classes: the channels a Dice averages. regions: bool "values k" of a multi-label network, see
-    `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid. generator: for what is random in
-    an objective. previous: the point before, None at a round's first. memory: empty at a round's start, for what an
-    objective carries from step to step.
+    `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid; scan_spacing: mm along the scan's
+    own axes. generator: for what is random in an objective. previous: the point before, None at a round's first.
+    memory: empty at a round's start, for what an objective carries from step to step.
     """
 
     labels: Tensor
@@ -49,6 +49,7 @@ class Scene:
     previous: Previous | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     visible: tuple[float, float] = (0.0, 1.0)
+    scan_spacing: tuple[float, ...] = ()
 
     def gain(self, loss: Loss, logits: Tensor) -> Tensor:
         """A loss as it is climbed: away from the labels, or with the opposite sign towards them."""
@@ -105,8 +106,8 @@ class View:
         regions = victim.victim.membership()
         classes = goal.classes if regions is None else channels_of(goal.classes, regions)
         x = as_input(image, victim.victim.device)
-        visible = budget.visible or budget.clip
-        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator, visible=visible)
+        visible, mm = budget.visible or budget.clip, tuple(image.spacing)
+        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator, visible=visible, scan_spacing=mm)
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 
     def __call__(self, x: Tensor) -> Tensor:

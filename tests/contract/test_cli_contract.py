@@ -33,6 +33,15 @@ COMMANDS = {
     },
     "margin": {**ATTACK_JOB, "--steps": 10, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
+    "fit-features": {
+        **SCAN_JOB,
+        "SCAN": REQUIRED,
+        "--out": REQUIRED,
+        "--layer": None,
+        "--components": 4,
+        "--passes": 8,
+        "--seed": 0,
+    },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
     "report": {"DIR": REQUIRED},
     "verify": {"DIR": REQUIRED},
@@ -53,7 +62,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_and_defaults(name):
-    places = {"image": "IMAGE", "kind": "KIND", "folder": "DIR", "name": "NAME"}
+    places = {"image": "IMAGE", "scans": "SCAN", "kind": "KIND", "folder": "DIR", "name": "NAME"}
     found = {}
     for parameter in command().commands[name].params:
         key = parameter.opts[0] if parameter.param_type_name == "option" else places[parameter.name]

@@ -1,12 +1,16 @@
 """Running any recipe on a small victim, for tests: what every attack must keep is checked in test_recipes.py, what its
 paper says in a file of its own family."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 import victims
 
 from perturbox import recipes
 from perturbox.attack import Attack, Outcome, run
+from perturbox.fitting import fit_features
 from perturbox.goals import Goal
 from perturbox.types import Case, Volume
 from perturbox.victim import Victim
@@ -27,6 +31,19 @@ QUICK: dict[str, dict] = {
 }
 
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="perturbox-tests-")
+
+
+def prepared(name: str, image: Volume, victim: Victim) -> dict:
+    """Settings without which a recipe refuses this victim: the file it must have been fitted to."""
+    if name != "hfc":
+        return {}
+    file = Path(SCRATCH.name) / f"{victim.sha256}-{victim.dims}-{victim.regions is not None}.safetensors"
+    if not file.is_file():
+        fit_features(victim, [image], components=2, passes=3).write(file)
+    return {"features": str(file)}
+
+
 def built(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Attack:
     return recipes.get(name).build(eps, norm, steps, QUICK.get(name, {}) | settings, local=True)
 
@@ -43,6 +60,7 @@ def attacked(
     """The outcome of a recipe against the clean prediction, or `reference`; options: settings of the recipe, roi, goal
     (a Goal), target, and what `run` takes."""
     settings = {key: options.pop(key) for key in list(options) if key in KNOWN[name]}
+    settings = prepared(name, image, victim) | settings
     roi, goal = options.pop("roi", None), options.pop("goal", None)
     reference = options.pop("reference", None)
     goal = goal or Goal.parse("change", options.pop("target", ()), victim.labels)

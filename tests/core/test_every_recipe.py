@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import QUICK, RECIPES, attacked, built, channels_scan, live_score, multi_label, same_bits, with_channels
+from attacking import (
+    QUICK,
+    RECIPES,
+    attacked,
+    built,
+    channels_scan,
+    live_score,
+    multi_label,
+    prepared,
+    same_bits,
+    with_channels,
+)
 
 from perturbox import recipes
 from perturbox.attack import own_draw
@@ -27,7 +38,7 @@ def scan(shape=SHAPE, **changes):
 
 def checked(image, victim, name, norm):
     """Refuses in words what the recipe can't work with."""
-    for leaf in built(name, 8.0, norm).leaves():
+    for leaf in built(name, 8.0, norm, **prepared(name, image, victim)).leaves():
         if leaf.check is not None:
             leaf.check(victim, image)
 

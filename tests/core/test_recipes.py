@@ -36,6 +36,8 @@ def test_every_parameter_is_annotated_with_its_meaning(name):
     hints = get_type_hints(function, include_extras=True)
     parameters = recipes.get(name).parameters
     assert set(hints) == {"eps", "norm", "steps", "return"} | {entry["name"] for entry in parameters}
+    # result.json keeps these beside a recipe's own.
+    assert not {"eps", "norm", "steps", "goal", "target"} & {entry["name"] for entry in parameters}
     for entry in parameters:
         told = get_args(hints[entry["name"]])[1]
         assert isinstance(told, Param) and told.help == entry["help"]

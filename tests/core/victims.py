@@ -109,3 +109,8 @@ def random_scan(shape: tuple[int, ...] = (14, 12, 10), seed: int = 0, scale: flo
     """Noise in whole HU."""
     data = np.rint(np.random.default_rng(seed).normal(0, scale, shape)).astype(np.int16).astype(np.float32)
     return Volume(data[None], **({"affine": np.diag([2.0, 2.0, 3.0, 1.0])} | changes))
+
+
+def seeded(device: torch.device = CPU) -> Victim:
+    """`textured` in 3D, for `load_victim`."""
+    return textured(3, device)

@@ -214,6 +214,38 @@ def segment(
     show(*run_segment(image, victim, out, device, force))
 
 
+@app.command("fit-features")
+def fit_features(
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="Clean scans; the more, the better.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new .safetensors file for what was fitted.")],
+    victim: VictimSpec = "ct-organs",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="NAME",
+            help="A layer of the network; may be repeated; every convolution but the last if not given.",
+        ),
+    ] = None,
+    components: Annotated[int, typer.Option("--components", metavar="N", help="Gaussians per mixture, at most.")] = 4,
+    passes: Annotated[
+        int, typer.Option("--passes", metavar="N", help="Predictions of each scan: the whole, then random boxes of it.")
+    ] = 8,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Learn what a model's features look like on clean scans.
+
+    Features of each layer are pooled over each class the model finds, and Gaussian mixtures are fitted to them. The
+    file is for `--attack hfc --set features=FILE` on the same model.
+    """
+    from perturbox.cli.running import run_fit
+    from perturbox.cli.words import show
+
+    show(*run_fit(scans, victim, out, tuple(layer or ()), components, passes, seed, device, force))
+
+
 KINDS = ("attacks", "victims", "defenses", "detectors")
 
 

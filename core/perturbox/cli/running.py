@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from perturbox import demo, estimate, folder, io
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, duration
 from perturbox.cli.refusals import check_new_place
-from perturbox.io.files import require_new_folder, require_new_label_map
+from perturbox.fitting import fit_features
+from perturbox.io.files import require_new, require_new_folder, require_new_label_map
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
@@ -86,6 +88,36 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> l
     if not any(volumes.values()):
         lines.append("The model found none of its structures in this scan; is it the right body part and model?")
     return [*lines, *(f"Note: {warning}" for warning in found["warnings"]), f"Labels: {out}"]
+
+
+def run_fit(
+    scans: list[str],
+    spec: str,
+    out: Path,
+    layers: tuple[str, ...],
+    components: int,
+    passes: int,
+    seed: int,
+    device: str,
+    force: bool,
+) -> list[Any]:
+    require_new(out, overwrite=False)
+    if out.suffix != ".safetensors":
+        raise InputError(f"'{out}' can't hold features; name --out something.safetensors.")
+    if components < 1 or passes < 1:
+        raise InputError(f"--components {components} and --passes {passes} must be at least 1.")
+    victim = load_victim(spec, device)
+    loaded = [load_inputs(Job(path, victim=spec, device=device, force=force), victim=victim) for path in scans]
+    volumes, warnings = [scan for _, scan, _, _ in loaded], [line for _, _, said, _ in loaded for line in said]
+    with Progress({}) as progress:
+        expected = estimate.estimate_prediction(victim, volumes[0])
+        expected = replace(expected, seconds=len(volumes) * passes * expected.seconds)
+        progress.announce(words.estimate_line(expected, f"Fitting features of {victim.name}"))
+        listener = progress.listener()
+        how = {"layers": layers, "components": components, "passes": passes, "seed": seed}
+        found = fit_features(victim, volumes, **how, say=listener.say, stop=listener.stop)
+        found.write(out)
+    return [*words.features_summary(found), *(f"Note: {warning}" for warning in warnings), f"Features: {out}"]
 
 
 def run_verify(place: Path) -> tuple[list[str], list[Any]]:

@@ -204,6 +204,19 @@ def volumes_table(volumes: Mapping[str, float], unit: str) -> Table:
     return table(["Structure", f"Volume {unit}"], rows)
 
 
+def features_summary(features: Any) -> list[Any]:
+    """What `perturbox fit-features` fitted: samples per class, and the classes left out."""
+    samples = features.facts["samples"]
+    missing = [name for name in features.groups if name not in samples]
+    lines: list[Any] = [
+        f"Fitted {len(features.mixtures)} mixtures in {len(features.layers)} layers of {features.victim}.",
+        table(["Class", "Samples"], [[name, str(count)] for name, count in samples.items()]),
+    ]
+    if missing:
+        lines.append(f"Note: Too little of {listed(missing)} to fit; an attack leaves it unconstrained.")
+    return lines
+
+
 def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """First the few that one starts with, then all, family by family."""
     from perturbox.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
