@@ -98,7 +98,7 @@ def _climbing(ready: Ready, costs: Costs) -> float:
         return leaf.steps * step + costs.forward
 
     rounds = [leaf.restarts * one(leaf) for leaf in ready.attack.leaves()]
-    views = len(ready.surrogates) or len(ready.others) or 1
+    views = max(1, len(ready.surrogates)) * max(1, len(ready.others))
     return views * (sum(rounds) + ready.attack.refine * max(rounds))
 
 

@@ -25,7 +25,9 @@ class Oracle:
 
     gradient, value: the objective with its gradient, or alone; both count as a look: the point is scored, traced and
     may become the answer. peek: the objective at a point that need neither be storable nor allowed, and is no answer.
-    project: z made allowed. succeeded: whether the last look reached the goal.
+    project: z made allowed. succeeded: whether the last look reached the goal. views: how many scans or models the
+    objective is the mean of; single: of one of them, the objective with its gradient and whether the goal is reached
+    there; no look.
     """
 
     gradient: Callable[[Tensor], tuple[float, Tensor]]
@@ -33,6 +35,8 @@ class Oracle:
     peek: Callable[[Tensor], float]
     project: Callable[[Tensor], Tensor]
     succeeded: Callable[[], bool]
+    views: int = 1
+    single: Callable[[Tensor, int], tuple[float, Tensor, bool]] | None = None
 
 
 # ---------------------------------------------------------------- steps without a gradient

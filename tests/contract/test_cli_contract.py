@@ -100,6 +100,7 @@ RESULT = {
         "limits": str,
     },
     "surrogates": list,
+    "crafted_on": list,
     "source": {
         "format": str,
         "dtype": str,
