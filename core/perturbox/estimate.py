@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from perturbox.attack import Attack, Scene
+from perturbox.budget import Budget
 from perturbox.job import Ready
 from perturbox.measure import CONTROL_SEEDS
 from perturbox.memory import available_bytes, graph_budget
@@ -172,7 +173,10 @@ def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Read
     x = torch.from_numpy(slab.data)[None].to(victim.device, torch.float32).requires_grad_()
     scores = torch.rand(classes, *bound.grid.target, device=victim.device)
 
-    pretended = _Pretended(bound, scores)
+    everywhere = torch.ones(1, 1, *slab.shape, dtype=torch.bool, device=victim.device)
+    values = victim.visible or (float(image.data.min()), float(image.data.max()))
+    limits = Budget(math.inf, "linf", everywhere, values, slab.step, slab.spacing, values)
+    pretended = _Pretended(bound, scores, limits)
 
     def evaluation() -> None:
         if ready is None:
@@ -194,6 +198,7 @@ class _Pretended:
 
     bound: BoundVictim
     scores: Tensor
+    budget: Budget
 
     def prepare(self, x: Tensor) -> Tensor:
         return self.bound.prepare(x)

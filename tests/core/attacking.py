@@ -16,7 +16,7 @@ KNOWN = {name: {entry["name"] for entry in recipe.parameters} for name, recipe i
 # Settings with which a recipe is quick on scans of a thousand voxels; each must leave it what it is.
 QUICK: dict[str, dict] = {
     "bias-field": {"distance": 8.0},
-    "patch": {"side": 6.0, "samples": 2, "shift": 2.0},
+    "patch": {"side": 10.0, "samples": 2, "shift": 2.0},
     "medis": {"boundary": 6.0, "refine": 1},
     "nes": {"pairs": 2},
     "vafa": {"block": 4},
