@@ -61,7 +61,7 @@ def test_it_must_lie_within_the_region():
         (Box(6.0, (20, 5, 5)), budget(image)),  # beyond it
         (Box(12.0), budget(image, region=hole)),
     ]:
-        with pytest.raises(InputError, match="patch of .* mm doesn't lie within the region.*smaller"):
+        with pytest.raises(InputError, match=r"patch of .* mm doesn't lie within the region.*smaller"):
             Patch(box).init(tensor(image), limits, generator())
     Box(6.0, (1, 5, 5)).require(budget(image, region=hole))
     roi = np.zeros(image.shape, bool)
@@ -215,9 +215,10 @@ def test_a_job_is_verified_and_replayed_to_the_bit(tmp_path):
     settings = {"side": 10.0, "samples": 2, "centre": "12,11,9"}
     ct = tiny.write_scan(tmp_path / "ct.nii.gz")
     result = run_job(Job(str(ct), f"{tiny.__file__}:volume", "patch", steps=3, settings=settings), tmp_path / "R")
-    assert result["attack"]["own_budget"] | {"parameter": "side", "value": 10.0, "unit": "mm"} == result["attack"][
-        "own_budget"
-    ]
+    assert (
+        result["attack"]["own_budget"] | {"parameter": "side", "value": 10.0, "unit": "mm"}
+        == result["attack"]["own_budget"]
+    )
     assert verify(tmp_path / "R") == []
     replay(tmp_path / "R", tmp_path / "again")
     first, again = (
