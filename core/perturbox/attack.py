@@ -25,7 +25,7 @@ from perturbox.spaces import Space
 from perturbox.steps import Member, Outcome, Rank, Step
 from perturbox.types import Case, Volume
 from perturbox.victim import BoundVictim, Victim, as_input
-from perturbox.view import Objective, Previous, Scene, View, climb, surrogate_view, view_of_other
+from perturbox.view import Objective, Previous, Scene, View, climb, surrogate_view, views_of_others
 
 __all__ = ["Attack", "Objective", "Outcome", "Scene", "Step", "climb", "compose", "own_draw", "run"]
 
@@ -42,7 +42,8 @@ class Attack:
     the attacks it is made of, run one after another, each as if it were alone; a `warm` one starts at the best point of
     the one before: where the objective was highest, or where the score was lowest (`warm_by`). refine: attacks with
     ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an InputError,
-    victims and scans it can't work with. crafted_on: scans other than the case, for a universal attack.
+    victims and scans it can't work with. crafted_on: files other than the case, for a universal attack: scans, or what
+    `make_scans` makes them of: (victim, case, what was read, generator) -> scans.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Attack:
     refine: int = 0
     check: Callable[[Victim, Volume], None] | None = None
     crafted_on: tuple[str, ...] = ()
+    make_scans: Callable[[Victim, Volume, Sequence[Volume], torch.Generator], Sequence[Volume]] | None = None
 
     def leaves(self) -> Iterator["Attack"]:
         """The attacks that are run one after another: itself, or those of its members."""
@@ -152,7 +154,15 @@ class _Run:
         for view in self.views:
             view.scene = dataclasses.replace(view.scene, previous=None, memory={})
         oracle = Oracle(
-            self.gradient, self.value, self.peek, self.project, lambda: self.succeeded, self.memories, self.bounds
+            self.gradient,
+            self.value,
+            self.peek,
+            self.project,
+            lambda: self.succeeded,
+            self.memories,
+            self.bounds,
+            len(self.views),
+            self.single,
         )
         state = leaf.solver.init(z, self.limits, self.generator)
         self.succeeded = False
@@ -226,21 +236,31 @@ class _Run:
         z = z.detach().requires_grad_(True)
         total, gradient = 0.0, torch.zeros_like(z)
         for view in self.views:
-            x_adv = self.leaf.space.decode(z, view.x, self._of(view))
-            self._keep(view, x_adv.detach())
-            # Cut here, so that several models never hold their graphs at once.
-            point = x_adv.detach().requires_grad_(True)
-            view.watch(point)
-            loss = self.leaf.objective(view, point, view.scene, self.progress)
-            (slope,) = torch.autograd.grad(loss, point)
-            if self.leaf.space.voxelwise:
-                self.touched |= slope != 0
-            if x_adv.requires_grad:  # a limit of 0 may leave nothing of z
-                gradient += torch.autograd.grad(x_adv, z, slope / len(self.views))[0]
-            total += float(loss.detach()) / len(self.views)
-            view.scene = dataclasses.replace(view.scene, previous=Previous(point.detach(), slope))
+            loss, slope = self._climbed(view, z)
+            total, gradient = total + loss / len(self.views), gradient + slope / len(self.views)
         self.record(z.detach(), total)
         return total, gradient
+
+    def single(self, z: Tensor, index: int) -> tuple[float, Tensor, bool]:
+        view = self.views[index]
+        loss, slope = self._climbed(view, z.detach().requires_grad_(True))
+        return loss, slope, view.judge()[0] <= view.goal.threshold
+
+    def _climbed(self, view: View, z: Tensor) -> tuple[float, Tensor]:
+        """The objective of one view at z, and its gradient there."""
+        x_adv = self.leaf.space.decode(z, view.x, self._of(view))
+        self._keep(view, x_adv.detach())
+        # Cut here, so that several models never hold their graphs at once.
+        point = x_adv.detach().requires_grad_(True)
+        view.watch(point)
+        loss = self.leaf.objective(view, point, view.scene, self.progress)
+        (slope,) = torch.autograd.grad(loss, point)
+        if self.leaf.space.voxelwise:
+            self.touched |= slope != 0
+        view.scene = dataclasses.replace(view.scene, previous=Previous(point.detach(), slope))
+        if not x_adv.requires_grad:  # a limit of 0 may leave nothing of z
+            return float(loss.detach()), torch.zeros_like(z)
+        return float(loss.detach()), torch.autograd.grad(x_adv, z, slope)[0]
 
     def value(self, z: Tensor) -> float:
         total = self._evaluate(z, self.limits.step)
@@ -360,10 +380,12 @@ def run(
     budget = Budget.of(case, attack.limit, attack.norm, device, visible)
     generator = torch.Generator().manual_seed(seed)
     names = {value: name for name, value in victim.victim.labels.items()}
-    if surrogates:
+    if others:
+        # Whatever the case holds: the same scans make the same perturbation for every case.
+        aim = goal if goal.named else dataclasses.replace(goal, targets=tuple(victim.victim.structures.values()))
+        views = views_of_others(others, surrogates or [victim], aim, names, attack.limit, attack.norm, generator)
+    elif surrogates:
         views = [surrogate_view(model, case, goal, names, budget, generator) for model in surrogates]
-    elif others:
-        views = [view_of_other(scan, victim, goal, attack.limit, attack.norm, generator) for scan in others]
     else:
         views = [View.of(victim, image, reference, goal, budget, generator)]
     state = _Run(attack, views, case, budget, generator, on_step, stop, enough)

@@ -109,6 +109,8 @@ class Budget:
             return torch.zeros_like(delta)
         if self.norm == "l2":
             size = self.rms(delta)
+            if not bool((size > self.eps).any()):  # also because a root has no gradient at 0
+                return delta
             # A hair inside the ball, so that rounding neither leaves it nor makes a second projection differ.
             return delta * torch.where(size > self.eps, self.eps * (1 - 1e-6) / size.clamp_min(TINY), 1.0)
         allowed = int(self.eps * self.count * delta.shape[1])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from perturbox.attack import Attack, Scene
+from perturbox.budget import Budget
 from perturbox.job import Ready
 from perturbox.measure import CONTROL_SEEDS
 from perturbox.memory import available_bytes, graph_budget
@@ -98,7 +99,7 @@ def _climbing(ready: Ready, costs: Costs) -> float:
         return leaf.steps * step + costs.forward
 
     rounds = [leaf.restarts * one(leaf) for leaf in ready.attack.leaves()]
-    views = len(ready.surrogates) or len(ready.others) or 1
+    views = max(1, len(ready.surrogates)) * max(1, len(ready.others))
     return views * (sum(rounds) + ready.attack.refine * max(rounds))
 
 
@@ -172,7 +173,10 @@ def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Read
     x = torch.from_numpy(slab.data)[None].to(victim.device, torch.float32).requires_grad_()
     scores = torch.rand(classes, *bound.grid.target, device=victim.device)
 
-    pretended = _Pretended(bound, scores)
+    everywhere = torch.ones(1, 1, *slab.shape, dtype=torch.bool, device=victim.device)
+    values = victim.visible or (float(image.data.min()), float(image.data.max()))
+    limits = Budget(math.inf, "linf", everywhere, values, slab.step, slab.spacing, values)
+    pretended = _Pretended(bound, scores, limits)
 
     def evaluation() -> None:
         if ready is None:
@@ -194,6 +198,7 @@ class _Pretended:
 
     bound: BoundVictim
     scores: Tensor
+    budget: Budget
 
     def prepare(self, x: Tensor) -> Tensor:
         return self.bound.prepare(x)

@@ -242,6 +242,7 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
             {"name": model.name, "spec": spec, "sha256": model.sha256}
             for model, spec in zip(ready.surrogates, job.surrogate, strict=True)
         ],
+        "crafted_on": [{"sha256": digest} for digest in ready.crafted_on_sha256],
         "source": {
             "format": image.format,
             "dtype": str(image.dtype),

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from perturbox import io, recipes
 from perturbox.attack import Attack, Step
@@ -65,6 +67,11 @@ class Ready:
     surrogates: tuple[Victim, ...] = ()
     others: tuple[Volume, ...] = ()
 
+    @cached_property
+    def crafted_on_sha256(self) -> list[str]:
+        """Hashes of the files a universal attack is crafted on."""
+        return [sha256(Path(path)) for path in self.attack.crafted_on]
+
     @property
     def eps(self) -> float | None:
         """The limit of the change; None where nothing but the attack's own budget limits it."""
@@ -104,10 +111,34 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
         for part in attack.parts():
             if part.check is not None:
                 part.check(model, image)
-    others = tuple(io.read_volume(Path(path), unit=victim.unit, channels=victim.channels) for path in attack.crafted_on)
+    others = scans_to_craft_on(attack, victim, image, job.seed)
+    for scan in others:
+        for model in surrogates or (victim,):
+            model.on(scan)
     if attack.steps != job.steps:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
     return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest, surrogates, others)
+
+
+def scans_to_craft_on(attack: Attack, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
+    """The scans of a universal attack, read or made; raises InputError where the case is one of them, or where they are
+    of another kind than the case."""
+    channels = None if attack.make_scans else victim.channels
+    read = [io.read_volume(Path(path), unit=victim.unit, channels=channels) for path in attack.crafted_on]
+    for path, scan in zip(attack.crafted_on, read, strict=True):
+        if np.array_equal(scan.data, image.data):
+            raise InputError(
+                f"{path} is the scan that {attack.name} is to be tried on; leave it out, for what is crafted on a scan "
+                "says nothing of how it does on others."
+            )
+    if attack.make_scans:
+        return tuple(attack.make_scans(victim, image, read, torch.Generator().manual_seed(seed)))
+    for path, scan in zip(attack.crafted_on, read, strict=True):
+        if scan.dims != image.dims:
+            raise InputError(
+                f"{path} is {scan.dims}D and the scan to attack {image.dims}D; craft on scans of its kind."
+            )
+    return tuple(read)
 
 
 def load_inputs(

@@ -5,6 +5,7 @@ the victim; a universal one has one of each scan it is crafted on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ from perturbox.objectives import Loss
 from perturbox.sliding import Inside
 from perturbox.types import Case, InputError, Volume
 from perturbox.victim import BoundVictim, as_input
+
+
+class NothingToAttack(InputError):
+    """A model finds none of the structures in a scan."""
 
 
 class Previous(NamedTuple):
@@ -35,7 +40,8 @@ class Scene:
     grid. classes: the channels a Dice averages. regions: bool "values k" of a multi-label network, see
     `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid; scan_spacing: mm along the scan's
     own axes. generator: for what is random in an objective. previous: the point before, None at a round's first.
-    memory: empty at a round's start, for what an objective carries from step to step.
+    memory: empty at a round's start, for what an objective carries from step to step. visible: lowest and highest value
+    that the model or a reader tells apart.
     """
 
     labels: Tensor
@@ -188,20 +194,39 @@ def surrogate_view(
     wanted = translated(goal.wanted)
     there = Goal(goal.kind, tuple(kept.values()), goal.named, wanted).present(own)
     if not there.targets:
-        raise InputError(f"The surrogate {model.name} finds no structure to attack in this scan; use another.")
+        raise NothingToAttack(f"The surrogate {model.name} finds no structure to attack in this scan; use another.")
     values = {target: value for value, target in kept.items()}
     return View.of(surrogate, case.image, own, there, budget, generator, values)
 
 
-def view_of_other(
-    scan: Volume, victim: BoundVictim, goal: Goal, eps: float | None, norm: Norm, generator: torch.Generator
-) -> View:
-    """The same victim on another scan, against its own prediction there. Raises InputError where it finds nothing."""
-    model = victim.victim
-    bound = model.on(scan, victim.effort, victim.memory_budget)
-    reference = model.predict(scan, victim.effort)
-    goal = goal.present(reference)
-    if not goal.targets:
-        raise InputError("A scan the attack is to be crafted on holds none of the structures; leave it out.")
-    budget = Budget.of(Case(scan), eps, norm, model.device, model.visible)
-    return View.of(bound, scan, reference, goal, budget, generator)
+def views_of_others(
+    scans: Sequence[Volume],
+    models: Sequence[BoundVictim],
+    goal: Goal,
+    names: Mapping[int, str],
+    eps: float | None,
+    norm: Norm,
+    generator: torch.Generator,
+) -> list[View]:
+    """The views of models on other scans than the case, against their own predictions there; see `surrogate_view`.
+
+    Scans where a model finds none of the structures are left out, which its effort notes. Raises InputError where none
+    is left.
+    """
+    views = []
+    for model in models:
+        found = []
+        for scan in scans:
+            bound = model.victim.on(scan, model.effort, model.memory_budget)
+            budget = Budget.of(Case(scan), eps, norm, model.victim.device, model.victim.visible)
+            with suppress(NothingToAttack):
+                found.append(surrogate_view(bound, Case(scan), goal, names, budget, generator))
+        if missed := len(scans) - len(found):
+            what = "none of the structures and taught the attack nothing"
+            model.effort.notes.append(
+                f"In {missed} of the {len(scans)} scans to craft on {model.victim.name} saw {what}."
+            )
+        views += found
+    if not views:
+        raise InputError("The scans the attack is to be crafted on hold none of the structures; choose others.")
+    return views

@@ -109,6 +109,7 @@ RESULT = {
         "limits": str,
     },
     "surrogates": list,
+    "crafted_on": list,
     "source": {
         "format": str,
         "dtype": str,

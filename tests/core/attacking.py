@@ -24,6 +24,7 @@ QUICK: dict[str, dict] = {
     "dag": {"gamma": 0.02},
     "lbfgs": {"stride": 0.05},
     "deformation": {"distance": 8.0},
+    "patch": {"side": 10.0, "samples": 2, "shift": 2.0},
     "medis": {"boundary": 6.0, "refine": 1},
     "nes": {"pairs": 2},
     "pdpgd": {"first": 1e-4},
