@@ -1,5 +1,5 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo serve test test-all test-server test-slicer lint bench
+.PHONY: setup demo serve test test-all test-server test-slicer lint bench bench-attacks attacks
 
 # The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
 # tests of the Slicer module.
@@ -43,3 +43,11 @@ lint: .venv/ready
 # Measure speed and memory; writes docs/benchmarks.md.
 bench: .venv/ready
 	.venv/bin/python -m benchmarks
+
+# Write docs/attacks.md from the recipes, and draw the pictures it lacks: half a minute each.
+attacks: .venv/ready
+	.venv/bin/python -m benchmarks catalogue --pictures
+
+# Run every attack for a few steps; writes its section of docs/benchmarks.md. Goes on where it was stopped.
+bench-attacks: .venv/ready
+	.venv/bin/python -m benchmarks attacks

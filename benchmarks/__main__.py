@@ -1,6 +1,8 @@
 """Measure, then write docs/benchmarks.json and docs/benchmarks.md:
 
     python -m benchmarks [--quick] [--cases CASE …] [--rounds 5] [--threads 1] [--out docs]
+    python -m benchmarks attacks --help        every attack, a short run
+    python -m benchmarks catalogue --help      docs/attacks.md
 
 The full run takes about an hour and wants a machine that does nothing else.
 """
@@ -9,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,13 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import monai  # noqa: E402
 import torch  # noqa: E402
 
+import attacks  # noqa: E402
 import bench_sliding  # noqa: E402
+import catalogue  # noqa: E402
+import machine  # noqa: E402
 import pages  # noqa: E402
-import perturbox  # noqa: E402
 import summary  # noqa: E402
 
 
@@ -55,28 +57,29 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "machine": {
-            "cpu": processor(),
+            "cpu": machine.processor(),
             "cores": os.cpu_count(),
             "threads": options.threads,
             "load_before": load,
             "load_after": os.getloadavg()[0],
         },
-        "versions": {
-            "perturbox": perturbox.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "monai": monai.__version__,
-        },
+        "versions": machine.versions(),
         "rounds": rounds,
         "quick": options.quick,
         "cases": cases,
     }
     results["goals"] = summary.goals(cases)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
-    page = options.out / "benchmarks.md"
-    server = pages.server_section(page.read_text()) if page.exists() else ""
-    page.write_text(pages.with_server_section(summary.markdown(results), server).rstrip() + "\n")
+    document = options.out / "benchmarks.json"
+    if document.exists():  # what others measured stays
+        results["attacks"] = json.loads(document.read_text(encoding="utf-8")).get("attacks")
+    document.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path = options.out / "benchmarks.md"
+    before, page = path.read_text(encoding="utf-8") if path.exists() else "", summary.markdown(results)
+    for heading in pages.SECTIONS:
+        if section := pages.section_of(before, heading):
+            page = pages.with_section(page, section)
+    path.write_text(page.rstrip() + "\n", encoding="utf-8")
     for goal in results["goals"]:
         print(goal["sentence"])
 
@@ -87,14 +90,9 @@ def peak_bytes(key: str, arm: str, threads: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 if __name__ == "__main__":
-    main()
+    others = {"attacks": attacks.main, "catalogue": catalogue.main}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
+    else:
+        main()

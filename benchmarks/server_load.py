@@ -316,7 +316,7 @@ def main() -> int:
         found = load(options.seconds, options.clients, Path(folder) / "server")
     print(section(found))
     if options.page is not None:
-        options.page.write_text(pages.with_server_section(options.page.read_text(), section(found)))
+        options.page.write_text(pages.with_section(options.page.read_text(), section(found)))
     for failure in found["failures"]:
         print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if found["failures"] else 0

@@ -57,10 +57,10 @@ def test_growth_and_lost_jobs_fail_the_load():
 
 def test_the_section_replaces_its_elder_and_survives_the_other_author():
     first, second = (server_load.section(figures(tally(memory))) for memory in (100.0, 105.0))
-    page = pages.with_server_section("# Benchmarks\n\ntext\n", first)
+    page = pages.with_section("# Benchmarks\n\ntext\n", first)
     assert page == f"# Benchmarks\n\ntext\n\n{first}"
-    assert pages.with_server_section(page, second) == f"# Benchmarks\n\ntext\n\n{second}"
-    assert pages.server_section(page) == first and pages.server_section("# Benchmarks\n") == ""
+    assert pages.with_section(page, second) == f"# Benchmarks\n\ntext\n\n{second}"
+    assert pages.section_of(page, pages.SERVER) == first and pages.section_of("# Benchmarks\n", pages.SERVER) == ""
     assert "| GET /info/ | 101 × 200 | 10 | 10 |" in first and "Nothing failed." in first
 
 

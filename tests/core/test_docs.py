@@ -1,23 +1,31 @@
 """The documentation's code runs, and what it says about results is complete."""
 
 import dataclasses
+import io as streams
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from perturbox import io
+from perturbox import io, recipes
 from perturbox.folder import verify
 from perturbox.job import Job, run_job
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
 from perturbox.sliding import Window
-from perturbox.types import Volume
+from perturbox.types import ADVERSARIAL_NOTICE, Volume
 from perturbox.victim import Victim
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+import catalogue  # noqa: E402
+import pictures  # noqa: E402
+import prepared  # noqa: E402
+
 ORGAN_HU, BODY_HU = 100, 0
 
 
@@ -115,3 +123,71 @@ def test_every_field_of_a_victim_is_explained():
     assert [
         field.name for field in dataclasses.fields(Window) if not re.search(rf"Window\([^)]*\b{field.name}\b", text)
     ] == []
+
+
+# ---------------------------------------------------------------- the catalogue of attacks
+
+
+def test_the_catalogue_is_what_the_recipes_say_now():
+    current = (DOCS / "attacks.md").read_text(encoding="utf-8") == catalogue.page()
+    assert current, "docs/attacks.md is not what the recipes say; run `python -m benchmarks catalogue`"
+
+
+@pytest.mark.parametrize("name", recipes.discover())
+def test_every_attack_has_a_small_picture_or_a_reason_for_none(name):
+    path = catalogue.IMAGES / f"{name}.png"
+    assert path.exists() != (name in catalogue.NO_PICTURE), (
+        f"run `python -m benchmarks catalogue --pictures {name}`, or say in catalogue.NO_PICTURE why there is none"
+    )
+    if path.exists():
+        content = path.read_bytes()
+        assert ADVERSARIAL_NOTICE.encode() in content and len(content) < 60_000
+
+
+def test_there_are_no_pictures_and_settings_of_attacks_that_are_not():
+    known = set(recipes.discover())
+    assert {path.stem for path in catalogue.IMAGES.glob("*.png")} <= known
+    assert {*catalogue.NO_PICTURE, *pictures.SHOWN, *prepared.GREY, *prepared.NEEDS} <= known
+
+
+def test_every_attack_and_link_of_the_guide_is_there():
+    text = (DOCS / "attacks.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--attack ([a-z0-9-]+)", text)) | set(re.findall(r"\]\(#([a-z0-9-]+)\)", text))
+    assert named - set(recipes.discover()) == set()
+    assert set(re.findall(r"\[([a-z0-9-]+)\]\(#", text)) == set(recipes.discover())
+    assert [path for path in re.findall(r"\]\(([\w./-]+\.(?:md|png))\)", text) if not (DOCS / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", recipes.discover())
+def test_a_section_says_paper_parameters_and_deviations(name):
+    recipe, text = recipes.get(name), catalogue.page()
+    (section,) = re.findall(rf"^### {name}\n(.*?)(?=^### |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert recipe.paper in section and recipe.title in section
+    assert all(f"- {deviation}\n" in section for deviation in recipe.deviations)
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == [f"| `{entry['name']}`" for entry in recipe.parameters]
+    for row, entry in zip(rows, recipe.parameters, strict=True):
+        assert row[1:3] == [entry["help"], entry["unit"]]
+        assert (entry["default"] is None) == (row[4] == " |" or row[4] == "|"), row
+
+
+def test_a_range_is_said_in_words():
+    said = {entry["name"]: catalogue._range(entry) for entry in recipes.get("nes").parameters}
+    assert said["pairs"] == "1 to 100000" and said["alpha"] == "≥ 0"
+    assert said["loss"] == "`dice-ce`, `dice`, `ce`, `margin`"
+
+
+def test_a_picture_shows_what_changed_in_its_colours():
+    """Half of it 4 HU brighter, half 2 HU darker: full red and half blue on a scale that goes to 4 HU."""
+    change = np.full((12, 40), 4.0)
+    change[:, 20:] = -2.0
+    values, labels = np.full((12, 40), 40.0), np.zeros((12, 40), np.uint8)
+    content = pictures.compose(values, change, labels, labels, (-160.0, 240.0), "HU", 0.5, ["liver"])
+    image = np.asarray(Image.open(streams.BytesIO(content)).convert("RGB"))
+    top, left = pictures.TITLE, 80 + pictures.GAP
+    assert ADVERSARIAL_NOTICE.encode() in content
+    assert tuple(image[top + 5, left + 5]) == tuple(pictures.RED)
+    half = pictures.diverging(np.array([-0.5]))[0]
+    assert tuple(image[top + 5, left + 75]) == tuple(half) and half[2] > half[0]
+    assert tuple(image[top + 5, 5]) == (124, 124, 124)  # 40 HU, in the middle of the window
+    assert pictures.nice(4.0) == 4 and pictures.nice(4.1) == 5 and pictures.nice(987) == 1000 and pictures.nice(0) == 1

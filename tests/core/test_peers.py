@@ -1,14 +1,11 @@
 """The same attack by another package, at equal settings: `make test-all` installs it for the length of a test."""
 
-import subprocess
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peers import installed
 from torch import nn
 
 from perturbox import recipes
@@ -18,7 +15,6 @@ from perturbox.sliding import Window
 from perturbox.types import Case, Volume
 from perturbox.victim import Victim
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDE = 48
 LABELS = {"background": 0, "disc": 1, "square": 2}
 
@@ -56,28 +52,10 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def torchattacks_pgd(tmp_path_factory) -> Iterator[type]:
-    """The PGD class of torchattacks, without what else that package would pull in."""
+    """The PGD class of torchattacks."""
     folder = tmp_path_factory.mktemp("peer")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [*command, "-c", str(ROOT / "constraints.txt"), "torchattacks==3.5.1"], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(
-            f"torchattacks could not be installed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        )
-    package = types.ModuleType("torchattacks")
-    package.__path__ = [str(folder / "torchattacks")]
-    attacks = types.ModuleType("torchattacks.attacks")
-    attacks.__path__ = [str(folder / "torchattacks" / "attacks")]
-    sys.modules |= {"torchattacks": package, "torchattacks.attacks": attacks}
-    try:
-        from torchattacks.attacks.pgd import PGD  # type: ignore[import-not-found]
-
-        yield PGD
-    finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchattacks"]:
-            del sys.modules[name]
+    with installed(folder, "torchattacks==3.5.1", ["torchattacks.attacks.pgd"]) as (module,):
+        yield module.PGD
 
 
 @pytest.mark.peer

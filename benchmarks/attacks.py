@@ -1,0 +1,200 @@
+"""Every attack, a short run on `ct-organs`: mean Dice of the saved file against the clean prediction, and CPU seconds.
+
+    python -m benchmarks attacks [NAME …] [--steps 5] [--jobs 2] [--again] [--out docs]
+
+Each is run with equal steps on 64 slices of the demo's phantom at 2, 5 and 10 HU, and on the real CT of
+PERTURBOX_DATA (default ../shared/data), where there is one, at 10 HU; with a budget of its own, at its default; what
+seeks the smallest change, at a cap of 40 HU. Results go to benchmarks.json as they come: a run that was stopped goes on
+where it was, one over some attacks leaves the results of the others in place. --again measures anew.
+"""
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import attacks_page
+import machine
+import pages
+import prepared
+from perturbox import io, recipes
+from perturbox.attack import own_draw
+from perturbox.types import Case, Effort, InputError, Volume
+from quality import judged
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL_CT = Path(os.environ.get("PERTURBOX_DATA", ROOT.parent / "shared" / "data")) / "ct_abdomen" / "example_ct.nii.gz"
+EPS = {"phantom": (2.0, 5.0, 10.0), "ct": (10.0,)}
+CAP = 40.0  # of what seeks the smallest change; at 10 HU few would find any
+STEPS, DRAWS = 5, 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. eps: HU (l0: a share of voxels), None where the recipe has a budget of its own."""
+
+    case: str
+    recipe: str
+    norm: str
+    eps: float | None
+
+    @property
+    def key(self) -> str:
+        return " ".join([self.case, self.recipe, self.norm, "own" if self.eps is None else f"{self.eps:g}"])
+
+
+def cells(names: Sequence[str], cases: Sequence[str]) -> list[Cell]:
+    """All runs of these recipes. noise is run in every norm in which some recipe is, to stand beside it."""
+    known = recipes.discover()
+    norms = {norm_of(name) for name in known if known[name].own is None}
+    found = []
+    for case in cases:
+        for name in names:
+            if case != "phantom" and name in prepared.GREY:
+                continue
+            for norm in [n for n in known[name].norms if n in norms] if name == "noise" else [norm_of(name)]:
+                eps = limits(name, norm, case)
+                found += [Cell(case, name, norm, limit) for limit in eps]
+    return found
+
+
+def norm_of(name: str) -> str:
+    """linf where a recipe has it."""
+    norms = recipes.get(name).norms
+    return "linf" if "linf" in norms else norms[0]
+
+
+def limits(name: str, norm: str, case: str) -> tuple[float | None, ...]:
+    """What a recipe is limited to on a case."""
+    if recipes.get(name).own is not None:
+        return (None,)
+    if seeks_smallest(name):
+        return (CAP,)
+    return tuple(eps / 100 for eps in EPS[case]) if norm == "l0" else EPS[case]
+
+
+@cache
+def seeks_smallest(name: str) -> bool:
+    """Whether it stops at the smallest change that reaches the goal."""
+    if recipes.get(name).own is not None:
+        return False
+    return recipes.get(name).build(1.0, norm_of(name), 1, {}).keep == "smallest"
+
+
+def scan_of(case: str) -> Volume:
+    return prepared.phantom() if case == "phantom" else io.read_volume(REAL_CT)
+
+
+def measure(cell: Cell, steps: int) -> dict[str, Any]:
+    """Run one cell; its row of benchmarks.json."""
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {**asdict(cell), "steps": steps, "date": datetime.date.today().isoformat()}
+    effort = Effort()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            given = prepared.ready(cell.recipe, cell.eps, cell.norm, steps, Path(folder), scan=scan_of(cell.case))
+        except InputError as reason:
+            return {**row, "refused": str(reason)}
+        outcome, clean, goal, spent = prepared.attacked(given, effort)
+    scan, victim, attack = given.image, given.victim, given.attack
+
+    def mean_dice(x: np.ndarray) -> float:
+        return float(np.mean(list(judged(scan, x, victim, clean).values())))
+
+    draw = own_draw(attack, Case(scan), victim) if cell.eps is None else None
+    dice = mean_dice(outcome.x_adv)
+    return {
+        **row,
+        "keep": attack.keep,
+        "unit": scan.unit,
+        "dice": dice,
+        "reached": dice <= goal.threshold,
+        "linf": float(np.abs(outcome.delta).max()),
+        "rms": float(np.sqrt(np.square(outcome.delta.astype(np.float64)).mean())),
+        "cpu_s": spent,
+        "forwards": effort.forwards,
+        "backwards": effort.backwards,
+        "own": recipes.get(cell.recipe).own_budget(attack.parameters),
+        "draw": None if draw is None else min(mean_dice(draw(seed)) for seed in range(DRAWS)),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks attacks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these attacks")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    parser.add_argument("--again", action="store_true", help="also what has been measured with as many steps")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    options = parser.parse_args(arguments)
+    document, page = options.out / "benchmarks.json", options.out / "benchmarks.md"
+    names = [recipes.get(name).name for name in options.names] or list(recipes.discover())
+    cases = [case for case in EPS if case == "phantom" or REAL_CT.exists()]
+    if len(cases) < len(EPS):
+        print(f"No real CT at {REAL_CT}; set PERTURBOX_DATA. The phantom alone is attacked.", file=sys.stderr)
+
+    rows = stored(document).get("rows", {})
+    wanted = cells(names, cases)
+    if not options.again:
+        wanted = [cell for cell in wanted if rows.get(cell.key, {}).get("steps") != options.steps]
+    command = " ".join(["python -m benchmarks attacks", *arguments])
+    failed = attack_all(wanted, options.steps, options.jobs, document, command)
+    section = attacks_page.section(stored(document))
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
+    page.write_text(pages.with_section(text, section), encoding="utf-8")
+    for sentence in failed:
+        print(f"FAILED: {sentence}", file=sys.stderr)
+    if failed:
+        raise SystemExit(1)
+
+
+def attack_all(wanted: Sequence[Cell], steps: int, jobs: int, document: Path, command: str) -> list[str]:
+    """Run the cells in processes of their own and store each row as it comes; sentences on those that failed."""
+    failed = []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        pending = {pool.submit(measure, cell, steps): cell for cell in wanted}
+        for number, future in enumerate(as_completed(pending), start=1):
+            cell = pending[future]
+            try:
+                row = future.result()
+            except Exception as problem:  # one attack's failure shall not cost the others' hours
+                failed.append(f"{cell.key}: {type(problem).__name__}: {problem}")
+                continue
+            store(document, cell.key, row, command)
+            said = row.get("refused") or f"Dice {row['dice']:.3f}, {row['cpu_s']:.0f} CPU s"
+            print(f"{number} of {len(wanted)}: {cell.key}: {said}", file=sys.stderr, flush=True)
+    return failed
+
+
+def stored(document: Path) -> dict[str, Any]:
+    """What benchmarks.json holds of the attacks."""
+    found = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+    return found.get("attacks") or {}
+
+
+def store(document: Path, key: str, row: dict[str, Any], command: str) -> None:
+    """Add a row to benchmarks.json, whole or not at all."""
+    whole = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
+    rows = {**(whole.get("attacks") or {}).get("rows", {}), key: row}
+    told = {"cpu": machine.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    whole["attacks"] = {
+        "command": command, "machine": told, "versions": machine.versions(), "rows": dict(sorted(rows.items()))
+    }  # fmt: skip
+    document.parent.mkdir(parents=True, exist_ok=True)
+    draft = document.with_suffix(".json.part")
+    draft.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    draft.replace(document)

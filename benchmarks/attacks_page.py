@@ -1,0 +1,109 @@
+"""The section of docs/benchmarks.md on the attacks: one table per norm, one of those that seek the smallest change, one
+of those with a budget of their own, never one beside the other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pages
+
+Rows = dict[str, dict[str, Any]]
+FLOOR = "noise"
+
+
+def section(found: dict[str, Any]) -> str:
+    """Markdown of what benchmarks.json holds of the attacks: {command, machine, versions, rows}."""
+    rows = list(found.get("rows", {}).values())
+    done = [row for row in rows if "refused" not in row]
+    dates = sorted({row["date"] for row in rows})
+    steps = sorted({row["steps"] for row in rows})
+    machine = found["machine"]
+    own = [row for row in done if row["eps"] is None]
+    smallest = [row for row in done if row["eps"] is not None and row["keep"] == "smallest"]
+    ball = [row for row in done if row["eps"] is not None and row["keep"] != "smallest"]
+    lines = [
+        pages.ATTACKS,
+        "",
+        f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · {machine['cpu']}, one thread per attack "
+        f"(load {machine['load']:.1f} at the end) · "
+        + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        + f" · `{found['command']}`",
+        "",
+        f"`ct-organs`, {' or '.join(map(str, steps))} steps each, every other setting at its default, one seed. "
+        "*phantom*: 64 slices of the demo's case; *CT*: a real abdominal CT (TotalSegmentator test data, Apache-2.0). "
+        "Numbers are mean Dice over the structures, of the prediction on the saved file against the clean prediction; "
+        "cost is that of the attack alone. So few steps show what an attack does with little effort, on one model and "
+        "two scans: this is no ranking. What an attack may claim must lie clearly below its floor.",
+        "",
+    ]
+    for norm in ("linf", "l2", "l0"):
+        if found_here := [row for row in ball if row["norm"] == norm]:
+            lines += [f"### Within eps, {norm}", "", *_ball(found_here, norm), ""]
+    if smallest:
+        lines += ["### The smallest change that halves mean Dice", "", *_smallest(smallest), ""]
+    if own:
+        lines += ["### Budgets of their own", "", *_own(own), ""]
+    if refused := {row["recipe"]: row["refused"] for row in rows if "refused" in row}:
+        lines += ["Not run:", "", *(f"- {name}: {reason}" for name, reason in refused.items()), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _ball(rows: Sequence[dict[str, Any]], norm: str) -> list[str]:
+    columns = sorted({(row["case"] == "ct", row["eps"]) for row in rows})
+    said = {eps: f"{100 * eps:g} % of the voxels" if norm == "l0" else f"{eps:g} HU" for _, eps in columns}
+    titles = [f"{'CT' if ct else 'phantom'}, {said[eps]}" for ct, eps in columns]
+    lines = _head(["attack", *titles, "forwards", "backwards", "CPU s (phantom)", "CPU s (CT)"])
+    for name in sorted({row["recipe"] for row in rows}, key=lambda name: (name != FLOOR, name)):
+        here = {(row["case"] == "ct", row["eps"]): row for row in rows if row["recipe"] == name}
+        dices = [f"{here[column]['dice']:.3f}" if column in here else "" for column in columns]
+        label = f"**{name}** (floor)" if name == FLOOR else name
+        lines.append(_line([label, *dices, *_cost(list(here.values()))]))
+    return lines
+
+
+def _smallest(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["Sizes are comparable, Dice isn't: each stops where half is reached. eps is a cap.", ""]
+    lines += _head(["attack", "scan", "norm", "cap, HU", "reached", "mean Dice", "largest change", "RMS", "CPU s"])
+    for row in sorted(rows, key=lambda row: (row["case"] == "ct", row["norm"], row["recipe"])):
+        reached = "yes" if row["reached"] else "no"
+        sizes = [f"{row['eps']:g}", reached, f"{row['dice']:.3f}", *_sizes(row)]
+        lines.append(_line([row["recipe"], _scan(row), row["norm"], *sizes, f"{row['cpu_s']:.0f}"]))
+    return lines
+
+
+def _own(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "Each has a budget in its own sense, so rows aren't comparable with each other nor with those above. The floor "
+        "is the lowest of three random draws in the attack's own space, as large as its budget allows.",
+        "",
+    ]
+    lines += _head(["attack", "budget", "scan", "mean Dice", "floor", "largest change", "RMS", "CPU s"])
+    for row in sorted(rows, key=lambda row: (row["recipe"], row["case"] == "ct")):
+        own, floor = row["own"], "" if row["draw"] is None else f"{row['draw']:.3f}"
+        budget = f"`{own['parameter']}` = {own['value']:g} {own['unit']}".rstrip()
+        sizes = [f"{row['dice']:.3f}", floor, *_sizes(row), f"{row['cpu_s']:.0f}"]
+        lines.append(_line([row["recipe"], budget, _scan(row), *sizes]))
+    return lines
+
+
+def _cost(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Forwards and backwards of the dearest run, CPU seconds on each scan."""
+    seconds = {case: [row["cpu_s"] for row in rows if row["case"] == case] for case in ("phantom", "ct")}
+    counted = [f"{max(row[key] for row in rows):.0f}" for key in ("forwards", "backwards")]
+    return [*counted, *(f"{max(spent):.0f}" if spent else "" for spent in seconds.values())]
+
+
+def _sizes(row: dict[str, Any]) -> list[str]:
+    unit = "HU" if row["unit"] == "HU" else "grey values"
+    return [f"{row['linf']:.3g} {unit}", f"{row['rms']:.2g} {unit}"]
+
+
+def _scan(row: dict[str, Any]) -> str:
+    return "CT" if row["case"] == "ct" else row["case"]
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_line(titles), "|" + "|".join(["---", *["--:"] * (len(titles) - 1)]) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
