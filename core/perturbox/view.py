@@ -113,7 +113,9 @@ class View:
         classes = goal.classes if regions is None else channels_of(goal.classes, regions)
         x = as_input(image, victim.victim.device)
         visible, mm = budget.visible or budget.clip, tuple(image.spacing)
-        scene = Scene(labels, weight, towards, classes, regions, x, spacing, generator, visible=visible, scan_spacing=mm)
+        scene = Scene(
+            labels, weight, towards, classes, regions, x, spacing, generator, visible=visible, scan_spacing=mm
+        )
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 
     def __call__(self, x: Tensor) -> Tensor:

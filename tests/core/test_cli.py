@@ -225,7 +225,7 @@ MISTAKES = {
     "attack x --out R --eps=ten": "--eps needs a number, not 'ten'; see `perturbox attack --help`.",
     "margin x --out R --steps 1.5": "--steps needs a whole number, not '1.5'; see `perturbox margin --help`.",
     "list atacks": "There is no list of 'atacks'; did you mean 'attacks'?",
-    "list attacks pdg": "Unknown attack 'pdg'; did you mean 'pgd'?",
+    "list attacks vaffa": "Unknown attack 'vaffa'; did you mean 'vafa'?",
     "list victims pgd": "Only attacks are told one by one; leave out 'pgd'.",
     "list zebras": "There is no list of 'zebras'; choose attacks, victims, defenses, detectors.",
     "attack x --out R --target a,": "--target holds an empty name; write the structures as liver,spleen.",

@@ -67,7 +67,7 @@ def test_members_are_chosen_by_name_and_loss():
     [
         ("", "names no attack"),
         ("pgd+pgd", "names an attack twice"),
-        ("pdg", "did you mean 'pgd'"),
+        ("pgd+vaffa", "did you mean 'vafa'"),
         ("pgd:tversky", "The setting 'loss' is one of dice-ce"),
         ("noise:ce", "has no setting 'loss'"),
         ("pgd+vafa", "vafa has a budget of its own"),
