@@ -169,6 +169,9 @@ def test_sea_shrinks_the_ball_and_keeps_the_worst_of_its_losses():
     assert [member.name for member in outcome.members] == ["js", "mce", "mce-bal"]
     rounds = [[step for step in outcome.trace if step.restart == k] for k in range(9)]
     assert [len(steps) - 1 for steps in rounds] == [3, 3, 4] * 3
+    leaves = list(built("sea", 4.0, steps=10).leaves())
+    assert [leaf.warm for leaf in leaves] == [False, True, True] * 3
+    assert {leaf.warm_by for leaf in leaves if leaf.warm} == {"score"}
     # APGD's first step, of twice the limit, reaches the limit; a smaller ball starts where the larger one ended.
     assert [steps[1].linf for steps in rounds] == pytest.approx([8.0, 6.0, 4.0] * 3, rel=1e-5)
     assert [steps[0].linf for steps in rounds] == pytest.approx([0.0, 6.0, 4.0] * 3, rel=1e-5)

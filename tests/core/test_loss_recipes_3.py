@@ -130,6 +130,14 @@ def test_channels_that_occur_nowhere_have_no_overlap_to_count():
     )
 
 
+def test_channels_that_are_to_be_empty_and_are_have_been_reached():
+    logits, labels, weight = nested()
+    scene = Scene(torch.zeros_like(labels), weight, True, (0, 1), REGIONS, logits)
+    z = (-logits.abs() - 1).requires_grad_()
+    value = Masked(0.0, 1.0)(lambda x: x, z, scene, 0.0)
+    assert float(value.detach()) == 1 and not torch.autograd.grad(value, z)[0].any()
+
+
 def unit_case(**changes):
     """A picture in [0, 1] and a network of it, with the gain that makes its classes depend on it."""
     data = np.random.default_rng(0).uniform(0, 1, (1, 12, 11)).astype(np.float32)

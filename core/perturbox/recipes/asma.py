@@ -35,7 +35,9 @@ def _held(voxels: Voxels, correct: bool) -> Tensor:
 def _mean_iou(sums: Tensor, classes: tuple[int, ...]) -> Tensor:
     overlap, predicted, labelled = sums.view(3, -1)
     union = predicted + labelled - overlap
-    return (overlap / union.clamp_min(1)).sum() / (union > 0).sum()
+    held = union > 0
+    # Where all channels are to be empty and are, the wanted labels are reached.
+    return (overlap[held] / union[held]).mean() if bool(held.any()) else torch.ones_like(union[0])
 
 
 masked_logits = Loss("asma", lambda v: -_held(v, True), lambda total, _: total, lambda v: -_held(v, False))

@@ -43,7 +43,7 @@ def houdini_loss(sigma: float) -> Loss:
     deviations=(
         "the task loss is 1 - Dice of the case, at least 0.001; the reference may be the model's own prediction",
         "each voxel's rival is its best wrong answer, so that voxels still right have a gradient",
-        "climbed by PGD in eps / steps x 2.5",
+        "margins are those of voxels, averaged over those that matter; the loss is climbed by PGD",
     ),
     family="loss",
 )

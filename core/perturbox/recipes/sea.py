@@ -9,6 +9,7 @@ Singh & Hein 2024, ECCV, arXiv 2306.12941.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def shrinking(loss: Loss, eps: float, norm: Norm, steps: int) -> Attack:
         for radius, n in zip(RADII, split(steps), strict=True)
         if n
     ]
-    warm = [Attack(**(vars(stage) | {"warm": True, "warm_by": "score"})) for stage in chain[1:]]
+    warm = [replace(stage, warm=True, warm_by="score") for stage in chain[1:]]
     return compose(loss.name, [chain[0], *warm], eps, norm)
 
 
