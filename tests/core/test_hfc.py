@@ -161,6 +161,18 @@ def test_the_gradient_over_many_windows_is_that_of_finite_differences(dims, shap
         assert float(slopes[0][voxel]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-3, abs=1e-7)
 
 
+@pytest.mark.parametrize("goal", ["change", "vanish"])
+def test_the_objective_is_the_base_minus_the_weighted_term(goal):
+    victim = double(victims.textured, 2)
+    view = viewed(victims.random_scan((14, 12), affine=np.eye(4)), victim, goal)
+    base, x = climb(LOSSES["dice-ce"]), view.x.double()
+    objective = Camouflaged(base, Given(some_features(victim)), 0.3)
+    logits, term = objective.look(view, x, view.scene)
+    assert torch.equal(logits, view(x))
+    expected = float(base(view, x, view.scene, 0.0)) - 0.3 * float(term)
+    assert float(objective(view, x, view.scene, 0.0)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_slice_by_slice_the_term_is_the_mean_over_all_slices():
     victim = double(victims.textured, 2)
     volume, features, counted = victims.random_scan((12, 12, 3)), some_features(victim), []
@@ -266,17 +278,17 @@ def test_without_its_weight_it_is_the_base_bit_for_bit_and_with_it_it_is_not(bas
 
 
 def test_what_a_transformed_base_looks_at_besides_is_its_own():
-    """DI's moved scan isn't the point whose logits are known."""
+    """DI's moved scan and SMIA's point farther along aren't the point whose logits are known."""
     image, victim = victims.random_scan((12, 12, 12)), victims.textured()
     calls = []
     victim.network.register_forward_hook(lambda *_: calls.append(1))
     settings = {"features": prepared("hfc", image, victim)["features"], "reference": victim.predict(image)}
     counts = []
-    for base, told in (("bim", ""), ("di-fgsm", "probability=1")):
+    for base, told in (("bim", ""), ("di-fgsm", "probability=1"), ("smia", "")):
         calls.clear()
         attacked(image, victim, "hfc", 8.0, steps=2, base=base, base_settings=told, **settings)
         counts.append(len(calls))
-    assert counts == [3, 6]  # a single window: each look costs one more, and BIM's costs nothing more than BIM
+    assert counts == [3, 6, 5]  # of a single window, in two steps and a last look; SMIA's first step has one term
 
 
 def test_its_parameters_hold_the_bases_own():

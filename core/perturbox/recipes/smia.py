@@ -78,7 +78,7 @@ class Stabilised:
     norms=("linf",),
     cost="2 x steps + 1 forwards, steps backwards",
     deviations=(
-        "the second term is the divergence from the whole prediction; answers=hard takes its arg-max, as the paper does",
+        "the second term is the divergence from the whole prediction; answers=hard takes the paper's arg-max",
         "a2 is 1, where the released code's 0 leaves BIM",
         "K is a centred Gaussian in mm along every axis, where the released code's 3 x 3 kernel is off its centre",
         "steps are projected onto the eps ball, which the released code has not",
