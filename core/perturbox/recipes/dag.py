@@ -67,8 +67,8 @@ def cycle(classes: int, generator: torch.Generator) -> Tensor:
     deviations=(
         "the voxels are those of the targets (towards a label map: all that matter, until they have its label)",
         "it ends as soon as the goal is reached, and returns the best iterate where it isn't; eps is a cap",
-        "the adversarial label is the best other one at each step, which needs the least; the paper draws it at random, "
-        "as labels=permutation does for whole classes",
+        "the adversarial label is the best other one at each step, which needs the least; the paper draws it at "
+        "random, as labels=permutation does for whole classes",
         "where each channel is a yes-or-no answer, its adversarial label is the other answer",
     ),
     family="minimal",
