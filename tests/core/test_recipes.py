@@ -151,7 +151,7 @@ def test_norms_and_steps_are_refused_in_words():
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("pdg", "Unknown attack 'pdg'; did you mean 'pgd'?"),
+        ("pgdd", "Unknown attack 'pgdd'; did you mean 'pgd'?"),
         ("MI_FGSM", "did you mean 'mi-fgsm'?"),
         ("zzz", "Unknown attack 'zzz'; there are "),
     ],

@@ -67,7 +67,8 @@ def cycle(classes: int, generator: torch.Generator) -> Tensor:
     deviations=(
         "the voxels are those of the targets (towards a label map: all that matter, until they have its label)",
         "it ends as soon as the goal is reached, and returns the best iterate where it isn't; eps is a cap",
-        "labels=runner-up: the adversarial label is the best other one at each step",
+        "the adversarial label is the best other one at each step, which needs the least; the paper draws it at "
+        "random, as labels=permutation does for whole classes",
         "where each channel is a yes-or-no answer, its adversarial label is the other answer",
     ),
     family="minimal",
@@ -79,8 +80,8 @@ def dag(
     *,
     gamma: Annotated[float, Param("Largest change of a step", unit="of the window", minimum=0, maximum=1)] = 0.002,
     labels: Annotated[
-        Literal["permutation", "runner-up"], Param("Adversarial labels where a goal gives none")
-    ] = "permutation",
+        Literal["runner-up", "permutation"], Param("Adversarial labels where a goal gives none")
+    ] = "runner-up",
 ) -> Attack:
     """Steps over the voxels that aren't fooled yet; the paper takes up to 200."""
     objective = Permuted() if labels == "permutation" else descend("dag", still_leading)
