@@ -3,7 +3,6 @@
 Interpolation starts from whole voxels, so that no displacement gives back the scan bit for bit.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,16 +19,20 @@ def sampled(x: Tensor, displacement: Tensor, first: int = 0) -> Tensor:
     """
     flat, whole = x.flatten(2), displacement.detach().floor()
     share = displacement - whole
-    total = torch.zeros(())
-    for corner in itertools.product((0, 1), repeat=x.dim() - 2):
-        index, weight = torch.zeros((), dtype=torch.int64), torch.ones(()).to(x)
-        for axis, (n, side) in enumerate(zip(x.shape[2:], corner, strict=True)):
-            rows = torch.arange(whole.shape[axis + 2], device=x.device) + (first if axis == 0 else 0)
-            rows = rows.view([-1 if a == axis else 1 for a in range(len(corner))])
-            index = index * n + (rows + whole[0, axis].long() + side).clamp(0, n - 1)
-            weight = weight * (share[0, axis] if side else 1 - share[0, axis])
-        total = total + flat[..., index] * weight
-    return total
+    sides = []
+    for axis, n in enumerate(x.shape[2:]):
+        rows = torch.arange(whole.shape[axis + 2], device=x.device) + (first if axis == 0 else 0)
+        lower = whole[0, axis].long() + rows.view([-1 if a == axis else 1 for a in range(x.dim() - 2)])
+        sides.append((lower.clamp(0, n - 1), (lower + 1).clamp(0, n - 1)))
+
+    def between(axis: int, index: Tensor | int) -> Tensor:
+        """Interpolated along this axis and those after it; index: of the corner along those before."""
+        if axis == len(sides):
+            return flat[..., index]
+        below, above = (between(axis + 1, index * x.shape[axis + 2] + side) for side in sides[axis])
+        return torch.lerp(below, above, share[0, axis])
+
+    return between(0, 0)
 
 
 def warped(x: Tensor, field: Callable[..., Tensor], *parameters: Tensor) -> Tensor:

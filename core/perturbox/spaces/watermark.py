@@ -63,7 +63,7 @@ class Watermark:
     scan. Not differentiable in z.
 
     dot_mm: edge of a dot of the word, blended in; hidden, a dot is a block. The word lies in the slices, the same in
-    all of them.
+    all of them, and is read along the file's axes.
     """
 
     kind: str
