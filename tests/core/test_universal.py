@@ -43,7 +43,7 @@ def on_others(image, victim, others, name="uap", eps=8.0, norm="linf", steps=3, 
     """The outcome of a universal attack on `image`, crafted on `others`."""
     run_options = {key: options.pop(key) for key in ("seed", "surrogates") if key in options}
     goal = goal or Goal.parse("change", (), victim.labels)
-    attack = built(name, eps, norm, steps, **options)
+    attack = built(name, eps, norm, steps, **{"fit": "tile", **options})
     reference = victim.predict(image)
     effort = Effort()
     outcome = run(attack, victim.on(image, effort), Case(image), reference, goal, others=others, **run_options)
@@ -95,7 +95,7 @@ def test_the_pattern_stays_in_its_ball_and_draws_fill_it(norm):
     drawn = space.draw(x, limits, generator())
     assert float(size(drawn)) == pytest.approx(6.0, rel=1e-6)
     assert norm == "l2" or set(drawn.unique().tolist()) == {-6.0, 6.0}
-    control = own_draw(built("uap", 6.0, norm), Case(image), victims.textured())
+    control = own_draw(built("uap", 6.0, norm, fit="tile"), Case(image), victims.textured())
     assert control is not None and limits.size(torch.from_numpy(control(1) - image.data)[None]) == pytest.approx(
         6.0, rel=0.02
     )
@@ -258,7 +258,7 @@ def test_with_a_surrogate_it_is_crafted_on_the_surrogate_and_the_other_scans():
     victim = victims.textured(network=Watched())
     reference, goal = victim.predict(image), Goal.parse("change", (), victim.labels)
     calls.clear()
-    attack = built("uap", 8.0, steps=3, side=4, alpha=3.0)
+    attack = built("uap", 8.0, steps=3, side=4, alpha=3.0, fit="tile")
     surrogate = victims.textured()
     options = {"others": others, "surrogates": [surrogate.on(image)]}
     outcome = run(attack, victim.on(image), Case(image), reference, goal, **options)
@@ -452,5 +452,5 @@ def test_natural_jobs_are_replayed_with_and_without_photographs(scans, tmp_path)
 def test_without_other_scans_the_recipes_are_the_same_attack():
     """What the runner makes of both where nobody checks: crafted on the case itself."""
     image, victim = victims.random_scan(), victims.textured()
-    first = attacked(image, victim, "uap", 8.0, side=4)
+    first = attacked(image, victim, "uap", 8.0, side=4, fit="tile")
     assert same_bits(first.x_adv, attacked(image, victim, "uap-natural", 8.0, side=4).x_adv)

@@ -48,11 +48,12 @@ def files(paths: str) -> tuple[str, ...]:
     cost="per scan: steps x 2 + 1 forwards, steps backwards",
     space="shared pattern",
     deviations=(
-        "the pattern is tiled over or stretched to a scan of any shape, where the paper's images are all alike",
+        "the pattern is stretched to a scan of any shape or tiled over it, where the paper's images are all alike",
         "an inner step is kept in any case, where the paper keeps only those that change an image's class at once; a "
         "scan rests while the goal is reached on it",
         "each scan's labels are the victim's own clean prediction; as many epochs as steps, where the paper takes 15",
-        "soft Dice + cross-entropy averaged over the voxels that matter, unless told otherwise; l2 is the RMS change",
+        "soft Dice + cross-entropy averaged over the voxels that matter, unless told otherwise",
+        "l2 limits the RMS of the pattern, which a scan it is stretched over sees lowered by interpolation",
     ),
     family="universal",
 )
@@ -66,7 +67,7 @@ def uap(
     ] = "",
     loss: Surrogate = "dice-ce",
     alpha: Alpha = None,
-    fit: Fit = "tile",
+    fit: Fit = "stretch",
     side: Side = 32,
     pitch: Pitch = None,
 ) -> Attack:
