@@ -28,7 +28,7 @@ def section(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f" · `{found['command']}`",
         "",
-        f"`ct-organs`, at most {' or '.join(map(str, steps))} steps each, all other settings at their default, one seed. "
+        f"`ct-organs`, at most {' or '.join(map(str, steps))} steps each, other settings at their default, one seed. "
         "*phantom*: 64 slices of the demo's case; *CT*: a real abdominal CT (TotalSegmentator test data, Apache-2.0). "
         "Numbers are mean Dice over the structures, of the prediction on the saved file against the clean prediction; "
         "cost is that of the attack alone. So few steps show what an attack does with little effort, on one model and "
