@@ -28,7 +28,7 @@ def section(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f" · `{found['command']}`",
         "",
-        f"`ct-organs`, {' or '.join(map(str, steps))} steps each, every other setting at its default, one seed. "
+        f"`ct-organs`, at most {' or '.join(map(str, steps))} steps each, other settings at their default, one seed. "
         "*phantom*: 64 slices of the demo's case; *CT*: a real abdominal CT (TotalSegmentator test data, Apache-2.0). "
         "Numbers are mean Dice over the structures, of the prediction on the saved file against the clean prediction; "
         "cost is that of the attack alone. So few steps show what an attack does with little effort, on one model and "
@@ -94,7 +94,7 @@ def _cost(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _sizes(row: dict[str, Any]) -> list[str]:
     unit = "HU" if row["unit"] == "HU" else "grey values"
-    return [f"{row['linf']:.3g} {unit}", f"{row['rms']:.2g} {unit}"]
+    return [f"{row['linf']:.{0 if row['linf'] >= 10 else 1}f} {unit}", f"{row['rms']:.1f} {unit}"]
 
 
 def _scan(row: dict[str, Any]) -> str:

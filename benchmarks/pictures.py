@@ -19,10 +19,24 @@ from perturbox.types import ADVERSARIAL_NOTICE
 
 FIRST, SLICE = prepared.SLICES.start, 36
 # What a recipe is shown with where the above would show nothing or take too long: eps, steps and its settings.
+SMALLEST = {"eps": 40.0, "steps": 20}
 SHOWN: dict[str, dict[str, Any]] = {
+    "alma-prox": {**SMALLEST, "rate": 0.01},
+    "cw": SMALLEST,
+    "dag": {**SMALLEST, "gamma": 0.01},
+    "deepfool": SMALLEST,
+    "fab": SMALLEST,
+    "hopskipjump": {"eps": 80.0, "steps": 60},
+    "lbfgs": SMALLEST,
     "medis": {"steps": 5, "refine": 1},
     "nes": {"pairs": 5},
+    "patch": {"steps": 6, "samples": 2},
+    "pdpgd": SMALLEST,
+    "sea": {"steps": 10},
+    "spsa": {"pairs": 5},
     "square": {"steps": 50},
+    "uap": {"steps": 6, "alpha": 2.5},
+    "uap-natural": {"steps": 4, "alpha": 2.5, "count": 4},
 }
 SCALE, GAP, TITLE, FOOT = 2, 6, 20, 22
 DISPLAY_HU = (-160.0, 240.0)

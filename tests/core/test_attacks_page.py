@@ -1,0 +1,126 @@
+"""What the short run of every attack makes of its rows: tables that keep apart what can't be compared, and results that
+stay when others are measured anew."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from perturbox import recipes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import attacks
+import attacks_page
+import pages
+
+OWN = {"parameter": "strength", "value": 0.3, "unit": "", "meaning": "largest logarithm"}
+
+
+def row(recipe: str, dice: float, eps: float | None = 10.0, case: str = "phantom", **changes) -> dict:
+    plain = {
+        "case": case, "recipe": recipe, "norm": "linf", "eps": eps, "steps": 5, "date": "2026-01-02", "keep": "worst",
+        "unit": "HU", "dice": dice, "reached": False, "linf": 10.0, "rms": 9.0, "cpu_s": 12.0, "forwards": 6.0,
+        "backwards": 5.0, "own": None, "draw": None,
+    }  # fmt: skip
+    return {**plain, **changes}
+
+
+def section(*rows: dict) -> str:
+    found = {
+        "command": "python -m benchmarks attacks",
+        "versions": {"torch": "2"},
+        "machine": {"cpu": "a", "load": 0.5},
+    }
+    return attacks_page.section({**found, "rows": {str(k): r for k, r in enumerate(rows)}})
+
+
+def table(text: str, heading: str) -> list[str]:
+    """The rows below a heading."""
+    part = text.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    return [line for line in part.splitlines() if line.startswith("| ")][1:]
+
+
+def test_what_cannot_be_compared_stands_in_tables_of_its_own():
+    text = section(
+        row("pgd", 0.5),
+        row("pgd", 0.7, 2.0),
+        row("pgd", 0.4, case="ct", cpu_s=40.0),
+        row("noise", 0.99),
+        row("cw", 0.45, 40.0, keep="smallest", norm="l2", reached=True, rms=3.25),
+        row("bias-field", 0.3, None, own=OWN, draw=0.8, linf=612.4),
+        row("kspace", 0.3, None, own=OWN, draw=0.8, unit="intensity"),
+    )
+    assert table(text, "Within eps, linf") == [
+        "| **noise** (floor) |  | 0.990 |  | 6 | 5 | 12 |  |",
+        "| pgd | 0.700 | 0.500 | 0.400 | 6 | 5 | 12 | 40 |",
+    ]
+    assert table(text, "The smallest change that halves mean Dice") == [
+        "| cw | phantom | l2 | 40 | yes | 0.450 | 10 HU | 3.2 HU | 12 |"
+    ]
+    assert table(text, "Budgets of their own") == [
+        "| bias-field | `strength` = 0.3 | phantom | 0.300 | 0.800 | 612 HU | 9.0 HU | 12 |",
+        "| kspace | `strength` = 0.3 | phantom | 0.300 | 0.800 | 10 grey values | 9.0 grey values | 12 |",
+    ]
+    assert "Within eps, l2" not in text and "Not run" not in text
+
+
+def test_what_refused_is_named_with_its_reason():
+    refused = {"case": "ct", "recipe": "hfc", "norm": "linf", "eps": 10.0, "steps": 5, "date": "2026-01-03"}
+    text = section(row("pgd", 0.5), {**refused, "refused": "It needs features."})
+    assert text.endswith("Not run:\n\n- hfc: It needs features.\n")
+    assert "2026-01-02 to 2026-01-03" in text and "hfc |" not in text
+
+
+def test_every_recipe_has_cells_and_noise_one_in_every_norm_to_stand_beside_it():
+    known = recipes.discover()
+    found = attacks.cells(list(known), ["phantom", "ct"])
+    assert {cell.recipe for cell in found} == set(known)
+    assert len({cell.key for cell in found}) == len(found)
+    for cell in found:
+        own = known[cell.recipe].own is not None
+        assert (cell.eps is None) == own and cell.norm in known[cell.recipe].norms
+    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("phantom", "pgd")] == [2.0, 5.0, 10.0]
+    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("ct", "pgd")] == [10.0]
+    assert [cell.eps for cell in found if cell.recipe == "deepfool"] == [attacks.CAP] * 2
+    ball = {cell.norm for cell in found if cell.eps is not None and not attacks.seeks_smallest(cell.recipe)}
+    assert {cell.norm for cell in found if cell.recipe == "noise"} >= ball & set(known["noise"].norms)
+
+
+def test_results_are_stored_as_they_come_and_those_of_others_stay(tmp_path):
+    document = tmp_path / "benchmarks.json"
+    document.write_text(json.dumps({"cases": {"a": 1}}))
+    attacks.store(document, "one", row("pgd", 0.5), "first")
+    attacks.store(document, "two", row("bim", 0.6), "second")
+    attacks.store(document, "one", row("pgd", 0.4), "third")
+    whole = json.loads(document.read_text())
+    assert whole["cases"] == {"a": 1} and whole["attacks"]["command"] == "third"
+    assert {key: found["dice"] for key, found in attacks.stored(document)["rows"].items()} == {"one": 0.4, "two": 0.6}
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmarks.json"]
+
+
+def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Only what has not been measured with as many steps."""
+    asked = []
+    monkeypatch.setattr(attacks, "REAL_CT", tmp_path / "absent")
+    monkeypatch.setattr(attacks, "attack_all", lambda wanted, *rest: asked.append([c.key for c in wanted]) or [])
+    document = tmp_path / "benchmarks.json"
+    attacks.store(document, "phantom fgsm linf 5", row("fgsm", 0.9, 5.0), "before")
+    attacks.main(["fgsm", "--out", str(tmp_path)])
+    attacks.main(["fgsm", "--out", str(tmp_path), "--steps", "6"])
+    attacks.main(["fgsm", "--out", str(tmp_path), "--again"])
+    two, five, ten = (f"phantom fgsm linf {eps}" for eps in (2, 5, 10))
+    assert asked == [[two, ten], [two, five, ten], [two, five, ten]]
+    assert "| fgsm | 0.900 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text()
+
+
+@pytest.mark.parametrize("first", pages.SECTIONS)
+def test_sections_keep_their_place_whoever_comes_first(first):
+    sections = {heading: f"{heading}\n\nold\n" for heading in pages.SECTIONS}
+    page = "# Benchmarks\n\ntext\n"
+    for heading in [first, *(other for other in pages.SECTIONS if other != first)]:
+        page = pages.with_section(page, sections[heading])
+    assert page == "# Benchmarks\n\ntext\n\n" + "\n".join(sections.values())
+    newer = pages.with_section(page, f"{first}\n\nnew\n")
+    assert newer == page.replace(f"{first}\n\nold", f"{first}\n\nnew")
+    assert pages.section_of(newer, first) == f"{first}\n\nnew\n"
