@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perturbox import io
-from perturbox.attack import Outcome, run
 from perturbox.demo import SEED, VICTIM
 from perturbox.goals import Goal
 from perturbox.load import load_victim
 from perturbox.ready import Job, Ready, prepare, present_targets
+from perturbox.runner import run
+from perturbox.steps import Outcome
 from perturbox.types import Case, Effort, Volume
 from perturbox.victim import IntensityWindow, Victim
 from perturbox.zoo.phantom import phantom_case

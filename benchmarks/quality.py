@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from perturbox import io, metrics, recipes
-from perturbox.attack import run
 from perturbox.goals import Goal
 from perturbox.load import load_victim
+from perturbox.runner import run
 from perturbox.types import Case, Effort, Volume
 from perturbox.victim import Victim
 

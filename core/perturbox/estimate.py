@@ -138,7 +138,7 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     batches = windows / batch
     one_forward = _timed(forward, victim.device) * batches
     one_both = _timed(both, victim.device) * batches if needs_gradient else one_forward
-    classes = len(victim.labels)
+    classes = len(victim.labels if victim.regions is None else victim.regions)
     scan_bytes = 4 * image.data.size
     logits_bytes = 4 * classes * math.prod(bound.grid.target)
     all_graphs = math.ceil(batches) * effort.saved_bytes

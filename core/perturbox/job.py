@@ -17,7 +17,7 @@ import torch
 
 import perturbox
 from perturbox import checks, io
-from perturbox.attack import Outcome, own_draw, run
+from perturbox.attack import own_draw
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.io.files import new_folder, require_new_folder, require_new_label_map
@@ -27,6 +27,8 @@ from perturbox.noise import scan_noise
 from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
+from perturbox.runner import run
+from perturbox.steps import Outcome
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, Volume
 from perturbox.victim import Victim
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from perturbox import io, metrics
-from perturbox.attack import Attack, Outcome, Step, run
+from perturbox.attack import Attack
 from perturbox.budget import middle_limit
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job import (
@@ -35,6 +35,8 @@ from perturbox.job import (
 )
 from perturbox.measure import benign_floor
 from perturbox.noise import scan_noise
+from perturbox.runner import run
+from perturbox.steps import Outcome, Step
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
 from perturbox.victim import BoundVictim, Victim
 

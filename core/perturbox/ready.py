@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from perturbox import io, recipes
-from perturbox.attack import Attack, Step
+from perturbox.attack import Attack
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.io.files import sha256
 from perturbox.load import load_victim
+from perturbox.steps import Step
 from perturbox.types import Case, InputError, Volume
 from perturbox.victim import Victim
 

@@ -9,9 +9,11 @@ import torch
 import victims
 
 from perturbox import recipes
-from perturbox.attack import Attack, Outcome, run
+from perturbox.attack import Attack
 from perturbox.fitting import fit_features
 from perturbox.goals import Goal
+from perturbox.runner import run
+from perturbox.steps import Outcome
 from perturbox.types import Case, Volume
 from perturbox.victim import Victim
 

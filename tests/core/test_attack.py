@@ -9,9 +9,11 @@ import victims
 from attacking import attacked, live_score
 
 from perturbox import recipes
-from perturbox.attack import Attack, Step, run
+from perturbox.attack import Attack
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.goals import Goal
+from perturbox.runner import run
+from perturbox.steps import Step
 from perturbox.types import Case, InputError, Volume
 
 # The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.

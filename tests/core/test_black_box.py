@@ -82,8 +82,8 @@ def test_no_gradient_is_ever_asked_for_and_queries_are_as_many_as_said(name, que
     reference = victim.predict(image)
     from attacking import built
 
-    from perturbox.attack import run
     from perturbox.goals import Goal
+    from perturbox.runner import run
 
     goal = Goal.parse("change", (), victim.labels)
     outcome = run(built(name, 8.0, steps=8), victim.on(image, effort), Case(image), reference, goal)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 import victims
 from attacking import attacked, built, same_bits
 
-from perturbox.attack import run
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.oracle import Oracle
+from perturbox.runner import run
 from perturbox.solvers.adam import adam
 from perturbox.solvers.ascent import Ascent, chain, scale
 from perturbox.solvers.bandits import Bandits

@@ -49,8 +49,8 @@ def test_what_is_allowed_already_stays(data, roi, norm):
     case = case_of(data, roi)
     assume((roi & ~padding_mask(data)).any())
     budget = Budget.of(case, 1.0 if norm == "l0" else 1e4, norm)
-    x, delta = tensors(case, np.where(roi, 1.0, 0.0) * np.ones(SHAPE))
-    delta = torch.minimum(delta, budget.clip[1] - x)
+    x, delta = tensors(case, np.ones(SHAPE))
+    delta = torch.minimum(delta, budget.clip[1] - x) * budget.region
     assert torch.equal(budget.project(delta, x), delta)
 
 

@@ -11,7 +11,6 @@ import pytest
 import tiny
 import torch
 
-from perturbox.attack import Step
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, about, duration
 from perturbox.estimate import (
@@ -24,6 +23,7 @@ from perturbox.estimate import (
 )
 from perturbox.job import Job, Listener, execute, prepare
 from perturbox.recipes import FAMILIES, discover
+from perturbox.steps import Step
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"

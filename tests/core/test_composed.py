@@ -8,9 +8,10 @@ import torch
 import victims
 from attacking import attacked, built, live_score, outcome_of
 
-from perturbox.attack import compose, run
+from perturbox.attack import compose
 from perturbox.budget import middle_limit
 from perturbox.goals import Goal
+from perturbox.runner import run
 from perturbox.types import Case
 
 MEDIS = ("weighted", "lovasz", "log-cosh", "dice-bce", "exp-log", "mix")

@@ -253,7 +253,7 @@ def test_the_range_of_values_is_known_without_the_norms_limit():
 
     from attacking import built
 
-    from perturbox.attack import run
+    from perturbox.runner import run
 
     roi = np.zeros(image.shape, bool)
     roi[-1] = True

@@ -6,9 +6,9 @@ import torch
 import victims
 
 from perturbox import recipes
-from perturbox.attack import run
 from perturbox.goals import Goal, dilate, structure_value
 from perturbox.objectives import LOSSES
+from perturbox.runner import run
 from perturbox.types import Case, InputError
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}

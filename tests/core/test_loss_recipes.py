@@ -6,13 +6,13 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox.attack import run
 from perturbox.goals import Goal
 from perturbox.objectives import Voxels, cross_entropy
 from perturbox.oracle import Oracle
 from perturbox.recipes.apgd import dlr_loss
 from perturbox.recipes.cospgd import cosine, cospgd_loss
 from perturbox.recipes.segpgd import segpgd_loss
+from perturbox.runner import run
 from perturbox.solvers.apgd import Apgd, checkpoints
 from perturbox.solvers.ascent import sign
 from perturbox.types import Case, InputError

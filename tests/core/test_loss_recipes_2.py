@@ -9,13 +9,14 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox.attack import Attack, Scene, climb, compose, run
+from perturbox.attack import Attack, Scene, climb, compose
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.objectives import Voxels, cross_entropy
 from perturbox.recipes.gama import Corner, Guided, dropping, probability_margin
 from perturbox.recipes.houdini import LEAST, houdini_loss
 from perturbox.recipes.sea import balanced_sums, jensen_shannon, js, mce, mce_bal, split
+from perturbox.runner import run
 from perturbox.solvers.apgd import Apgd
 from perturbox.solvers.ascent import sign
 from perturbox.spaces.additive import Additive

@@ -9,9 +9,9 @@ import victims
 from attacking import attacked, built
 from test_identities import WEIGHTS, linear_case
 
-from perturbox.attack import run
 from perturbox.goals import Goal
 from perturbox.oracle import Oracle
+from perturbox.runner import run
 from perturbox.solvers.minimal import Back, Boundary
 from perturbox.types import Case
 

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 import victims
 from attacking import attacked, multi_label
 
+from perturbox.estimate import estimate_attack
 from perturbox.goals import Goal
+from perturbox.job import Job, prepare
 from perturbox.objectives import LOSSES, Voxels
 from perturbox.view import channels_of
 
@@ -119,3 +121,10 @@ def test_goals_are_reached_on_shells_whose_limits_are_known(goal, target, eps, e
         assert outcome.best.score == 1.0 and not outcome.delta.any()
     else:
         assert outcome.trace[0].score == 1.0 and outcome.best.score <= expected
+
+
+def test_the_time_of_an_attack_is_estimated_by_channels_and_not_by_labels():
+    victim = multi_label()
+    assert len(victim.regions) != len(victim.labels)
+    found = estimate_attack(prepare(Job("", steps=2), image=victims.random_scan(), victim=victim))
+    assert found.windows == 2 and 0 < found.seconds < 60 and found.bytes > 0

@@ -107,8 +107,8 @@ def test_vafa_starts_at_the_coarsest_and_stays_within_its_table():
 
     import dataclasses
 
-    from perturbox.attack import run
     from perturbox.goals import Goal
+    from perturbox.runner import run
 
     watched = dataclasses.replace(attack, space=Watched(4, 5.0, 20.0))
     goal = Goal.parse("change", (), victim.labels)

@@ -11,7 +11,7 @@ import victims
 from attacking import attacked, built, same_bits
 
 from perturbox import io
-from perturbox.attack import Scene, climb, run
+from perturbox.attack import Scene, climb
 from perturbox.budget import Budget
 from perturbox.estimate import estimate_attack
 from perturbox.folder import replay, verify
@@ -19,6 +19,7 @@ from perturbox.goals import Goal
 from perturbox.job import Job, prepare, run_job
 from perturbox.objectives import LOSSES
 from perturbox.recipes.patch import Moved, expected
+from perturbox.runner import run
 from perturbox.spaces.patch import Box, Patch, Place
 from perturbox.types import Case, InputError
 

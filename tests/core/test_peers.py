@@ -9,8 +9,8 @@ from peers import installed
 from torch import nn
 
 from perturbox import recipes
-from perturbox.attack import run
 from perturbox.goals import Goal
+from perturbox.runner import run
 from perturbox.sliding import Window
 from perturbox.types import Case, Volume
 from perturbox.victim import Victim

@@ -12,9 +12,10 @@ from peers import installed
 from torch import Tensor, nn
 
 from perturbox import recipes
-from perturbox.attack import Attack, run
+from perturbox.attack import Attack
 from perturbox.goals import Goal
 from perturbox.load import load_victim
+from perturbox.runner import run
 from perturbox.sliding import Window
 from perturbox.types import Case, Volume
 from perturbox.victim import Victim

@@ -6,11 +6,11 @@ import torch
 import victims
 from attacking import attacked, built, multi_label, same_bits
 
-from perturbox.attack import run
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.objectives import LOSSES
 from perturbox.recipes.smia import Stabilised, divergence
+from perturbox.runner import run
 from perturbox.types import Case
 from perturbox.view import Previous, Scene, View
 

@@ -7,9 +7,9 @@ import victims
 from attacking import attacked, built
 
 from perturbox import recipes
-from perturbox.attack import run
 from perturbox.goals import Goal
 from perturbox.recipes.di_fgsm import Shrunk, diverse
+from perturbox.runner import run
 from perturbox.solvers.ascent import gaussian
 from perturbox.types import Case, Effort, InputError
 

@@ -14,13 +14,14 @@ import victims
 from attacking import attacked, built, multi_label, same_bits, with_channels
 
 from perturbox import io
-from perturbox.attack import own_draw, run
+from perturbox.attack import own_draw
 from perturbox.budget import Budget
 from perturbox.folder import replay, verify
 from perturbox.goals import Goal
 from perturbox.job import Job, prepare, run_job
 from perturbox.oracle import Oracle
 from perturbox.recipes.uap_natural import crop, photograph, scenes
+from perturbox.runner import run
 from perturbox.sliding import Window
 from perturbox.solvers.one_by_one import OneByOne
 from perturbox.spaces.shared import Shared

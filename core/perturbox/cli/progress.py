@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perturbox.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from perturbox.attack import Step
+    from perturbox.steps import Step
 
 PLAIN_LINES = 8  # lines per attack where no bar can be drawn, about
 SHOWN_AFTER = 3  # steps before the time left means anything

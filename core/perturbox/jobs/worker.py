@@ -135,8 +135,8 @@ class _Reporter:
         self.send({"phase": phase})
 
     def listener(self, victim: Victim):
-        from perturbox.attack import Step
         from perturbox.job import Listener
+        from perturbox.steps import Step
 
         names = {value: name for name, value in victim.labels.items()}
 
