@@ -97,7 +97,9 @@ def tasks() -> dict[str, tuple[Served, recipes.Recipe | None]]:
     found: dict[str, tuple[Served, recipes.Recipe | None]] = {}
     for victim in victims.values():
         found[victim.name] = (victim, None)
-        for recipe in recipes.discover().values():
+        for recipe in recipes.offered():
+            if not recipe.remote:
+                continue
             found[f"{victim.name}-{recipe.name}"] = (victim, recipe)
     return found
 

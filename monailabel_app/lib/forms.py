@@ -31,7 +31,7 @@ def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]
         "goal": goals,
         "reference": [PREDICTION, FINAL],
         "norm": list(recipe.norms),
-        **{entry["name"]: _field(entry) for entry in recipe.parameters},
+        **{entry["name"]: _field(entry) for entry in recipe.parameters if not entry["local"]},
         "seed": f"{job.seed}",
         **places,
     }

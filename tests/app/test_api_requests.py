@@ -98,7 +98,7 @@ def test_every_field_arrives():
         ('{"image": "a", "victim": "huge"}', "This server has no victim 'huge'; it serves tiny."),
         ('{"image": "a", "victim": "/models/tiny.py:volume"}', "This server has no victim"),
         ('{"image": "a", "victim": "evil.py:run"}', "This server has no victim 'evil.py:run'"),
-        ('{"image": "a", "attack": "pdg"}', "Unknown attack 'pdg'; did you mean 'pgd'?"),
+        ('{"image": "a", "attack": "pdg"}', "Unknown attack 'pdg'; did you mean 'pdpgd' or 'pgd'?"),
         ('{"image": "a", "goal": "explode"}', "Unknown goal 'explode'"),
         ('{"image": "a", "goal": "vanish"}', "The goal 'vanish' needs"),
         ('{"image": "a", "goal": "become=bone", "target": ["bone"]}', "A structure can't become itself"),
@@ -151,13 +151,17 @@ def test_sources_that_contradict_each_other_are_refused(body, uploaded, said):
 def test_the_schema_names_every_pair_and_never_a_path():
     document = OFFER.document()
     assert document["api"] == "1.0"
-    assert set(document["models"]) == {"tiny"} | {f"tiny-{name}" for name in recipes.discover()}
+    # Those that need files of the server's own machine are not for its clients.
+    offered = {name for name, recipe in recipes.discover().items() if recipe.remote}
+    assert set(recipes.discover()) - offered == {"hfc", "uap"}
+    assert set(document["models"]) == {"tiny"} | {f"tiny-{name}" for name in offered}
+    assert {each["name"] for each in document["attacks"]} == offered
     assert document["victims"] == [TINY]
     assert document["limits"]["upload_bytes"] == 1000
     assert "/models" not in json.dumps(document, allow_nan=False)
 
 
-@pytest.mark.parametrize("attack", sorted(recipes.discover()))
+@pytest.mark.parametrize("attack", [recipe.name for recipe in recipes.offered() if recipe.remote])
 def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
     """The defaults of a form satisfy its schema, and what bears x-in "settings" goes there."""
     form = OFFER.document()["models"][f"tiny-{attack}"]["config_schema"]
@@ -165,7 +169,7 @@ def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
     values = {name: field["default"] for name, field in form["properties"].items()}
     jsonschema.validate(values, form)
     settings = {name for name, field in form["properties"].items() if field.get("x-in") == "settings"}
-    assert settings == {entry["name"] for entry in recipes.get(attack).parameters}
+    assert settings == {entry["name"] for entry in recipes.get(attack).parameters if not entry["local"]}
     body = {name: value for name, value in values.items() if name not in settings}
     body |= {"image": "a", "attack": attack, "settings": {name: values[name] for name in settings}}
     if body["norm"] == "l0":

@@ -271,6 +271,7 @@ PARAMETER = {
     "maximum": MAYBE,
     "choices": (list, type(None)),
     "help": str,
+    "local": bool,
 }
 VICTIM = {
     "name": str,

@@ -361,7 +361,7 @@ def test_what_the_base_refuses_is_refused_too():
     "settings, words",
     [
         *[({"base": name}, f"not to {name}") for name in ("nes", "square", "noise", "deepfool", "vafa", "hfc")],
-        ({"base": "pdg"}, "did you mean 'pgd'?"),
+        ({"base": "pdg"}, "did you mean 'pdpgd' or 'pgd'?"),
         ({"base_settings": "loss"}, "base_settings=loss isn't understood; write name=value,name=value."),
         ({"base_settings": "los=ce"}, "pgd has no setting 'los'; did you mean 'loss'?"),
         ({"base": "bim", "norm": "l2"}, "bim works with norm linf, not 'l2'."),
@@ -374,7 +374,7 @@ def test_bases_and_settings_that_do_not_fit_are_refused_in_words(settings, words
 
 
 def test_only_the_user_of_this_machine_names_its_files():
-    with pytest.raises(InputError, match="names files of this machine"):
+    with pytest.raises(InputError, match=r"hfc needs files of the machine it runs on \(features\); run it there"):
         recipes.get("hfc").build(8.0, "linf", 2, {"features": "x.safetensors"})
 
 

@@ -61,7 +61,7 @@ def test_a_description_survives_json(name):
     own = described["own_budget"]
     assert own is None or (set(own) == {"parameter", "value", "unit", "meaning"} and own["value"] is not None)
     for entry in described["parameters"]:
-        assert set(entry) == {"name", "type", "unit", "default", "minimum", "maximum", "choices", "help"}
+        assert set(entry) == {"name", "type", "unit", "default", "minimum", "maximum", "choices", "help", "local"}
 
 
 def test_what_pgd_says_of_itself():
@@ -74,6 +74,7 @@ def test_what_pgd_says_of_itself():
         "minimum": 0,
         "maximum": None,
         "choices": None,
+        "local": False,
         "help": "Step size; 2.5 eps / steps if not given",
     }
     assert entries["loss"]["choices"] == list(LOSSES) and entries["loss"]["default"] == "dice-ce"
@@ -84,13 +85,12 @@ def test_what_pgd_says_of_itself():
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_tell_all_a_replay_needs(name):
     recipe = recipes.get(name)
-    attack = recipe.build(8.0, recipe.norms[0], 20, {})
+    attack = recipe.build(8.0, recipe.norms[0], 20, {}, local=True)
     told = attack.parameters
     assert json.loads(json.dumps(told)) == told
     assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], attack.steps)
-    again = recipe.build(
-        told["eps"], told["norm"], told["steps"], {k: told[k] for k in told if k not in ("eps", "norm", "steps")}
-    )
+    settings = {key: value for key, value in told.items() if key not in ("eps", "norm", "steps")}
+    again = recipe.build(told["eps"], told["norm"], told["steps"], settings, local=True)
     assert again.parameters == told and again.name == name
 
 
@@ -151,9 +151,9 @@ def test_norms_and_steps_are_refused_in_words():
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("pgdd", "Unknown attack 'pgdd'; did you mean 'pgd'?"),
-        ("MI_FGSM", "did you mean 'mi-fgsm'?"),
-        ("zzz", "Unknown attack 'zzz'; there are "),
+        ("pdg", "Unknown attack 'pdg'; did you mean 'pdpgd' or 'pgd'?"),
+        ("MI_FGSM", "did you mean 'mi-fgsm' or 'ti-fgsm'?"),
+        ("zzz", "Unknown attack 'zzz'; see `perturbox list attacks`."),
     ],
 )
 def test_unknown_attacks_are_refused_with_a_near_name(name, words):

@@ -346,7 +346,7 @@ def test_scans_that_would_prove_nothing_are_refused(scans, tmp_path):
     ]:
         with pytest.raises(InputError, match=words):
             prepare(job(scans[0], **settings))
-    with pytest.raises(InputError, match="names files of this machine"):
+    with pytest.raises(InputError, match=r"uap needs files of the machine it runs on \(scans\); run it there"):
         from perturbox import recipes
 
         recipes.get("uap").build(8.0, "linf", 3, {"scans": str(copy)})

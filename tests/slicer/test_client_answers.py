@@ -179,7 +179,7 @@ def test_a_job_from_submission_to_deletion(real, grid):
 def test_refusals_of_the_real_server(real):
     image = {"image": ("scan.nrrd", nrrd.encode(scan(), AFFINES["axial"]))}
     found = trouble_of(real.submit, {"attack": "pdg"}, image)
-    assert str(found) == "Unknown attack 'pdg'. Did you mean 'pgd'?" and found.code == "bad-input"
+    assert str(found) == "Unknown attack 'pdg'. Did you mean 'pdpgd' or 'pgd'?" and found.code == "bad-input"
     assert trouble_of(real.submit, {}, {"image": ("scan.doc", b"x")}).code == "other-format"
     assert trouble_of(real.status, "no-such-job").code == "job-gone"
     assert trouble_of(real.status, "../../info").code in ("job-gone", "not-found")

@@ -22,13 +22,14 @@ from perturbox.types import InputError
 @dataclass(frozen=True)
 class Param:
     """What a recipe's parameter means: help in one sentence, unit, and inclusive limits. local: it names files of this
-    machine, which only the user of this machine may set."""
+    machine, which only the user of this machine may set. required: the attack refuses to work without it."""
 
     help: str
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
     local: bool = False
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Recipe:
 
     @property
     def parameters(self) -> list[dict[str, Any]]:
-        """One entry per keyword parameter: name, type, unit, default, minimum, maximum, choices, help."""
+        """One entry per keyword parameter: name, type, unit, default, minimum, maximum, choices, help, local."""
         hints = get_type_hints(self.function, include_extras=True)
         entries = []
         for parameter in inspect.signature(self.function).parameters.values():
@@ -103,6 +104,7 @@ class Recipe:
                     "maximum": told.maximum,
                     "choices": choices,
                     "help": told.help,
+                    "local": told.local,
                 }
             )
         return entries
@@ -145,19 +147,31 @@ class Recipe:
             raise InputError(f"{self.name} works with norm {' or '.join(self.norms)}, not '{norm}'.")
         if steps < 1:
             raise InputError(f"steps must be at least 1, not {steps}.")
+        if not local and not self.remote:
+            raise InputError(
+                f"{self.name} needs files of the machine it runs on ({', '.join(self._files())}); run it "
+                "there with `perturbox attack`."
+            )
         known = {entry["name"]: entry for entry in self.parameters}
         values = {name: _checked(name, value, known, self.name) for name, value in settings.items()}
-        for name in self._local() & values.keys():
-            if not local and values[name] != known[name]["default"]:
+        for name, value in values.items():
+            if known[name]["local"] and not local and value != known[name]["default"]:
                 raise InputError(f"The setting '{name}' names files of this machine and can't be set from another.")
         attack = self.function(math.inf if eps is None else eps, norm, steps, **values)
         parameters = {name: entry["default"] for name, entry in known.items()} | values | attack.parameters
         parameters |= {"eps": attack.limit, "norm": attack.norm, "steps": attack.steps}
         return Attack(**{**vars(attack), "name": self.name, "parameters": parameters})
 
-    def _local(self) -> set[str]:
+    @property
+    def remote(self) -> bool:
+        """Whether it can be asked for from another machine: it needs no files of the one it runs on."""
+        return not self._files()
+
+    def _files(self) -> list[str]:
+        """The parameters that name files it can't do without."""
         hints = get_type_hints(self.function, include_extras=True)
-        return {name for name, hint in hints.items() if any(getattr(told, "local", 0) for told in get_args(hint)[1:])}
+        told = {name: get_args(hint)[1] for name, hint in hints.items() if get_origin(hint) is Annotated}
+        return [name for name, param in told.items() if isinstance(param, Param) and param.local and param.required]
 
 
 def recipe(
@@ -208,8 +222,8 @@ def get(name: str) -> Recipe:
     recipes = discover()
     if name in recipes:
         return recipes[name]
-    near = get_close_matches(name.lower().replace("_", "-"), recipes, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(recipes)}."
+    near = " or ".join(f"'{one}'" for one in get_close_matches(name.lower().replace("_", "-"), recipes, 2))
+    hint = f"did you mean {near}?" if near else "see `perturbox list attacks`."
     raise InputError(f"Unknown attack '{name}'; {hint}")
 
 

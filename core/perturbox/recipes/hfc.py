@@ -174,7 +174,10 @@ def hfc(
     base: Annotated[str, Param("Attack it is added to: any that climbs a loss by its gradient")] = "pgd",
     base_settings: Annotated[str, Param("Settings of that attack, as loss=ce,alpha=0.5")] = "",
     features: Annotated[
-        str | None, Param("File of the model's features on clean scans, made by `perturbox fit-features`", local=True)
+        str | None,
+        Param(
+            "File of the model's features on clean scans, made by `perturbox fit-features`", local=True, required=True
+        ),
     ] = None,
     feature_weight: Annotated[float, Param("Weight lambda of the distance from clean features", minimum=0)] = 1.0,
 ) -> Attack:

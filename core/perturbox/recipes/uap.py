@@ -63,7 +63,7 @@ def uap(
     steps: int,
     *,
     scans: Annotated[
-        str, Param(f"Scans it is crafted on, joined by '{os.pathsep}'; never the attacked", local=True)
+        str, Param(f"Scans it is crafted on, joined by '{os.pathsep}'; never the attacked", local=True, required=True)
     ] = "",
     loss: Surrogate = "dice-ce",
     alpha: Alpha = None,

@@ -81,7 +81,7 @@ class Offer:
 
 @lru_cache(maxsize=4)
 def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
-    attacks = recipes.offered()
+    attacks = [attack for attack in recipes.offered() if attack.remote]
     models: dict[str, Any] = {}
     for victim in names:
         models[victim] = {"kind": "segment", "victim": victim, "attack": None, "config_schema": nothing_to_set()}
@@ -174,7 +174,8 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
         fields["eps"] |= {"type": ["number", "null"], "default": None, "title": "Cap", "description": said}
     basic = ("eps", "target", "steps")
     for entry in attack.parameters:
-        fields[entry["name"]] = setting_schema(entry)
+        if not entry["local"]:
+            fields[entry["name"]] = setting_schema(entry)
     for order, (name, entry) in enumerate(fields.items()):
         entry |= {"x-order": order, "x-level": "basic" if name in basic else "advanced"}
     return {
