@@ -3,9 +3,9 @@ feature space are passed.
 
     J = J_base - lambda * sum over layers of mean (L_k^T (phi - mu_k))^2
 
-phi: features pooled inside the voxels of a class aimed at; (mu_k, L_k): the most probable component, without gradient,
-of a Gaussian mixture of that class's features on clean scans, L_k the Cholesky factor of its precision. Yao et al.
-2020, arXiv 2012.09501; 2023, arXiv 2312.01679.
+phi: features pooled inside the voxels of a class aimed at, or given now where none is; (mu_k, L_k): the most probable
+component, without gradient, of a Gaussian mixture of that class's features on clean scans, L_k the Cholesky factor of
+its precision. Yao et al. 2020, arXiv 2012.09501; 2023, arXiv 2312.01679.
 """
 
 from dataclasses import dataclass, replace
@@ -108,24 +108,22 @@ class Camouflaged:
 
 
 def aimed(logits: Tensor, labels: Tensor, scene: Scene) -> Tensor:
-    """What each voxel is to become: the label to be reached, or the most probable answer but the one to be left.
+    """What each voxel is to look like: the label to be reached, or, where labels are only to be left, what the model
+    says now.
 
     logits "n k *p", labels "n *p"; classes "n *p", or yes-or-no answers "n k *p" of a multi-label network.
     """
     if scene.regions is not None:
-        right = scene.regions[labels].movedim(-1, 1)
-        return right if scene.towards else ~right
-    return labels if scene.towards else logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
+        return scene.regions[labels].movedim(-1, 1) if scene.towards else logits > 0
+    return labels if scene.towards else logits.argmax(1)
 
 
 def region(view: Any, scene: Scene) -> Tensor:
-    """bool "b a *g": what is to change. The structures attacked, or where labels are to be reached the answers that are
-    others on the clean scan."""
+    """bool "b a *g": what is to change. All that the loss counts; where labels are to be reached, only the answers that
+    are others on the clean scan."""
     within = (scene.weight > 0)[:, None]
     if not scene.towards:
-        if scene.regions is None:
-            return within & torch.isin(scene.labels, torch.tensor(scene.classes).to(scene.labels))[:, None]
-        return within & scene.regions[scene.labels][..., list(scene.classes)].any(-1)[:, None]
+        return within
     with torch.no_grad():
         logits = view(scene.clean)
     if scene.regions is None:
@@ -160,7 +158,7 @@ def built_base(name: str, eps: float, norm: Norm, steps: int, settings: str) -> 
     cost="as the base attack; where labels are to be reached 1 forward more per restart",
     deviations=(
         "features are pooled inside the voxels that are to change, class by class, in each cell of each window",
-        "where no class is aimed at, each voxel aims at the most probable one but its own",
+        "where labels are only to be left, no class is aimed at: each voxel is to look like the class it is given now",
         "the base attack keeps its own step size, by default PGD's on soft Dice + cross-entropy",
         "covariances are drawn towards their diagonal where there are few samples",
     ),
