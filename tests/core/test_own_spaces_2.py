@@ -253,6 +253,13 @@ def test_a_motion_that_is_too_large_is_made_smaller_and_others_are_left():
     assert not Affine(0.0).project(z, x, budget).any()
 
 
+def test_a_step_of_a_motion_goes_along_the_gradient():
+    attack = built("affine", None, steps=10)
+    assert attack.parameters["alpha"] == pytest.approx(1.25)
+    update, _ = attack.solver.rule.apply(torch.tensor([[3.0, 0.0, 0.0, -4.0, 0.0]]), (None, None))
+    torch.testing.assert_close(update, torch.tensor([[0.75, 0.0, 0.0, -1.0, 0.0]]))
+
+
 # ---------------------------------------------------------------- both
 
 

@@ -11,8 +11,9 @@ from perturbox.attack import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe
+from perturbox.recipes.deformation import unit_vectors
 from perturbox.recipes.fgsm import Surrogate
-from perturbox.solvers.ascent import Ascent, chain, scale, sign
+from perturbox.solvers.ascent import Ascent, chain, scale, stateless
 from perturbox.spaces.affine import Affine
 
 
@@ -26,7 +27,8 @@ from perturbox.spaces.affine import Affine
         "judged against outlines that don't move, so part of the fall in Dice is the motion itself: the control of "
         "random motions says how much",
         "one limit in mm on how far any voxel moves, where the authors' code limits the angle (15 degrees), the "
-        "scaling (0.2) and the shift (0.1 of half the image) one by one",
+        "scaling (0.2) and the shift (0.1 of half the image) one by one; under it steps go along the gradient, not its "
+        "signs, which would move every part alike",
         "volumes; from no motion, where the authors' code starts at a random one; the edge continues beyond the "
         "border instead of zeros",
         "linear interpolation smooths the scan a little; only voxels in the region of interest change, so it is torn "
@@ -52,10 +54,10 @@ def affine(
     loss: Surrogate = "dice-ce",
     alpha: Annotated[
         float | None,
-        Param("Step size of each part, at the border; 2.5 displacement / steps if not given", unit="mm", minimum=0),
+        Param("Step size of all parts together; 2.5 displacement / steps if not given", unit="mm", minimum=0),
     ] = None,
 ) -> Attack:
-    """Signed ascent on rotation, scaling and translation, from no motion."""
+    """Ascent on rotation, scaling and translation, from no motion."""
     alpha = 2.5 * displacement / steps if alpha is None else alpha
-    space, solver = Affine(displacement), Ascent(chain(sign(), scale(alpha)))
+    space, solver = Affine(displacement), Ascent(chain(stateless(unit_vectors), scale(alpha)))
     return Attack("affine", climb(LOSSES[loss]), space, solver, eps, norm, steps, parameters={"alpha": alpha})

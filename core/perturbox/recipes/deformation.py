@@ -20,7 +20,7 @@ from perturbox.spaces.deformation import Deformation
 
 
 def unit_vectors(gradient: Tensor) -> Tensor:
-    """Vectors "1 d *k" of length 1, or 0 where the gradient is: the steepest step under a limit on each length."""
+    """Vectors "1 d *k" of length 1, or 0 where the gradient is 0: the steepest step under a limit on each length."""
     # Scaled first: gradients of means over millions of voxels underflow when squared in float32.
     gradient = gradient / gradient.abs().max().clamp_min(1e-30)
     return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
