@@ -141,8 +141,9 @@ def said_of(recipe: Recipe) -> tuple[str, str]:
 
 
 def _parameter(entry: dict[str, Any]) -> str:
-    default = "" if entry["default"] is None else f"`{_plain(entry['default'])}`"
-    return f"| `{entry['name']}` | {entry['help']} | {entry['unit']} | {_range(entry)} | {default} |"
+    default = "" if entry["default"] in (None, "") else f"`{_plain(entry['default'])}`"
+    meaning = entry["help"].replace("|", r"\|")
+    return f"| `{entry['name']}` | {meaning} | {entry['unit']} | {_range(entry)} | {default} |"
 
 
 def _range(entry: dict[str, Any]) -> str:

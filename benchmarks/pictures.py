@@ -55,7 +55,8 @@ def caption(name: str) -> str:
     """In what the picture differs from the others, or nothing."""
     eps, norm, steps, settings = shown(name)
     own = recipes.get(name).own_budget()
-    said = [f"`{own['parameter']}` {settings.get(own['parameter'], own['value'])}"] if own else []
+    limit = settings.get(own["parameter"], own["value"]) if own else 0.0
+    said = [f"`{own['parameter']}` {limit:g} {own['unit']}".rstrip()] if own else []
     said += [f"eps {eps:g}{'' if norm == 'l0' else ' HU'}"] if eps is not None and (eps != EPS or own) else []
     said += [f"norm {norm}"] if norm != "linf" else []
     said += [f"{steps} steps"] if steps != STEPS else []
