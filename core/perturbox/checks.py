@@ -209,7 +209,7 @@ def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
         unit = f" {own['unit']}" if own["unit"] else ""
         yield (
             f"This attack has a budget of its own ({own['parameter']} {own['value']:g}{unit}: {own['meaning']}): "
-            "what it measured in HU is stated, but it isn't comparable with attacks at a limit."
+            f"what it measured in {result['budget']['unit']} is stated, but isn't comparable with attacks at a limit."
         )
     if result["attack"]["name"] == "noise":
         yield "Random noise is a control, not an attack: what holds against it proves nothing."
@@ -222,7 +222,7 @@ def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
             f"(≥ {CLAIM_STEPS} steps and ≥ 1 restart)."
         )
     losses = [row["loss"] for row in result["trace"] if row.get("loss") is not None]
-    if len(losses) > 1 and max(losses[1:]) <= losses[0]:
+    if not result.get("members") and len(losses) > 1 and max(losses[1:]) <= losses[0]:
         yield "The loss never rose above its first value: the gradient may be masked, or the steps are too large."
 
 
@@ -238,18 +238,20 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
     if fall < NO_CHANGE:
         limit = f"up to {budget['eps']:g} {budget['unit']}" if budget["norm"] == "linf" else "within this limit"
         yield f"No change {limit} with this effort: that is not proof of safety; raise effort or limit."
+    elif control.get("own"):
+        # White noise of the largest change says nothing of motions or fields: they are measured against their own kind.
+        own = _mean_fall(result, control["own"]["dice"])
+        if own is not None and own >= 0.9 * fall:
+            yield (
+                f"A random draw in the attack's own space lowers mean Dice as much ({own:.2f} and {fall:.2f}): "
+                "the kind of change does it, not its aim."
+            )
     elif result["attack"]["name"] != "noise":
         noise = _mean_fall(result, control["noise"]["dice"])
         if noise is not None and noise >= 0.9 * fall:
             yield (
                 f"Random noise of the same size lowers mean Dice as much as the attack ({noise:.2f} and {fall:.2f}): "
                 "the gradient may be masked."
-            )
-        own = _mean_fall(result, control["own"]["dice"]) if control.get("own") else None
-        if own is not None and own >= 0.9 * fall:
-            yield (
-                f"A random draw in the attack's own space lowers mean Dice as much ({own:.2f} and {fall:.2f}): "
-                "the kind of change does it, not its aim."
             )
         moved = _mean_fall(result, control["rolled"]["dice"])
         if moved is not None and moved >= 0.9 * fall:
@@ -265,7 +267,8 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
     if harmless:
         yield f"No break, since harmless changes of the scan do as much: {_listed(harmless)}."
     sizes = result["noise"]["eps_over_sigma"]
-    if budget["norm"] == "linf" and sizes is not None and sizes >= 10 and not result["success"]["succeeded"]:
+    limited = budget["norm"] == "linf" and result["attack"].get("own_budget") is None
+    if limited and sizes is not None and sizes >= 10 and not result["success"]["succeeded"]:
         yield f"Even {sizes:.0f} times the scan's noise didn't break the model, as it should: suspect masked gradients."
 
 

@@ -376,3 +376,26 @@ def test_vanished_and_absent_structures_without_a_dice_are_no_obstacle():
     result["metrics"]["adversarial"]["right_kidney"] = {"dice": None, "volume_ml": 0.0}
     result["control"]["benign"]["dice"]["right_kidney"] = None
     assert checks.warnings(result) == ["The model found no right kidney in this scan: nothing to stress there."]
+
+
+def test_an_attack_with_a_space_of_its_own_is_measured_against_that_and_not_against_noise():
+    result = changed(("control", "own"), {"dice": {"liver": 0.40, "right_kidney": 0.60}})
+    result["control"]["noise"]["dice"] = result["control"]["rolled"]["dice"] = {"liver": 0.1, "right_kidney": 0.1}
+    own = {"parameter": "reach", "value": 3.0, "unit": "mm", "meaning": "largest motion"}
+    result["attack"]["own_budget"] = own
+    result["noise"]["eps_over_sigma"], result["success"]["succeeded"] = 120.0, False
+    assert checks.warnings(result) == [
+        "This attack has a budget of its own (reach 3 mm: largest motion): what it measured in HU is stated, but isn't "
+        "comparable with attacks at a limit.",
+        "A random draw in the attack's own space lowers mean Dice as much (0.45 and 0.45): the kind of change does it, "
+        "not its aim.",
+    ]
+    result["control"]["own"]["dice"] = {"liver": 0.90, "right_kidney": 0.90}
+    assert len(checks.warnings(result)) == 1
+
+
+def test_losses_of_several_attacks_are_not_compared():
+    result = changed(("trace",), [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.4}])
+    assert len(checks.warnings(result)) == 1
+    result["members"] = [{"name": "a"}, {"name": "b"}]
+    assert checks.warnings(result) == []

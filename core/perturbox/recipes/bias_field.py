@@ -2,7 +2,7 @@
 
     x_adv = low + (x - low) * exp(sum_k z_k B_k),   |z_k| <= strength,   B_k cubic B-splines
 
-Chen et al. 2020 (MICCAI, arXiv 2006.13322) and 2022 (AdvChain, arXiv 2206.03217).
+Chen et al. 2020 (MICCAI, arXiv 2006.13322) and 2022 (AdvChain, arXiv 2108.03429).
 """
 
 from typing import Annotated
@@ -18,7 +18,7 @@ from perturbox.spaces.bias_field import BiasField
 
 @recipe(
     title="Bias field",
-    paper="Chen et al. 2022, arXiv 2206.03217",
+    paper="Chen et al. 2020, arXiv 2006.13322; 2022, arXiv 2108.03429",
     norms=("linf",),
     cost="steps + 1 forwards, steps backwards",
     space="bias field",
