@@ -4,8 +4,8 @@
 
 Each is run with equal steps on 64 slices of the demo's phantom and on the real CT of PERTURBOX_DATA (default
 ../shared/data), where there is one, at 2, 5 and 10 HU, the largest first; with a budget of its own, at its default;
-what seeks the smallest change, at a cap of 40 HU. Results go to benchmarks.json as they come: a run that was stopped goes on
-where it was, one over some attacks leaves the results of the others in place. --again measures anew.
+what seeks the smallest change, at a cap of 40 HU. Results go to benchmarks.json as they come: a run that was stopped
+goes on where it was, one over some attacks leaves the results of the others in place. --again measures anew.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import attacks_page
 import machine
 import pages
 import prepared
-from perturbox import io, recipes
+from perturbox import checks, io, recipes
 from perturbox.attack import own_draw
 from perturbox.types import Case, Effort, InputError, Volume
 from quality import judged
@@ -113,7 +113,11 @@ def measure(cell: Cell, steps: int) -> dict[str, Any]:
     def mean_dice(x: np.ndarray) -> float:
         return float(np.mean(list(judged(scan, x, victim, clean).values())))
 
-    draw = own_draw(attack, Case(scan), victim) if cell.eps is None else None
+    if cell.eps is None:
+        draw = own_draw(attack, Case(scan), victim)
+        controls = [draw(seed) for seed in range(DRAWS)] if draw else []
+    else:
+        controls = matched(scan, outcome.delta)
     dice = mean_dice(outcome.x_adv)
     return {
         **row,
@@ -127,8 +131,16 @@ def measure(cell: Cell, steps: int) -> dict[str, Any]:
         "forwards": effort.forwards,
         "backwards": effort.backwards,
         "own": recipes.get(cell.recipe).own_budget(attack.parameters),
-        "draw": None if draw is None else min(mean_dice(draw(seed)) for seed in range(DRAWS)),
+        "control": min((mean_dice(control) for control in controls), default=None),
     }
+
+
+def matched(scan: Volume, delta: np.ndarray) -> list[np.ndarray]:
+    """The scan under white noise of a perturbation's RMS, and under the perturbation rolled to another place."""
+    rng = np.random.default_rng(0)
+    low, high = float(scan.data.min()), float(scan.data.max())
+    noise = checks.white_noise(delta, scan.data, None, low, high, scan.step, rng)
+    return [scan.data + noise, scan.data + checks.rolled(delta, scan.data, low, high, None, rng)]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -32,7 +32,9 @@ def section(found: dict[str, Any]) -> str:
         "*phantom*: 64 slices of the demo's case; *CT*: a real abdominal CT (TotalSegmentator test data, Apache-2.0). "
         "Numbers are mean Dice over the structures, of the prediction on the saved file against the clean prediction; "
         "cost is that of the attack alone. So few steps show what an attack does with little effort, on one model and "
-        "two scans: this is no ranking. What an attack may claim must lie clearly below its floor.",
+        "two scans: this is no ranking. *Control* is the lower of white noise of the same RMS and of the perturbation "
+        "rolled to another place, at the largest limit on the CT (or the phantom, where there is none). What an attack "
+        "may claim must lie clearly below it.",
         "",
     ]
     for norm in ("linf", "l2", "l0"):
@@ -51,38 +53,45 @@ def _ball(rows: Sequence[dict[str, Any]], norm: str) -> list[str]:
     columns = sorted({(row["case"] == "ct", row["eps"]) for row in rows})
     said = {eps: f"{100 * eps:g} % of the voxels" if norm == "l0" else f"{eps:g} HU" for _, eps in columns}
     titles = [f"{'CT' if ct else 'phantom'}, {said[eps]}" for ct, eps in columns]
-    lines = _head(["attack", *titles, "forwards", "backwards", "CPU s (phantom)", "CPU s (CT)"])
+    lines = _head(["attack", *titles, "control", "forwards", "backwards", "CPU s (phantom)", "CPU s (CT)"])
     for name in sorted({row["recipe"] for row in rows}, key=lambda name: (name != FLOOR, name)):
         here = {(row["case"] == "ct", row["eps"]): row for row in rows if row["recipe"] == name}
         dices = [f"{here[column]['dice']:.3f}" if column in here else "" for column in columns]
         label = f"**{name}** (floor)" if name == FLOOR else name
-        lines.append(_line([label, *dices, *_cost(list(here.values()))]))
+        last = here[max(here)]["control"]
+        lines.append(_line([label, *dices, _dice(last), *_cost(list(here.values()))]))
     return lines
 
 
 def _smallest(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["Sizes are comparable, Dice isn't: each stops where half is reached. eps is a cap.", ""]
-    lines += _head(["attack", "scan", "norm", "cap, HU", "reached", "mean Dice", "largest change", "RMS", "CPU s"])
+    lines += _head(
+        ["attack", "scan", "norm", "cap, HU", "reached", "mean Dice", "control", "largest change", "RMS", "CPU s"]
+    )
     for row in sorted(rows, key=lambda row: (row["case"] == "ct", row["norm"], row["recipe"])):
         reached = "yes" if row["reached"] else "no"
-        sizes = [f"{row['eps']:g}", reached, f"{row['dice']:.3f}", *_sizes(row)]
+        sizes = [f"{row['eps']:g}", reached, f"{row['dice']:.3f}", _dice(row["control"]), *_sizes(row)]
         lines.append(_line([row["recipe"], _scan(row), row["norm"], *sizes, f"{row['cpu_s']:.0f}"]))
     return lines
 
 
 def _own(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        "Each has a budget in its own sense, so rows aren't comparable with each other nor with those above. The floor "
+        "Each has a budget in its own sense, so rows aren't comparable with each other nor with those above. Control "
         "is the lowest of three random draws in the attack's own space, as large as its budget allows.",
         "",
     ]
-    lines += _head(["attack", "budget", "scan", "mean Dice", "floor", "largest change", "RMS", "CPU s"])
+    lines += _head(["attack", "budget", "scan", "mean Dice", "control", "largest change", "RMS", "CPU s"])
     for row in sorted(rows, key=lambda row: (row["recipe"], row["case"] == "ct")):
-        own, floor = row["own"], "" if row["draw"] is None else f"{row['draw']:.3f}"
+        own = row["own"]
         budget = f"`{own['parameter']}` = {own['value']:g} {own['unit']}".rstrip()
-        sizes = [f"{row['dice']:.3f}", floor, *_sizes(row), f"{row['cpu_s']:.0f}"]
+        sizes = [f"{row['dice']:.3f}", _dice(row["control"]), *_sizes(row), f"{row['cpu_s']:.0f}"]
         lines.append(_line([row["recipe"], budget, _scan(row), *sizes]))
     return lines
+
+
+def _dice(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _cost(rows: Sequence[dict[str, Any]]) -> list[str]:

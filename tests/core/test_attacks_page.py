@@ -21,7 +21,7 @@ def row(recipe: str, dice: float, eps: float | None = 10.0, case: str = "phantom
     plain = {
         "case": case, "recipe": recipe, "norm": "linf", "eps": eps, "steps": 5, "date": "2026-01-02", "keep": "worst",
         "unit": "HU", "dice": dice, "reached": False, "linf": 10.0, "rms": 9.0, "cpu_s": 12.0, "forwards": 6.0,
-        "backwards": 5.0, "own": None, "draw": None,
+        "backwards": 5.0, "own": None, "control": 0.91,
     }  # fmt: skip
     return {**plain, **changes}
 
@@ -45,18 +45,18 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own():
     text = section(
         row("pgd", 0.5),
         row("pgd", 0.7, 2.0),
-        row("pgd", 0.4, case="ct", cpu_s=40.0),
+        row("pgd", 0.4, case="ct", cpu_s=40.0, control=0.93),
         row("noise", 0.99),
         row("cw", 0.45, 40.0, keep="smallest", norm="l2", reached=True, rms=3.25),
-        row("bias-field", 0.3, None, own=OWN, draw=0.8, linf=612.4),
-        row("kspace", 0.3, None, own=OWN, draw=0.8, unit="intensity"),
+        row("bias-field", 0.3, None, own=OWN, control=0.8, linf=612.4),
+        row("kspace", 0.3, None, own=OWN, control=0.8, unit="intensity"),
     )
     assert table(text, "Within eps, linf") == [
-        "| **noise** (floor) |  | 0.990 |  | 6 | 5 | 12 |  |",
-        "| pgd | 0.700 | 0.500 | 0.400 | 6 | 5 | 12 | 40 |",
+        "| **noise** (floor) |  | 0.990 |  | 0.910 | 6 | 5 | 12 |  |",
+        "| pgd | 0.700 | 0.500 | 0.400 | 0.930 | 6 | 5 | 12 | 40 |",
     ]
     assert table(text, "The smallest change that halves mean Dice") == [
-        "| cw | phantom | l2 | 40 | yes | 0.450 | 10 HU | 3.2 HU | 12 |"
+        "| cw | phantom | l2 | 40 | yes | 0.450 | 0.910 | 10 HU | 3.2 HU | 12 |"
     ]
     assert table(text, "Budgets of their own") == [
         "| bias-field | `strength` = 0.3 | phantom | 0.300 | 0.800 | 612 HU | 9.0 HU | 12 |",
@@ -80,8 +80,8 @@ def test_every_recipe_has_cells_and_noise_one_in_every_norm_to_stand_beside_it()
     for cell in found:
         own = known[cell.recipe].own is not None
         assert (cell.eps is None) == own and cell.norm in known[cell.recipe].norms
-    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("phantom", "pgd")] == [2.0, 5.0, 10.0]
-    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("ct", "pgd")] == [10.0]
+    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("phantom", "pgd")] == [10.0, 5.0, 2.0]
+    assert [cell.eps for cell in found if (cell.case, cell.recipe) == ("ct", "pgd")] == [10.0, 5.0, 2.0]
     assert [cell.eps for cell in found if cell.recipe == "deepfool"] == [attacks.CAP] * 2
     ball = {cell.norm for cell in found if cell.eps is not None and not attacks.seeks_smallest(cell.recipe)}
     assert {cell.norm for cell in found if cell.recipe == "noise"} >= ball & set(known["noise"].norms)
@@ -110,8 +110,8 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     attacks.main(["fgsm", "--out", str(tmp_path), "--steps", "6"])
     attacks.main(["fgsm", "--out", str(tmp_path), "--again"])
     two, five, ten = (f"phantom fgsm linf {eps}" for eps in (2, 5, 10))
-    assert asked == [[two, ten], [two, five, ten], [two, five, ten]]
-    assert "| fgsm | 0.900 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text()
+    assert asked == [[ten, two], [ten, five, two], [ten, five, two]]
+    assert "| fgsm | 0.900 | 0.910 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text()
 
 
 @pytest.mark.parametrize("first", pages.SECTIONS)
