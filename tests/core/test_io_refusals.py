@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from bad_inputs import AFFINE, BAD_IMAGES, BAD_INPUTS, ct_values, good_ct
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from perturbox.io import check_hu, files, read_labels, read_mask, read_volume, write_labels, write_volume
@@ -58,6 +58,8 @@ def test_other_bad_inputs_start_from_a_good_scan(entry, tmp_path):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(offset=111, value=127, suffix=".nii")  # voxels that start 10^38 bytes into the file
+@example(offset=111, value=195, suffix=".nii.gz")  # or before it
 @given(offset=st.integers(0, 351), value=st.integers(0, 255), suffix=st.sampled_from([".nii", ".nii.gz"]))
 def test_any_damaged_header_is_read_or_refused(offset, value, suffix, tmp_path):
     path = tmp_path / f"ct{suffix}"

@@ -184,6 +184,12 @@ def test_sea_shrinks_the_ball_and_keeps_the_worst_of_its_losses():
         assert member.best.score == min(inside)
 
 
+def test_the_first_ball_is_as_large_as_told_and_the_second_halfway():
+    for first, radii in ((2.0, [8.0, 6.0, 4.0]), (5.0, [20.0, 12.0, 4.0]), (1.0, [4.0, 4.0, 4.0])):
+        attack = built("sea", 4.0, steps=10, first=first)
+        assert [leaf.eps for leaf in attack.leaves()] == radii * 3 and attack.eps == 4.0
+
+
 def test_a_start_can_be_warm_by_score():
     """Where masked cross-entropy is highest little is lost: a smaller ball starts at the lowest score instead."""
     image, victim = victims.random_scan(), victims.textured()

@@ -140,7 +140,8 @@ def _read_header(path: Path, file: BinaryIO) -> Nifti1Header:
             header.check_fix(logger=_silent, error_level=40)
             units = header.get_xyzt_units()[0]
             header.get_best_affine()
-            int(header["vox_offset"])
+            if not 0 <= int(header["vox_offset"]) < 2**62:  # where no file has its voxels
+                raise ValueError
     except InputError:
         raise
     except (HeaderDataError, KeyError, ValueError, OverflowError, MemoryError):

@@ -10,6 +10,7 @@ Singh & Hein 2024, ECCV, arXiv 2306.12941.
 
 import math
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,12 +18,10 @@ from torch import Tensor
 from perturbox.attack import Attack, climb, compose
 from perturbox.budget import Norm
 from perturbox.objectives import Loss, Voxels, average
-from perturbox.recipes import recipe
+from perturbox.recipes import Param, recipe
 from perturbox.recipes.pgd import direction
 from perturbox.solvers.apgd import Apgd
 from perturbox.spaces.additive import Additive
-
-RADII = (2.0, 1.5, 1.0)
 
 
 def jensen_shannon(voxels: Voxels) -> Tensor:
@@ -64,11 +63,12 @@ def split(steps: int) -> tuple[int, int, int]:
     return share, share, steps - 2 * share
 
 
-def shrinking(loss: Loss, eps: float, norm: Norm, steps: int) -> Attack:
-    """Red-eps APGD: a chain of APGD in smaller and smaller balls."""
+def shrinking(loss: Loss, eps: float, norm: Norm, steps: int, first: float) -> Attack:
+    """Red-eps APGD: a chain of APGD in balls of first x eps, halfway, and eps."""
+    radii = (first, (first + 1) / 2, 1.0)
     chain = [
         Attack(loss.name, climb(loss), Additive(), Apgd(n, direction(norm)), radius * eps, norm, n)
-        for radius, n in zip(RADII, split(steps), strict=True)
+        for radius, n in zip(radii, split(steps), strict=True)
         if n
     ]
     warm = [replace(stage, warm=True, warm_by="score") for stage in chain[1:]]
@@ -90,6 +90,16 @@ def shrinking(loss: Loss, eps: float, norm: Norm, steps: int) -> Attack:
     ),
     family="combined",
 )
-def sea(eps: float, norm: Norm, steps: int) -> Attack:
+def sea(
+    eps: float,
+    norm: Norm,
+    steps: int,
+    *,
+    first: Annotated[
+        float,
+        Param("Limit of the first ball, of which the second is halfway to eps", unit="eps", minimum=1, maximum=10),
+    ] = 2.0,
+) -> Attack:
     """Red-eps APGD on each of the three losses."""
-    return compose("sea", [shrinking(loss, eps, norm, steps) for loss in (js, mce, mce_bal)], eps, norm, steps=steps)
+    members = [shrinking(loss, eps, norm, steps, first) for loss in (js, mce, mce_bal)]
+    return compose("sea", members, eps, norm, steps=steps)
