@@ -25,8 +25,8 @@ pytestmark = pytest.mark.peer
 SHAPE, SEEDS = (128, 112), (20, 22)
 EPS, STEPS = 0.06, 6
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3, "bone": 4, "muscle": 5, "gut": 6, "lung": 7}
-# Where a gradient is but rounding its sign is anybody's, and from step to step more follows from it.
-SAME, NEARLY_ALL = 2e-6, 0.97
+# Where a gradient is but rounding its sign is anybody's, and with every step more pixels follow from it.
+SAME, ASTRAY = 2e-6, 0.01
 
 
 class Watched(nn.Module):
@@ -88,7 +88,7 @@ def compare(network: Watched, mine: list[Tensor], other: list[Tensor], labels: n
     """Equal iterates, and mean Dice of the last within .02."""
     assert len(mine) == len(other) > 2
     for k, (a, b) in enumerate(zip(mine, other, strict=True)):
-        assert float(((a - b).abs() < SAME).float().mean()) >= NEARLY_ALL, f"iterate {k}"
+        assert float(((a - b).abs() >= SAME).float().mean()) <= ASTRAY * k, f"iterate {k}"
     scores = [goal.score(network(pictures[-1]).argmax(1)[0].numpy(), labels) for pictures in (mine, other)]
     clean = goal.score(network(mine[0]).argmax(1)[0].numpy(), labels)
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
