@@ -196,7 +196,9 @@ def test_a_scan_rests_while_the_goal_is_reached_on_it():
         asked.append((index, float(z)))
         return 0.0, torch.tensor([(-1.0, 5.0, 1.0)[index]]), index == 1
 
-    oracle = Oracle(None, lambda z: asked.append("look") or 0.0, None, lambda z: z.clamp(-3, 3), None, views=3, single=single)
+    oracle = Oracle(
+        None, lambda z: asked.append("look") or 0.0, None, lambda z: z.clamp(-3, 3), None, views=3, single=single
+    )
     z, _ = OneByOne(2.0).step(oracle, torch.tensor([2.5]), generator(1))
     order = torch.randperm(3, generator=generator(1)).tolist()
     at, expected = 2.5, []

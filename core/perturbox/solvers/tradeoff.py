@@ -3,8 +3,7 @@ the smallest change.
 
 r is the change in units of the victim's intensity window. c grows or falls tenfold until one search failed and one
 succeeded, then is the geometric mean of the largest that failed and the smallest that succeeded; each search starts at
-the clean scan. Szegedy et al.
-2014, arXiv 1312.6199; Carlini & Wagner 2017, arXiv 1608.04644.
+the clean scan. Szegedy et al. 2014, arXiv 1312.6199; Carlini & Wagner 2017, arXiv 1608.04644.
 """
 
 import math
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from perturbox.budget import Budget
 from perturbox.oracle import Oracle
+from perturbox.solvers.adam import adam
 
 SHORTEST = 10  # steps of a search, where there are as many
 
@@ -89,27 +89,15 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class Adam:
-    """r <- r - rate m / (sqrt(v) + 1e-8), m and v unbiased running means of the slope and its square (Kingma & Ba 2015,
-    arXiv 1412.6980)."""
+    """r <- r - rate * `solvers.adam`'s step."""
 
     rate: float
-    beta1: float = 0.9
-    beta2: float = 0.999
 
-    def init(self, r: Tensor) -> tuple[int, Tensor, Tensor]:
-        return 0, torch.zeros_like(r), torch.zeros_like(r)
+    def init(self, r: Tensor) -> Any:
+        return adam().init(r, None)  # type: ignore[arg-type]  # it asks nothing of a budget
 
     def step(
-        self,
-        r: Tensor,
-        value: float,
-        slope: Tensor,
-        project: Callable[[Tensor], Tensor],
-        state: tuple[int, Tensor, Tensor],
-    ) -> tuple[Tensor, tuple[int, Tensor, Tensor]]:
-        k, mean, square = state
-        mean = self.beta1 * mean + (1 - self.beta1) * slope
-        square = self.beta2 * square + (1 - self.beta2) * slope.square()
-        k += 1
-        scale = (square / (1 - self.beta2**k)).sqrt() + 1e-8
-        return project(r - self.rate / (1 - self.beta1**k) * mean / scale), (k, mean, square)
+        self, r: Tensor, value: float, slope: Tensor, project: Callable[[Tensor], Tensor], state: Any
+    ) -> tuple[Tensor, Any]:
+        update, state = adam().apply(slope, state)
+        return project(r - self.rate * update), state
