@@ -77,7 +77,7 @@ def fit_features(
     groups = collected.groups
     if not mixtures:
         raise InputError(
-            "These scans hold too little of each class to fit anything; give more scans, or more --passes."
+            "These scans hold too little of each class to fit anything; give more scans, or more `--passes`."
         )
     facts = {
         "scans": looks[-1][0] + 1, "predictions": len(looks), "seed": seed, "components": components,
@@ -95,7 +95,7 @@ class _Collected:
         self.samples: dict[tuple[str, int], list[Tensor]] = {}
         if not names:
             raise InputError(
-                f"{victim.name} has no convolutions of at most {WIDEST} channels; name layers with --layer."
+                f"{victim.name} has no convolutions of at most {WIDEST} channels; name layers with `--layer`."
             )
 
     def look(self, scan: Volume) -> None:
@@ -109,7 +109,7 @@ class _Collected:
             self.layers = tuple(features)[:-1]
             if not self.layers:
                 raise InputError(
-                    f"{self.victim.name} has a single convolution, its prediction; name layers with --layer."
+                    f"{self.victim.name} has a single convolution, its prediction; name layers with `--layer`."
                 )
         kept = {name: features[name] for name in self.layers}
         require_maps(kept, prediction)

@@ -340,7 +340,7 @@ def test_scans_that_would_prove_nothing_are_refused(scans, tmp_path):
     copy.write_bytes(scans[0].read_bytes())
     flat = tiny.write_scan(tmp_path / "flat.nii.gz", (24, 22))
     for settings, words in [
-        ({}, f"name some with --set scans=FIRST{os.pathsep}SECOND"),
+        ({}, f"name some with `--set scans=FIRST{os.pathsep}SECOND`"),
         ({"scans": joined([scans[1], scans[0]])}, "is the scan that uap is to be tried on; leave it out"),
         ({"scans": str(copy)}, "a-copy.nii.gz is the scan that uap is to be tried on"),
         ({"scans": str(flat)}, "is 2D and the scan to attack 3D"),

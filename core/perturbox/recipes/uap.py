@@ -78,8 +78,8 @@ def uap(
     def check(victim: Victim, image: Volume) -> None:
         if not paths:
             raise InputError(
-                "uap is crafted on other scans than the one it attacks; name some with --set "
-                f"scans=FIRST{os.pathsep}SECOND."
+                "uap is crafted on other scans than the one it attacks; name some with `--set "
+                f"scans=FIRST{os.pathsep}SECOND`."
             )
 
     parameters = {"alpha": alpha, "scans": os.pathsep.join(paths)}
