@@ -22,18 +22,19 @@ HERE = Path(__file__).parent
 PAGE, GUIDE = HERE.parent / "docs" / "attacks.md", HERE / "attacks_guide.md"
 IMAGES = PAGE.parent / "images" / "attacks"
 COMMAND = "python -m benchmarks catalogue"
-FAMILIES = {
-    "control": ("Control", "What everything aimed must beat."),
-    "gradient": ("Along the gradient", "The signed or normalised gradient of a loss, step by step inside a ball."),
-    "loss": ("Other losses", "The same steps up losses made for segmentation, or without a step size to choose."),
-    "transfer": ("To carry over", "Made to work on models other than the one they were crafted on; see `--surrogate`."),
-    "minimal": ("Smallest change", "They stop where the goal is just reached; eps is a cap."),
-    "frequency": ("In frequencies", "The change is made in a transform of the scan, not in its voxels."),
-    "smooth": ("Smooth and anatomical", "Bends, turns and shades, as bodies and scanners make them."),
-    "patch": ("Objects and marks", "Something visible in the picture, wherever it stands."),
-    "universal": ("Universal", "One perturbation for all scans, made from others than the one it is tried on."),
-    "black-box": ("Without gradients", "They ask the model for scores or labels and never look inside."),
-    "combined": ("Combined", "Made of several attacks; the worst or the smallest of what they find counts."),
+# What a family's table begins with.
+SAID = {
+    "gradient": "The signed or normalised gradient of a loss, step by step inside a ball.",
+    "loss": "The same steps up other losses, or without a step size to choose.",
+    "transfer": "Crafted on one model to work on others; see `--surrogate`.",
+    "combined": "The worst, the first or the smallest of what several attacks find.",
+    "minimal": "They stop where the goal is just reached; eps is a cap.",
+    "black-box": "They ask the model for scores or labels and never look inside.",
+    "frequency": "The change is made in a transform of the scan, not in its voxels.",
+    "smooth": "Bends, turns and shades.",
+    "patch": "Something visible, wherever it stands.",
+    "universal": "Made from other scans than the one it is tried on.",
+    "control": "What everything aimed must beat.",
 }
 # Recipes without a picture, and why.
 NO_PICTURE: dict[str, str] = {}
@@ -41,7 +42,7 @@ NO_PICTURE: dict[str, str] = {}
 
 def page() -> str:
     """docs/attacks.md as it should be now."""
-    families: dict[str, list[Recipe]] = {family: [] for family in FAMILIES}
+    families: dict[str, list[Recipe]] = {family: [] for family in recipes.FAMILIES}
     for recipe in recipes.discover().values():
         families[recipe.family].append(recipe)
     lines = [f"<!-- Written by `{COMMAND}` from the recipes and benchmarks/{GUIDE.name}; change those. -->", ""]
@@ -54,8 +55,7 @@ def page() -> str:
     ]
     for family, found in families.items():
         if found:
-            title, said = FAMILIES[family]
-            lines += [f"### {title}", "", said, "", *_table(found), ""]
+            lines += [f"### {recipes.FAMILIES[family]}", "", SAID[family], "", *_table(found), ""]
     lines += ["## One by one", "", *_reading_pictures()]
     for found in families.values():
         for recipe in found:

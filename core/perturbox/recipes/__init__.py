@@ -57,7 +57,7 @@ FAMILIES: dict[str, str] = {
     "black-box": "Without gradients: the model is only asked",
     "frequency": "Changes of spatial frequencies",
     "smooth": "Smooth changes, as scanners and bodies make them",
-    "patch": "A visible patch",
+    "patch": "Objects and marks in the picture",
     "universal": "One change for many scans",
     "control": "Controls: no attack at all",
 }

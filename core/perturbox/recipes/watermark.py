@@ -51,7 +51,7 @@ class Placing:
         "place and strength are drawn at random, where the paper tries a grid of them",
         "the strength is a share of the victim's window; the same mark in every slice of a volume",
     ),
-    family="black-box",
+    family="patch",
     own=Own("strength", "largest change of a voxel as a share of the victim's window"),
 )
 def watermark(
