@@ -367,6 +367,7 @@ def test_members_own_budgets_and_other_models_are_told(folder, tmp_path):
         folder,
         tmp_path,
         members=[{**found, "name": name} for name in ("apgd:dice", "a<b>")],
+        crafted_on=[{"sha256": "12" * 32}, {"sha256": "34" * 32}],
         surrogates=[{"name": "other-net", "spec": "x", "sha256": "ef" * 32}],
         control=record["control"] | {"own": drawn},
         attack=record["attack"] | {"own_budget": own},
@@ -374,7 +375,7 @@ def test_members_own_budgets_and_other_models_are_told(folder, tmp_path):
     page = write_report(copy).read_text(encoding="utf-8")
     row = '<tr><th scope="row">apgd:dice</th><td>0.875</td><td>7</td><td>no</td><td>0.125</td>'
     assert row in page and "a&lt;b&gt;" in page and "Change, HU" in page
-    assert "other models: other-net (SHA-256 efefefef…efef); the attacked model was never asked" in page
+    assert "other models: other-net (SHA-256 efefefef…efef); the attacked model was never asked; 2 other files" in page
     assert "q 20 HU, largest step of the quantisation; not comparable with attacks at a limit" in page
     assert '<th scope="col">Random draw</th>' in page and page.count("<td>0.765</td>") == 5
 

@@ -91,11 +91,10 @@ def _own_budget(own: dict[str, Any] | None) -> str:
 
 
 def _crafted_on(record: dict[str, Any]) -> str:
-    models = record.get("surrogates") or []
-    if not models:
-        return "the model itself"
+    models, scans = record.get("surrogates") or [], record.get("crafted_on") or []
     told = ", ".join(f"{model['name']} (SHA-256 {_short_hash(model.get('sha256'))})" for model in models)
-    return f"other models: {told}; the attacked model was never asked"
+    on = f"other models: {told}; the attacked model was never asked" if models else "the model itself"
+    return f"{on}; {len(scans)} other files, this scan never" if scans else on
 
 
 def _change(story: Story) -> str:
