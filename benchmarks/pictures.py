@@ -124,7 +124,7 @@ def compose(
     foot = TITLE + height + 3
     pen.text((3, foot), ADVERSARIAL_NOTICE, "white", font)
     bar = diverging(np.tile(np.linspace(-1, 1, width // 3), (10, 1)))
-    left = 2 * width + GAP - bar.shape[1] - 32
+    left = 2 * width + GAP - bar.shape[1] - 42
     sheet.paste(Image.fromarray(bar), (left, foot + 4))
     pen.text((left - 4, foot), f"-{limit:g}", "white", font, anchor="ra")
     pen.text((left + bar.shape[1] + 4, foot), f"+{limit:g}", "white", font)
