@@ -5,6 +5,7 @@ import io
 import math
 import statistics
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +234,11 @@ def test_the_verdict_is_one_sentence_with_numbers():
     assert words.verdict(result()) == (
         "A change of at most 10 HU (0.43 × this scan's own noise) broke spleen: mean Dice 1.00 → 0.48; "
         "random noise of the same size left every Dice at 0.97 or above."
+    )
+    bent = result(control={**result()["control"], "own": {"dice": {"liver": 0.9, "spleen": 0.84, "kidney": None}}})
+    assert words.verdict(bent).endswith("random draws of the same kind left every Dice at 0.84 or above.")
+    assert words.attack_summary(bent, Path("R"))[2].endswith(
+        "Draw Dice is the worst under random draws of the same kind."
     )
     held = result(
         verdicts={"liver": "held", "spleen": "held", "kidney": "held"}, stopped_early="stopped at step 7 of 20"

@@ -377,7 +377,9 @@ def test_members_own_budgets_and_other_models_are_told(folder, tmp_path):
     assert row in page and "a&lt;b&gt;" in page and "Change, HU" in page
     assert "other models: other-net (SHA-256 efefefef…efef); the attacked model was never asked; 2 other files" in page
     assert "q 20 HU, largest step of the quantisation; not comparable with attacks at a limit" in page
-    assert '<th scope="col">Random draw</th>' in page and page.count("<td>0.765</td>") == 5
+    assert "A random draw of the same kind alone already lowered Dice to <b>0.765</b>" in page
+    assert '<th scope="col">Random draw</th>' in page and page.count("<td>0.765</td>") == 10
+    assert "Random draw<br><small>same kind, Dice" in page
 
 
 def test_labels_of_an_expert_add_a_column(folder, tmp_path):

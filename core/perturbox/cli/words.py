@@ -72,10 +72,11 @@ def gigabytes(count: int) -> str:
 def attack_summary(result: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox attack` prints at its end."""
     whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
+    control, said, _ = chance(result)
     lines: list[Any] = [
         verdict(result),
         structures_table(result),
-        f"Dice and HD95 are against {whose}; Noise Dice is the worst under random noise of the same size.",
+        f"Dice and HD95 are against {whose}; {control} Dice is the worst under {said}.",
     ]
     success = result["success"]
     reached = "reached" if success["succeeded"] else "not reached"
@@ -100,12 +101,20 @@ def verdict(result: Mapping[str, Any]) -> str:
     effect = f"broke {listed(broken)}" if broken else "broke no structure, which is no proof of safety"
     before, after = mean_dice(result, "clean"), mean_dice(result, "adversarial")
     sentence = f"A change of at most {size} {effect}: mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
-    alone = [dice for dice in result["control"]["noise"]["dice"].values() if dice is not None]
-    if alone:
-        sentence += f"; random noise of the same size left every Dice at {fixed(min(alone), 2)} or above"
+    _, said, dices = chance(result)
+    if alone := [dice for dice in dices.values() if dice is not None]:
+        sentence += f"; {said} left every Dice at {fixed(min(alone), 2)} or above"
     if result["stopped_early"]:
         sentence += f". The attack was {result['stopped_early']}; this is the best change until then"
     return sentence + "."
+
+
+def chance(result: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
+    """What chance alone does, in short and in words, and the Dice it leaves: random draws from the attack's own space,
+    or, where the voxels are its variables, random noise."""
+    if own := result["control"].get("own"):
+        return "Draw", "random draws of the same kind", own["dice"]
+    return "Noise", "random noise of the same size", result["control"]["noise"]["dice"]
 
 
 def limit(budget: Mapping[str, Any]) -> str:
@@ -135,6 +144,7 @@ def structures_table(result: Mapping[str, Any]) -> Table:
     """A row per structure found before or after, the worst first."""
     clean, adversarial = result["metrics"]["clean"], result["metrics"]["adversarial"]
     expert = result["reference"] == "label"
+    control, _, dices = chance(result)
     rows = []
     for name in worst_first(result):
         before, after = clean[name], adversarial[name]
@@ -146,10 +156,10 @@ def structures_table(result: Mapping[str, Any]) -> Table:
                 dice,
                 change(before["volume_ml"], after["volume_ml"]),
                 fixed(after["hd95_mm"], 1),
-                fixed(result["control"]["noise"]["dice"].get(name), 3),
+                fixed(dices.get(name), 3),
             ]
         )
-    columns = ["Structure", "Verdict", "Dice", f"Δ {size_unit(result)}", "HD95 mm", "Noise Dice"]
+    columns = ["Structure", "Verdict", "Dice", f"Δ {size_unit(result)}", "HD95 mm", f"{control} Dice"]
     return table(columns, rows, words=2)
 
 

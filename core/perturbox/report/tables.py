@@ -88,7 +88,8 @@ def structure_table(story: Story) -> str:
     if margin:
         head += [f"Breaks at, {unit.value}<br><small>upper bound</small>"]
         head += [f"in noise σ<br><small>tick: 1 σ = {number(sigma)} {unit.value}</small>"] if sigma else []
-    head += ["Random noise<br><small>same size, Dice</small>", "Verdict"]
+    chance = "Random draw<br><small>same kind" if record["control"].get("own") else "Random noise<br><small>same size"
+    head += [f"{chance}, Dice</small>", "Verdict"]
     notes = [words.limits(flat)]
     if any(f.reason == "benign" for f in story.findings):
         notes.append(
@@ -111,7 +112,7 @@ def structure_table(story: Story) -> str:
 
 def _structure_row(story: Story, f: Finding) -> str:
     record = story.result.record
-    noise = (record["control"].get("noise") or {}).get("dice") or {}
+    chance = (record["control"].get("own") or record["control"].get("noise") or {}).get("dice") or {}
     delta = f.after - f.before
     share = f" ({signed(100 * delta / f.before, 0)} %)" if f.before else ""
     cells = [f"{fixed(f.dice_before, 3)} → {fixed(f.dice_after, 3)}"] if not story.result.own_reference else []
@@ -126,7 +127,7 @@ def _structure_row(story: Story, f: Finding) -> str:
     target = '<span class="sub">target</span>' if f.target else ""
     return (
         f'<tr data-structure="{f.number}"><th scope="row">{charts.square(f.number)}{button}{target}</th>{row}'
-        f"<td>{fixed(noise.get(f.name), 3)}</td><td>{flag}</td></tr>"
+        f"<td>{fixed(chance.get(f.name), 3)}</td><td>{flag}</td></tr>"
     )
 
 

@@ -133,7 +133,9 @@ def _from_to(f: Finding, units: Units) -> str:
 
 
 def _control(result: Result, findings: list[Finding]) -> str:
-    scores = (result.record["control"].get("noise") or {}).get("dice") or {}
+    control = result.record["control"]
+    kind = "A random draw of the same kind" if control.get("own") else "Random noise of the same size"
+    scores = (control.get("own") or control.get("noise") or {}).get("dice") or {}
     falls = [
         (f.dice_before - scores[f.name], f)
         for f in findings
@@ -145,11 +147,8 @@ def _control(result: Result, findings: list[Finding]) -> str:
     left = fixed(scores[worst.name], 3)
     if fall <= CONTROL_STEADY:
         known = f"Dice ≥ *{left}*" if result.own_reference else f"Dice fell by at most *{fixed(max(fall, 0), 3)}*"
-        return f"Random noise of the same size changed almost nothing ({known})."
-    return (
-        f"Random noise of the same size alone already lowered Dice to *{left}* ({worst.title.lower()}): "
-        "part of the damage needs no attack."
-    )
+        return f"{kind} changed almost nothing ({known})."
+    return f"{kind} alone already lowered Dice to *{left}* ({worst.title.lower()}): part of the damage needs no attack."
 
 
 def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
