@@ -178,6 +178,15 @@ def test_random_noise_that_breaks_it_as_well_is_said():
     assert made(control={}).verdict().endswith("No random-noise control was run.")
 
 
+def test_an_attack_with_a_space_of_its_own_stands_beside_draws_from_it():
+    control = made().record["control"]
+    drawn = made(control={**control, "own": {"dice": {**control["noise"]["dice"], "spleen": 0.71}}})
+    assert drawn.verdict().endswith("A random draw of the same kind alone lowers Dice to 0.710 (spleen).")
+    assert "Random draw Dice" in drawn.headers() and "Random noise Dice" not in drawn.headers()
+    (spleen,) = (row for row in drawn.rows() if row.name == "spleen")
+    assert spleen.randomDice == 0.71
+
+
 def test_flags_say_what_a_good_dice_hides():
     assert made().flags() == [
         "Liver: Dice 0.923 looks good, but 0.5 ml was added up to 24.2 mm from the edge before (HD95, limit 20 mm). "

@@ -64,7 +64,7 @@ def structureTable(result: Result, name: str):
         ("Slices", "", [row.present for row in rows]),
         ("Breaks at", result.unit, [row.breaksAt for row in rows]),
         ("Breaks at, in noise σ", "", [row.inSigma for row in rows]),
-        ("Random noise Dice", "", [row.randomDice for row in rows]),
+        (f"{result.chance} Dice", "", [row.randomDice for row in rows]),
         ("Verdict", "", [row.verdict for row in rows]),
     ]
     return addTable(name, columns)

@@ -126,6 +126,15 @@ class Result:
     def ownReference(self) -> bool:
         return self.record["reference"] == "clean_prediction"
 
+    @property
+    def chance(self) -> str:
+        """What stands for chance: draws from the attack's own space where it has one, random noise otherwise."""
+        return {"own": "Random draw", "noise": "Random noise"}[self._chance]
+
+    @property
+    def _chance(self) -> str:
+        return "own" if self._control("own") else "noise"
+
     # ------------------------------------------------------------ the table
 
     def headers(self) -> list[str]:
@@ -138,7 +147,7 @@ class Result:
             "Slices < 0.8",
             f"Breaks at {unit}",
             "in noise σ",
-            "Random noise Dice",
+            f"{self.chance} Dice",
             "Verdict",
         ]
         return ["Structure", *dice, *rest]
@@ -188,7 +197,7 @@ class Result:
             present=int(held.sum()),
             breaksAt=breaksAt,
             inSigma=inSigma,
-            randomDice=self._control("noise").get(name),
+            randomDice=self._control(self._chance).get(name),
             reason=reason,
             look=look,
         )
@@ -276,14 +285,15 @@ class Result:
         known = [row for row in rows if row.randomDice is not None and row.diceBefore is not None]
         if not known:
             return f"No random-noise control was run.{proof}"
+        said = "A random draw of the same kind" if self._chance == "own" else "Random noise of that size"
         worst = max(known, key=lambda row: row.diceBefore - row.randomDice)
         fall = worst.diceBefore - worst.randomDice
         if fall > CONTROL_STEADY:
             dice = fixed(worst.randomDice, 3)
-            return f"Random noise of that size alone lowers Dice to {dice} ({worst.title.lower()}).{proof}"
+            return f"{said} alone lowers Dice to {dice} ({worst.title.lower()}).{proof}"
         if self.ownReference:
-            return f"Random noise of that size: Dice ≥ {fixed(worst.randomDice, 3)}.{proof}"
-        return f"Random noise of that size: Dice falls by at most {fixed(max(fall, 0.0), 3)}.{proof}"
+            return f"{said}: Dice ≥ {fixed(worst.randomDice, 3)}.{proof}"
+        return f"{said}: Dice falls by at most {fixed(max(fall, 0.0), 3)}.{proof}"
 
     def flags(self) -> list[str]:
         """What a good Dice hides, and where to look: a far leak, slices that failed."""
