@@ -29,7 +29,8 @@ class Attack:
     the one before: where the objective was highest, or where the score was lowest (`warm_by`). refine: attacks with
     ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an InputError,
     victims and scans it can't work with. crafted_on: files other than the case, for a universal attack: scans, or what
-    `make_scans` makes them of: (victim, case, what was read, generator) -> scans.
+    `make_scans` makes them of: (victim, case, what was read, generator) -> scans. buffers: tensors as large as the
+    prediction that its objective holds at once, for the estimate of memory.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Attack:
     check: Callable[[Victim, Volume], None] | None = None
     crafted_on: tuple[str, ...] = ()
     make_scans: Callable[[Victim, Volume, Sequence[Volume], torch.Generator], Sequence[Volume]] | None = None
+    buffers: int = 4
 
     def leaves(self) -> Iterator["Attack"]:
         """The attacks that are run one after another: itself, or those of its members."""

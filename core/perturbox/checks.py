@@ -214,16 +214,20 @@ def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     if result["attack"]["name"] == "noise":
         yield "Random noise is a control, not an attack: what holds against it proves nothing."
         return
-    steps, starts = parameters.get("steps") or 1, parameters.get("restarts") or 1
-    if steps < CLAIM_STEPS or starts < 2:
-        again = {1: "no restart", 2: "1 restart"}.get(starts, f"{starts - 1} restarts")
-        yield (
-            f"{steps} step{'s' * (steps > 1)} and {again}: enough for a look, not for a claim "
-            f"(≥ {CLAIM_STEPS} steps and ≥ 1 restart)."
-        )
+    steps, starts = parameters.get("steps") or 1, parameters.get("restarts")
+    if steps < CLAIM_STEPS or (starts is not None and starts < 2):
+        count, needed = f"{steps} step{'s' * (steps > 1)}", f"≥ {CLAIM_STEPS} steps"
+        if starts is not None:  # not every attack can be started again
+            again = {1: "no restart", 2: "1 restart"}.get(starts, f"{starts - 1} restarts")
+            count, needed = f"{count} and {again}", f"{needed} and ≥ 1 restart"
+        yield f"{count}: enough for a look, not for a claim ({needed})."
     losses = [row["loss"] for row in result["trace"] if row.get("loss") is not None]
     if not result.get("members") and len(losses) > 1 and max(losses[1:]) <= losses[0]:
-        yield "The loss never rose above its first value: the gradient may be masked, or the steps are too large."
+        followed = (result.get("effort") or {}).get("backwards") != 0 and not result.get("surrogates")
+        why = (
+            "the gradient may be masked, or the steps are too large" if followed else "the search found nothing better"
+        )
+        yield f"The loss never rose above its first value: {why}."
 
 
 def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
@@ -236,33 +240,35 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
         yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."
         return
     if fall < NO_CHANGE:
-        limit = f"up to {budget['eps']:g} {budget['unit']}" if budget["norm"] == "linf" else "within this limit"
+        ball = budget["norm"] == "linf" and result["attack"].get("own_budget") is None
+        limit = f"up to {budget['eps']:g} {budget['unit']}" if ball else "within this limit"
         yield f"No change {limit} with this effort: that is not proof of safety; raise effort or limit."
     elif control.get("own"):
         # White noise of the largest change says nothing of motions or fields: they are measured against their own kind.
         own = _mean_fall(result, control["own"]["dice"])
         if own is not None and own >= 0.9 * fall:
             yield (
-                f"A random draw in the attack's own space lowers mean Dice as much ({own:.2f} and {fall:.2f}): "
+                f"A random draw in the attack's own space lowers mean Dice by {own:.2f}, the attack by {fall:.2f}: "
                 "the kind of change does it, not its aim."
             )
     elif result["attack"]["name"] != "noise":
         noise = _mean_fall(result, control["noise"]["dice"])
         if noise is not None and noise >= 0.9 * fall:
             yield (
-                f"Random noise of the same size lowers mean Dice as much as the attack ({noise:.2f} and {fall:.2f}): "
-                "the gradient may be masked."
+                f"Random noise of the same size lowers mean Dice by {noise:.2f}, the attack by {fall:.2f}: "
+                + ("nothing was transferred." if result.get("surrogates") else "the gradient may be masked.")
             )
         moved = _mean_fall(result, control["rolled"]["dice"])
         if moved is not None and moved >= 0.9 * fall:
             yield (
-                f"The same perturbation put elsewhere lowers mean Dice as much ({moved:.2f} and {fall:.2f}): "
+                f"The same perturbation put elsewhere lowers mean Dice by {moved:.2f}, here by {fall:.2f}: "
                 "its texture does it, not its place."
             )
     harmless = []
     for name, floor in control["benign"]["dice"].items():
         before, after = result["metrics"]["clean"][name]["dice"], adversarial[name]
-        if None not in (floor, before, after) and NO_CHANGE < before - after <= 1.0 - floor:
+        broken = (result.get("verdicts") or {}).get(name) != "held"
+        if broken and None not in (floor, before, after) and NO_CHANGE < before - after <= 1.0 - floor:
             harmless.append(f"{name} (Dice {before:.2f} to {after:.2f}, harmless changes to {floor:.2f})")
     if harmless:
         yield f"No break, since harmless changes of the scan do as much: {_listed(harmless)}."

@@ -144,13 +144,14 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     all_graphs = math.ceil(batches) * effort.saved_bytes
     kept = min(all_graphs, graph_budget(victim.device, logits_bytes)) if needs_gradient else 0
     again = (1 - kept / all_graphs) * one_forward if all_graphs else 0.0  # graphs not kept are computed a second time
+    held = max(leaf.buffers for leaf in ready.attack.leaves()) if ready else LOGITS_BUFFERS
     around, labelling = _around_the_network(victim, image, classes, ready)
     return Costs(
         windows=windows,
         forward=one_forward + around / 3,  # of a forward and a backward pass, about
         gradient=one_both + again + around,
         labelling=labelling,
-        buffers=SCAN_BUFFERS * scan_bytes + LOGITS_BUFFERS * logits_bytes,
+        buffers=SCAN_BUFFERS * scan_bytes + held * logits_bytes,
         graphs=max(kept, effort.saved_bytes),
         one_graph=effort.saved_bytes,
     )

@@ -234,8 +234,19 @@ class _Search:
                 "model_calls": self.effort.model_calls,
             },
             "versions": versions(),
-            "warnings": self.ready.warnings,
+            "warnings": [*self.ready.warnings, *self._about_a_budget_of_its_own()],
         }
+
+    def _about_a_budget_of_its_own(self) -> list[str]:
+        """What a margin of eps means for an attack that something else limits."""
+        own = self.ready.recipe.own_budget(self.ready.attack.parameters)
+        if own is None:
+            return []
+        unit = f" {own['unit']}" if own["unit"] else ""
+        return [
+            f"{self.ready.recipe.name} is limited by {own['parameter']} {own['value']:g}{unit} as well: this is the "
+            "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
+        ]
 
     def _attack(self, eps: float) -> Attack:
         job = self.ready.job

@@ -116,7 +116,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     for scan in others:
         for model in surrogates or (victim,):
             model.on(scan)
-    if attack.steps != job.steps:
+    if attack.steps != job.steps and not attack.members:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
     return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest, surrogates, others)
 

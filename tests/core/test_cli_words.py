@@ -236,7 +236,13 @@ def test_the_verdict_is_one_sentence_with_numbers():
         "random noise of the same size left every Dice at 0.97 or above."
     )
     bent = result(control={**result()["control"], "own": {"dice": {"liver": 0.9, "spleen": 0.84, "kidney": None}}})
-    assert words.verdict(bent).endswith("random draws of the same kind left every Dice at 0.84 or above.")
+    assert words.verdict(bent).endswith(
+        "mean Dice 1.00 → 0.48; random draws of the same kind alone took spleen to 0.84."
+    )
+    # What harmless changes do as well is no break.
+    shaken = result(control={**result()["control"], "benign": {"dice": {"liver": 0.9, "spleen": 0.0, "kidney": None}}})
+    assert "broke no structure, which is no proof of safety" in words.verdict(shaken)
+    assert [words.found(shaken, name) for name in ("liver", "spleen")] == ["held", "benign"]
     assert words.attack_summary(bent, Path("R"))[2].endswith(
         "Draw Dice is the worst under random draws of the same kind."
     )

@@ -72,6 +72,10 @@ def test_members_are_chosen_by_name_and_loss():
         ("noise:ce", "has no setting 'loss'"),
         ("pgd+vafa", "vafa has a budget of its own"),
         ("pgd+ensemble", "can't have itself"),
+        ("pgd+uap", "uap needs files of its own and can't be a member"),
+        ("uap-natural", "uap-natural is crafted on other scans"),
+        ("pgd+fab", "fab ends where the goal is reached"),
+        ("autoattack", "autoattack ends where the goal is reached"),
     ],
 )
 def test_sets_that_make_no_sense_are_refused(members, said):

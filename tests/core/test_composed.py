@@ -208,3 +208,35 @@ def test_boundary_weights_are_those_of_a_window_in_mm():
         for j in range(10):
             expected[i, j] = mask[0, 0, max(0, i - 2) : i + 3, max(0, j - 1) : j + 2].mean()
     torch.testing.assert_close(found[0, 0], expected)
+
+
+def test_the_yes_or_no_loss_keeps_its_gradient_however_sure_the_model_is():
+    from perturbox.objectives import Voxels
+    from perturbox.recipes.medis import _yes_or_no
+
+    generator = torch.Generator().manual_seed(2)
+    logits = (3 * torch.randn(1, 4, 3, 3, generator=generator)).double().requires_grad_()
+    labels, weight = torch.randint(4, (1, 3, 3), generator=generator), torch.ones(1, 3, 3).double()
+    p, y = logits.softmax(1), torch.nn.functional.one_hot(labels, 4).movedim(-1, 1)
+    expected = -(y * p.log() + (1 - y) * (1 - p).log())
+    found = _yes_or_no(Voxels(logits, labels, weight))
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*slopes)
+    # Two classes, the labelled one 30 logits behind, in single precision: each answer's slope is still 1.
+    sure = torch.tensor([30.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    found = _yes_or_no(Voxels(sure, torch.ones(1, 1, 1, dtype=torch.int64), torch.ones(1, 1, 1)))
+    assert found.flatten().tolist() == [30.0, 30.0]
+    assert torch.autograd.grad(found.sum(), sure)[0].flatten().tolist() == [2.0, -2.0]
+
+
+def test_what_members_hold_in_memory_is_known_to_the_estimate():
+    from perturbox.estimate import estimate_attack
+    from perturbox.job import Job, prepare
+
+    image, victim = victims.random_scan(), victims.textured()
+    pgd, medis = (
+        estimate_attack(prepare(Job("", attack=name, steps=2), image=image, victim=victim)) for name in ("pgd", "medis")
+    )
+    logits = 4 * len(victim.labels) * image.data.size
+    assert medis.bytes - pgd.bytes >= (40 - 4) * logits * 0.99

@@ -357,7 +357,7 @@ def test_what_the_base_refuses_is_refused_too():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        *[({"base": name}, f"not to {name}") for name in ("nes", "square", "noise", "deepfool", "vafa", "hfc")],
+        *[({"base": name}, f"not to {name}") for name in ("nes", "square", "noise", "deepfool", "vafa", "hfc", "asma")],
         ({"base": "pdg"}, "did you mean 'pdpgd' or 'pgd'?"),
         ({"base_settings": "loss"}, "base_settings=loss isn't understood; write name=value,name=value."),
         ({"base_settings": "los=ce"}, "pgd has no setting 'los'; did you mean 'loss'?"),

@@ -297,3 +297,13 @@ def test_what_makes_no_margin_is_refused_in_words(changes, max_eps, words, tmp_p
     with pytest.raises(InputError, match=words):
         find_margin(job_on(three_tissues(), tmp_path, "layers", **changes), tmp_path / "out", max_eps)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_margin_of_an_attack_with_a_budget_of_its_own_says_what_it_is_of(tmp_path):
+    io.write_volume(tmp_path / "scan.nii.gz", victims.random_scan())
+    job = Job(tmp_path / "scan.nii.gz", "tiny", "bias-field", steps=1, settings={"distance": 8.0})
+    found = find_margin(job, tmp_path / "out", max_eps=2.0, victim=victims.textured())
+    assert found["warnings"][-1] == (
+        "bias-field is limited by strength 0.3 as well: this is the margin of a cap on its largest change, not to be "
+        "compared with those of attacks at a limit."
+    )

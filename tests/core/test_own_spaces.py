@@ -53,13 +53,13 @@ def test_quantising_by_hand(dims):
     """Against SciPy's transform, block by block; a grey level of the window of 255 HU is 1 HU."""
     image = victims.random_scan((8, 12, 4)[:dims], dtype=np.dtype(np.float32))
     space, budget = Quantised(4, 5.0, 20.0), limits(image, clip=(-1e6, 1e6))
-    table = 5 + 15 * torch.rand(1, 1, *[4] * dims, generator=GENERATOR)
-    found = space.decode(table, tensor(image), budget)[0, 0].numpy()
+    steps = 5 + 15 * torch.rand(1, 1, *image.shape, generator=GENERATOR)  # each block has its own
+    found = space.decode(steps, tensor(image), budget)[0, 0].numpy()
     expected = np.empty_like(image.data[0], dtype=float)
     for place in np.ndindex(*(n // 4 for n in image.shape)):
         box = tuple(slice(4 * p, 4 * p + 4) for p in place)
         coefficients = fft.dctn(image.data[0][box].astype(float), norm="ortho")
-        q = table[0, 0].numpy()
+        q = steps[0, 0].numpy()[box]
         expected[box] = fft.idctn(np.rint(coefficients / q) * q, norm="ortho")
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -73,7 +73,8 @@ def test_quantising_hardly_at_all_is_the_identity():
 
 def test_steps_follow_the_victims_window_or_the_scans_range():
     image = victims.random_scan()
-    x, z = tensor(image), torch.full((1, 1, 4, 4, 4), 20.0)
+    x = tensor(image)
+    z = Quantised(4, 5, 20).init(x, limits(image), GENERATOR)
     narrow, wide = limits(image), limits(image, visible=(-100.0, 410.0))
     assert torch.equal(Quantised(4, 5, 40).decode(2 * z, x, narrow), Quantised(4, 5, 40).decode(z, x, wide))
     own = Budget.of(Case(image), None)

@@ -181,3 +181,12 @@ def test_a_recipe_is_one_typed_function():
     assert attack.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
     with pytest.raises(InputError, match="between 0 and 1, not"):
         made.build(8.0, "linf", 2, {"share": 2})
+
+
+def test_points_asked_about_lie_a_share_of_the_limit_away_and_a_kernel_has_a_middle():
+    for name in ("nes", "spsa", "bandits"):
+        assert recipes.get(name).build(8.0, "linf", 5, {}).parameters["sigma"] == 2.0
+        assert recipes.get(name).build(0.02, "l2", 5, {}).parameters["sigma"] == pytest.approx(0.005)
+        assert recipes.get(name).build(8.0, "linf", 5, {"sigma": 1}).parameters["sigma"] == 1.0
+    with pytest.raises(InputError, match="'kernel' must be odd, not 4"):
+        recipes.get("ti-fgsm").build(8.0, "linf", 5, {"kernel": 4})

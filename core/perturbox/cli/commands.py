@@ -315,7 +315,7 @@ def verify(folder: Folder) -> None:
 def replay(folder: Folder, out: NewFolder) -> None:
     """Repeat the attack that a result folder records.
 
-    From that folder alone; says whether the result is the same.
+    From that folder, and the files it was given if any; says whether the result is the same.
     """
     from perturbox.cli.running import check_out, run_replay
     from perturbox.cli.words import show

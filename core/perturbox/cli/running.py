@@ -56,9 +56,10 @@ def run_attack(job: Job, out: Path) -> list[Any]:
 
 def attack_line(ready: Ready) -> str:
     attack, members = ready.attack, len(ready.attack.members)
-    rounds = f" × {attack.rounds} rounds of {members} attacks" if members else ""
     restarts = f" × {attack.restarts} restarts" if attack.restarts > 1 and not members else ""
-    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{rounds}{restarts}"
+    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{restarts}"
+    if members:
+        steps = f"{members} attack{'s' if members != 1 else ''} of up to {steps}"
     where = f"{' and '.join(model.name for model in ready.surrogates)} for " if ready.surrogates else ""
     return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
@@ -127,7 +128,9 @@ def run_verify(place: Path) -> tuple[list[str], list[Any]]:
         problems = folder.verify(place, progress.listener())
     if problems:
         return problems, [*problems, f"{len(problems)} of {count} numbers don't hold."]
-    return [], [f"All {count} numbers hold."]
+    return [], [
+        f"All {count} numbers hold." if count else "Nothing broke, so no file was saved whose numbers could be checked."
+    ]
 
 
 def count_numbers(place: Path) -> int:

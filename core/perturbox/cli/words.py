@@ -24,6 +24,7 @@ VERDICTS = {
     "held": "● held",
 }
 WIDE = 160
+STEADY = 0.9  # below this, chance alone has changed something
 BROKEN = ("vanished", "appeared", "dice", "distance", "local")
 NO_PROOF = "Not breaking is no proof of safety: an attack can show that a model fails, never that it is safe."
 
@@ -97,16 +98,27 @@ def verdict(result: Mapping[str, Any]) -> str:
         size += f" ({own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''})"
     if noise["sigma"] and budget["norm"] == "linf":
         size += f" ({number(noise['eps_over_sigma'], 2)} × this scan's own noise)"
-    broken = [name for name in worst_first(result) if result["verdicts"][name] in BROKEN]
+    broken = [name for name in worst_first(result) if found(result, name) in BROKEN]
     effect = f"broke {listed(broken)}" if broken else "broke no structure, which is no proof of safety"
     before, after = mean_dice(result, "clean"), mean_dice(result, "adversarial")
     sentence = f"A change of at most {size} {effect}: mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
     _, said, dices = chance(result)
-    if alone := [dice for dice in dices.values() if dice is not None]:
-        sentence += f"; {said} left every Dice at {fixed(min(alone), 2)} or above"
+    if alone := {name: dice for name, dice in dices.items() if dice is not None}:
+        lowest = min(alone, key=lambda name: alone[name])
+        steady = alone[lowest] >= STEADY
+        left = f"left every Dice at {fixed(alone[lowest], 2)} or above"
+        sentence += f"; {said} {left if steady else f'alone took {lowest} to {fixed(alone[lowest], 2)}'}"
     if result["stopped_early"]:
         sentence += f". The attack was {result['stopped_early']}; this is the best change until then"
     return sentence + "."
+
+
+def found(result: Mapping[str, Any], name: str) -> str:
+    """A structure's verdict, "benign" where harmless changes leave no better an overlap: no break then."""
+    verdict, floor = result["verdicts"][name], result["control"].get("benign", {}).get("dice", {}).get(name)
+    dice = result["metrics"]["adversarial"][name]["dice"]
+    overlap = verdict in ("vanished", "appeared", "dice") and result["reference"] == "clean_prediction"
+    return "benign" if overlap and None not in (floor, dice) and dice >= floor else verdict
 
 
 def chance(result: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
@@ -152,7 +164,7 @@ def structures_table(result: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 name,
-                VERDICTS.get(result["verdicts"][name], result["verdicts"][name]),
+                VERDICTS[found(result, name)],
                 dice,
                 change(before["volume_ml"], after["volume_ml"]),
                 fixed(after["hd95_mm"], 1),
@@ -223,7 +235,7 @@ def features_summary(features: Any) -> list[Any]:
         table(["Class", "Samples"], [[name, str(count)] for name, count in samples.items()]),
     ]
     if missing:
-        lines.append(f"Note: Too little of {listed(missing)} to fit; an attack leaves it unconstrained.")
+        lines.append(f"Note: Too little of {listed(missing)} to fit; an attack leaves them unconstrained.")
     return lines
 
 

@@ -46,6 +46,7 @@ def needs_three_classes(victim: Victim, image: Volume) -> None:
     cost="restarts x (steps + 1) forwards, restarts x steps backwards",
     deviations=(
         "losses are averaged over the voxels that matter; dlr is the margin where each channel is a yes-or-no answer",
+        "towards a label, dlr with its sign turned in place of the targeted ratio",
     ),
     family="loss",
 )

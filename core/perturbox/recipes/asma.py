@@ -119,11 +119,13 @@ def asma(
     normalise: Annotated[bool, Param("Divide the gradient by its root mean square")] = True,
     tau: Annotated[
         float | None,
-        Param("Step without overlap; 2.5 eps / 11 steps if not given, 1e-7 if not normalised", unit="HU", minimum=0),
+        Param(
+            "Step without overlap, in HU; 2.5 eps / 11 steps if not given; raw and 1e-7 if not normalised", minimum=0
+        ),
     ] = None,
     beta: Annotated[
         float | None,
-        Param("Step that comes with full overlap; 10 tau if not given", unit="HU", minimum=0),
+        Param("Step that comes with full overlap, as tau; 10 tau if not given", minimum=0),
     ] = None,
     penalty: Annotated[float, Param("Weight of the squared change", minimum=0)] = 1.0,
     window: Annotated[

@@ -31,10 +31,10 @@ def has_a_third_class(victim: Victim, image: Volume) -> None:
     title="AutoAttack for volumes",
     paper="Daza et al. 2021, arXiv 2107.04263; Croce & Hein 2020, arXiv 2003.01690",
     norms=("linf",),
-    cost="(2 x restarts + 1) x (steps + 1) forwards and as many backwards, then queries; less where one succeeds",
+    cost="2 x restarts x (steps + 1) + 2 x steps + queries forwards, 2 x (restarts + 1) x steps backwards, at most",
     deviations=(
         "untargeted APGD and FAB, where AutoAttack's FAB and second APGD aim at one class after another",
-        "success is the goal's: half of the clean score for the goal 'change'",
+        "success is the goal's: half of the clean score for the goal 'change'; with go_on, losing everything is FAB's",
         "Square has 5 queries for each step of the others, where AutoAttack has 50",
     ),
     family="combined",

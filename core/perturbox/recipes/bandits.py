@@ -13,6 +13,7 @@ from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe
 from perturbox.recipes.fgsm import Surrogate
+from perturbox.recipes.nes import apart
 from perturbox.recipes.pgd import direction
 from perturbox.solvers.ascent import Ascent, chain, scale
 from perturbox.solvers.bandits import Bandits
@@ -39,7 +40,10 @@ def bandits(
     *,
     loss: Surrogate = "dice-ce",
     alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
-    sigma: Annotated[float, Param("How far the points asked about lie away (RMS)", unit="HU", minimum=1e-6)] = 1.0,
+    sigma: Annotated[
+        float | None,
+        Param("How far the points asked about lie away (RMS); a quarter of eps if not given", unit="HU", minimum=1e-6),
+    ] = None,
     exploration: Annotated[
         float | None, Param("Random change of the prior; 1 (linf) or 0.01 (l2) if not given", minimum=1e-6)
     ] = None,
@@ -50,6 +54,7 @@ def bandits(
 ) -> Attack:
     """PGD with the gradient of Bandits, from the clean scan."""
     alpha = 2.5 * eps / steps if alpha is None else alpha
+    sigma = apart(eps) if sigma is None else sigma
     exploration = (1.0 if norm == "linf" else 0.01) if exploration is None else exploration
     rate = exploration if rate is None else rate
     estimator = Bandits(sigma, exploration, rate, coarse, norm == "linf")
@@ -63,5 +68,5 @@ def bandits(
         steps,
         uses_gradient=False,
         queries=estimator.queries,
-        parameters={"alpha": alpha, "exploration": exploration, "rate": rate},
+        parameters={"alpha": alpha, "sigma": sigma, "exploration": exploration, "rate": rate},
     )

@@ -27,6 +27,7 @@ First = Annotated[float, Param("First weight c of the loss, beside the change in
         "the loss is summed over the voxels of the targets (towards a label map: over all that matter)",
         "the box is kept by projection instead of a change of variables by tanh, which would never reach its limits",
         "with norm linf the same Euclidean problem is solved; what is kept is what changes least in linf; eps is a cap",
+        "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
 )

@@ -23,13 +23,17 @@ def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:
     """The attack that "NAME" or "NAME:LOSS" names; raises InputError for what can't be compared at a common limit."""
     name, _, loss = word.strip().partition(":")
     found = recipes.get(name)
+    if not found.remote:
+        raise InputError(f"{name} needs files of its own and can't be a member; leave it out.")
     if found.own is not None:
         raise InputError(f"{name} has a budget of its own and can't be compared at a common limit; leave it out.")
     if found.name == "ensemble":
         raise InputError("An ensemble can't have itself as a member; leave it out.")
     attack = found.build(eps, norm, steps, {"loss": loss} if loss else {})
-    if attack.crafted_on:
+    if attack.crafted_on or attack.make_scans:
         raise InputError(f"{name} is crafted on other scans and can't be a member; leave it out.")
+    if attack.keep != "worst":
+        raise InputError(f"{name} ends where the goal is reached and doesn't seek the worst; leave it out.")
     return replace(attack, name=word.strip())
 
 

@@ -54,7 +54,7 @@ class Guided:
         value = scene.gain(probability_margin, logits)
         now = self.weight * (1 - progress / self.until) if progress < self.until else 0.0
         if now == 0:
-            scene.memory.clear()  # as large as the prediction
+            scene.memory.pop("clean", None)  # as large as the prediction
             return value
         if "clean" not in scene.memory:
             with torch.no_grad():

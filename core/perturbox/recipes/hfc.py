@@ -144,7 +144,7 @@ def built_base(name: str, eps: float, norm: Norm, steps: int, settings: str) -> 
     words = [part.partition("=") for part in settings.split(",") if part.strip()]
     if any(not equals for _, equals, _ in words):
         raise InputError(f"base_settings={settings} isn't understood; write name=value,name=value.")
-    if found.own is None and found.name != "hfc":
+    if found.own is None and found.name not in ("hfc", "asma"):  # asma's steps read the objective as an overlap
         attack = found.build(eps, norm, steps, {key.strip(): value.strip() for key, _, value in words})
         if all(leaf.uses_gradient and leaf.keep == "worst" and leaf.space.voxelwise for leaf in attack.leaves()):
             return attack
@@ -180,6 +180,7 @@ def hfc(
     feature_weight: Annotated[float, Param("Weight lambda of the distance from clean features", minimum=0)] = 1.0,
 ) -> Attack:
     """An attack whose features look clean."""
+    features = None if features is None else str(Path(features).absolute())
     clean = Clean(features)
     found = built_base(base, eps, norm, steps, base_settings)
 
@@ -190,4 +191,4 @@ def hfc(
 
     own = {key: value for key, value in found.parameters.items() if key not in ("eps", "norm", "steps")}
     told = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
-    return replace(disguised(found, clean, feature_weight), check=check, parameters={"base_settings": told})
+    return replace(disguised(found, clean, feature_weight), check=check, parameters={"base_settings": told, "features": features})

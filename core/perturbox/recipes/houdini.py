@@ -42,7 +42,7 @@ def houdini_loss(sigma: float) -> Loss:
     cost="restarts x (steps + 1) forwards, restarts x steps backwards",
     deviations=(
         "the task loss is 1 - Dice of the case, at least 0.001; the reference may be the model's own prediction",
-        "each voxel's rival is its best wrong answer, so that voxels still right have a gradient",
+        "each voxel's rival is its best wrong answer; voxels that lead it by over 5 sigma have next to no gradient",
         "margins are those of voxels, averaged over those that matter; the loss is climbed by PGD",
     ),
     family="loss",

@@ -42,6 +42,7 @@ def other_answer(voxels: Voxels, towards: bool) -> Tensor:
         "without labels to reach, the loss is the cross-entropy of 'any other label'; the paper aims at a label",
         "the loss is summed over the voxels of the targets (towards a label map: over all that matter)",
         "with norm linf the same Euclidean problem is solved; what is kept is what changes least in linf; eps is a cap",
+        "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
 )

@@ -19,6 +19,11 @@ from perturbox.solvers.estimated import Estimated
 from perturbox.spaces.additive import Additive
 
 
+def apart(eps: float) -> float:
+    """How far the points that are asked about lie away: a quarter of the limit, in whatever unit the scan has."""
+    return max(eps / 4, 1e-6)
+
+
 @recipe(
     title="NES",
     paper="Ilyas et al. 2018, arXiv 1804.08598",
@@ -39,11 +44,14 @@ def nes(
     loss: Surrogate = "dice-ce",
     alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
     pairs: Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)] = 10,
-    sigma: Annotated[float, Param("How far the points lie away", unit="HU", minimum=1e-6)] = 1.0,
+    sigma: Annotated[
+        float | None, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)
+    ] = None,
     coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 4,
 ) -> Attack:
     """PGD with NES gradients, from the clean scan."""
     alpha = 2.5 * eps / steps if alpha is None else alpha
+    sigma = apart(eps) if sigma is None else sigma
     ascent, estimator = Ascent(chain(direction(norm), scale(alpha))), Antithetic(pairs, sigma, coarse=coarse)
     return Attack(
         "nes",
@@ -55,5 +63,5 @@ def nes(
         steps,
         uses_gradient=False,
         queries=estimator.queries,
-        parameters={"alpha": alpha},
+        parameters={"alpha": alpha, "sigma": sigma},
     )

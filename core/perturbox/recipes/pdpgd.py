@@ -102,6 +102,7 @@ class Lagrangian:
         "the voxels are those of the targets (towards a label map: all that matter), with one multiplier each",
         "the proximal step in Adam's metric is exact, by bisection, instead of a few iterations towards it",
         "l0 and l1 of the paper are left out; eps is a cap",
+        "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
 )

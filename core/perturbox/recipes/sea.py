@@ -86,6 +86,7 @@ def shrinking(loss: Loss, eps: float, norm: Norm, steps: int, first: float) -> A
         "steps are those of each loss, 300 in the paper; a smaller ball starts from the point with the lowest score",
         "the worst of the losses is that of the goal's score, case by case",
         "where each channel is a yes-or-no answer, each channel's no and yes count as labels of their own",
+        "towards a wanted label map JS hardly moves voxels that give that label next to no probability",
         "towards a wanted label map, voxels that have not reached it take the place of those still right",
     ),
     family="combined",

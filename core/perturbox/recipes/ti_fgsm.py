@@ -15,6 +15,7 @@ from perturbox.recipes import Param, recipe
 from perturbox.recipes.fgsm import Surrogate
 from perturbox.solvers.ascent import Ascent, chain, gaussian, l1_normalise, momentum, scale, sign
 from perturbox.spaces.additive import Additive
+from perturbox.types import InputError
 
 
 @recipe(
@@ -40,6 +41,8 @@ def ti_fgsm(
     decay: Annotated[float, Param("Momentum's decay factor mu", minimum=0, maximum=10)] = 0.0,
 ) -> Attack:
     """Translation-invariant FGSM, iterated."""
+    if kernel % 2 == 0:
+        raise InputError(f"The setting 'kernel' must be odd, not {kernel}.")
     alpha = eps / steps if alpha is None else alpha
     rule = chain(gaussian(kernel, reach), l1_normalise(), momentum(decay), sign(), scale(alpha))
     parameters = {"alpha": alpha}

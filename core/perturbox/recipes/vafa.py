@@ -20,10 +20,10 @@ from perturbox.spaces.dct import Quantised
 
 
 def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-    """DiceCE - (1 - SSIM), the similarity over the scan's own range of values."""
+    """DiceCE - (1 - SSIM), the similarity of what the victim's window shows."""
     assert scene.clean is not None
-    span = max(float(scene.clean.max() - scene.clean.min()), 1e-6)
-    return scene.gain(dice_ce, view(x)) - (1 - ssim(scene.clean, x, span))
+    low, high = scene.visible
+    return scene.gain(dice_ce, view(x)) - (1 - ssim(scene.clean.clamp(low, high), x.clamp(low, high), high - low))
 
 
 @recipe(
@@ -35,7 +35,8 @@ def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tens
     deviations=(
         "through the sliding window of the whole scan in HU, where the paper attacks 96-voxel crops scaled to [0, 255]",
         "no slice is rescaled to its own range, so flat slices stay as they are; values stay in the scan's own range",
-        "the similarity is taken over the scan's own range of values",
+        "rounding has a cubic's slope from the first step on, where the authors' is soft at first",
+        "the similarity is that of the whole scan in the victim's window, where theirs is taken block by block",
     ),
     family="frequency",
     own=Own("q_max", "largest quantisation step of a frequency", zero=None),

@@ -45,11 +45,6 @@ def cropped(x: Tensor, shape: torch.Size) -> Tensor:
     return x[(..., *(slice(n) for n in shape[2:]))]
 
 
-def tiled(table: Tensor, shape: torch.Size) -> Tensor:
-    """A table "1 1 *b" of one block repeated over a volume of whole blocks."""
-    return table.repeat(1, 1, *(n // b for n, b in zip(shape[2:], table.shape[2:], strict=True)))
-
-
 class _SoftRound(torch.autograd.Function):
     """Round forward; backward the slope of round(u) + (u - round(u))^3, which is 0 at whole numbers."""
 
@@ -67,7 +62,7 @@ class _SoftRound(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Quantised:
-    """z is one table of quantisation steps for all blocks, "1 1 *b", in grey levels (1/255 of the victim's window),
+    """z is the quantisation step of every coefficient of every block, in grey levels (1/255 of the victim's window),
     within [least, most]: x_adv = IDCT( round(DCT(x) / z) * z ). It starts at `most`, and has no zero."""
 
     block: int
@@ -76,10 +71,10 @@ class Quantised:
     voxelwise: bool = False
 
     def init(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
-        return x.new_full((1, 1, *[self.block] * (x.dim() - 2)), self.most)
+        return torch.full_like(to_blocks(x, self.block), self.most)
 
     def draw(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
-        shape = (1, 1, *[self.block] * (x.dim() - 2))
+        shape = to_blocks(x, self.block).shape
         return (self.least + (self.most - self.least) * torch.rand(shape, generator=generator)).to(x)
 
     def decode(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
@@ -87,7 +82,7 @@ class Quantised:
         grey = (budget.visible[1] - budget.visible[0]) / 255
         matrix = cosine_matrix(self.block)
         coefficients = along_blocks(to_blocks(x, self.block), matrix)
-        steps = tiled(z * grey, coefficients.shape).clamp_min(1e-6)
+        steps = (z * grey).clamp_min(1e-6)
         quantised = _SoftRound.apply(coefficients / steps) * steps
         change = along_blocks(quantised - coefficients, matrix.T)
         return settle(cropped(change, x.shape), x, budget)
