@@ -191,4 +191,6 @@ def hfc(
 
     own = {key: value for key, value in found.parameters.items() if key not in ("eps", "norm", "steps")}
     told = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
-    return replace(disguised(found, clean, feature_weight), check=check, parameters={"base_settings": told, "features": features})
+    return replace(
+        disguised(found, clean, feature_weight), check=check, parameters={"base_settings": told, "features": features}
+    )
