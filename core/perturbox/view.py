@@ -110,7 +110,7 @@ class View:
         own, spacing = victim.to_grid(reference), victim.grid_spacing(image)
         labels, weight, towards = goal.scene(own, spacing)
         regions = victim.victim.membership()
-        classes = goal.classes if regions is None else channels_of(goal.classes, regions)
+        classes = goal.classes if regions is None else channels_of(goal.classes, regions, towards)
         x = as_input(image, victim.victim.device)
         visible, mm = budget.visible or budget.clip, tuple(image.spacing)
         scene = Scene(
@@ -154,9 +154,17 @@ class View:
         return self.goal.score(self.prediction, self.own), {self.values[v]: dice[v] for v in dice}
 
 
-def channels_of(values: Sequence[int], regions: Tensor) -> tuple[int, ...]:
-    """The channels of a multi-label network that hold any of these label values."""
-    return tuple(torch.nonzero(regions[list(values)].any(0)).flatten().tolist())
+def channels_of(values: Sequence[int], regions: Tensor, towards: bool) -> tuple[int, ...]:
+    """The channels of a multi-label network that decide on these label values.
+
+    A label is left where the innermost of its channels says no; those around it may stay. To reach one, all that hold
+    it have to answer.
+    """
+    if towards:
+        return tuple(torch.nonzero(regions[list(values)].any(0)).flatten().tolist())
+    sizes = regions.sum(0)
+    held = [torch.nonzero(regions[value]).flatten().tolist() for value in values]
+    return tuple(sorted({min(channels, key=lambda channel: int(sizes[channel])) for channels in held if channels}))
 
 
 def surrogate_view(

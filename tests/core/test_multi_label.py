@@ -81,13 +81,11 @@ def test_ordinary_inference_paints_too_and_the_live_score_agrees(spacing):
         assert np.array_equal(live[0].numpy(), found)
 
 
-def test_a_dice_averages_the_channels_that_hold_a_target():
-    assert channels_of((3,), REGIONS) == (0, 1, 2)
-    assert (
-        channels_of((1,), REGIONS) == (0,)
-        and channels_of((1, 2), REGIONS) == (0, 1)
-        and channels_of((0,), REGIONS) == ()
-    )
+def test_a_label_is_left_by_its_innermost_channel_and_reached_by_all_that_hold_it():
+    away = {values: channels_of(values, REGIONS, False) for values in ((3,), (2,), (1,), (1, 3), (1, 2, 3), (0,))}
+    assert away == {(3,): (2,), (2,): (1,), (1,): (0,), (1, 3): (0, 2), (1, 2, 3): (0, 1, 2), (0,): ()}
+    towards = {values: channels_of(values, REGIONS, True) for values in ((3,), (2,), (1,), (0,))}
+    assert towards == {(3,): (0, 1, 2), (2,): (0, 1), (1,): (0,), (0,): ()}
 
 
 class Shells(torch.nn.Module):
