@@ -9,10 +9,13 @@ from scipy import fft, interpolate
 
 from perturbox.budget import Budget
 from perturbox.metrics import ssim as measured_ssim
+from perturbox.objectives import dice_ce
+from perturbox.recipes.vafa import alike_and_wrong
 from perturbox.smoothing import gaussian_mm, smooth, ssim, ssim_map
 from perturbox.spaces.bias_field import BiasField, spline_field, spline_matrix
 from perturbox.spaces.dct import Quantised, _SoftRound, along_blocks, cosine_matrix, to_blocks
 from perturbox.types import Case
+from perturbox.view import Scene
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -181,3 +184,17 @@ def test_a_field_is_shared_by_channels_and_leaves_the_lowest_value():
     inside = (outcome.x_adv < image.data.max() - 1).all(0) & (image.data - image.data.min() > 30).all(0)
     assert inside.sum() > 200
     np.testing.assert_allclose(ratio[0][inside], ratio[1][inside], rtol=1e-3)
+
+
+def test_vafa_compares_what_the_window_shows_and_nothing_beyond():
+    generator = torch.Generator().manual_seed(3)
+    clean, x = (400 * torch.rand(1, 1, 16, 16, 16, generator=generator) - 200 for _ in range(2))
+    logits = torch.randn(1, 2, 16, 16, 16, generator=generator)
+    labels, weight = torch.randint(2, (1, 16, 16, 16), generator=generator), torch.ones(1, 16, 16, 16)
+    scene = Scene(labels, weight, False, (1,), None, clean, visible=(-100.0, 150.0))
+    alike = ssim(clean.clamp(-100, 150), x.clamp(-100, 150), 250.0)
+    expected = dice_ce(logits, labels, weight, (1,)) - (1 - alike)
+    assert float(alike_and_wrong(lambda _: logits, x, scene, 0.0)) == pytest.approx(float(expected), rel=1e-6)
+    beyond = torch.where(x > 150, x + 1000, x)  # no reader and no victim sees it
+    values = [alike_and_wrong(lambda _: logits, point, scene, 0.0) for point in (x, beyond)]
+    assert torch.equal(*values)

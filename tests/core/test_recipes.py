@@ -190,3 +190,13 @@ def test_points_asked_about_lie_a_share_of_the_limit_away_and_a_kernel_has_a_mid
         assert recipes.get(name).build(8.0, "linf", 5, {"sigma": 1}).parameters["sigma"] == 1.0
     with pytest.raises(InputError, match="'kernel' must be odd, not 4"):
         recipes.get("ti-fgsm").build(8.0, "linf", 5, {"kernel": 4})
+
+
+def test_the_few_to_start_with_come_first_then_each_family_by_name():
+    offered = recipes.offered()
+    assert sorted(one.name for one in offered) == sorted(recipes.discover())
+    first = [one.name for one in offered if one.use]
+    assert [one.name for one in offered[: len(first)]] == first
+    assert first == ["pgd", "ensemble", "medis", "square", "bias-field", "noise"]
+    rest = [(list(recipes.FAMILIES).index(one.family), one.name) for one in offered[len(first) :]]
+    assert rest == sorted(rest) and rest[0][1] == "bim"

@@ -18,6 +18,12 @@ from perturbox.solvers.ascent import Ascent, chain, scale
 from perturbox.solvers.estimated import Estimated
 from perturbox.spaces.additive import Additive
 
+Pairs = Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)]
+Sigma = Annotated[
+    float | None, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)
+]
+Coarse = Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)]
+
 
 def apart(eps: float) -> float:
     """How far the points that are asked about lie away: a quarter of the limit, in whatever unit the scan has."""
@@ -43,11 +49,9 @@ def nes(
     *,
     loss: Surrogate = "dice-ce",
     alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
-    pairs: Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)] = 10,
-    sigma: Annotated[
-        float | None, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)
-    ] = None,
-    coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 4,
+    pairs: Pairs = 10,
+    sigma: Sigma = None,
+    coarse: Coarse = 4,
 ) -> Attack:
     """PGD with NES gradients, from the clean scan."""
     alpha = 2.5 * eps / steps if alpha is None else alpha

@@ -15,7 +15,7 @@ from perturbox.objectives import LOSSES
 from perturbox.oracle import Antithetic
 from perturbox.recipes import Param, recipe
 from perturbox.recipes.fgsm import Surrogate
-from perturbox.recipes.nes import apart
+from perturbox.recipes.nes import Coarse, Pairs, Sigma, apart
 from perturbox.solvers.adam import adam
 from perturbox.solvers.ascent import Ascent, chain, scale
 from perturbox.solvers.estimated import Estimated
@@ -44,11 +44,9 @@ def spsa(
     alpha: Annotated[
         float | None, Param("Learning rate of Adam; 2.5 eps / steps if not given", unit="HU", minimum=0)
     ] = None,
-    pairs: Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)] = 10,
-    sigma: Annotated[
-        float | None, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)
-    ] = None,
-    coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 4,
+    pairs: Pairs = 10,
+    sigma: Sigma = None,
+    coarse: Coarse = 4,
 ) -> Attack:
     """Projected Adam with SPSA gradients, from the clean scan."""
     alpha = 2.5 * eps / steps if alpha is None else alpha
