@@ -108,8 +108,8 @@ def trace_chart(trace: Sequence[dict[str, Any]], names: Sequence[tuple[int, str,
         values = np.insert(values, starts, np.nan)  # a gap, not a line, from one start to the next
         parts.append(_line(n, title, _path(np.insert(x, starts, x[starts]), values)))
     parts += [frame.tick(k / max(last, 1), str(trace[k]["step"])) for k in _ticks(0, last, base=0)]
-    joined = f"; {len(starts) + 1} starts, one after another" if starts else ""
-    caption = f"attack step – lines: Dice as the attack sees it; dashed: limit {limit:.2f}{joined}"
+    joined = f"; {len(starts) + 1} runs" if starts else ""
+    caption = f"step – lines: live Dice; dashed: limit {limit:.2f}{joined}"
     parts.append(frame.below(0.5, "middle", caption))
     return (
         f'<svg class="chart trace" viewBox="{frame.box}" role="img" aria-label="{escape(caption)}">'

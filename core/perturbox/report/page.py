@@ -17,7 +17,14 @@ from perturbox.report.encode import text
 from perturbox.report.facts import model_facts, provenance
 from perturbox.report.pictures import triptych, worst_positions
 from perturbox.report.story import Plane, Story
-from perturbox.report.tables import control_table, legend, slice_section, structure_table, trace_section
+from perturbox.report.tables import (
+    control_table,
+    legend,
+    members_section,
+    slice_section,
+    structure_table,
+    trace_section,
+)
 from perturbox.report.words import fixed, number, size
 
 HU_WINDOWS = (("Soft tissue", 400, 40), ("Liver", 150, 60), ("Lung", 1500, -600), ("Bone", 2000, 300))
@@ -57,6 +64,7 @@ def build(story: Story) -> str:
         structures=structure_table(story),
         controls=control_table(story),
         trace=trace_section(story),
+        members=members_section(story),
         provenance=provenance(story),
         model=model_facts(story.result.record["victim"]),
         appendix=appendix(story),

@@ -180,12 +180,14 @@ def trace_section(story: Story) -> str:
     head = ["Step", *(f.title for f in drawn), "Loss", f"Largest change, {story.units.value}"]
     chart = charts.trace_chart(trace, [(f.number, f.name, f.title) for f in drawn], LIMITS.dice)
     twin = f"<details><summary>The same as a table</summary>{table(head, rows)}</details>"
-    return f"{legend(drawn)}{chart}{twin}{members_table(story, drawn)}"
+    return f"{legend(drawn)}{chart}{twin}"
 
 
-def members_table(story: Story, drawn: Sequence[Finding]) -> str:
+def members_section(story: Story) -> str:
     """What each member of a composed attack found, live, with each structure's lowest Dice; "" for other attacks."""
     members = story.result.record.get("members") or []
+    seen = {name for member in members for name in member["lowest_dice"]}
+    drawn = sorted((f for f in story.findings if f.name in seen), key=lambda f: f.number)
     norm, unit = story.result.record["budget"]["norm"], story.units.value
     change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(norm, "Change, share of voxels")
     rows = [
@@ -204,4 +206,5 @@ def members_table(story: Story, drawn: Sequence[Finding]) -> str:
         "come from one."
     )
     head = ["Member", "Score", change, "Succeeded", *(f"{f.title}, lowest" for f in drawn)]
-    return table(head, rows, about) if members else ""
+    found = f"<section><h2>What each member found</h2>{table(head, rows, about)}</section>"
+    return found if members else ""
