@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from perturbox.features import LEAST_VOXELS, WIDEST, Features, Pool, own_groups, require_maps
+from perturbox.finite import UndefinedScores
 from perturbox.mixture import fit_mixture
 from perturbox.sliding import Inside
 from perturbox.types import InputError, Volume
@@ -102,6 +103,8 @@ class _Collected:
         bound = self.victim.on(scan)
         with torch.no_grad():
             bound.look_inside(bound.prepare(as_input(scan, self.victim.device)), Inside(self.names, self._collect))
+        if bound.effort.undefined is not None:
+            raise UndefinedScores(self.victim.name, bound.effort.undefined)
 
     def _collect(self, features: dict[str, Tensor], places: list[Place], prediction: Tensor) -> Tensor:
         if self.drop_last:

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from perturbox.calls import Network, chosen, current_autocast, evaluating, saved_storages, tapped
+from perturbox.finite import undefined_of
 from perturbox.memory import graph_budget
 from perturbox.types import Effort, InputError
 from perturbox.windows import Grid, Place, Window
@@ -166,7 +167,7 @@ class _Sweep:
         if not keep_graphs:
             self.memory_budget = 0
         stitched: Tensor | None = None
-        total = x.new_zeros(())
+        total, sums = x.new_zeros(()), []
 
         def add(batch: list[int]) -> None:
             nonlocal stitched, total
@@ -179,11 +180,14 @@ class _Sweep:
             for index, window in zip(batch, prediction * self.grid.weight, strict=True):
                 self.grid.places[index].of(stitched)[0].add_(window)
             self.batches.append(batch)
+            sums.append(prediction.flatten(1).sum(1))  # not looked at before the end, so that a device needn't wait
 
         with evaluating(self.network), torch.no_grad():
             self._walk(list(range(len(self.grid.places))), add)
         assert stitched is not None
-        return stitched.div_(self.grid.total), total
+        stitched.div_(self.grid.total)
+        self.effort.undefined = undefined_of(stitched, sums)
+        return stitched, total
 
     def pull_back(self, x: Tensor, gradient: Tensor, share: Tensor) -> Tensor:
         """The gradient "b c *s" with respect to x, from that with respect to the blended prediction and that with
@@ -268,7 +272,8 @@ class _Sweep:
         if not prediction.requires_grad:
             raise InputError(
                 "The network's output doesn't depend on its input in a way PyTorch can differentiate; "
-                "return logits or probabilities (no argmax, no detach, no NumPy in between)."
+                "return logits or probabilities (no argmax, no detach, no NumPy in between), "
+                "or use an attack that needs no gradient, such as square."
             )
         inside = get_gradient_edge(loss) if loss.requires_grad else None
         graph = _Graph(get_gradient_edge(prediction), prediction.dtype, patches, inside)

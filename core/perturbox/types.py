@@ -104,6 +104,21 @@ class Case:
     target: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Undefined:
+    """Scores of one prediction that are no finite numbers: how many, in how many of its windows."""
+
+    kind: str
+    scores: int
+    of_scores: int
+    windows: int
+    of_windows: int
+
+    def __str__(self) -> str:
+        windows = f"{self.windows} of {self.of_windows} window{'s' * (self.of_windows != 1)}"
+        return f"{self.kind} at {self.scores:,} of {self.of_scores:,} scores, in {windows}"
+
+
 @dataclass
 class Effort:
     """What a computation cost; counters add up over calls.
@@ -111,6 +126,7 @@ class Effort:
     forwards, backwards: whole-volume equivalents (windows computed / windows of the volume). model_calls: calls of the
     network. windows, windows_kept, windows_skipped: windows seen in backward passes, of those whose graph was kept from
     the forward pass, and of those without upstream gradient. saved_bytes: most bytes autograd graphs held at once.
+    undefined: what of the latest prediction isn't finite, None where all is.
     """
 
     forwards: float = 0.0
@@ -121,3 +137,4 @@ class Effort:
     windows_skipped: int = 0
     saved_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    undefined: Undefined | None = None

@@ -8,15 +8,17 @@ non-differentiable inference on the same pieces, with resampling back, arg-max a
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from perturbox.finite import UndefinedScores
 from perturbox.regrid import Regrid
 from perturbox.sliding import Inside, Window, sliding_window_with
-from perturbox.types import Effort, InputError, Volume
+from perturbox.types import Effort, InputError, Undefined, Volume
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class KeepComponents:
                 kept = np.flatnonzero(sizes * voxel_ml >= self.minimum_ml)
             cleaned[box][mask & ~np.isin(parts, kept)] = 0
         return cleaned
+
+
+class Prediction(NamedTuple):
+    """A label map "*s", and where scores that are no finite numbers leave it undefined: how many, and bool "*s"."""
+
+    labels: np.ndarray
+    undefined: Undefined | None = None
+    where: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +142,26 @@ class Victim:
         return BoundVictim(self, plan, effort if effort is not None else Effort(), memory_budget)
 
     def predict(self, image: Volume, effort: Effort | None = None) -> np.ndarray:
-        """Ordinary inference: the label map "*s" on the scan's own grid."""
+        """Ordinary inference: the label map "*s" on the scan's own grid. Raises UndefinedScores where the network
+        returns scores that are no finite numbers."""
+        found = self.look(image, effort)
+        if found.undefined is not None:
+            raise UndefinedScores(self.name, found.undefined)
+        return found.labels
+
+    def look(self, image: Volume, effort: Effort | None = None) -> "Prediction":
+        """Ordinary inference that also says where its labels are undefined instead of refusing them."""
+        effort = Effort() if effort is None else effort
         bound = self.on(image, effort)
         with torch.no_grad():
             scores = bound(as_input(image, self.device))[0]
         labels = bound.grid.argmax_to_native(scores, None if self.regions is None else [r[0] for r in self.regions])
-        return labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
+        labels = labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
+        if effort.undefined is None:
+            return Prediction(labels)
+        bad = (~torch.isfinite(scores)).any(0).to(scores)
+        where = bound.grid.argmax_to_native(torch.stack([torch.full_like(bad, 1e-6), bad]))  # any weight of one counts
+        return Prediction(labels, effort.undefined, where.astype(bool))
 
     @property
     def visible(self) -> tuple[float, float] | None:
