@@ -13,38 +13,22 @@ from perturbox import io, recipes
 from perturbox.attack import own_draw
 from perturbox.goals import Goal
 from perturbox.io.files import require_new_folder
-from perturbox.job import SCHEMA, Job, Listener, execute, prepare, present_targets
+from perturbox.job import Job, Listener, execute, prepare, present_targets
 from perturbox.load import load_victim
 from perturbox.measure import measure
 from perturbox.metrics import broken_by, to_json
+from perturbox.record import file_of, read_record, required_file
 from perturbox.types import Case, InputError, Volume
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
 VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a result folder; raises InputError if there is none or it isn't one of ours."""
-    path = folder / "result.json"
-    if not path.is_file():
-        raise InputError(f"'{folder}' is no result folder: it has no result.json; give the --out of an attack.")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"'{path}' is damaged; run the attack again.") from None
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
-    return result
-
-
 def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
     """(clean, adversarial): the clean scan is the adversarial one minus the perturbation, exactly."""
-    files, source = result["files"], result["source"]
-    for key in ("adversarial", "perturbation"):
-        if not (folder / files[key]).is_file():
-            raise InputError(f"'{folder}' lacks {files[key]}; copy the whole result folder.")
-    adversarial = io.read_volume(folder / files["adversarial"], unit=source["unit"])
-    delta = io.read_volume(folder / files["perturbation"], unit=source["unit"], allow_constant=True)
+    unit = result["source"]["unit"]
+    adversarial = io.read_volume(required_file(folder, result, "adversarial"), unit=unit)
+    delta = io.read_volume(required_file(folder, result, "perturbation"), unit=unit, allow_constant=True)
     data = adversarial.data.astype(np.float64) - delta.data
     return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
 
@@ -59,7 +43,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     listener = listener or Listener()
     if (folder / "margin.json").is_file():
         return _verify_margin(folder, listener)
-    result = read_result(folder)
+    result = read_record(folder)
     clean, adversarial = read_scans(folder, result)
     victim = load_victim(result["victim"]["spec"], result["device"])
     if victim.sha256 != result["victim"]["sha256"]:
@@ -67,9 +51,10 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
             f"'{victim.name}' has other weights here than when this result was made; use the same version."
         )
     torch.set_num_threads(result["threads"])
-    files, parameters = result["files"], result["attack"]["parameters"]
-    expert = io.read_labels(folder / files["reference_seg"], clean) if files["reference_seg"] else None
-    roi = io.read_mask(folder / files["roi"], clean) if files["roi"] else None
+    parameters = result["attack"]["parameters"]
+    expert, roi = file_of(folder, result, "reference_seg"), file_of(folder, result, "roi")
+    expert = io.read_labels(expert, clean) if expert else None
+    roi = io.read_mask(roi, clean) if roi else None
     clean_seg = victim.predict(clean)
     goal = Goal.parse(parameters["goal"], parameters["target"], victim.labels)
     goal = present_targets(goal, clean_seg if expert is None else expert, victim, tuple(parameters["target"]))
@@ -87,13 +72,15 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         seed=result["seed"],
         clean_seg=clean_seg,
         own_draw=own_draw(built, Case(clean, roi=roi), victim),
+        untested=result["untested"],
         say=listener.say,
     )
     problems = []
     for key, found in (("clean_seg", measured.clean_seg), ("adversarial_seg", measured.adversarial_seg)):
-        stored = io.read_labels(folder / files[key], clean)
+        file = required_file(folder, result, key)
+        stored = io.read_labels(file, clean)
         if not np.array_equal(stored, found):
-            problems.append(f"{files[key]}: {int((stored != found).sum())} voxels differ from the model's prediction")
+            problems.append(f"{file.name}: {int((stored != found).sum())} voxels differ from the model's prediction")
     numbers = to_json(measured.numbers)
     assert isinstance(numbers, dict)
     for key in VERIFIED:
@@ -118,9 +105,9 @@ def _verify_margin(folder: Path, listener: Listener) -> list[str]:
             checked.add(witness)
             listener.say(f"Verifying {witness}")
             problems += [f"{witness}: {line}" for line in verify(folder / witness, listener)]
-            repeated = read_result(folder / witness).get("margin")
+            repeated = read_record(folder / witness).get("margin")
             problems += differences(repeated, margin["structures"], f"{witness}: margin")
-        result = read_result(folder / witness)
+        result = read_record(folder / witness)
         found = result["budget"]["measured"]["linf"]
         limit = broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name])
         problems += differences(row["breaks_at"], found, f"structures.{name}.breaks_at")
@@ -146,13 +133,14 @@ def differences(stored: Any, found: Any, place: str) -> Iterator[str]:
 def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[str, Any]:
     """Repeat the attack a result folder records, from the folder alone, into a new one."""
     require_new_folder(out)
-    result = read_result(folder)
+    result = read_record(folder)
     if not result["replayable"]:
         raise InputError(f"'{folder}' is one find of a search for the margin; run `perturbox margin` again instead.")
     clean, _ = read_scans(folder, result)
-    files = result["files"]
     changes = {
-        key: str(folder / files[name]) for key, name in (("label", "reference_seg"), ("roi", "roi")) if files[name]
+        key: str(file)
+        for key, name in (("label", "reference_seg"), ("roi", "roi"))
+        if (file := file_of(folder, result, name))
     }
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])

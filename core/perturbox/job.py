@@ -25,6 +25,7 @@ from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
 from perturbox.noise import scan_noise
 from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
+from perturbox.record import SCHEMA, described
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
 from perturbox.runner import run
@@ -34,7 +35,6 @@ from perturbox.victim import Victim
 
 __all__ = ["Job", "Listener", "Ready", "execute", "load_inputs", "prepare", "present_targets", "run_job", "segment"]
 
-SCHEMA = "perturbox-result/1"
 SEGMENTATION_SCHEMA = "perturbox-segmentation/1"
 
 
@@ -144,11 +144,13 @@ def conclude(
         seed=job.seed,
         clean_seg=clean_seg,
         own_draw=own_draw(ready.attack, case, victim),
+        untested=None,
         effort=effort,
         say=listener.say,
     )
     write_segmentations(folder, image, victim, measured)
-    result = describe(ready, outcome, measured, files)
+    result = describe(ready, outcome, measured)
+    result["files"] = described(folder, files)
     result["margin"], result["replayable"] = margin, replayable
     wall, cpu = started or (None, None)
     result["effort"] = {
@@ -217,8 +219,8 @@ def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: M
     io.write_labels(folder / "difference_seg.nii.gz", difference, image, {"lost": 1, "gained": 2, "relabelled": 3})
 
 
-def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mapping[str, str | None]) -> dict[str, Any]:
-    """Everything of result.json but effort and warnings."""
+def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str, Any]:
+    """Everything of result.json but files, effort and warnings."""
     job, victim, image = ready.job, ready.victim, ready.image
     names = {value: name for name, value in victim.labels.items()}
     untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
@@ -267,7 +269,8 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement, files: Mappi
         "window_batch": victim.window.batch,
         "seed": job.seed,
         "force": job.force,
-        "files": dict(files),
+        "precision": None,
+        "untested": None,
     }
 
 

@@ -4,6 +4,7 @@ Everything here starts from two scans as they were read from disk and asks the v
 knows which attack made the perturbed one.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ def measure(
     seed: int = 0,
     clean_seg: np.ndarray | None = None,
     own_draw: Callable[[int], np.ndarray] | None = None,
+    untested: str | None = None,
     effort: Effort | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
@@ -51,6 +53,7 @@ def measure(
     prediction is the reference. clean_seg: the clean prediction if already at hand. eps: None where only the attack's
     own budget limits the change; the largest change itself then stands for it. Controls (white noise, rolled
     perturbation, benign changes, and draws from the attack's own space, see `attack.own_draw`) are drawn from `seed`.
+    untested: why the attack could not test the victim, if it couldn't.
     """
     if clean_seg is None:
         say("Segmenting the original scan")
@@ -80,11 +83,13 @@ def measure(
         against_clean = metrics.structures(adversarial_seg, clean_seg, labels, spacing, voxel_ml)
     value, clean_value = goal.score(adversarial_seg, reference), goal.score(clean_seg, reference)
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
+    control = _controls(clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, own_draw, effort, say)
     numbers = {
         "reference": "clean_prediction" if expert is None else "label",
         "budget": {
             "eps": eps,
             "unit": clean.unit,
+            "unit_asked": "native",
             "norm": norm,
             "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},
         },
@@ -93,12 +98,15 @@ def measure(
             "rms_over_sigma": image_numbers["l2"] / sigma if sigma else None,
             "eps_over_sigma": eps / sigma if sigma and norm != "l0" else None,
         },
-        "metrics": {"clean": clean_rows, "adversarial": adversarial_rows},
+        "metrics": {"clean": clean_rows, "adversarial": adversarial_rows, "against_clean": against_clean},
+        "limits": dataclasses.asdict(metrics.Limits()),
         "verdicts": {
             name: metrics.verdict(
                 {"volume_ml": metrics.volume_ml(clean_seg == value_of, voxel_ml)},
                 against_clean[name],
                 metrics.failed_slices(clean_seg == value_of, adversarial_seg == value_of, voxel_ml),
+                control["benign"]["dice"][name],
+                tested=untested is None,
             )
             for name, value_of in victim.structures.items()
         },
@@ -107,9 +115,8 @@ def measure(
             "energy_above_grid": checks.energy_above(ordered, in_order, bound.grid_spacing(clean)),
         },
         "success": {"rule": goal.rule, "value": value, "threshold": threshold, "succeeded": value <= threshold},
-        "control": _controls(
-            clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, own_draw, effort, say
-        ),
+        "control": control,
+        "flow": None,
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
     }
     return Measurement(numbers, clean_seg, adversarial_seg)

@@ -172,18 +172,42 @@ def broken_by(clean: Mapping, adversarial: Mapping, limits: Limits = Limits()) -
     return None
 
 
-def verdict(clean: Mapping, adversarial: Mapping, failed: int = 0, limits: Limits = Limits()) -> str:
-    """One structure's verdict: "vanished", "appeared", "dice" (Dice or volume), "distance", "local" or "held".
+# Every word a verdict can be, worst first; those that are breaks, and those among them that rest on overlap alone.
+VERDICTS = (
+    "vanished", "appeared", "dice", "volume", "distance", "local",
+    "benign", "held", "not-outlined", "not-tested", "absent",
+)  # fmt: skip
+BROKEN = VERDICTS[:6]
+_OVERLAP = VERDICTS[:4]
 
-    clean, adversarial: as for `broken_by`; failed: its `failed_slices`, which a whole-organ Dice can hide.
+
+def verdict(
+    clean: Mapping,
+    adversarial: Mapping,
+    failed: int = 0,
+    floor: float | None = None,
+    *,
+    outlined: bool = True,
+    tested: bool = True,
+    limits: Limits = Limits(),
+) -> str:
+    """One structure's final verdict, one of `VERDICTS`; everyone else translates it.
+
+    clean, adversarial: as for `broken_by`. failed: its `failed_slices`, which a whole-organ Dice can hide. floor: its
+    Dice under harmless changes, None if unknown: overlap that is no worse than that is "benign". outlined: whether the
+    expert outlined it, if there is an expert; tested: whether the attack could reach it. Both only say what a structure
+    that didn't break is: its break would be a finding all the same.
     """
-    if not clean["volume_ml"] and adversarial["volume_ml"]:
-        return "appeared"
-    words = {"vanished": "vanished", "dice": "dice", "volume": "dice", "hd95": "distance"}
-    broken = broken_by(clean, adversarial, limits)
+    if adversarial["dice"] is None:
+        return "absent"
+    broken = broken_by(clean, adversarial, limits) if clean["volume_ml"] else "appeared"
+    if broken in _OVERLAP and floor is not None and adversarial["dice"] >= floor:
+        return "benign"
     if broken:
-        return words[broken]
-    return "local" if failed > limits.failed_slices else "held"
+        return "distance" if broken == "hd95" else broken
+    if failed > limits.failed_slices:
+        return "local"
+    return "not-tested" if not tested else "held" if outlined else "not-outlined"
 
 
 def failed_slices(

@@ -280,8 +280,8 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
             "volumes_ml": result["volumes_ml"],
             "warnings": warnings,
         }
-    image, note = _keep_perturbed(order, record, folder / result["files"]["adversarial"], datastore)
-    return _copy(folder / result["files"]["adversarial_seg"]), {
+    image, note = _keep_perturbed(order, record, folder / result["files"]["adversarial"]["path"], datastore)
+    return _copy(folder / result["files"]["adversarial_seg"]["path"]), {
         **told,
         "adversarial": True,
         "notice": ADVERSARIAL_NOTICE,

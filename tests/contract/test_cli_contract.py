@@ -81,6 +81,7 @@ NUMBER = (int, float)
 MAYBE = (int, float, type(None))
 SCORES = {"dice": MAYBE, "iou": MAYBE, "hd95_mm": MAYBE, "nsd": MAYBE, "volume_ml": NUMBER}
 STRUCTURES = ("liver", "bone")
+FILE = {"path": str, "sha256": str}
 RESULT = {
     "schema": str,
     "notice": str,
@@ -119,10 +120,20 @@ RESULT = {
         "unit": str,
     },
     "reference": str,
-    "budget": {"eps": NUMBER, "unit": str, "norm": str, "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER}},
+    "budget": {
+        "eps": NUMBER,
+        "unit": str,
+        "unit_asked": str,
+        "norm": str,
+        "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER},
+    },
     "noise": {"sigma": MAYBE, "region": str, "rms_over_sigma": MAYBE, "eps_over_sigma": MAYBE},
-    "metrics": {which: dict.fromkeys(STRUCTURES, SCORES) for which in ("clean", "adversarial")},
+    "metrics": {which: dict.fromkeys(STRUCTURES, SCORES) for which in ("clean", "adversarial", "against_clean")},
+    "limits": {"dice": NUMBER, "volume_change": NUMBER, "hd95_mm": NUMBER, "slice_dice": NUMBER, "failed_slices": int},
     "verdicts": dict.fromkeys(STRUCTURES, str),
+    "flow": type(None),
+    "precision": type(None),
+    "untested": type(None),
     "image_metrics": {
         "psnr_db": MAYBE,
         "ssim": MAYBE,
@@ -169,13 +180,13 @@ RESULT = {
     "replayable": bool,
     "warnings": list,
     "files": {
-        "adversarial": str,
-        "clean_seg": str,
-        "adversarial_seg": str,
-        "difference_seg": str,
-        "perturbation": str,
-        "reference_seg": (str, type(None)),
-        "roi": (str, type(None)),
+        "adversarial": FILE,
+        "clean_seg": FILE,
+        "adversarial_seg": FILE,
+        "difference_seg": FILE,
+        "perturbation": FILE,
+        "reference_seg": type(None),
+        "roi": type(None),
     },
 }
 FILES = [
@@ -226,7 +237,7 @@ def test_files_of_a_result(folder):
 def test_keys_of_result_json(folder):
     result = json.loads((folder / "R" / "result.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     follows(result, RESULT)
-    assert result["schema"] == "perturbox-result/1"
+    assert result["schema"] == "perturbox-result/2"
     assert result["notice"] == "ADVERSARIAL - NOT FOR CLINICAL USE"
     assert set(result["attack"]["parameters"]) >= {"eps", "norm", "steps", "goal", "target"}
     assert {row["axis"] for row in result["slices"]} == {0, 1, 2}

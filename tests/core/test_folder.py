@@ -1,5 +1,6 @@
 """A result folder is complete in itself: it replays, it verifies, and it tells a touched number or file."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +12,10 @@ import tiny
 import torch
 
 from perturbox import io
-from perturbox.folder import differences, read_result, read_scans, replay, verify
+from perturbox.folder import differences, read_scans, replay, verify
 from perturbox.job import Job, Listener, prepare, run_job, segment
 from perturbox.noise import scan_noise
+from perturbox.record import read_record
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"
@@ -45,11 +47,11 @@ def test_the_perturbed_file_keeps_the_sources_storage_and_says_what_it_is(scan, 
     stored = np.asanyarray(nib.load(folder / "perturbation.nii.gz").dataobj)
     assert np.array_equal(stored, delta)
     assert ADVERSARIAL_NOTICE in str(saved.header["descrip"])
-    assert read_result(folder)["notice"] == ADVERSARIAL_NOTICE
+    assert read_record(folder)["notice"] == ADVERSARIAL_NOTICE
 
 
 def test_the_clean_scan_is_the_adversarial_minus_the_perturbation_exactly(scan, folder):
-    clean, _ = read_scans(folder, read_result(folder))
+    clean, _ = read_scans(folder, read_record(folder))
     assert np.array_equal(clean.data, io.read_volume(scan).data)
 
 
@@ -84,7 +86,7 @@ def test_replay_makes_identical_files(folder, tmp_path):
         "difference_seg.nii.gz",
     ):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
-    first, second = read_result(folder), read_result(tmp_path / "again")
+    first, second = read_record(folder), read_record(tmp_path / "again")
     for result in (first, second):
         for key in ("effort", "warnings"):
             del result[key]
@@ -103,13 +105,16 @@ def test_the_same_seed_twice_gives_identical_files_and_another_seed_does_not(sca
 def test_a_victim_and_a_scan_that_are_loaded_already_give_the_same_result(scan, folder, tmp_path):
     job = Job(str(scan), victim=TINY, eps=12, steps=4, seed=3)
     run_job(job, tmp_path / "again", victim=tiny.volume(torch.device("cpu")))
-    again, first = (read_result(place) for place in (tmp_path / "again", folder))
+    again, first = (read_record(place) for place in (tmp_path / "again", folder))
     for result in (again, first):
         for key in ("seconds", "cpu_seconds", "peak_bytes"):
             del result["effort"][key]
     assert again == first
-    for name in first["files"].values():
-        assert name is None or (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+    for entry in filter(None, first["files"].values()):
+        name = entry["path"]
+        stored = (folder / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == stored, name
+        assert hashlib.sha256(stored).hexdigest() == entry["sha256"], name
 
 
 def test_a_victim_that_is_handed_in_is_the_one_attacked(scan):
@@ -180,7 +185,7 @@ def test_float_scans_replay_exactly_too(scan, tmp_path):
     data = image.data + np.random.default_rng(1).random(image.data.shape, dtype=np.float32)
     io.write_volume(tmp_path / "ct.nii.gz", image.with_data(data, dtype=np.dtype(np.float32)))
     run_job(Job(str(tmp_path / "ct.nii.gz"), victim=TINY, eps=12, steps=2), tmp_path / "result")
-    clean, adversarial = read_scans(tmp_path / "result", read_result(tmp_path / "result"))
+    clean, adversarial = read_scans(tmp_path / "result", read_record(tmp_path / "result"))
     assert adversarial.dtype == np.float32
     assert np.array_equal(clean.data, data)
     assert verify(tmp_path / "result") == []

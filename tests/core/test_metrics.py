@@ -168,17 +168,44 @@ EMPTY = {"dice": None, "hd95_mm": None, "volume_ml": 0.0}
         # At the limits is not beyond them.
         (CLEAN, {"dice": 0.90, "hd95_mm": 20.0, "volume_ml": 110.0}, 2, None, "held"),
         (CLEAN, {"dice": 0.899, "hd95_mm": 30.0, "volume_ml": 100.0}, 9, "dice", "dice"),
-        (CLEAN, {"dice": 0.95, "hd95_mm": 30.0, "volume_ml": 89.9}, 9, "volume", "dice"),
+        (CLEAN, {"dice": 0.95, "hd95_mm": 30.0, "volume_ml": 89.9}, 9, "volume", "volume"),
         (CLEAN, {"dice": 0.967, "hd95_mm": 35.0, "volume_ml": 108.0}, 0, "hd95", "distance"),  # a far leak Dice hides
         (CLEAN, {"dice": 0.966, "hd95_mm": 4.0, "volume_ml": 98.0}, 7, None, "local"),
         (CLEAN, {"dice": 0.0, "hd95_mm": None, "volume_ml": 0.0}, 9, "vanished", "vanished"),
         (EMPTY, {"dice": 0.0, "hd95_mm": None, "volume_ml": 3.0}, 0, None, "appeared"),
-        (EMPTY, EMPTY, 0, None, "held"),
+        (EMPTY, EMPTY, 0, None, "absent"),
     ],
 )
 def test_verdicts(clean, adversarial, failed, broken, verdict):
     assert metrics.broken_by(clean, adversarial) == broken
     assert metrics.verdict(clean, adversarial, failed) == verdict
+
+
+@pytest.mark.parametrize(
+    ("adversarial", "failed", "floor", "verdict"),
+    [
+        ({"dice": 0.85, "hd95_mm": 3.0, "volume_ml": 100.0}, 9, 0.85, "benign"),
+        ({"dice": 0.849, "hd95_mm": 3.0, "volume_ml": 100.0}, 9, 0.85, "dice"),
+        ({"dice": 0.95, "hd95_mm": 3.0, "volume_ml": 80.0}, 0, 0.94, "benign"),
+        ({"dice": 0.967, "hd95_mm": 35.0, "volume_ml": 108.0}, 0, 0.5, "distance"),  # a Dice knows no distances
+        ({"dice": 0.966, "hd95_mm": 4.0, "volume_ml": 98.0}, 7, 0.5, "local"),
+        ({"dice": 0.0, "hd95_mm": None, "volume_ml": 0.0}, 0, 0.2, "vanished"),
+    ],
+)
+def test_overlap_no_worse_than_under_harmless_changes_is_no_break(adversarial, failed, floor, verdict):
+    assert metrics.verdict(CLEAN, adversarial, failed, floor) == verdict
+    # Whether it was outlined, or could be tested, never hides a break.
+    if verdict in metrics.BROKEN:
+        assert metrics.verdict(CLEAN, adversarial, failed, floor, outlined=False, tested=False) == verdict
+
+
+def test_what_did_not_break_says_why_it_proves_less():
+    words = [
+        metrics.verdict(CLEAN, CLEAN, outlined=outlined, tested=tested)
+        for outlined, tested in ((True, True), (False, True), (True, False), (False, False))
+    ]
+    assert words == ["held", "not-outlined", "not-tested", "not-tested"]
+    assert metrics.verdict(EMPTY, EMPTY, outlined=False, tested=False) == "absent"
 
 
 def test_limits_can_be_edited():

@@ -406,10 +406,10 @@ def test_flat_pictures_have_one_plane(tmp_path):
     ("damage", "words"),
     [
         (lambda d: (d / "result.json").unlink(), "no result.json"),
-        (lambda d: (d / "result.json").write_text("{"), "not valid JSON"),
-        (lambda d: (d / "result.json").write_text("{}"), "another schema"),
-        (lambda d: (d / "clean_seg.nii.gz").unlink(), "has no clean_seg.nii.gz"),
-        (lambda d: (d / "perturbation.nii.gz").unlink(), "has no perturbation.nii.gz"),
+        (lambda d: (d / "result.json").write_text("{"), "is damaged"),
+        (lambda d: (d / "result.json").write_text("{}"), "doesn't follow perturbox-result/2"),
+        (lambda d: (d / "clean_seg.nii.gz").unlink(), "lacks clean_seg.nii.gz"),
+        (lambda d: (d / "perturbation.nii.gz").unlink(), "lacks perturbation.nii.gz"),
         (
             lambda d: nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), d / "adversarial_seg.nii.gz"),
             "does not line up",

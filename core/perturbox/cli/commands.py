@@ -288,10 +288,10 @@ def list_(
 def report(folder: Folder) -> None:
     """Write a result folder's report.html anew."""
     from perturbox.cli.words import show
-    from perturbox.folder import read_result
+    from perturbox.record import read_record
     from perturbox.report import write_report
 
-    read_result(folder)
+    read_record(folder)
     write_report(folder)
     show(f"Report: {folder / 'report.html'}")
 

@@ -21,6 +21,7 @@ from perturbox.io.files import require_new, require_new_folder, require_new_labe
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
+from perturbox.record import read_record, required_file
 from perturbox.types import InputError
 
 
@@ -143,7 +144,7 @@ def count_numbers(place: Path) -> int:
             raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
         # Of each break its size and its limit, and everything in the folder that shows it, which repeats all bounds.
         return 2 * len(witnesses) + sum(count_numbers(place / witness) + _leaves(rows) for witness in set(witnesses))
-    result = folder.read_result(place)
+    result = read_record(place)
     return sum(_leaves(result[key]) for key in (*folder.VERIFIED, "image_metrics"))
 
 
@@ -156,7 +157,7 @@ def _leaves(value: Any) -> int:
 
 
 def run_replay(place: Path, out: Path) -> list[Any]:
-    recorded = folder.read_result(place)
+    recorded = read_record(place)
     seconds = recorded["effort"]["seconds"]
     took = f"; it took {duration(seconds)} when it was recorded" if seconds else ""
     restarts = recorded["attack"]["parameters"].get("restarts", 1)
@@ -171,5 +172,5 @@ def run_replay(place: Path, out: Path) -> list[Any]:
 
 def _perturbation(place: Path, result: Mapping[str, Any]) -> np.ndarray:
     return io.read_volume(
-        place / result["files"]["perturbation"], unit=result["source"]["unit"], allow_constant=True
+        required_file(place, result, "perturbation"), unit=result["source"]["unit"], allow_constant=True
     ).data

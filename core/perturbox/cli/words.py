@@ -11,21 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from perturbox.cli.progress import about
+from perturbox.metrics import BROKEN
 from perturbox.report.words import fixed, number
 
 # Shape and word of each verdict, worst first.
 VERDICTS = {
     "vanished": "✕ vanished",
     "appeared": "✚ appeared",
-    "dice": "▼ Dice/volume",
+    "dice": "▼ Dice",
+    "volume": "▼ volume",
     "distance": "▲ distance",
     "local": "◐ locally",
     "benign": "● as under harmless changes",
     "held": "● held",
+    "not-outlined": "○ not outlined",
+    "not-tested": "? not tested",
+    "absent": "– not in this scan",
 }
 WIDE = 160
 STEADY = 0.9  # below this, chance alone has changed something
-BROKEN = ("vanished", "appeared", "dice", "distance", "local")
 NO_PROOF = "Not breaking is no proof of safety: an attack can show that a model fails, never that it is safe."
 
 
@@ -98,7 +102,7 @@ def verdict(result: Mapping[str, Any]) -> str:
         size += f" ({own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''})"
     if noise["sigma"] and budget["norm"] == "linf":
         size += f" ({number(noise['eps_over_sigma'], 2)} × this scan's own noise)"
-    broken = [name for name in worst_first(result) if found(result, name) in BROKEN]
+    broken = [name for name in worst_first(result) if result["verdicts"][name] in BROKEN]
     effect = f"broke {listed(broken)}" if broken else "broke no structure, which is no proof of safety"
     before, after = mean_dice(result, "clean"), mean_dice(result, "adversarial")
     sentence = f"A change of at most {size} {effect}: mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
@@ -111,14 +115,6 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["stopped_early"]:
         sentence += f". The attack was {result['stopped_early']}; this is the best change until then"
     return sentence + "."
-
-
-def found(result: Mapping[str, Any], name: str) -> str:
-    """A structure's verdict, "benign" where harmless changes leave no better an overlap: no break then."""
-    verdict, floor = result["verdicts"][name], result["control"].get("benign", {}).get("dice", {}).get(name)
-    dice = result["metrics"]["adversarial"][name]["dice"]
-    overlap = verdict in ("vanished", "appeared", "dice") and result["reference"] == "clean_prediction"
-    return "benign" if overlap and None not in (floor, dice) and dice >= floor else verdict
 
 
 def chance(result: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
@@ -164,7 +160,7 @@ def structures_table(result: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 name,
-                VERDICTS[found(result, name)],
+                VERDICTS[result["verdicts"][name]],
                 dice,
                 change(before["volume_ml"], after["volume_ml"]),
                 fixed(after["hd95_mm"], 1),

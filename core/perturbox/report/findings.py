@@ -1,6 +1,5 @@
 """What happened, in numbers the page needs beyond result.json: slices that changed, and one finding per structure.
- Verdicts are those of result.json (limits: `metrics.Limits`). Where benign changes (saving again, half a voxel of
-shift, the scan's own noise) leave no better an overlap, a verdict on overlap counts as none.
+Verdicts are those of result.json (limits: `metrics.Limits`).
 """
 
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbox.metrics import Limits
+from perturbox.metrics import BROKEN, Limits
 from perturbox.report.load import Result
 
 LIMITS = Limits()
@@ -100,7 +99,7 @@ class Finding:
 
     @property
     def broken(self) -> bool:
-        return self.reason not in ("held", "benign", "absent")
+        return self.reason in BROKEN
 
     @property
     def title(self) -> str:
@@ -117,6 +116,8 @@ VERDICTS = {
     "local": ("◐", "locally"),
     "benign": ("●", "as under benign changes"),
     "held": ("●", "held"),
+    "not-outlined": ("○", "not outlined"),
+    "not-tested": ("?", "not tested"),
     "absent": ("–", "not in this scan"),
 }
 
@@ -129,7 +130,6 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
     """One finding per structure, worst first; along: (plane, counts) of each plane, volumes from the first."""
     record = result.record
     targets = record["attack"]["parameters"].get("target") or []
-    floors = (record["control"].get("benign") or {}).get("dice") or {}
     slices = along[0][1]
     findings = []
     for n, name in enumerate(result.structures):
@@ -139,7 +139,7 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
         plane, counts, failed = max(
             ((plane, s, _failed(s, n, voxel_ml)) for plane, s in along), key=lambda row: int(row[2].sum())
         )
-        reason = _reason(record["verdicts"][name], agreement, floors.get(name))
+        reason = record["verdicts"][name]
         if reason == "local":
             look = (plane, *main_run(failed, counts.moved[:, n]))
         else:
@@ -184,12 +184,3 @@ def _failed(slices: Slices, n: int, voxel_ml: float) -> np.ndarray:
     large = area >= LOCAL_AREA * max(int(slices.before[:, n].max(initial=0)), 1)
     differs = slices.moved[:, n] * voxel_ml > CHANGED_ML
     return large & differs & (np.nan_to_num(slices.dice[:, n], nan=1.0) < LIMITS.slice_dice)
-
-
-def _reason(verdict: str, agreement: float | None, floor: float | None) -> str:
-    if agreement is None:
-        return "absent"
-    overlap = verdict in ("vanished", "appeared", "dice")  # the floor is a Dice: it knows no distances or slices
-    if overlap and floor is not None and agreement >= floor:
-        return "benign"
-    return "volume" if verdict == "dice" and agreement >= LIMITS.dice else verdict

@@ -1,7 +1,5 @@
 """Reading a result folder: the record, and the volumes one after another, so that a clinical scan fits in memory."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from perturbox.io import read_volume
+from perturbox.io.files import sha256
+from perturbox.record import read_record, required_file
 from perturbox.types import InputError
 
 # Free text of a record may carry what a page that travels must not: paths, names of scan files, DICOM UIDs and dates.
@@ -79,10 +79,7 @@ class Result:
         return self._on_grid(volume.data.mean(axis=0) if len(volume.data) > 1 else volume.data[0], "adversarial")
 
     def _path(self, name: str) -> Path:
-        path = self.folder / self.record["files"][name]
-        if not path.exists():
-            raise InputError(f"The result folder has no {path.name}; run the attack again or copy the whole folder.")
-        return path
+        return required_file(self.folder, self.record, name)
 
     def _nifti(self, name: str) -> np.ndarray:
         """In the file's own type, which for a clinical scan's parts takes a quarter of a `Volume`'s memory."""
@@ -100,29 +97,17 @@ def load(folder: Path) -> Result:
 
     Raises InputError when it isn't one: no result.json, another schema, missing files.
     """
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise InputError("This folder has no result.json; give the folder that `perturbox attack … --out` wrote.")
-    stored = path.read_bytes()
-    try:
-        record = json.loads(stored)
-    except ValueError:
-        raise InputError("result.json is not valid JSON; run the attack again.") from None
-    if not isinstance(record, dict) or record.get("schema") != "perturbox-result/1":
-        raise InputError("result.json has another schema than perturbox-result/1; make the result with this version.")
+    record = read_record(folder)
     labels = {name: int(value) for name, value in record["victim"]["labels"].items() if int(value) != 0}
     names = sorted(labels, key=lambda name: labels[name])
-    grid = Path(folder) / record["files"]["clean_seg"]
-    if not grid.exists():
-        raise InputError(f"The result folder has no {grid.name}; run the attack again or copy the whole folder.")
-    image = nib.load(grid)
+    image = nib.load(required_file(Path(folder), record, "clean_seg"))
     shape = tuple(int(n) for n in image.shape)  # pyright: ignore[reportAttributeAccessIssue]
     affine = np.asarray(image.affine, float)  # pyright: ignore[reportAttributeAccessIssue]
     flat = len(record["source"]["shape"]) == 2
     return Result(
         folder=Path(folder),
         record=without_private(record),
-        sha256=hashlib.sha256(stored).hexdigest(),
+        sha256=sha256(Path(folder) / "result.json"),
         structures=tuple(names),
         shape=(*shape, 1, 1, 1)[:3],  # pyright: ignore[reportArgumentType]
         affine=affine,

@@ -15,6 +15,7 @@ from .palette import readable, structureColour
 
 DICE_LIMIT, SLICE_LIMIT, HD95_LIMIT_MM = 0.90, 0.80, 20.0
 CONTROL_STEADY = 0.05
+FIRST_SCHEMA = "perturbox-result/1"  # left benign, absent and volume to its readers
 PLANES = ("sagittal", "coronal", "axial")  # by the RAS axis a slice lies across
 # A shape and a word each, so that no verdict needs its colour; in the order of the table.
 VERDICTS = {
@@ -26,8 +27,11 @@ VERDICTS = {
     "local": ("◐", "local"),
     "benign": ("●", "as benign"),
     "held": ("●", "held"),
+    "not-outlined": ("○", "not outlined"),
+    "not-tested": ("?", "not tested"),
     "absent": ("–", "absent"),
 }
+BROKEN = tuple(VERDICTS)[:6]
 NO_PROOF = "That is not proof of safety: raise effort or limit."
 
 
@@ -70,7 +74,7 @@ class Row:
 
     @property
     def broken(self) -> bool:
-        return self.reason not in ("held", "benign", "absent")
+        return self.reason in BROKEN
 
     @property
     def verdict(self) -> str:
@@ -211,6 +215,8 @@ class Result:
 
     def _reason(self, name: str, agreement: float | None) -> str:
         verdict = self.record["verdicts"].get(name, "held")
+        if self.record["schema"] != FIRST_SCHEMA:
+            return verdict
         if agreement is None:
             return "absent"
         floor = self._control("benign").get(name)  # a Dice: it knows no distances and no single slices
