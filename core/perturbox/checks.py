@@ -214,6 +214,9 @@ def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     if result["attack"]["name"] == "noise":
         yield "Random noise is a control, not an attack: what holds against it proves nothing."
         return
+    if isinstance(result.get("untested"), str):  # more of what can't work is no advice
+        yield result["untested"]
+        return
     steps, starts = parameters.get("steps") or 1, parameters.get("restarts")
     if steps < CLAIM_STEPS or (starts is not None and starts < 2):
         count, needed = f"{steps} step{'s' * (steps > 1)}", f"≥ {CLAIM_STEPS} steps"
@@ -235,6 +238,8 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
     adversarial = {name: row["dice"] for name, row in result["metrics"]["adversarial"].items()}
     fall = _mean_fall(result, adversarial)
     if fall is None:
+        return
+    if isinstance(result.get("untested"), str) and fall < NO_CHANGE:
         return
     if not budget["measured"]["linf"]:
         yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."

@@ -21,7 +21,7 @@ from perturbox.record import file_of, read_record, required_file
 from perturbox.types import Case, InputError, Volume
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
-VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
+VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "untested", "success", "control", "slices")
 
 
 def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
@@ -72,7 +72,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         seed=result["seed"],
         clean_seg=clean_seg,
         own_draw=own_draw(built, Case(clean, roi=roi), victim),
-        untested=result["untested"],
+        untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
         say=listener.say,
     )
     problems = []

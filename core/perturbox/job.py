@@ -144,7 +144,7 @@ def conclude(
         seed=job.seed,
         clean_seg=clean_seg,
         own_draw=own_draw(ready.attack, case, victim),
-        untested=None,
+        untested=outcome.untested,
         effort=effort,
         say=listener.say,
     )
@@ -161,7 +161,8 @@ def conclude(
         "cpu_seconds": None if cpu is None else time.process_time() - cpu,
         "peak_bytes": peak_bytes(victim.device),
     }
-    result["warnings"] = ready.warnings + effort.notes + checks.warnings(result)
+    told = [*effort.notes, *outcome.notes.values(), *measured.notes]
+    result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
     result = to_json(result)
     assert isinstance(result, dict)
     (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -270,7 +271,6 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str,
         "seed": job.seed,
         "force": job.force,
         "precision": None,
-        "untested": None,
     }
 
 

@@ -33,7 +33,7 @@ from perturbox.job import (
     versions,
     write_images,
 )
-from perturbox.measure import benign_floor
+from perturbox.measure import Asking, benign_floor, said_of_undefined
 from perturbox.noise import scan_noise
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
@@ -46,12 +46,14 @@ SCHEMA = "perturbox-margin/1"
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure
-    broke."""
+    broke. untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`."""
 
     eps: float
     aimed: tuple[int, ...]
     linf: float
     broken: dict[str, str | None]
+    untested: dict[str, str | None]
+    notes: dict[str, str]
 
 
 def find_margin(
@@ -97,9 +99,9 @@ class _Search:
             ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing
         )
         listener.say("Measuring the benign floor")
-        self.floor = benign_floor(
-            ready.image, ready.victim, self.clean_seg, self.noise["sigma"], ready.job.seed, self.effort
-        )
+        ask = Asking(ready.victim, self.effort)
+        self.floor = benign_floor(ready.image, ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
+        self.about_floor = ask.notes
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
         self.member: int | None = None
         self.began = 0  # index of this member's first trial
@@ -188,11 +190,23 @@ class _Search:
         sigma = self.noise["sigma"]
         structures: dict[str, Any] = {}
         for value, (name, trial) in zip(self.goal.targets, smallest.items(), strict=True):
+            row: dict[str, Any]
             if trial is None:
-                tried = max((t.eps for t in self.trials), default=0.0)
-                row = {"breaks_at": None, "above": tried, "limit": None, "witness": None, "in_sigma": None}
+                reason = self._untested(value)
+                tried = max((t.eps for t in self.trials if not t.untested[name]), default=0.0)
+                row = {
+                    "verdict": "not-tested" if reason else "held",
+                    "reason": reason,
+                    "breaks_at": None,
+                    "above": None if reason else tried,
+                    "limit": None,
+                    "witness": None,
+                    "in_sigma": None,
+                }
             else:
                 row = {
+                    "verdict": "distance" if trial.broken[name] == "hd95" else trial.broken[name],
+                    "reason": None,
                     "breaks_at": trial.linf,
                     "above": self._largest_vain(value, trial.linf),
                     "limit": trial.broken[name],
@@ -234,8 +248,33 @@ class _Search:
                 "model_calls": self.effort.model_calls,
             },
             "versions": versions(),
-            "warnings": [*self.ready.warnings, *self._about_a_budget_of_its_own()],
+            "warnings": [
+                *self.ready.warnings,
+                *self._about_a_budget_of_its_own(),
+                *self.effort.notes,
+                *self.about_floor,
+                *self._about_trials(),
+            ],
         }
+
+    def _untested(self, value: int) -> str | None:
+        """Why a structure that held was not tested, None where an attack tested it. One that aimed at several may have
+        had its gradient from the others, so what aimed at it alone decides."""
+        name = self.names[value]
+        aimed = [t for t in self.trials if t.aimed == (value,)] or [t for t in self.trials if value in t.aimed]
+        reasons = [t.untested[name] for t in aimed]
+        if not reasons:
+            return "The search was stopped before an attack aimed at it."
+        return None if None in reasons else reasons[-1]
+
+    def _about_trials(self) -> list[str]:
+        """What the attacks of the search couldn't use, each kind once."""
+        said = []
+        for kind in dict.fromkeys(kind for trial in self.trials for kind in trial.notes):
+            trials = [trial for trial in self.trials if kind in trial.notes]
+            last = trials[-1]
+            said.append(f"{len(trials)} of {len(self.trials)} attacks, the last at {last.eps:g}: {last.notes[kind]}")
+        return said
 
     def _about_a_budget_of_its_own(self) -> list[str]:
         """What a margin of eps means for an attack that something else limits."""
@@ -294,14 +333,19 @@ class _Search:
             files = write_images(Path(folder), dataclasses.replace(self.ready, expert=None, roi=None), outcome)
             saved = io.read_volume(Path(folder) / str(files["adversarial"]), unit=self.ready.image.unit)
         linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
-        rows = self._rows(self.ready.victim.predict(saved, self.effort))
-        broken = {}
+        found = self.ready.victim.look(saved, self.effort)
+        segmentation, undecided = found.against(self.clean_seg)
+        rows, notes = self._rows(segmentation), dict(outcome.notes)
+        if found.undefined is not None:
+            notes["saved"] = said_of_undefined("the saved scan", self.ready.victim, found.undefined)
+        broken, untested = {}, {}
         for value in self.goal.targets:
             name = self.names[value]
             limit = metrics.broken_by(self.clean_rows[name], rows[name])
             below = self.floor[name] is None or rows[name]["dice"] < self.floor[name]
             broken[name] = limit if limit is not None and below else None
-        return Trial(eps, aimed, linf, broken)
+            untested[name] = outcome.untested or (notes["saved"] if value in undecided else None)
+        return Trial(eps, aimed, linf, broken, untested, notes)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image

@@ -15,7 +15,7 @@ from perturbox import checks, metrics
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.noise import scan_noise
-from perturbox.types import Case, Effort, Volume
+from perturbox.types import Case, Effort, Undefined, Volume
 from perturbox.victim import Victim
 
 CONTROL_SEEDS = 3
@@ -23,11 +23,13 @@ CONTROL_SEEDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """numbers: the parts of result.json that files determine; clean_seg, adversarial_seg: label maps "*s"."""
+    """numbers: the parts of result.json that files determine; clean_seg, adversarial_seg: label maps "*s"; notes: what
+    scores that are no finite numbers leave open."""
 
     numbers: dict[str, Any]
     clean_seg: np.ndarray
     adversarial_seg: np.ndarray
+    notes: list[str]
 
 
 def measure(
@@ -59,7 +61,10 @@ def measure(
         say("Segmenting the original scan")
         clean_seg = victim.predict(clean, effort)
     say("Segmenting the saved perturbed scan")
-    adversarial_seg = victim.predict(adversarial, effort)
+    found = victim.look(adversarial, effort)
+    adversarial_seg, open_values = found.against(clean_seg)
+    notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
+    undecided = {name: notes[0] for name, value in victim.structures.items() if value in open_values}
     reference = clean_seg if expert is None else expert
     spacing, voxel_ml, labels = clean.spacing, clean.voxel_ml, victim.labels
 
@@ -83,7 +88,8 @@ def measure(
         against_clean = metrics.structures(adversarial_seg, clean_seg, labels, spacing, voxel_ml)
     value, clean_value = goal.score(adversarial_seg, reference), goal.score(clean_seg, reference)
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
-    control = _controls(clean, delta, region, budget, victim, reference, clean_seg, sigma, seed, own_draw, effort, say)
+    ask = Asking(victim, effort)
+    control = _controls(clean, delta, region, budget, ask, reference, clean_seg, sigma, seed, own_draw, say)
     numbers = {
         "reference": "clean_prediction" if expert is None else "label",
         "budget": {
@@ -106,10 +112,11 @@ def measure(
                 against_clean[name],
                 metrics.failed_slices(clean_seg == value_of, adversarial_seg == value_of, voxel_ml),
                 control["benign"]["dice"][name],
-                tested=untested is None,
+                tested=untested is None and name not in undecided,
             )
             for name, value_of in victim.structures.items()
         },
+        "untested": untested or undecided or None,
         "image_metrics": {
             **{key: image_numbers[key] for key in ("psnr_db", "ssim", "data_range_hu")},
             "energy_above_grid": checks.energy_above(ordered, in_order, bound.grid_spacing(clean)),
@@ -119,7 +126,34 @@ def measure(
         "flow": None,
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
     }
-    return Measurement(numbers, clean_seg, adversarial_seg)
+    return Measurement(numbers, clean_seg, adversarial_seg, notes + ask.notes)
+
+
+def said_of_undefined(scan: str, victim: Victim, undefined: Undefined) -> str:
+    """The sentence about a changed scan for which the network returned scores that are no finite numbers."""
+    return (
+        f"{victim.name} returned {undefined} for {scan}: labels are undefined there, so these voxels count as "
+        "unchanged, and structures that have some and held otherwise are not tested; that it returns such scores is a "
+        "finding of its own."
+    )
+
+
+class Asking:
+    """A victim asked about controls: those for which it returns scores that are no finite numbers are left out."""
+
+    def __init__(self, victim: Victim, effort: Effort | None):
+        self.victim, self.effort, self.notes = victim, effort, []
+
+    def __call__(self, scan: Volume, what: str) -> list[np.ndarray]:
+        """The prediction, or nothing."""
+        found = self.victim.look(scan, self.effort)
+        if found.undefined is None:
+            return [found.labels]
+        self.notes.append(
+            f"{self.victim.name} returned {found.undefined} for a control ({what}): its labels are undefined there, so "
+            "it was left out."
+        )
+        return []
 
 
 def _controls(
@@ -127,13 +161,12 @@ def _controls(
     delta: np.ndarray,
     region: np.ndarray,
     budget: Budget,
-    victim: Victim,
+    ask: Asking,
     reference: np.ndarray,
     clean_seg: np.ndarray,
     sigma: float | None,
     seed: int,
     own_draw: Callable[[int], np.ndarray] | None,
-    effort: Effort | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Worst Dice per structure under changes that are as large but not aimed."""
@@ -142,7 +175,7 @@ def _controls(
 
     def dice_of(predictions: Sequence[np.ndarray], target: np.ndarray = reference) -> dict[str, float | None]:
         worst: dict[str, float | None] = {}
-        for name, value in victim.structures.items():
+        for name, value in ask.victim.structures.items():
             found = [metrics.dice(prediction == value, target == value) for prediction in predictions]
             known = [dice for dice in found if dice is not None]
             worst[name] = min(known) if known else None
@@ -152,36 +185,36 @@ def _controls(
     for index in range(CONTROL_SEEDS):
         say(f"Control: random noise of the same size ({index + 1} of {CONTROL_SEEDS})")
         noise = checks.white_noise(delta, clean.data, region, low, high, clean.step, rng)
-        noisy.append(victim.predict(clean.with_data((clean.data + noise).astype(clean.data.dtype)), effort))
+        noisy += ask(clean.with_data((clean.data + noise).astype(clean.data.dtype)), "random noise")
     say("Control: the perturbation rolled to another place")
     moved = checks.rolled(delta, clean.data, low, high, region, rng)
-    rolled = victim.predict(clean.with_data((clean.data + moved).astype(clean.data.dtype)), effort)
+    rolled = ask(clean.with_data((clean.data + moved).astype(clean.data.dtype)), "the perturbation rolled")
     drawn = []
     for index in range(CONTROL_SEEDS if own_draw is not None else 0):
         assert own_draw is not None
         say(f"Control: a random draw in the attack's own space ({index + 1} of {CONTROL_SEEDS})")
-        drawn.append(victim.predict(clean.with_data(own_draw(seed + index)), effort))
+        drawn += ask(clean.with_data(own_draw(seed + index)), "a random draw")
     say("Control: harmless changes")
     return {
         "noise": {"dice": dice_of(noisy)},
-        "rolled": {"dice": dice_of([rolled])},
+        "rolled": {"dice": dice_of(rolled)},
         "own": {"dice": dice_of(drawn)} if drawn else None,
-        "benign": {"dice": benign_floor(clean, victim, clean_seg, sigma, seed, effort)},
+        "benign": {"dice": benign_floor(clean, ask, clean_seg, sigma, seed)},
     }
 
 
 def benign_floor(
-    clean: Volume, victim: Victim, clean_seg: np.ndarray, sigma: float | None, seed: int, effort: Effort | None = None
+    clean: Volume, ask: Asking, clean_seg: np.ndarray, sigma: float | None, seed: int
 ) -> dict[str, float | None]:
     """Per structure, the worst Dice of the prediction with itself under changes that mean nothing: saving again, a
     shift by half a voxel, noise of the scan's own sigma. A break counts only below this floor."""
-    floor: dict[str, float | None] = dict.fromkeys(victim.structures)
+    floor: dict[str, float | None] = dict.fromkeys(ask.victim.structures)
     for member in checks.benign(clean, sigma, np.random.default_rng(seed)):
-        prediction = victim.predict(member.scan, effort)
-        expected = member.reference(clean_seg, prediction)
-        for name, value in victim.structures.items():
-            agreement = metrics.dice(prediction == value, expected == value)
-            if agreement is not None:
-                worst = floor[name]
-                floor[name] = agreement if worst is None else min(worst, agreement)
+        for prediction in ask(member.scan, f"harmless change, {member.name.replace('_', ' ')}"):
+            expected = member.reference(clean_seg, prediction)
+            for name, value in ask.victim.structures.items():
+                agreement = metrics.dice(prediction == value, expected == value)
+                if agreement is not None:
+                    worst = floor[name]
+                    floor[name] = agreement if worst is None else min(worst, agreement)
     return floor

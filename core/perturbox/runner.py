@@ -18,10 +18,12 @@ from torch import Tensor
 
 from perturbox.attack import Attack
 from perturbox.budget import Budget, middle_limit
+from perturbox.finite import without_undefined
 from perturbox.goals import Goal
 from perturbox.oracle import Oracle
 from perturbox.steps import Member, Outcome, Rank, Step
 from perturbox.types import Case, Volume
+from perturbox.usable import Usable, passing
 from perturbox.victim import BoundVictim, as_input
 from perturbox.view import Previous, View, surrogate_view, views_of_others
 
@@ -52,6 +54,7 @@ class _Run:
         self.touched = torch.zeros_like(self.x, dtype=torch.bool)
         self.reached = self.touched  # by any member
         self.members: dict[str, Member] = {}
+        self.usable = Usable(views, not all(leaf.uses_gradient for leaf in attack.leaves()))
         self.tops: dict[str, tuple[float, Tensor]] = {}
         self.rounds = 0
         self.succeeded = False
@@ -163,12 +166,12 @@ class _Run:
             loss, slope = self._climbed(view, z)
             total, gradient = total + loss / len(self.views), gradient + slope / len(self.views)
         self.record(z.detach(), total)
-        return total, gradient
+        return self.usable.loss(total), gradient
 
     def single(self, z: Tensor, index: int) -> tuple[float, Tensor, bool]:
         view = self.views[index]
         loss, slope = self._climbed(view, z.detach().requires_grad_(True))
-        return loss, slope, view.judge()[0] <= view.goal.threshold
+        return self.usable.loss(loss), slope, view.judge()[0] <= view.goal.threshold
 
     def _climbed(self, view: View, z: Tensor) -> tuple[float, Tensor]:
         """The objective of one view at z, and its gradient there."""
@@ -178,21 +181,21 @@ class _Run:
         point = x_adv.detach().requires_grad_(True)
         view.watch(point)
         loss = self.leaf.objective(view, point, view.scene, self.progress)
-        (slope,) = torch.autograd.grad(loss, point)
+        slope = self.usable.slope(torch.autograd.grad(loss, point)[0])
         if self.leaf.space.voxelwise:
             self.touched |= slope != 0
         view.scene = dataclasses.replace(view.scene, previous=Previous(point.detach(), slope))
         if not x_adv.requires_grad:  # a limit of 0 may leave nothing of z
             return float(loss.detach()), torch.zeros_like(z)
-        return float(loss.detach()), torch.autograd.grad(x_adv, z, slope)[0]
+        return float(loss.detach()), without_undefined(torch.autograd.grad(x_adv, z, slope)[0])
 
     def value(self, z: Tensor) -> float:
         total = self._evaluate(z, self.limits.step)
         self.record(z.detach(), total)
-        return total
+        return self.usable.loss(total)
 
     def peek(self, z: Tensor) -> float:
-        return self._evaluate(z, None)
+        return self.usable.loss(self._evaluate(z, None))
 
     def memories(self) -> list[dict[str, Any]]:
         return [view.scene.memory for view in self.views]
@@ -221,22 +224,27 @@ class _Run:
             with torch.no_grad():
                 x_adv = self.leaf.space.decode(z, self.x, self.limits)
         delta = x_adv - self.x
+        size, score = float(delta.abs().max()), float(np.mean([score for score, _ in judged]))
+        finite, dice = self.usable.scores(size), _mean_dice([dice for _, dice in judged])
         now = Step(
             self.step,
             self.leaf.steps,
             self.rounds,
-            loss,
-            float(np.mean([score for score, _ in judged])),
-            _mean_dice([dice for _, dice in judged]),
-            float(delta.abs().max()),
+            loss if math.isfinite(loss) else None,
+            score if finite else None,
+            dice if finite else dict.fromkeys(dice),
+            size,
             time.perf_counter() - self.started,
             self.member or None,
         )
         self.trace.append(now)
-        for by, value in (("loss", loss), ("score", -now.score)):
-            if by not in self.tops or value >= self.tops[by][0]:  # of equals the latest has gone furthest
-                self.tops[by] = (value, z)
         self.succeeded = False
+        if not finite:  # its labels are undefined, so it is no result
+            return
+        for by, value in (("loss", loss), ("score", -score)):
+            # Of equals the latest has gone furthest.
+            if math.isfinite(value) and (by not in self.tops or value >= self.tops[by][0]):
+                self.tops[by] = (value, z)
         # A voxel whose gradient was never anything but 0 has no part in an attack that follows gradients; a point that
         # changes one, as a random start does, is no result. Nor is one beyond the limit, as a member's may be.
         if self._follows_voxels() and bool(((delta != 0) & ~self.touched).any()):
@@ -246,7 +254,7 @@ class _Run:
             return
         self.succeeded = self.enough(now)
         sought = size if self.succeeded and self.attack.keep == "smallest" else 0.0
-        rank = (self.succeeded, -sought, -now.score)
+        rank = (self.succeeded, -sought, -score)
         if self.attack.members:
             self.members.setdefault(self.member, Member(self.member, now, rank, size)).note(now, rank, size)
         # Of equals the first is kept: an unchanged scan is where every attack starts.
@@ -265,14 +273,23 @@ class _Run:
 
     def _reached(self, step: Step) -> bool:
         """By default: everything is lost, or, unless the worst is sought, the goal is reached, clearly."""
-        if self.attack.keep == "worst":
-            return step.score <= 0
+        if step.score is None or self.attack.keep == "worst":
+            return step.score is not None and step.score <= 0
         goal = self.views[0].goal
         return step.score <= goal.threshold * (self.clean_score if goal.kind == "change" else 1.0) - SLACK
 
     def _clean(self, view: View) -> float:
         view.watch(view.x)
         return view.judge()[0]
+
+    def through(self) -> float | None:
+        """Share of the voxels with a part in the attack whose gradient passes the models; see `usable.passing`."""
+        followed = self.usable.gradients > self.usable.flat and self.stopped is None
+        if not followed or not self.attack.uses_gradient or any(view.budget is not self.budget for view in self.views):
+            return None
+        shares = [passing(view, self.reached | self.touched) for view in self.views]
+        known = [share for share in shares if share is not None]
+        return max(known) if len(known) == len(shares) else None
 
 
 def run(
@@ -317,6 +334,7 @@ def run(
     x_adv = image.as_saved(state.best_x[0].cpu().numpy())
     budget.verify(torch.from_numpy(x_adv)[None], torch.from_numpy(np.require(image.data, None, ["C", "W"]))[None])
     follows = attack.uses_gradient and all(leaf.space.voxelwise for leaf in attack.leaves())
+    through = state.through() if follows else None
     return Outcome(
         x_adv,
         x_adv - image.data,
@@ -325,6 +343,8 @@ def run(
         (state.reached | state.touched)[0].any(0).cpu().numpy() if follows else None,
         state.stopped,
         list(state.members.values()),
+        state.usable.untested(through),
+        state.usable.notes(through),
     )
 
 

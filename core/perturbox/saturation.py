@@ -1,9 +1,9 @@
 """Scores so far apart that a softmax or sigmoid of them has no gradient in float32.
 
 exp(-88) is the last that float32 holds in full, and a loss divides it by the number of voxels: where the chosen answer
-leads by more, the gradient of every loss made of probabilities is 0 whatever the network does. Such a model looks sturdy
-and isn't. Dividing all scores by one number changes no label, so an attack may do so before its loss (as Carlini &
-Wagner 2017, arXiv 1608.04644, did to defensive distillation).
+leads by more, the gradient of every loss made of probabilities is 0 whatever the network does. Such a model looks
+sturdy and isn't. Dividing all scores by one number changes no label, so an attack may do so before its loss (as Carlini
+& Wagner 2017, arXiv 1608.04644, did to defensive distillation).
 """
 
 import math
@@ -28,12 +28,10 @@ def leads(logits: Tensor, weight: Tensor, multi_label: bool) -> Tensor:
     return best[0] - best[1]
 
 
-def scale_of(logits: Tensor, weight: Tensor, multi_label: bool) -> tuple[float, float]:
-    """(what to divide scores by, share of voxels where they are too far apart): 1 unless these are many. A power of
-    two, so that dividing rounds nothing."""
+def scale_of(logits: Tensor, weight: Tensor, multi_label: bool) -> float:
+    """What to divide scores by: 1 unless many are too far apart. A power of two, so that dividing rounds nothing."""
     lead = leads(logits, weight, multi_label)
-    share = float((lead > LEAD).float().mean()) if len(lead) else 0.0
-    if share <= SHARE or not bool(torch.isfinite(lead).all()):
-        return 1.0, share
+    if not len(lead) or not bool(torch.isfinite(lead).all()) or float((lead > LEAD).float().mean()) <= SHARE:
+        return 1.0
     high = float(lead.sort().values[int(0.9 * (len(lead) - 1))])
-    return 2.0 ** math.ceil(math.log2(high / USUAL)), share
+    return 2.0 ** math.ceil(math.log2(high / USUAL))

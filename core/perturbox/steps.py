@@ -10,13 +10,13 @@ import numpy as np
 @dataclass(frozen=True)
 class Step:
     """One step as seen from outside; dice and score are live values on the network's grid, before clean-up. restart:
-    which round this is; member: of a composed attack, whose."""
+    which round this is; member: of a composed attack, whose. loss, score: None where they are no finite numbers."""
 
     step: int
     steps: int
     restart: int
     loss: float | None
-    score: float
+    score: float | None
     dice: dict[int, float | None]
     linf: float
     seconds: float
@@ -75,7 +75,8 @@ class Member:
 class Outcome:
     """x_adv: "c *s", what the file will hold, in the source's dtype; delta: its difference from the source. touched:
     bool "*s", voxels that ever had a gradient (None where the attack asks for none, or its variables aren't voxels).
-    stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed attack."""
+    stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed attack. untested:
+    why structures that held were not tested, None where they were; notes: what else couldn't be used, by kind."""
 
     x_adv: np.ndarray
     delta: np.ndarray
@@ -84,3 +85,5 @@ class Outcome:
     touched: np.ndarray | None
     stopped: int | None
     members: list[Member] = field(default_factory=list)
+    untested: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)

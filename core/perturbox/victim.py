@@ -71,6 +71,14 @@ class Prediction(NamedTuple):
     undefined: Undefined | None = None
     where: np.ndarray | None = None
 
+    def against(self, clean: np.ndarray) -> tuple[np.ndarray, set[int]]:
+        """The labels with the clean prediction's where they are undefined, so that these count for nothing, and the
+        label values about which that leaves something open."""
+        if self.where is None:
+            return self.labels, set()
+        values = {*np.unique(self.labels[self.where]).tolist(), *np.unique(clean[self.where]).tolist()}
+        return np.where(self.where, clean, self.labels), values
+
 
 @dataclass(frozen=True, eq=False)
 class Victim:

@@ -16,8 +16,9 @@ from torch import Tensor
 from perturbox.budget import Budget, Norm
 from perturbox.goals import Goal
 from perturbox.objectives import Loss
+from perturbox.saturation import scale_of
 from perturbox.sliding import Inside
-from perturbox.types import Case, InputError, Volume
+from perturbox.types import Case, InputError, Undefined, Volume
 from perturbox.victim import BoundVictim, as_input
 
 
@@ -82,7 +83,8 @@ class View:
     """One victim on one scan, as an objective sees it: view(x) are the logits, `prepare` and `slide` its two halves.
 
     x: the scan "b c *s"; own: the reference on the network's grid in this victim's values; goal: in this victim's
-    values; values: {this victim's value: the judging victim's}, by the structures' names.
+    values; values: {this victim's value: the judging victim's}, by the structures' names. undefined: what of the
+    point's scores isn't finite. scale: what all scores are divided by, see `saturation`; None before the first.
     """
 
     victim: BoundVictim
@@ -94,6 +96,8 @@ class View:
     values: Mapping[int, int]
     point: Tensor | None = None
     prediction: Tensor | None = None
+    undefined: Undefined | None = None
+    scale: float | None = None
 
     @classmethod
     def of(
@@ -119,10 +123,7 @@ class View:
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits = self.victim(x)
-        if x is self.point:
-            self.prediction = self.victim.victim.decide(logits.detach())
-        return logits
+        return self._seen(x, self.victim(x))
 
     def prepare(self, x: Tensor) -> Tensor:
         """Native voxels -> network input on the network's grid."""
@@ -130,18 +131,34 @@ class View:
 
     def slide(self, prepared: Tensor) -> Tensor:
         """Network input -> logits."""
-        return self.victim.slide(prepared)
+        if self.scale is None and self.point is not None:  # of the scan itself, not of what became of it
+            with torch.no_grad():
+                self(self.point)
+        return self._scaled(self.victim.slide(prepared))
 
     def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]:
         """(logits, the sum of a loss inside the windows) of x; see `sliding.Inside`."""
         logits, total = self.victim.look_inside(self.prepare(x), inside)
+        return self._seen(x, logits), total
+
+    def _seen(self, x: Tensor, logits: Tensor) -> Tensor:
         if x is self.point:
             self.prediction = self.victim.victim.decide(logits.detach())
-        return logits, total
+            self.undefined = self.victim.effort.undefined
+        if self.scale is None:
+            self.scale = scale_of(logits, self.scene.weight, self.scene.regions is not None)
+        return self._scaled(logits)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits / self.scale if self.saturated else logits
+
+    @property
+    def saturated(self) -> bool:
+        return self.scale not in (None, 1.0)
 
     def watch(self, point: Tensor) -> None:
         """From here on, this is the point that is scored."""
-        self.point, self.prediction = point, None
+        self.point, self.prediction, self.undefined = point, None, None
 
     def judge(self) -> tuple[float, dict[int, float | None]]:
         """(score, Dice by the judging victim's values) of the point; one more prediction where the objective looked

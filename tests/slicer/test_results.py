@@ -96,6 +96,7 @@ def test_an_expert_outline_makes_two_columns_of_dice():
     [
         ({"breaks_at": 2.0, "above": 1.0}, ("≤ 2", "≤ 0.16")),
         ({"breaks_at": None, "above": 4.0}, ("> 4", "> 0.32")),
+        ({"breaks_at": None, "above": None, "verdict": "not-tested", "reason": "no gradient"}, ("not tested", "–")),
         ({}, ("–", "–")),
     ],
 )

@@ -197,7 +197,9 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     rows = []
     # First what breaks soonest, last what held.
     for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
-        if row["breaks_at"] is None:
+        if row["breaks_at"] is None and row["above"] is None:
+            rows.append([name, "not tested", "–", "–"])
+        elif row["breaks_at"] is None:
             rows.append([name, f"> {number(row['above'])} {unit}", "–", "nothing found"])
         else:
             in_noise = f"{number(row['breaks_at'] / sigma, 2)} σ" if sigma else "–"
@@ -210,7 +212,8 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     ]
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
-    lines += [f"Note: {warning}" for warning in margin["warnings"]]
+    reasons = dict.fromkeys(row["reason"] for row in margin["structures"].values() if row.get("reason"))
+    lines += [f"Note: {said}" for said in (*reasons, *margin["warnings"])]
     return [*lines, f"Result: {out / 'margin.json'}"]
 
 

@@ -135,7 +135,8 @@ def _margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
     breaks = bound.get("breaks_at")
     value, sign = (bound.get("above"), ">") if breaks is None else (breaks, "≤")
     if value is None:
-        return "<td>–</td>" * (2 if sigma else 1)
+        said = "not tested" if bound.get("verdict") == "not-tested" else "–"
+        return f"<td>{said}</td>" + "<td>–</td>" * bool(sigma)
     cells = f"<td>{sign} {number(value)}</td>"
     if sigma:
         cells += f"<td>{charts.noise_bar(value / sigma, breaks is None)} {sign} {number(value / sigma, 2)} σ</td>"

@@ -228,7 +228,7 @@ class Result:
         bound = self.margin.get(name) or {}
         sign, value = ("≤", bound["breaks_at"]) if bound.get("breaks_at") is not None else (">", bound.get("above"))
         if value is None:
-            return "–", "–"
+            return "not tested" if bound.get("verdict") == "not-tested" else "–", "–"
         sigma = self.record["noise"].get("sigma")
         return f"{sign} {number(value)}", f"{sign} {number(value / sigma, 2)}" if sigma else "–"
 
