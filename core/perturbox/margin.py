@@ -253,7 +253,12 @@ class _Search:
                 *self._about_a_budget_of_its_own(),
                 *self.effort.notes,
                 *self.about_floor,
+                *dict.fromkeys(row["reason"] for row in structures.values() if row["reason"]),
                 *self._about_trials(),
+            ],
+            "surrogates": [
+                {"name": model.name, "spec": spec, "sha256": model.sha256}
+                for model, spec in zip(self.ready.surrogates, job.surrogate, strict=True)
             ],
         }
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 LEAD = 80.0  # of the chosen answer, in logits, beyond which the others' probabilities vanish
 SHARE = 0.1  # of the voxels the loss looks at; models that are trained as usual have none
-USUAL = 10.0  # the lead that a confident model has
+USUAL = 8.0  # the median lead of a model that is trained as usual
+CARRIED = 64.0  # a lead that still leaves a gradient
 SAMPLE = 2**16  # voxels looked at
 
 
@@ -21,7 +22,7 @@ def leads(logits: Tensor, weight: Tensor, multi_label: bool) -> Tensor:
     """By how much the chosen answers lead at a sample of the voxels with weight; logits "1 k *g", weight "1 *g"."""
     places = torch.nonzero(weight.flatten()).flatten()
     places = places[:: max(1, len(places) // SAMPLE)]
-    scores = logits.detach()[0].flatten(1)[:, places]
+    scores = logits.detach()[0].flatten(1)[:, places].double()  # differences of what float32 just holds
     if multi_label or len(scores) < 2:
         return scores.abs().flatten()
     best = scores.topk(2, 0).values
@@ -31,7 +32,8 @@ def leads(logits: Tensor, weight: Tensor, multi_label: bool) -> Tensor:
 def scale_of(logits: Tensor, weight: Tensor, multi_label: bool) -> float:
     """What to divide scores by: 1 unless many are too far apart. A power of two, so that dividing rounds nothing."""
     lead = leads(logits, weight, multi_label)
-    if not len(lead) or not bool(torch.isfinite(lead).all()) or float((lead > LEAD).float().mean()) <= SHARE:
+    if not bool(torch.isfinite(lead).all()) or int((lead > LEAD).sum()) <= SHARE * len(lead):
         return 1.0
-    high = float(lead.sort().values[int(0.9 * (len(lead) - 1))])
-    return 2.0 ** math.ceil(math.log2(high / USUAL))
+    ordered = lead.sort().values
+    middle, high = (float(ordered[int(share * len(lead))]) for share in (0.5, 1 - SHARE))
+    return 2.0 ** math.ceil(math.log2(max(middle / USUAL, high / CARRIED)))

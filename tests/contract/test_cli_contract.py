@@ -133,7 +133,7 @@ RESULT = {
     "verdicts": dict.fromkeys(STRUCTURES, str),
     "flow": type(None),
     "precision": type(None),
-    "untested": type(None),
+    "untested": (str, dict, type(None)),
     "image_metrics": {
         "psnr_db": MAYBE,
         "ssim": MAYBE,
@@ -199,8 +199,10 @@ FILES = [
     "result.json",
 ]
 MARGIN_ROW = {
+    "verdict": str,
+    "reason": (str, type(None)),
     "breaks_at": MAYBE,
-    "above": NUMBER,
+    "above": MAYBE,
     "limit": (str, type(None)),
     "witness": (str, type(None)),
     "in_sigma": MAYBE,

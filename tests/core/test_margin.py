@@ -70,6 +70,7 @@ def test_what_holds_is_above_the_largest_limit_tried(layered):
     found, _ = layered
     assert found["structures"]["bone"] == {
         "breaks_at": None, "above": 32.0, "limit": None, "witness": None, "in_sigma": None,
+        "verdict": "held", "reason": None,
     }  # fmt: skip
 
 

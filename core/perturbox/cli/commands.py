@@ -170,6 +170,7 @@ def margin(
     target: Target = None,
     max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
     steps: Steps = 10,
+    surrogate: Surrogates = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -195,6 +196,7 @@ def margin(
         seed=seed,
         device=device,
         force=force,
+        surrogate=tuple(surrogate or ()),
     )
     show(*run_margin(job, out, max_eps))
 

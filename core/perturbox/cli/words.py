@@ -212,8 +212,7 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     ]
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
-    reasons = dict.fromkeys(row["reason"] for row in margin["structures"].values() if row.get("reason"))
-    lines += [f"Note: {said}" for said in (*reasons, *margin["warnings"])]
+    lines += [f"Note: {warning}" for warning in margin["warnings"]]
     return [*lines, f"Result: {out / 'margin.json'}"]
 
 

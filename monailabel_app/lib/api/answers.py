@@ -111,11 +111,11 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     if order.kind != "segment":
         request |= {key: getattr(job, key) for key in ("attack", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
+        request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
     if order.kind == "margin":
         request["max_eps"] = order.max_eps
     if order.kind == "attack":
         request |= {"eps": job.eps, "label": job.label is not None, "label_map": job.label_map}
-        request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
         request["roi"] = job.roi is not None
     trace = record.progress.get("trace", [])
     keys = ("phase", "step", "steps", "restart", "eta_s")

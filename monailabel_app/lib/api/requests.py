@@ -28,7 +28,7 @@ MEANT = {
     "segment": ALWAYS,
     "attack": ALWAYS
     | {"attack", "eps", "norm", "steps", "goal", "target", "label", "label_map", "settings", "seed", "surrogate"},
-    "margin": ALWAYS | {"attack", "norm", "steps", "goal", "target", "settings", "seed", "max_eps"},
+    "margin": ALWAYS | {"attack", "norm", "steps", "goal", "target", "settings", "seed", "max_eps", "surrogate"},
 }
 
 
