@@ -244,6 +244,16 @@ def test_eps_caps_an_attack_with_a_budget_of_its_own_only_where_it_is_given(http
     assert results[1]["budget"]["measured"]["linf"] <= 3 < results[0]["budget"]["measured"]["linf"]
 
 
+def test_a_margin_through_a_surrogate(http):
+    """Here the surrogate is the victim itself, so both searches must find the same."""
+    asked = {"kind": "margin", "image": "case_a", "max_eps": 8, "steps": 2, "target": ["liver"]}
+    done = [wait(http, submit(http, **asked, **more)["id"]) for more in ({}, {"surrogate": ["tiny"]})]
+    assert [job["request"]["surrogate"] for job in done] == [[], ["tiny"]]
+    margins = [fetch_json(http, job["id"], "margin.json") for job in done]
+    assert [[model["name"] for model in margin["surrogates"]] for margin in margins] == [[], ["tiny"]]
+    assert margins[0]["structures"] == margins[1]["structures"]
+
+
 def test_a_margin(http):
     done = wait(http, submit(http, kind="margin", image="case_a", max_eps=8, steps=2, target=["liver"])["id"])
     assert done["request"]["max_eps"] == 8 and "eps" not in done["request"]

@@ -31,7 +31,14 @@ COMMANDS = {
         "--roi": None,
         "--surrogate": None,
     },
-    "margin": {**ATTACK_JOB, "--steps": 10, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0},
+    "margin": {
+        **ATTACK_JOB,
+        "--steps": 10,
+        "IMAGE": REQUIRED,
+        "--out": REQUIRED,
+        "--max-eps": 32.0,
+        "--surrogate": None,
+    },
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
     "fit-features": {
         **SCAN_JOB,
