@@ -73,11 +73,13 @@ class Usable:
     def untested(self, through: float | None) -> str | None:
         """Why structures that held were not tested, None where they were; through: share of the voxels that the models
         read whose gradient passes them, None if unknown."""
-        changed = sum(size > 0 for size, _ in self.undefined)
-        if changed and changed == self.looks:
+        if self._mostly_undefined:
+            changed = [size for size, _ in self.undefined if size > 0]
             return (
-                f"{self.who} returned {self._worst()} for every changed scan that the attack looked at: labels are "
-                "undefined there, so what held was not tested; run the model in float32, or mend it."
+                f"{self.who} returned scores that are no finite numbers for {len(changed)} of the "
+                f"{_times(self.looks, 'changed scan')} that the attack looked at, from a change of {min(changed):g} on "
+                f"(at most {self._worst()}). Labels are undefined there, so what held was not tested, but that so "
+                "small a change brings the model to that is a finding of its own; run it in float32, or mend it."
             )
         if self.of_values or not self.gradients:
             return None
@@ -101,7 +103,7 @@ class Usable:
     def notes(self, through: float | None) -> dict[str, str]:
         """What is to be said, by kind."""
         found = {}
-        if self.undefined:
+        if self.undefined and not self._mostly_undefined:
             sizes = [size for size, _ in self.undefined]
             found["scores"] = (
                 f"At {_times(len(sizes), 'point')} that the attack looked at, from a change of {min(sizes):g} on, "
@@ -133,6 +135,10 @@ class Usable:
                 f"{INSTEAD}."
             )
         return found
+
+    @property
+    def _mostly_undefined(self) -> bool:
+        return sum(size > 0 for size, _ in self.undefined) > self.looks / 2
 
     def _worst(self) -> str:
         return str(max((one for _, one in self.undefined), key=lambda one: one.scores))

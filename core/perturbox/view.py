@@ -150,7 +150,7 @@ class View:
         return self._scaled(logits)
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return logits / self.scale if self.saturated else logits
+        return logits if self.scale in (None, 1.0) else logits / self.scale
 
     @property
     def saturated(self) -> bool:

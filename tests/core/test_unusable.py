@@ -137,7 +137,7 @@ def test_a_point_with_undefined_scores_is_no_result():
 def test_where_every_change_is_undefined_nothing_was_tested(tmp_path):
     asked = job(three_tissues(), tmp_path, "overflowing", attack="bim", steps=1, eps=12.0)
     result = run_job(asked, tmp_path / "R")
-    assert result["budget"]["measured"]["linf"] == 0 and "every changed scan" in result["untested"]
+    assert result["budget"]["measured"]["linf"] == 0 and "for 1 of the 1 changed scan that" in result["untested"]
     assert result["verdicts"] == dict.fromkeys(("soft", "organ", "bone"), "not-tested")
     assert result["warnings"].count(result["untested"]) == 1 and verify(tmp_path / "R") == []
     assert [row["score"] for row in result["trace"]] == [1.0, None]
