@@ -14,7 +14,7 @@ from perturbox.io.files import require_new_folder, sha256
 from perturbox.job import Job, Listener, execute, prepare, versions
 from perturbox.metrics import Limits, broken_by
 from perturbox.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
-from perturbox.record import file_of, inside, read_json, read_record, required_file
+from perturbox.record import file_of, inside, read_json, read_whole_record, required_file
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 __all__ = ["Findings", "differences", "examine", "read_scans", "replay", "verify"]
@@ -35,7 +35,7 @@ def examine(folder: Path, listener: Listener | None = None, *, trust: bool = Fal
     folder, listener = Path(folder), listener or Listener()
     if inside(folder, "margin.json").is_file():
         return _examine_margin(folder, listener, trust)
-    return recompute(folder, read_record(folder), listener, trust)
+    return recompute(folder, read_whole_record(folder), listener, trust)
 
 
 def _examine_margin(folder: Path, listener: Listener, trust: bool) -> Findings:
@@ -54,12 +54,12 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool) -> Findings:
                 found.problems.append(f"{name}: is missing; copy the whole folder")
                 continue
             listener.say(f"Verifying {name}")
-            found.add(recompute(place, read_record(place), listener, trust), name)
-            witnesses[name] = read_record(place)
+            found.add(recompute(place, read_whole_record(place), listener, trust), name)
+            witnesses[name] = read_whole_record(place)
             found.problems += differences(witnesses[name]["margin"], rows, f"{name}: margin")
         listed = {"margin.json", *names, *IGNORED}
         strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
-        found.problems += [f"{name}: isn't part of this search; move it elsewhere" for name in strangers]
+        found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
         told = with_recorded(_margin_anew(folder, document, witnesses, found), document, MARGIN_RECORDED)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -131,7 +131,7 @@ def _row_anew(
 def replay(folder: Path, out: Path, listener: Listener | None = None, *, trust: bool = False) -> dict[str, Any]:
     """Repeat the attack a result folder records, from the folder alone, into a new one; trust: as in `verify`."""
     require_new_folder(out)
-    result = read_record(folder)
+    result = read_whole_record(folder)
     if not result["replayable"]:
         raise InputError(f"'{folder}' is one find of a search for the margin; run `perturbox margin` again instead.")
     clean, _ = read_scans(folder, result)
@@ -155,7 +155,7 @@ def replay(folder: Path, out: Path, listener: Listener | None = None, *, trust: 
 def unlike(folder: Path, again: Path) -> list[str]:
     """What a replay, or anything else, made otherwise than a result folder has it: scans and label maps voxel by voxel,
     and every leaf of result.json that the same software, device and threads repeat."""
-    then, now = read_record(folder), read_record(again)
+    then, now = read_whole_record(folder), read_whole_record(again)
     lines = []
     for name, entry in then["files"].items():
         if entry and (found := file_of(again, now, name)) is not None:

@@ -116,7 +116,7 @@ def recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trust
 
 
 def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
-    """Whether the folder holds the files it was saved with, and no others."""
+    """Whether the folder holds the files it was saved with; others are only named, as a scan may lie beside them."""
     found, listed = Findings(), {"result.json", "report.html", *IGNORED}
     for name, entry in result["files"].items():
         if entry is None:
@@ -135,7 +135,7 @@ def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
         elif entry.get("sha256") != sha256(path):
             found.problems.append(f"{entry['path']}: isn't the file that was saved (its SHA-256 is another)")
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
-    found.problems += [f"{name}: isn't part of this result; move it elsewhere" for name in strangers]
+    found.notes += [f"{name} isn't part of this result and wasn't looked at." for name in strangers]
     return found
 
 
@@ -184,7 +184,8 @@ def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trus
         file = required_file(folder, result, name)
         wrong = int((io.read_labels(file, clean) != labels).sum())
         if wrong:
-            found.problems.append(f"{file.name}: {wrong} voxels aren't {meaning}")
+            many = f"{wrong} voxels aren't" if wrong > 1 else "1 voxel isn't"
+            found.problems.append(f"{file.name}: {many} {meaning}")
     found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job.norm)
 
     first = "upgraded_from" in result
@@ -261,7 +262,20 @@ def _compare_report(folder: Path, result: Mapping[str, Any], found: Findings) ->
     path = inside(folder, "report.html")
     if not path.exists():
         found.notes.append("There is no report.html; `perturbox report` writes it.")
-    elif not same_page(path, rebuild(folder)):
+        return
+    try:
+        page = rebuild(folder)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ) as error:  # a record that may come from anywhere
+        told = f": {error}" if isinstance(error, InputError) else ""
+        found.problems.append(f"report.html: no report can be made of this folder{told}")
+        return
+    if not same_page(path, page):
         line = "report.html: isn't what the rest of this folder gives; `perturbox report` writes it anew"
         _note(found, line, result, words=True)
 

@@ -5,6 +5,7 @@ A folder of schema 1 is brought to schema 2 as it is read, never on disk. What s
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -42,6 +43,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "surrogates": (list,),
     "trace": (list,),
     "versions": (dict,),
+    "effort": (dict,),
+    "warnings": (list,),
+    "margin": (dict, type(None)),
+    "members": (list, type(None)),
+    "stopped_early": (str, type(None)),
+    "untested": (str, type(None)),
     "files": (dict,),
     "seed": (int,),
     "threads": (int,),
@@ -60,10 +67,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"'{folder}' is no result folder: it has no result.json; give the --out of an attack.")
     try:
-        record = upgraded(read_json(path), path)
+        return upgraded(read_json(path), path)
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"'{path}' is damaged: it lacks what every result has; run the attack again.") from None
-    _check_kinds(record, path)
+
+
+def read_whole_record(folder: Path) -> dict[str, Any]:
+    """As `read_record`, for who computes with it: also raises InputError where something is missing or of another
+    kind."""
+    record = read_record(folder)
+    _check_kinds(record, Path(folder) / "result.json")
     return record
 
 
@@ -77,15 +90,20 @@ def read_json(path: Path) -> Any:
         return found
 
     def finite(text: str) -> float:
-        if abs(number := float(text)) == float("inf") or number != number:
+        if not math.isfinite(number := float(text)):
             raise ValueError("a number isn't finite")
+        return number
+
+    def whole(text: str) -> int:
+        if abs(number := int(text)) >= 1 << 63:
+            raise ValueError("a number is beyond measure")
         return number
 
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise ValueError("larger than any result")
         text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        return json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         why = "not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
         raise InputError(f"'{path}' is damaged ({why[:60]}); run the attack again.") from None
@@ -148,11 +166,11 @@ def file_of(folder: Path, record: Mapping[str, Any], name: str) -> Path | None:
     return path
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: Any) -> Path:
     """The path of a file of the folder; raises InputError for a name or a link that leads out of it."""
-    path = Path(folder) / name
-    if name in ("", "..") or Path(name).name != name or PureWindowsPath(name).name != name:
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or PureWindowsPath(name).name != name:
         raise InputError(f"'{folder}' names the file '{name}', which lies outside; don't trust this folder.")
+    path = Path(folder) / name
     if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
         raise InputError(f"'{path}' is a link to a file elsewhere; put a copy of that file in its place.")
     return path
@@ -163,24 +181,28 @@ def _check_kinds(record: Mapping[str, Any], path: Path) -> None:
     for place, kinds in _KINDS.items():
         value: Any = record
         for part in place.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+            value = value.get(part, ...) if isinstance(value, dict) else ...
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise InputError(f"'{path}' is damaged: its {place} is missing or no {kinds[0].__name__}.")
     texts = [*record["attack"]["parameters"]["target"]]
-    for entry in filter(None, record["files"].values()):
+    for entry in record["files"].values():
+        if entry is None:
+            continue
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise InputError(f"'{path}' is damaged: an entry of its files has no path.")
         texts += [entry.get("sha256") or ""]
     for model in record["surrogates"]:
         texts += [model.get("spec"), model.get("sha256")] if isinstance(model, dict) else [None]
     labels = record["victim"]["labels"].values()
-    if not all(isinstance(text, str) for text in texts) or not all(type(value) is int for value in labels):
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(value) is int and 0 <= value < 1 << 16 for value in labels
+    ):
         raise InputError(f"'{path}' is damaged: a name, a hash or a label isn't one.")
     losses = [row.get("loss") if isinstance(row, dict) else "" for row in record["trace"]]
     if not all(loss is None or type(loss) in _number for loss in losses):
         raise InputError(f"'{path}' is damaged: a row of its trace has no loss.")
-    if not 1 <= record["threads"] <= 4096:
-        raise InputError(f"'{path}' is damaged: {record['threads']} threads can't be.")
+    if record["seed"] < 0 or not 1 <= record["threads"] <= 4096:
+        raise InputError(f"'{path}' is damaged: {record['threads']} threads and seed {record['seed']} can't be.")
 
 
 def required_file(folder: Path, record: Mapping[str, Any], name: str) -> Path:
