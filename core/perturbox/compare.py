@@ -62,7 +62,8 @@ def within(place: Place, prefixes: Sequence[str]) -> bool:
 
 
 def only_recorded(place: Place, recorded: Sequence[str] = RECORDED) -> bool:
-    return within(place, recorded) and not within(place, SETTLED)
+    """Whether nothing determines a leaf of result.json, or of the document that `recorded` belongs to."""
+    return within(place, recorded) and not (recorded is RECORDED and within(place, SETTLED))
 
 
 def with_recorded(found: dict[str, Any], stored: Mapping[str, Any], recorded: Sequence[str]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
         if entry is None:
             continue
         listed.add(entry["path"])
-        found.files += 1
+        found.files += "upgraded_from" not in result
         try:
             path = inside(folder, entry["path"])
         except InputError as error:

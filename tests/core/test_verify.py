@@ -161,13 +161,13 @@ def swapped(record):
 
 TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "eps halved": (halved, "budget: The perturbation measures 12 in linf, above the limit 6"),
-    "eps halved in one place": (lambda r: r["budget"].update(eps=6.0), "budget.eps: result.json says 6, the files say 12"),
+    "eps halved in one place": (lambda r: r["budget"].update(eps=6.0), "budget.eps: result.json says 6, the"),
     "norm": (lambda r: r["budget"].update(norm="l2"), "budget.norm: "),
-    "both norms": (lambda r: (r["budget"].update(norm="l0"), r["attack"]["parameters"].update(norm="l0")), "linf or l2"),
+    "both norms": (lambda r: (r["budget"].update(norm="l0"), r["attack"]["parameters"].update(norm="l0")), "not 'l0'"),
     "unit": (lambda r: r["budget"].update(unit="mGy"), "budget.unit: result.json says 'mGy', the files say 'HU'"),
     "the scan's unit": (lambda r: r["source"].update(unit="intensity"), "source.unit: "),
     "labels swapped": (swapped, "victim.labels.bone: result.json says 1, the files say 2"),
-    "a label's name": (lambda r: r["victim"]["labels"].update(spleen=r["victim"]["labels"].pop("liver")), "victim.labels"),
+    "a label's name": (lambda r: r["victim"]["labels"].update(spleen=r["victim"]["labels"].pop("liver")), "victim."),
     "what the model is for": (lambda r: r["victim"].update(intended_use="diagnosis"), "victim.intended_use: "),
     "the model's weights": (lambda r: r["victim"].update(sha256="0" * 64), "has other weights here"),
     "seed": (lambda r: r.update(seed=11), "control."),
@@ -184,11 +184,11 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "success": (lambda r: r["success"].update(succeeded=not r["success"]["succeeded"]), "success.succeeded: "),
     "the noise": (lambda r: r["noise"].update(region="liver"), "noise.region: "),
     "a Dice": (lambda r: r["metrics"]["clean"]["liver"].update(dice=0.99), "metrics.clean.liver.dice: "),
-    "against clean": (lambda r: r["metrics"]["against_clean"]["liver"].update(dice=0.99), "metrics.against_clean.liver"),
+    "against clean": (lambda r: r["metrics"]["against_clean"]["liver"].update(dice=0.99), "metrics.against_clean."),
     "a control": (lambda r: r["control"]["noise"]["dice"].update(liver=0.1), "control.noise.dice.liver: "),
     "the benign floor": (lambda r: r["control"]["benign"]["dice"].update(liver=0.1), "control.benign.dice.liver: "),
     "a slice": (lambda r: r["slices"].pop(), "slices: "),
-    "unreachable": (lambda r: r["image_metrics"].update(unreachable_fraction=0.9), "image_metrics.unreachable_fraction"),
+    "unreachable": (lambda r: r["image_metrics"].update(unreachable_fraction=0.9), "image_metrics.unreachable"),
     "psnr": (lambda r: r["image_metrics"].update(psnr_db=99.0), "image_metrics.psnr_db: "),
     "reference": (lambda r: r.update(reference="clean_prediction"), "reference: "),
     "replayable": (lambda r: r.update(replayable=False), "replayable: "),
@@ -324,6 +324,39 @@ def test_words_of_another_version_are_told_and_are_no_fault(copy, quick):
     assert title.startswith("attack.title: result.json says 'As it was called then'")
     assert page.startswith(REPORT) and "perturbox 0.0.9 made this folder" in page
     assert changed_since(read_record(copy))[0].startswith("perturbox 0.0.9 then, ")
+
+
+# ---------------------------------------------------------------- schema 1
+
+
+def first_schema(record: dict[str, Any]) -> None:
+    """As the first version wrote it."""
+    record["schema"] = "perturbox-result/1"
+    record["files"] = {name: entry and entry["path"] for name, entry in record["files"].items()}
+    for key in ("limits", "flow", "precision", "untested"):
+        del record[key]
+    del record["metrics"]["against_clean"], record["budget"]["unit_asked"]
+    before = {"benign": "dice", "absent": "held"}
+    record["verdicts"] = {name: before.get(word, word) for name, word in record["verdicts"].items()}
+
+
+@pytest.mark.parametrize("expert", [True, False])
+def test_a_folder_of_the_first_schema_is_checked_by_its_numbers(folder, tmp_path, expert):
+    if expert:
+        copy = shutil.copytree(folder, tmp_path / "R")
+    else:
+        copy = tmp_path / "R"
+        run_job(Job(str(tiny.write_scan(tmp_path / "ct.nii.gz")), TINY, eps=12, steps=2), copy)
+    change(copy, first_schema)
+    found = examine(copy, trust=True)
+    assert found.problems == [] and found.files == 0
+    (note,) = found.notes
+    assert "schema perturbox-result/1, without hashes" in note
+    change(copy, lambda record: record["control"]["rolled"]["dice"].update(liver=0.123))
+    (line,) = verify(copy, trust=True)
+    assert line.startswith("control.rolled.dice.liver: result.json says 0.123")
+    change(copy, lambda record: record["files"].update(roi="../roi.nii.gz"))
+    assert any("lies outside" in line for line in said(copy))
 
 
 # ---------------------------------------------------------------- folders from anywhere
