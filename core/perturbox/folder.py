@@ -1,139 +1,142 @@
-"""Result folders after the fact: read one back, verify every number in it, replay it."""
+"""Result folders after the fact: verify every number in one, replay it."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from perturbox import io, recipes
-from perturbox.attack import own_draw
-from perturbox.goals import Goal
-from perturbox.io.files import require_new_folder
-from perturbox.job import Job, Listener, execute, prepare, present_targets
-from perturbox.load import load_victim
-from perturbox.measure import measure
-from perturbox.metrics import broken_by, to_json
-from perturbox.record import file_of, read_record, required_file
-from perturbox.types import Case, InputError, Volume
+from perturbox import io, margin, recipes
+from perturbox.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
+from perturbox.io.files import require_new_folder, sha256
+from perturbox.job import Job, Listener, execute, prepare, versions
+from perturbox.metrics import Limits, broken_by
+from perturbox.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
+from perturbox.record import file_of, inside, read_json, read_whole_record, required_file
+from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
-# Parts of result.json that the files determine; the rest is a record of how they came about.
-VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "untested", "success", "control", "slices")
+__all__ = ["Findings", "differences", "examine", "read_scans", "replay", "verify"]
 
 
-def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
-    """(clean, adversarial): the clean scan is the adversarial one minus the perturbation, exactly."""
-    unit = result["source"]["unit"]
-    adversarial = io.read_volume(required_file(folder, result, "adversarial"), unit=unit)
-    delta = io.read_volume(required_file(folder, result, "perturbation"), unit=unit, allow_constant=True)
-    data = adversarial.data.astype(np.float64) - delta.data
-    return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
-
-
-def verify(folder: Path, listener: Listener | None = None) -> list[str]:
-    """Recompute every number of result.json from the saved files; returns a line per number that differs.
+def verify(folder: Path, listener: Listener | None = None, *, trust: bool = False) -> list[str]:
+    """One line for everything in a result's, or a margin search's, folder that its other parts contradict.
 
     Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another
-    order.
-    Raises InputError where files are missing or the victim's weights are not those of the result.
+    order. trust: whether to load a model that is Python code, see `recompute.require_trust`.
+    Raises InputError where nothing can be recomputed: no result, a damaged one, other weights, a model not trusted.
     """
-    listener = listener or Listener()
-    if (folder / "margin.json").is_file():
-        return _verify_margin(folder, listener)
-    result = read_record(folder)
-    clean, adversarial = read_scans(folder, result)
-    victim = load_victim(result["victim"]["spec"], result["device"])
-    if victim.sha256 != result["victim"]["sha256"]:
-        raise InputError(
-            f"'{victim.name}' has other weights here than when this result was made; use the same version."
+    return examine(folder, listener, trust=trust).problems
+
+
+def examine(folder: Path, listener: Listener | None = None, *, trust: bool = False) -> Findings:
+    """As `verify`, with notes and counts of what was recomputed and what is only recorded."""
+    folder, listener = Path(folder), listener or Listener()
+    if inside(folder, "margin.json").is_file():
+        return _examine_margin(folder, listener, trust)
+    return recompute(folder, read_whole_record(folder), listener, trust)
+
+
+def _examine_margin(folder: Path, listener: Listener, trust: bool) -> Findings:
+    """Every file that is said to break a structure must do so, at the largest change that is reported, and repeat what
+    the search found."""
+    document = read_json(inside(folder, "margin.json"))
+    found, witnesses = Findings(), {}
+    try:
+        rows = document["structures"]
+        names = sorted({row["witness"] for row in rows.values() if row["witness"] is not None})
+        if document["schema"] != margin.SCHEMA:
+            raise InputError(f"'{folder}/margin.json' doesn't follow {margin.SCHEMA}; it was made by another version.")
+        for name in names:
+            place = inside(folder, name)
+            if not place.is_dir():
+                found.problems.append(f"{name}: is missing; copy the whole folder")
+                continue
+            listener.say(f"Verifying {name}")
+            found.add(recompute(place, read_whole_record(place), listener, trust), name)
+            witnesses[name] = read_whole_record(place)
+            found.problems += differences(witnesses[name]["margin"], rows, f"{name}: margin")
+        listed = {"margin.json", *names, *IGNORED}
+        strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
+        found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
+        told = with_recorded(_margin_anew(folder, document, witnesses, found), document, MARGIN_RECORDED)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"'{folder}/margin.json' is damaged; search for the margin again.") from None
+    found.problems += [line.replace("result.json says", "margin.json says") for line in differences(document, told, "")]
+    kinds = [only_recorded(place, MARGIN_RECORDED) for place in leaves(document)]
+    found.recomputed += len(kinds) - sum(kinds)
+    found.recorded += sum(kinds)
+    return found
+
+
+def _margin_anew(
+    folder: Path, document: Mapping[str, Any], witnesses: Mapping[str, dict[str, Any]], found: Findings
+) -> dict[str, Any]:
+    """margin.json as its witnesses, its trials and the installed recipe give it."""
+    told = dict(document)
+    told |= {"notice": ADVERSARIAL_NOTICE, "meaning": margin.MEANING, "limits": dataclasses.asdict(Limits())}
+    recipe = recipes.get(document["attack"]["name"])
+    told["attack"] = {"name": recipe.name, "paper": recipe.paper}
+    if "witnesses" in document:
+        told["witnesses"] = {name: sha256(inside(folder / name, "result.json")) for name in witnesses}
+    else:
+        found.notes.append("This margin.json is of an earlier version and has no hashes of its witnesses' result.json.")
+    for result in witnesses.values():
+        told |= {
+            "unit": result["source"]["unit"],
+            "noise": {key: result["noise"][key] for key in ("sigma", "region")},
+            "benign": result["control"]["benign"],
+            "victim": result["victim"],
+            "source": {key: result["source"][key] for key in ("sha256", "shape")},
+        }
+    if not witnesses:
+        found.notes.append(
+            "Nothing broke, so no file was saved: the bounds rest on the trials that margin.json records."
         )
-    torch.set_num_threads(result["threads"])
-    parameters = result["attack"]["parameters"]
-    expert, roi = file_of(folder, result, "reference_seg"), file_of(folder, result, "roi")
-    expert = io.read_labels(expert, clean) if expert else None
-    roi = io.read_mask(roi, clean) if roi else None
-    clean_seg = victim.predict(clean)
-    goal = Goal.parse(parameters["goal"], parameters["target"], victim.labels)
-    goal = present_targets(goal, clean_seg if expert is None else expert, victim, tuple(parameters["target"]))
-    job = job_of(result)
-    built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
-    measured = measure(
-        clean,
-        adversarial,
-        victim,
-        goal,
-        eps=parameters["eps"],
-        norm=parameters["norm"],
-        expert=expert,
-        roi=roi,
-        seed=result["seed"],
-        clean_seg=clean_seg,
-        own_draw=own_draw(built, Case(clean, roi=roi), victim),
-        untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
-        say=listener.say,
-    )
-    problems = []
-    for key, found in (("clean_seg", measured.clean_seg), ("adversarial_seg", measured.adversarial_seg)):
-        file = required_file(folder, result, key)
-        stored = io.read_labels(file, clean)
-        if not np.array_equal(stored, found):
-            problems.append(f"{file.name}: {int((stored != found).sum())} voxels differ from the model's prediction")
-    numbers = to_json(measured.numbers)
-    assert isinstance(numbers, dict)
-    for key in VERIFIED:
-        problems += differences(result[key], numbers[key], key)
-    images = {name: value for name, value in result["image_metrics"].items() if name in numbers["image_metrics"]}
-    return problems + list(differences(images, numbers["image_metrics"], "image_metrics"))
+    told["structures"] = {
+        name: _row_anew(name, row, document["trials"], told["noise"]["sigma"], witnesses)
+        for name, row in document["structures"].items()
+    }
+    return told
 
 
-def _verify_margin(folder: Path, listener: Listener) -> list[str]:
-    """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so,
-    at the largest change that is reported, and repeat what the search found."""
-    margin = json.loads((folder / "margin.json").read_text(encoding="utf-8"))
-    problems: list[str] = []
-    checked: set[str] = set()
-    for name, row in margin["structures"].items():
-        witness = row["witness"]
-        if witness is None:
-            if row["breaks_at"] is not None:
-                problems.append(f"structures.{name}: breaks_at has no file that shows it")
-            continue
-        if witness not in checked:
-            checked.add(witness)
-            listener.say(f"Verifying {witness}")
-            problems += [f"{witness}: {line}" for line in verify(folder / witness, listener)]
-            repeated = read_record(folder / witness).get("margin")
-            problems += differences(repeated, margin["structures"], f"{witness}: margin")
-        result = read_record(folder / witness)
-        found = result["budget"]["measured"]["linf"]
-        limit = broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name])
-        problems += differences(row["breaks_at"], found, f"structures.{name}.breaks_at")
-        problems += differences(row["limit"], limit, f"structures.{name}.limit")
-    return problems
+def _row_anew(
+    name: str,
+    row: Mapping[str, Any],
+    trials: list[dict[str, Any]],
+    sigma: float | None,
+    witnesses: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """One structure's row: its break measured on the file that shows it, the rest from the trials."""
+    broke = min((trial["linf"] for trial in trials if trial["broken"][name]), default=None)
+    if broke is None:
+        # Why it was no test is only recorded; so is which of the trials were.
+        reason, tried = row.get("reason"), [trial["eps"] for trial in trials]
+        above = None if reason else row["above"] if row["above"] in tried else max(tried, default=0.0)
+        none = dict.fromkeys(("breaks_at", "limit", "witness", "in_sigma"))
+        return {"verdict": "not-tested" if reason else "held", "reason": reason, "above": above, **none}
+    if (result := witnesses.get(row["witness"])) is None:
+        return {**row, "breaks_at": broke, "witness": "a folder that shows it"}
+    size = result["budget"]["measured"]["linf"]
+    vain = (t["eps"] for t in trials if name in t["aimed"] and not t["broken"][name] and t["eps"] < broke)
+    return {
+        "verdict": result["verdicts"][name],
+        "reason": None,
+        "breaks_at": size if abs(size - broke) > 1e-6 * max(1.0, size) else broke,
+        "above": max(vain, default=0.0),
+        "limit": broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name]),
+        "witness": row["witness"],
+        "in_sigma": size / sigma if sigma else None,
+    }
 
 
-def differences(stored: Any, found: Any, place: str) -> Iterator[str]:
-    """One line for every leaf where two JSON values differ by more than rounding."""
-    if isinstance(stored, dict) and isinstance(found, dict):
-        for key in sorted(stored.keys() | found.keys()):
-            yield from differences(stored.get(key), found.get(key), f"{place}.{key}")
-    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
-        for index, (a, b) in enumerate(zip(stored, found, strict=True)):
-            yield from differences(a, b, f"{place}[{index}]")
-    elif isinstance(stored, float) and isinstance(found, float):
-        if abs(stored - found) > 1e-6 * max(1.0, abs(stored), abs(found)):
-            yield f"{place}: result.json says {stored:g}, the files say {found:g}"
-    elif stored != found:
-        yield f"{place}: result.json says {stored!r}, the files say {found!r}"
-
-
-def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[str, Any]:
-    """Repeat the attack a result folder records, from the folder alone, into a new one."""
+def replay(folder: Path, out: Path, listener: Listener | None = None, *, trust: bool = False) -> dict[str, Any]:
+    """Repeat the attack a result folder records, from the folder alone, into a new one; trust: as in `verify`."""
     require_new_folder(out)
-    result = read_record(folder)
+    result = read_whole_record(folder)
     if not result["replayable"]:
         raise InputError(f"'{folder}' is one find of a search for the margin; run `perturbox margin` again instead.")
     clean, _ = read_scans(folder, result)
@@ -143,6 +146,7 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
         if (file := file_of(folder, result, name))
     }
     job: Job = job_of(result, **changes)
+    require_trust(folder, job, trust)
     torch.set_num_threads(result["threads"])
     ready = prepare(job, clean)
     for model, then in zip(ready.surrogates, result["surrogates"], strict=True):
@@ -153,27 +157,28 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
     return execute(ready, out, listener or Listener())
 
 
-def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
-    """The job a result.json records, without its files."""
-    parameters = dict(result["attack"]["parameters"])
-    recipe = recipes.get(result["attack"]["name"])
-    settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
-    return dataclasses.replace(
-        Job(
-            image="",
-            victim=result["victim"]["spec"],
-            attack=recipe.name,
-            eps=Job.eps if parameters["eps"] is None else parameters["eps"],
-            capped=parameters["eps"] is not None,
-            norm=parameters["norm"],
-            steps=parameters["steps"],
-            goal=parameters["goal"],
-            target=tuple(parameters["target"]),
-            settings=settings,
-            seed=result["seed"],
-            device=result["device"],
-            force=result["force"],
-            surrogate=tuple(model["spec"] for model in result["surrogates"]),
-        ),
-        **changes,
-    )
+def unlike(folder: Path, again: Path) -> list[str]:
+    """What a replay, or anything else, made otherwise than a result folder has it: scans and label maps voxel by voxel,
+    and every leaf of result.json that the same software, device and threads repeat."""
+    then, now = read_whole_record(folder), read_whole_record(again)
+    lines = []
+    for name, entry in then["files"].items():
+        if entry and (found := file_of(again, now, name)) is not None:
+            stored = required_file(folder, then, name)
+            if sha256(stored) != sha256(found) and not np.array_equal(_values(stored), _values(found)):
+                lines.append(f"{stored.name}: other voxels")
+    free = {"effort", "versions", "files", "warnings", "upgraded_from", "replayable"}
+    then, now = ({k: v for k, v in record.items() if k not in free} for record in (then, now))
+    for record in (then, now):
+        record["source"] = {k: v for k, v in record["source"].items() if k not in ("sha256", "format")}
+    return lines + [line.replace("the files say", "now") for line in differences(then, now, "")]
+
+
+def _values(path: Path) -> np.ndarray:
+    return io.read_volume(path, allow_constant=True).data
+
+
+def changed_since(result: Mapping[str, Any]) -> list[str]:
+    """What computes here otherwise than when a result was recorded, as "torch 2.5 then, 2.6 now"."""
+    then, now = result["versions"], versions()
+    return [f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now[name]]

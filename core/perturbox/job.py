@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import perturbox
-from perturbox import checks, io
+from perturbox import checks, io, recipes
 from perturbox.attack import own_draw
 from perturbox.budget import Budget
 from perturbox.goals import Goal
@@ -174,29 +174,31 @@ def conclude(
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
     """Write the perturbed scan in the source's format, the perturbation and what a replay needs; returns file names."""
     image = ready.image
-    suffix = io.writable_format(image)
-    name = f"adversarial{suffix}" if io.has_room_for_notice(suffix) else f"adversarial_NOT_FOR_CLINICAL_USE{suffix}"
     adversarial = image.with_data(outcome.x_adv.astype(image.data.dtype))
-    io.write_volume(folder / name, adversarial, adversarial=True)
-    files: dict[str, str | None] = {
-        "adversarial": name,
-        "clean_seg": "clean_seg.nii.gz",
-        "adversarial_seg": "adversarial_seg.nii.gz",
-        "difference_seg": "difference_seg.nii.gz",
-        "perturbation": "perturbation.nii.gz",
-        "reference_seg": None,
-        "roi": None,
-    }
+    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None)
+    io.write_volume(folder / str(files["adversarial"]), adversarial, adversarial=True)
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
     if ready.expert is not None:
-        io.write_labels(folder / "reference_seg.nii.gz", ready.expert, image, dict(ready.victim.labels))
-        files["reference_seg"] = "reference_seg.nii.gz"
+        io.write_labels(folder / str(files["reference_seg"]), ready.expert, image, dict(ready.victim.labels))
     if ready.roi is not None:
-        io.write_labels(folder / "roi.nii.gz", ready.roi.astype(np.uint8), image)
-        files["roi"] = "roi.nii.gz"
+        io.write_labels(folder / str(files["roi"]), ready.roi.astype(np.uint8), image)
     return files
+
+
+def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | None]:
+    """The files of a result, beside result.json and report.html, by what they hold."""
+    suffix = io.writable_format(image)
+    return {
+        "adversarial": f"adversarial{'' if io.has_room_for_notice(suffix) else '_NOT_FOR_CLINICAL_USE'}{suffix}",
+        "clean_seg": "clean_seg.nii.gz",
+        "adversarial_seg": "adversarial_seg.nii.gz",
+        "difference_seg": "difference_seg.nii.gz",
+        "perturbation": "perturbation.nii.gz",
+        "reference_seg": "reference_seg.nii.gz" if expert else None,
+        "roi": "roi.nii.gz" if roi else None,
+    }
 
 
 def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
@@ -222,41 +224,18 @@ def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: M
 
 def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str, Any]:
     """Everything of result.json but files, effort and warnings."""
-    job, victim, image = ready.job, ready.victim, ready.image
-    names = {value: name for name, value in victim.labels.items()}
+    names = {value: name for name, value in ready.victim.labels.items()}
+    found = settled(ready.job, ready.attack.parameters, ready.victim, ready.image, measured)
+    found["source"]["sha256"] = ready.source_sha256 or None
     untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
-    numbers = dict(measured.numbers)
-    numbers["image_metrics"] = {
-        **numbers["image_metrics"],
-        "uninfluential_fraction": untouched,
-        "unreachable_fraction": float(1 - victim.on(image).grid.reach.mean()),
-    }
+    found["image_metrics"]["uninfluential_fraction"] = untouched
     return {
-        "schema": SCHEMA,
-        "notice": ADVERSARIAL_NOTICE,
-        "attack": {
-            "name": ready.recipe.name,
-            "title": ready.recipe.title,
-            "parameters": {**ready.attack.parameters, "goal": job.goal, "target": list(job.target)},
-            "paper": ready.recipe.paper,
-            "deviations": list(ready.recipe.deviations),
-            "own_budget": ready.recipe.own_budget(ready.attack.parameters),
-        },
-        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        **found,
         "surrogates": [
             {"name": model.name, "spec": spec, "sha256": model.sha256}
-            for model, spec in zip(ready.surrogates, job.surrogate, strict=True)
+            for model, spec in zip(ready.surrogates, ready.job.surrogate, strict=True)
         ],
         "crafted_on": [{"sha256": digest} for digest in ready.crafted_on_sha256],
-        "source": {
-            "format": image.format,
-            "dtype": str(image.dtype),
-            "shape": list(image.shape),
-            "spacing_mm": list(image.spacing),
-            "unit": image.unit,
-            "sha256": ready.source_sha256 or None,
-        },
-        **numbers,
         "margin": None,
         "members": [member.describe(names) for member in outcome.members] or None,
         "trace": [step.describe(names) for step in outcome.trace],
@@ -265,12 +244,45 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str,
         if outcome.stopped is None
         else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
         "versions": versions(),
-        "device": str(victim.device),
+        "device": str(ready.victim.device),
         "threads": torch.get_num_threads(),
-        "window_batch": victim.window.batch,
-        "seed": job.seed,
-        "force": job.force,
+        "seed": ready.job.seed,
+        "force": ready.job.force,
         "precision": None,
+    }
+
+
+def settled(
+    job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume, measured: Measurement
+) -> dict[str, Any]:
+    """The parts of result.json that its files, the model and the installed recipe determine; `verify` recomputes
+    them."""
+    recipe = recipes.get(job.attack)
+    return {
+        "schema": SCHEMA,
+        "notice": ADVERSARIAL_NOTICE,
+        "attack": {
+            "name": recipe.name,
+            "title": recipe.title,
+            "parameters": {**parameters, "goal": job.goal, "target": list(job.target)},
+            "paper": recipe.paper,
+            "deviations": list(recipe.deviations),
+            "own_budget": recipe.own_budget(parameters),
+        },
+        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "source": {
+            "format": image.format,
+            "dtype": str(image.dtype),
+            "shape": list(image.shape),
+            "spacing_mm": list(image.spacing),
+            "unit": image.unit,
+        },
+        **measured.numbers,
+        "image_metrics": {
+            **measured.numbers["image_metrics"],
+            "unreachable_fraction": float(1 - victim.on(image).grid.reach.mean()),
+        },
+        "window_batch": victim.window.batch,
     }
 
 

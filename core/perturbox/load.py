@@ -20,13 +20,18 @@ def load_victim(spec: str, device: str = "cpu") -> Victim:
     Raises InputError for unknown names, files and objects, and for a device this machine lacks.
     """
     place = check_device(device)
-    if ".py:" in spec:
+    if runs_code(spec):
         return _from_python(spec, place)
     if spec in zoo.BUILT_IN:
         return zoo.BUILT_IN[spec](place)
     near = get_close_matches(spec.lower(), zoo.BUILT_IN, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(zoo.BUILT_IN)}, or FILE.py:NAME."
     raise InputError(f"Unknown victim '{spec}'; {hint}")
+
+
+def runs_code(spec: str) -> bool:
+    """Whether loading the victim of that name runs code that isn't perturbox's."""
+    return ".py:" in spec
 
 
 def check_device(device: str) -> torch.device:

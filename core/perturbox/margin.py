@@ -22,7 +22,7 @@ import numpy as np
 from perturbox import io, metrics
 from perturbox.attack import Attack
 from perturbox.budget import middle_limit
-from perturbox.io.files import new_folder, require_new_folder
+from perturbox.io.files import new_folder, require_new_folder, sha256
 from perturbox.job import (
     Job,
     Listener,
@@ -41,6 +41,10 @@ from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
 from perturbox.victim import BoundVictim, Victim
 
 SCHEMA = "perturbox-margin/1"
+MEANING = (
+    "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up to "
+    "`above` was found, which is no proof of safety"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +180,7 @@ class _Search:
                 )
             margin = metrics.to_json(self._document(structures))
             assert isinstance(margin, dict)
+            margin["witnesses"] = {name: sha256(draft / name / "result.json") for name in witnesses.values()}
             (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return margin
 
@@ -221,8 +226,7 @@ class _Search:
         return {
             "schema": SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
-            "meaning": "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that "
-            "nothing up to `above` was found, which is no proof of safety",
+            "meaning": MEANING,
             "unit": self.ready.image.unit,
             "noise": self.noise,
             "benign": {"dice": self.floor},

@@ -5,16 +5,57 @@ A folder of schema 1 is brought to schema 2 as it is read, never on disk. What s
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from perturbox.io.files import sha256
+from perturbox.io.files import sha256, unreadable
 from perturbox.metrics import Limits
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-result/2"
 OLD_SCHEMA = "perturbox-result/1"
+LARGEST_RECORD = 256 << 20  # bytes; a thousand structures in a thousand slices take 100 MB
+
+_number = (int, float)
+# What readers compute with, and of which kind it must be: a folder may come from anywhere.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "attack.name": (str,),
+    "attack.parameters.eps": (*_number, type(None)),
+    "attack.parameters.norm": (str,),
+    "attack.parameters.steps": (int,),
+    "attack.parameters.goal": (str,),
+    "attack.parameters.target": (list,),
+    "victim.name": (str,),
+    "victim.spec": (str,),
+    "victim.sha256": (str,),
+    "victim.labels": (dict,),
+    "source.unit": (str,),
+    "source.format": (str,),
+    "source.shape": (list,),
+    "reference": (str,),
+    "metrics.clean": (dict,),
+    "metrics.adversarial": (dict,),
+    "budget.measured": (dict,),
+    "control": (dict,),
+    "verdicts": (dict,),
+    "surrogates": (list,),
+    "trace": (list,),
+    "versions": (dict,),
+    "effort": (dict,),
+    "warnings": (list,),
+    "margin": (dict, type(None)),
+    "members": (list, type(None)),
+    "stopped_early": (str, type(None)),
+    "untested": (str, dict, type(None)),
+    "files": (dict,),
+    "seed": (int,),
+    "threads": (int,),
+    "device": (str,),
+    "force": (bool,),
+    "replayable": (bool,),
+}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -22,14 +63,52 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises InputError if there is none or it isn't one of ours.
     """
-    path = Path(folder) / "result.json"
+    path = inside(folder, "result.json")
     if not path.is_file():
         raise InputError(f"'{folder}' is no result folder: it has no result.json; give the --out of an attack.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"'{path}' is damaged; run the attack again.") from None
-    return upgraded(record, path)
+        return upgraded(read_json(path), path)
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"'{path}' is damaged: it lacks what every result has; run the attack again.") from None
+
+
+def read_whole_record(folder: Path) -> dict[str, Any]:
+    """As `read_record`, for who computes with it: also raises InputError where something is missing or of another
+    kind."""
+    record = read_record(folder)
+    _check_kinds(record, Path(folder) / "result.json")
+    return record
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document that may come from anywhere; raises InputError for what ours never are: not whole, with NaN or a
+    key given twice, nested without end, of an absurd size."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError("a number isn't finite")
+        return number
+
+    def whole(text: str) -> int:
+        if abs(number := int(text)) >= 1 << 63:
+            raise ValueError("a number is beyond measure")
+        return number
+
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise ValueError("larger than any result")
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:
+        why = "not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+        raise InputError(f"'{path}' is damaged ({why[:60]}); run the attack again.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def upgraded(record: Any, path: Path) -> dict[str, Any]:
@@ -81,10 +160,49 @@ def file_of(folder: Path, record: Mapping[str, Any], name: str) -> Path | None:
     entry = record["files"].get(name)
     if entry is None:
         return None
-    path = Path(folder) / Path(entry["path"]).name
+    path = inside(folder, entry["path"])
     if not path.is_file():
         raise InputError(f"'{folder}' lacks {path.name}; copy the whole result folder.")
     return path
+
+
+def inside(folder: Path, name: Any) -> Path:
+    """The path of a file of the folder; raises InputError for a name or a link that leads out of it."""
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or PureWindowsPath(name).name != name:
+        raise InputError(f"'{folder}' names the file '{name}', which lies outside; don't trust this folder.")
+    path = Path(folder) / name
+    if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
+        raise InputError(f"'{path}' is a link to a file elsewhere; put a copy of that file in its place.")
+    return path
+
+
+def _check_kinds(record: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError where something that is computed with is missing or of another kind."""
+    for place, kinds in _KINDS.items():
+        value: Any = record
+        for part in place.split("."):
+            value = value.get(part, ...) if isinstance(value, dict) else ...
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InputError(f"'{path}' is damaged: its {place} is missing or no {kinds[0].__name__}.")
+    texts = [*record["attack"]["parameters"]["target"]]
+    for entry in record["files"].values():
+        if entry is None:
+            continue
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise InputError(f"'{path}' is damaged: an entry of its files has no path.")
+        texts += [entry.get("sha256") or ""]
+    for model in record["surrogates"]:
+        texts += [model.get("spec"), model.get("sha256")] if isinstance(model, dict) else [None]
+    labels = record["victim"]["labels"].values()
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(value) is int and 0 <= value < 1 << 16 for value in labels
+    ):
+        raise InputError(f"'{path}' is damaged: a name, a hash or a label isn't one.")
+    losses = [row.get("loss") if isinstance(row, dict) else "" for row in record["trace"]]
+    if not all(loss is None or type(loss) in _number for loss in losses):
+        raise InputError(f"'{path}' is damaged: a row of its trace has no loss.")
+    if record["seed"] < 0 or not 1 <= record["threads"] <= 4096:
+        raise InputError(f"'{path}' is damaged: {record['threads']} threads and seed {record['seed']} can't be.")
 
 
 def required_file(folder: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -51,8 +51,8 @@ COMMANDS = {
     },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
     "report": {"DIR": REQUIRED},
-    "verify": {"DIR": REQUIRED},
-    "replay": {"DIR": REQUIRED, "--out": REQUIRED},
+    "verify": {"DIR": REQUIRED, "--trust": False},
+    "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
     "serve": {
         "--studies": None,
         "--host": "127.0.0.1",
@@ -345,12 +345,12 @@ def test_lists_that_are_empty_so_far(kind, capsys):
 
 
 def test_exit_statuses(folder, capsys, monkeypatch):
-    assert main(["verify", str(folder / "R")]) == 0
+    assert main(["verify", str(folder / "R"), "--trust"]) == 0
     assert main(["verify", str(folder)]) == 2
     assert main(["attack", str(folder / "ct.nii.gz"), "--victim", TINY, "--out", str(folder / "R")]) == 2
 
-    def broken(*arguments):
+    def broken(*arguments, **settings):
         raise RuntimeError
 
-    monkeypatch.setattr("perturbox.folder.verify", broken)
-    assert main(["verify", str(folder / "R"), "--debug"]) == 1
+    monkeypatch.setattr("perturbox.folder.examine", broken)
+    assert main(["verify", str(folder / "R"), "--trust", "--debug"]) == 1

@@ -54,8 +54,8 @@ def test_a_transfer_cell_from_the_command_line(ct, tmp_path, capsys):
     assert [(model["name"], model["spec"]) for model in result["surrogates"]] == [("other", spec), ("tiny", TINY)]
     assert all(len(model["sha256"]) == 64 for model in result["surrogates"])
     assert result["metrics"]["adversarial"]["liver"]["dice"] < 0.9
-    assert verify(tmp_path / "R") == []
-    again = replay(tmp_path / "R", tmp_path / "again")
+    assert verify(tmp_path / "R", trust=True) == []
+    again = replay(tmp_path / "R", tmp_path / "again", trust=True)
     assert again["surrogates"] == result["surrogates"]
     assert np.array_equal(delta(tmp_path / "R"), delta(tmp_path / "again"))
     assert "other and tiny for tiny" in capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_a_surrogate_with_other_weights_than_then_is_not_replayed(ct, tmp_path):
     result["surrogates"][0]["sha256"] = "0" * 64
     path.write_text(json.dumps(result), encoding="utf-8")
     with pytest.raises(InputError, match="surrogate 'other' has other weights"):
-        replay(tmp_path / "R", tmp_path / "again")
+        replay(tmp_path / "R", tmp_path / "again", trust=True)
 
 
 def test_surrogates_that_cannot_be_used_are_refused(ct, tmp_path, capsys):
@@ -93,8 +93,8 @@ def test_a_budget_of_its_own_is_told_measured_and_replayed(ct, tmp_path, capsys)
     assert set(result["control"]["own"]["dice"]) == {"liver", "bone"}
     assert any("budget of its own (strength 0.05:" in warning for warning in result["warnings"])
     assert "(strength 0.05)" in capsys.readouterr().out
-    assert verify(tmp_path / "R") == []
-    again = replay(tmp_path / "R", tmp_path / "again")
+    assert verify(tmp_path / "R", trust=True) == []
+    again = replay(tmp_path / "R", tmp_path / "again", trust=True)
     assert again["attack"] == result["attack"] and again["control"] == result["control"]
     assert np.array_equal(delta(tmp_path / "R"), delta(tmp_path / "again"))
 
@@ -105,7 +105,7 @@ def test_eps_caps_such_an_attack_only_where_it_was_given(ct, tmp_path):
     assert capped["attack"]["parameters"]["eps"] == 4 and np.abs(delta(tmp_path / "C")).max() <= 4
     free = attacked(ct, tmp_path / "F", *settings)
     assert np.abs(delta(tmp_path / "F")).max() > 4 and free["budget"]["eps"] > 4
-    replay(tmp_path / "C", tmp_path / "again")
+    replay(tmp_path / "C", tmp_path / "again", trust=True)
     assert np.array_equal(delta(tmp_path / "C"), delta(tmp_path / "again"))
 
 
@@ -134,8 +134,8 @@ def test_what_every_member_found_is_told(ct, tmp_path):
         assert set(member["lowest_dice"]) == {"liver", "bone"}
         assert member["succeeded"] == (member["score"] <= 0.49)
     assert {row["member"] for row in result["trace"]} == {member["name"] for member in result["members"]}
-    assert verify(tmp_path / "R") == []
-    replay(tmp_path / "R", tmp_path / "again")
+    assert verify(tmp_path / "R", trust=True) == []
+    replay(tmp_path / "R", tmp_path / "again", trust=True)
     assert np.array_equal(delta(tmp_path / "R"), delta(tmp_path / "again"))
 
 
@@ -148,6 +148,6 @@ def test_what_every_member_found_is_told(ct, tmp_path):
 )  # fmt: skip
 def test_a_job_of_each_family_is_replayed_to_the_bit(ct, tmp_path, name, settings):
     run_job(Job(str(ct), victim=TINY, attack=name, eps=12.0, steps=3, settings=settings), tmp_path / "R")
-    replay(tmp_path / "R", tmp_path / "again")
+    replay(tmp_path / "R", tmp_path / "again", trust=True)
     assert np.array_equal(delta(tmp_path / "R"), delta(tmp_path / "again"))
     assert delta(tmp_path / "R").any()

@@ -67,7 +67,7 @@ def test_an_attack_writes_an_integer_scan_within_its_limit(attacked):
 
 def test_the_printed_dice_are_those_of_the_saved_files(run, attacked):
     clean, adversarial = (values(attacked / "R" / f"{which}_seg.nii.gz") for which in ("clean", "adversarial"))
-    status, out, err = run("replay", attacked / "R", "--out", attacked / "again")
+    status, out, err = run("replay", attacked / "R", "--out", attacked / "again", "--trust")
     assert status == 0
     for name, value in (("liver", 1), ("bone", 2)):
         a, b = clean == value, adversarial == value
@@ -77,7 +77,7 @@ def test_the_printed_dice_are_those_of_the_saved_files(run, attacked):
         change = 12e-3 * (int(b.sum()) - int(a.sum()))
         assert f"{abs(change):.1f} (" in row
     assert "mean Dice 1.00 →" in out.splitlines()[0] and "broke liver" in out.splitlines()[0]
-    assert "The perturbation is the recorded one, voxel by voxel." in out
+    assert "The result is the recorded one: every voxel, every number and the trace." in out
     assert np.array_equal(values(attacked / "again" / "adversarial_seg.nii.gz"), adversarial)
     assert "step 6 of 6 · mean Dice" in err
 
@@ -92,10 +92,14 @@ def test_the_same_seed_gives_the_same_files_and_another_does_not(run, attacked, 
 
 
 def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_path):
-    status, out, _ = run("verify", attacked / "R")
+    status, out, _ = run("verify", attacked / "R", "--trust")
     assert status == 0
-    assert re.fullmatch(r"All [1-9]\d\d+ numbers hold\.\n", out)
-    count = int(out.split()[1])
+    recorded, forgery, holds = out.splitlines()
+    found = re.fullmatch(
+        r"All ([1-9]\d\d+) values that can be recomputed hold\. 5 files are those that were saved\.", holds
+    )
+    assert found is not None
+    assert re.match(r"[1-9]\d+ values are only recorded, such as the trace", recorded) and "not forgery" in forgery
     result = json.loads((attacked / "R" / "result.json").read_text())
     result["metrics"]["adversarial"]["liver"]["dice"] += 0.01
     copy = tmp_path / "copy"
@@ -103,11 +107,19 @@ def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_pat
     for file in (attacked / "R").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "result.json").write_text(json.dumps(result))
-    status, out, _ = run("verify", copy)
+    status, out, _ = run("verify", copy, "--trust")
     assert status == 1
-    first, last = out.splitlines()
+    first, second, *_, last = out.splitlines()
     assert first.startswith("metrics.adversarial.liver.dice: result.json says")
-    assert last == f"1 of {count} numbers don't hold."
+    assert second.startswith("report.html: isn't what the rest of this folder gives")  # it shows the other number
+    assert last == f"2 things don't hold, of {found[1]} values that can be recomputed and 5 files."
+
+
+def test_a_model_that_is_code_is_loaded_only_where_the_user_says_so(run, attacked, tmp_path):
+    for command in (["verify", attacked / "R"], ["replay", attacked / "R", "--out", tmp_path / "again"]):
+        status, _, err = run(*command)
+        assert status == 2 and "Python code that runs with your rights" in err and "--trust" in err
+    assert not (tmp_path / "again").exists()
 
 
 def test_report_is_written_again(run, attacked):
@@ -177,8 +189,8 @@ def test_margin_states_bounds_that_verify(run, scan, tmp_path):
     assert f"≤ {found['liver']['breaks_at']:g} HU" in rows["liver"]
     assert "> 16 HU" in rows["bone"]
     assert "no proof of safety" in out
-    status, out, _ = run("verify", tmp_path / "M")
-    assert status == 0 and re.fullmatch(r"All \d+ numbers hold\.\n", out)
+    status, out, _ = run("verify", tmp_path / "M", "--trust")
+    assert status == 0 and re.match(r"All \d+ values that can be recomputed hold\. \d+ files", out.splitlines()[-1])
 
 
 def test_the_demo_leaves_its_case_with_the_result_and_overwrites_nothing(run, tmp_path, monkeypatch):
@@ -333,7 +345,7 @@ def test_the_first_interrupt_keeps_the_best_so_far_and_says_so(run, scan):
     largest = np.abs(values(out / "perturbation.nii.gz")).max()
     # A random start that no gradient has looked at yet is no find, so stopping at once leaves the scan as it was.
     assert largest <= 10 and (largest > 0 or "step 1 of" in result["stopped_early"])
-    assert run("verify", out)[0] == 0
+    assert run("verify", out, "--trust")[0] == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")

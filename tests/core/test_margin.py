@@ -109,7 +109,7 @@ def test_each_break_has_a_witness_that_verifies(layered):
         result = json.loads((out / row["witness"] / "result.json").read_text())
         assert result["budget"]["measured"]["linf"] == row["breaks_at"]
         assert result["metrics"]["adversarial"][name]["dice"] < found["limits"]["dice"]
-    assert verify(out) == []
+    assert verify(out, trust=True) == []
 
 
 def breaking_points(report: Path) -> dict[str, str]:
@@ -130,7 +130,7 @@ def test_each_witness_repeats_what_the_search_found_and_its_report_shows_it(laye
     for witness in witnesses:
         assert json.loads((out / witness / "result.json").read_text())["margin"] == found["structures"]
         assert breaking_points(out / witness / "report.html") == {"Organ": "≤ 16", "Soft": "≤ 16", "Bone": "> 32"}
-        assert verify(out / witness) == []
+        assert verify(out / witness, trust=True) == []
 
 
 def test_a_document_that_was_tampered_with_does_not_verify(layered):
@@ -138,7 +138,7 @@ def test_a_document_that_was_tampered_with_does_not_verify(layered):
     text = (out / "margin.json").read_text()
     try:
         (out / "margin.json").write_text(text.replace('"breaks_at": 16.0', '"breaks_at": 9.0'))
-        assert any("breaks_at" in line for line in verify(out))
+        assert "structures.organ.breaks_at: margin.json says 9, the files say 16" in verify(out, trust=True)
     finally:
         (out / "margin.json").write_text(text)
 
@@ -150,7 +150,11 @@ def test_a_witness_that_tells_other_bounds_does_not_verify(layered, tmp_path):
     result = json.loads(place.read_text())
     result["margin"]["bone"]["above"] = 64.0
     place.write_text(json.dumps(result))
-    assert verify(copy) == [f"{place.parent.name}: margin.bone.above: result.json says 64, the files say 32"]
+    said = [line.partition(": result.json says")[0] for line in verify(copy, trust=True)]
+    witness = place.parent.name
+    assert said[0].startswith(f"{witness}: report.html: isn't what")
+    assert said[1] == f"{witness}: margin.bone.above"
+    assert said[2].startswith(f"witnesses.{witness}: margin.json says")  # its hash of this result.json
 
 
 @pytest.mark.parametrize(
@@ -218,6 +222,7 @@ def test_a_victim_that_is_loaded_already_gives_the_same_margin(tmp_path):
     given = dataclasses.replace(job, victim="no such model")
     again = find_margin(given, tmp_path / "again", 16.0, victim=victims.organ())
     assert again["victim"].pop("spec") == "no such model" and first["victim"].pop("spec") == job.victim
+    assert again.pop("witnesses").keys() == first.pop("witnesses").keys()  # hashes of what names the model, too
     assert again == first
     witness = Path(first["structures"]["organ"]["witness"]) / "perturbation.nii.gz"
     assert (tmp_path / "again" / witness).read_bytes() == (tmp_path / "first" / witness).read_bytes()
@@ -243,7 +248,7 @@ def test_attacks_that_seek_the_smallest_change_are_asked_once_and_then_bisected(
     assert (row["breaks_at"], row["above"]) == (16.0, 15.0)
     limits = [trial["eps"] for trial in found["trials"]]
     assert limits[0] == 32.0 and all(limit < 32 for limit in limits[1:]) and len(limits) <= 6
-    assert verify(tmp_path / "out") == []
+    assert verify(tmp_path / "out", trust=True) == []
 
 
 def made_of(*names: str):
@@ -273,7 +278,7 @@ def test_an_attack_made_of_others_is_never_above_any_of_them(tmp_path, monkeypat
     # Each member's search is the one it would be alone.
     trials = [(trial["eps"], trial["aimed"], trial["linf"]) for trial in both["trials"]]
     assert trials == [(t["eps"], t["aimed"], t["linf"]) for one in alone for t in one["trials"]]
-    assert verify(tmp_path / "both") == []
+    assert verify(tmp_path / "both", trust=True) == []
 
 
 def test_folder_names_suit_every_file_system():

@@ -55,6 +55,7 @@ Seed = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -299,22 +300,23 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
-def verify(folder: Folder) -> None:
-    """Recompute every number of a result folder.
+def verify(folder: Folder, trust: Trust = False) -> None:
+    """Recompute what a result folder says.
 
-    From its saved files alone; exit status 1 if any number differs.
+    From its saved files, the model it names and the installed attack; says what is only recorded. Exit status 1 if
+    anything doesn't hold, 2 if nothing can be recomputed.
     """
     from perturbox.cli.running import run_verify
     from perturbox.cli.words import show
 
-    problems, lines = run_verify(folder)
+    problems, lines = run_verify(folder, trust)
     show(*lines)
     if problems:
         raise typer.Exit(1)
 
 
 @app.command()
-def replay(folder: Folder, out: NewFolder) -> None:
+def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
     """Repeat the attack that a result folder records.
 
     From that folder, and the files it was given if any; says whether the result is the same.
@@ -323,7 +325,7 @@ def replay(folder: Folder, out: NewFolder) -> None:
     from perturbox.cli.words import show
 
     check_out(out)
-    show(*run_replay(folder, out))
+    show(*run_replay(folder, out, trust))
 
 
 @app.command()

@@ -1,19 +1,16 @@
 """What each command does between its options and its words: check, estimate, run with a live display, summarise."""
 
-import json
 import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from perturbox import demo, estimate, folder, io
+from perturbox import demo, estimate, folder
 from perturbox.cli import words
+from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
 from perturbox.cli.refusals import check_new_place
 from perturbox.fitting import fit_features
@@ -21,7 +18,7 @@ from perturbox.io.files import require_new, require_new_folder, require_new_labe
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
-from perturbox.record import read_record, required_file
+from perturbox.record import read_whole_record
 from perturbox.types import InputError
 
 
@@ -122,55 +119,20 @@ def run_fit(
     return [*words.features_summary(found), *(f"Note: {warning}" for warning in warnings), f"Features: {out}"]
 
 
-def run_verify(place: Path) -> tuple[list[str], list[Any]]:
+def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:
     """(what differs, lines to print); `place` holds the result of an attack or of a search for the margin."""
-    count = count_numbers(place)
     with Progress({}, late_refusal=False) as progress:
-        problems = folder.verify(place, progress.listener())
-    if problems:
-        return problems, [*problems, f"{len(problems)} of {count} numbers don't hold."]
-    return [], [
-        f"All {count} numbers hold." if count else "Nothing broke, so no file was saved whose numbers could be checked."
-    ]
+        found = folder.examine(place, progress.listener(), trust=trust)
+    return found.problems, findings(found)
 
 
-def count_numbers(place: Path) -> int:
-    """How many values `verify` recomputes there."""
-    if (place / "margin.json").is_file():
-        try:
-            rows = json.loads((place / "margin.json").read_text(encoding="utf-8"))["structures"]
-            witnesses = [row["witness"] for row in rows.values() if row["witness"]]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"'{place / 'margin.json'}' is damaged; search for the margin again.") from None
-        # Of each break its size and its limit, and everything in the folder that shows it, which repeats all bounds.
-        return 2 * len(witnesses) + sum(count_numbers(place / witness) + _leaves(rows) for witness in set(witnesses))
-    result = read_record(place)
-    return sum(_leaves(result[key]) for key in (*folder.VERIFIED, "image_metrics"))
-
-
-def _leaves(value: Any) -> int:
-    if isinstance(value, Mapping):
-        return sum(_leaves(entry) for entry in value.values())
-    if isinstance(value, list):
-        return sum(_leaves(entry) for entry in value)
-    return 1
-
-
-def run_replay(place: Path, out: Path) -> list[Any]:
-    recorded = read_record(place)
-    seconds = recorded["effort"]["seconds"]
+def run_replay(place: Path, out: Path, trust: bool) -> list[Any]:
+    recorded = read_whole_record(place)
+    seconds = recorded["effort"].get("seconds")
     took = f"; it took {duration(seconds)} when it was recorded" if seconds else ""
     restarts = recorded["attack"]["parameters"].get("restarts", 1)
     with Progress(recorded["victim"]["labels"], restarts) as progress:
         progress.announce(f"Replaying {recorded['attack']['title']} on {recorded['victim']['name']}{took}.")
-        result = folder.replay(place, out, progress.listener())
-    same = np.array_equal(_perturbation(place, recorded), _perturbation(out, result))
-    other = "differs from the recorded one; its software, device or threads were others"
-    told = "is the recorded one, voxel by voxel" if same else other
-    return [*words.attack_summary(result, out), f"The perturbation {told}."]
-
-
-def _perturbation(place: Path, result: Mapping[str, Any]) -> np.ndarray:
-    return io.read_volume(
-        required_file(place, result, "perturbation"), unit=result["source"]["unit"], allow_constant=True
-    ).data
+        result = folder.replay(place, out, progress.listener(), trust=trust)
+    unlike, changed = folder.unlike(place, out), folder.changed_since(recorded)
+    return [*words.attack_summary(result, out), *replay_lines(unlike, changed)]

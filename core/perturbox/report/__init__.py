@@ -1,6 +1,7 @@
 """`report.html`: one self-contained page about one result folder, for a reader with a browser and no network.
 
     write_report(folder)      a pure function of the folder's files: the same files give the same page
+    rebuild(folder)           that page; `same_page` compares it with a stored one
 
 `load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the
 page, `words` and `charts` say it, `page` puts it into the template beside the scripts and the style.
@@ -9,11 +10,12 @@ page, `words` and `charts` say it, `page` puts it into the template beside the s
 import os
 from pathlib import Path
 
+from perturbox.report.encode import same_page
 from perturbox.report.load import load
 from perturbox.report.page import build
 from perturbox.report.story import tell
 
-__all__ = ["write_report"]
+__all__ = ["rebuild", "same_page", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
@@ -23,8 +25,13 @@ def write_report(folder: Path) -> Path:
     complete result. An earlier report is replaced only once the new one is whole.
     """
     folder = Path(folder)
-    page = build(tell(load(folder)))
+    page = rebuild(folder)
     path, partial = folder / "report.html", folder / "report.html.part"
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def rebuild(folder: Path) -> str:
+    """The page of a result folder as one text; raises InputError as `write_report`."""
+    return build(tell(load(Path(folder))))
