@@ -219,7 +219,7 @@ def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trus
 
 def _note(found: Findings, line: str, result: Mapping[str, Any], words: bool) -> None:
     """A difference is a problem, unless it is one of words that another version wrote."""
-    made_by = result["versions"].get("perturbox")
+    made_by = (result.get("versions") or {}).get("perturbox")  # of schema 1 only the numbers are compared
     if words and made_by != perturbox.__version__:
         found.notes.append(f"{line} (perturbox {made_by} made this folder, {perturbox.__version__} is installed)")
     else:

@@ -115,10 +115,16 @@ def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_pat
     assert last == f"2 things don't hold, of {found[1]} values that can be recomputed and 5 files."
 
 
-def test_a_model_that_is_code_is_loaded_only_where_the_user_says_so(run, attacked, tmp_path):
-    for command in (["verify", attacked / "R"], ["replay", attacked / "R", "--out", tmp_path / "again"]):
+def test_code_that_came_with_a_folder_is_loaded_only_if_the_user_says_so(run, attacked, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(attacked / "R", copy)
+    (copy / "model.py").write_text("raise SystemExit('it ran')")
+    record = json.loads((copy / "result.json").read_text(encoding="utf-8"))
+    record["victim"]["spec"] = f"{copy / 'model.py'}:volume"
+    (copy / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    for command in (["verify", copy], ["replay", copy, "--out", tmp_path / "again"]):
         status, _, err = run(*command)
-        assert status == 2 and "Python code that runs with your rights" in err and "--trust" in err
+        assert status == 2 and "Python code that came with the folder" in err and "--trust" in err and "it ran" not in err
     assert not (tmp_path / "again").exists()
 
 

@@ -379,8 +379,8 @@ def test_no_link_out_of_the_folder_is_followed(folder, copy, quick, name):
     assert any("is a link to a file elsewhere" in line for line in said(copy))
 
 
-def test_a_model_that_is_code_runs_only_where_it_is_trusted(copy, tmp_path):
-    trap = tmp_path / "model.py"
+def test_code_that_came_with_the_folder_runs_only_if_it_is_trusted(copy, tmp_path):
+    trap = copy / "model.py"
     trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     for edit in (
         lambda record: record["victim"].update(spec=f"{trap}:volume"),
@@ -388,7 +388,7 @@ def test_a_model_that_is_code_runs_only_where_it_is_trusted(copy, tmp_path):
     ):
         change(copy, edit)
         for call in (verify, lambda place: replay(place, tmp_path / "again")):
-            with pytest.raises(InputError, match="Python code that runs with your rights"):
+            with pytest.raises(InputError, match="Python code that came with the folder and runs with your rights"):
                 call(copy)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "again").exists()
 
