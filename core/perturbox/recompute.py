@@ -15,7 +15,7 @@ from perturbox.attack import own_draw
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.compare import RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.goals import Goal
-from perturbox.io.files import sha256
+from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
 from perturbox.job import Job, Listener, file_names, present_targets, settled
 from perturbox.load import load_victim, runs_code
 from perturbox.measure import measure
@@ -243,9 +243,9 @@ def _budget(case: Case, adversarial: Volume, eps: float | None, norm: str) -> It
 def _unit(result: Mapping[str, Any], adversarial: Volume, victim: Victim) -> str:
     """The scan's unit: the model's, and of pictures none. DICOM says whether it is a CT, which its copy can't."""
     stored = result["source"]["unit"]
-    if result["source"]["format"] == io.files.DICOM and stored == "intensity":
+    if result["source"]["format"] == DICOM and stored == "intensity":
         return stored
-    return victim.unit if adversarial.format not in io.files.PHOTOGRAPHS or victim.unit != "HU" else "intensity"
+    return victim.unit if adversarial.format not in PHOTOGRAPHS or victim.unit != "HU" else "intensity"
 
 
 def _compare_warnings(result: Mapping[str, Any], told: dict[str, Any], scan: list[str], found: Findings) -> None:

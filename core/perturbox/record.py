@@ -215,4 +215,4 @@ def required_file(folder: Path, record: Mapping[str, Any], name: str) -> Path:
 
 def described(folder: Path, files: Mapping[str, str | None]) -> dict[str, dict[str, str] | None]:
     """The entry "files" of result.json: each file's name in the folder and its SHA-256."""
-    return {name: file and {"path": file, "sha256": sha256(folder / file)} for name, file in files.items()}
+    return {name: {"path": file, "sha256": sha256(folder / file)} if file else None for name, file in files.items()}

@@ -409,7 +409,7 @@ def test_from_fitting_to_an_attack_that_replays(run, tmp_path):
     result = json.loads((tmp_path / "R" / "result.json").read_text())
     assert result["attack"]["parameters"]["features"] == str(file) and result["attack"]["name"] == "hfc"
     status, out, _ = run("replay", tmp_path / "R", "--out", tmp_path / "again", "--trust")
-    assert status == 0 and "The perturbation is the recorded one, voxel by voxel." in out
+    assert status == 0 and "The result is the recorded one: every voxel, every number and the trace." in out
     # Numbers are recomputed without the features, the attack is not.
     file.unlink()
     assert run("verify", tmp_path / "R", "--trust")[0] == 0

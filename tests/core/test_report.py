@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 import struct
 import zlib
@@ -43,7 +44,7 @@ def change_record(folder, tmp_path, **changes):
     copy = tmp_path / "changed"
     copy.mkdir()
     for file in folder.glob("*.nii.gz"):
-        (copy / file.name).symlink_to(file)
+        os.link(file, copy / file.name)
     record = {**json.loads((folder / "result.json").read_text()), **changes}
     (copy / "result.json").write_text(json.dumps(record))
     return copy

@@ -25,9 +25,10 @@ HERE = Path(tiny.__file__)
 
 def scan_as(format: str, folder: Path) -> Path:
     path = folder / f"scan{format}"
-    if format == "dicom":
-        return dicom_series.write_series(folder / "series")
     values = tiny.scan()
+    if format in ("CT", "MR"):
+        dicom_series.write_series(folder / "series", values, spacing=tiny.SPACING, modality=format, slope=0.5)
+        return folder / "series"
     if format in io.files.PHOTOGRAPHS:
         grey = np.clip((values[:, :, 9] + 200) / 2, 0, 255).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(grey.T), str(path))
@@ -38,7 +39,7 @@ def scan_as(format: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("format", [".png", ".jpg", ".bmp", ".tif", ".nii", ".nrrd", ".mhd", ".mha"])
+@pytest.mark.parametrize("format", [".png", ".jpg", ".bmp", ".tif", ".nii", ".nrrd", ".mhd", ".mha", "CT", "MR"])
 def test_an_untouched_folder_holds_whatever_the_format(format, tmp_path):
     kind = "flat" if format in io.files.PHOTOGRAPHS else "volume"
     run_job(Job(str(scan_as(format, tmp_path)), f"{HERE}:{kind}", eps=6, steps=2, force=True), tmp_path / "R")
