@@ -206,7 +206,7 @@ def sound():
     row = {"dice": 0.95, "iou": 0.9, "hd95_mm": 2.0, "nsd": 0.97, "volume_ml": 1500.0}
     return {
         "attack": {
-            "name": "pgd",
+            "name": "annealed",
             "parameters": {"eps": 4.0, "norm": "linf", "steps": 100, "restarts": 2, "target": []},
         },
         "source": {"spacing_mm": [0.8, 0.8, 1.5]},
