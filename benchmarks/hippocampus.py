@@ -34,21 +34,14 @@ RATE, STEPS, BATCH = 4e-3, 220, 4
 
 @dataclass(frozen=True)
 class Training:
-    """dims: of the network; 2: on slices. eps: of adversarial training in percent of range, 0 for none; inner: its
-    steps."""
+    """eps: of adversarial training in percent of range, 0 for none; inner: its steps."""
 
-    dims: int
     eps: float = 0.0
     inner: int = 3
     seed: int = 1
 
 
-NETS = {
-    "hippocampus": Training(3),
-    "hippocampus-hardened": Training(3, eps=6.0),
-    "hippocampus-2d": Training(2),
-    "hippocampus-2d-hardened": Training(2, eps=6.0),
-}
+NETS = {"hippocampus": Training(), "hippocampus-hardened": Training(eps=6.0)}
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -56,8 +49,8 @@ def normalise(x: Tensor) -> Tensor:
     return (x - 50.0) / 25.0
 
 
-def network(dims: int) -> UNet:
-    return UNet(dims, 1, 3, (12, 24, 48), (2, 2), num_res_units=1, norm="instance")
+def network() -> UNet:
+    return UNet(3, 1, 3, (12, 24, 48), (2, 2), num_res_units=1, norm="instance")
 
 
 def files() -> list[Path]:
@@ -78,23 +71,21 @@ def case(path: Path) -> tuple[Volume, np.ndarray]:
 
 def victim_of(name: str, net: nn.Module) -> Victim:
     """A network with the pipeline it was trained for."""
-    dims = NETS[name].dims
     return Victim(
         name=name,
         network=net.eval().requires_grad_(False),
         labels=LABELS,
-        window=Window(SIZE[:dims], batch=1 if dims == 3 else 8),
+        window=Window(SIZE, batch=1),
         normalise=normalise,
         unit="percent",
         orientation="RAS",
-        spacing=(SPACING, SPACING, SPACING) if dims == 3 else (SPACING, SPACING, None),
-        dims=dims,
+        spacing=(SPACING, SPACING, SPACING),
     )
 
 
 def load(name: str, folder: Path = CACHE) -> Victim:
     """A trained net; trains it first where the folder lacks it."""
-    path, net = folder / f"{name}.pt", network(NETS[name].dims)
+    path, net = folder / f"{name}.pt", network()
     if not path.exists():
         train(name, path)
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -103,7 +94,7 @@ def load(name: str, folder: Path = CACHE) -> Victim:
 
 def examples() -> tuple[Tensor, Tensor]:
     """(scans "n 1 *g", labels "n 1 *g") to learn from, on the network's grid, centred in its window."""
-    grid = victim_of("hippocampus", network(3))
+    grid = victim_of("hippocampus", network())
     images, labels = [], []
     for path in files()[:TRAINED_ON]:
         scan, known = case(path)
@@ -123,7 +114,7 @@ def train(name: str, path: Path) -> None:
     how = NETS[name]
     torch.manual_seed(how.seed)
     rng = np.random.default_rng(how.seed)
-    net, (images, labels) = network(how.dims).train(), examples()
+    net, (images, labels) = network().train(), examples()
     loss = DiceCELoss(softmax=True, to_onehot_y=True)
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=1e-4)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, RATE * 0.02)
@@ -133,8 +124,6 @@ def train(name: str, path: Path) -> None:
         shift = rng.integers(-2, 3, 3).tolist()
         x, y = x.roll(shift, (2, 3, 4)), labels[chosen].roll(shift, (2, 3, 4))
         x = x + torch.randn_like(x) * rng.uniform(0, 3)
-        if how.dims == 2:  # every slice a picture of its own
-            x, y = (a.movedim(4, 1).reshape(-1, 1, *SIZE[:2]) for a in (x, y))
         if how.eps:
             x = hardest(net, loss, x, y, how)
         optimiser.zero_grad()

@@ -3,9 +3,9 @@
     python -m benchmarks strength [SCENE …] [--steps 10 20 40 100] [--arms NAME …] [--jobs 2] [--again] [--out docs]
 
 Every arm makes as many backward passes as it has steps, and is judged by ordinary inference on the file it wrote. The
-hippocampus nets are trained when first needed (`hippocampus.py`, a few minutes) and kept outside the repository. Rows go
-to benchmarks.json as they come, the cheap ones first: a run that was stopped goes on where it was. Real scans are read
-from PERTURBOX_DATA; what isn't there is left out.
+hippocampus nets are trained when first needed (`hippocampus.py`, a few minutes) and kept outside the repository. Rows
+go to benchmarks.json as they come, the cheap ones first: a run that was stopped goes on where it was. Real scans are
+read from PERTURBOX_DATA; what isn't there is left out.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from perturbox.victim import Victim
 ROOT = Path(__file__).resolve().parents[1]
 CT = hippocampus.DATA.parent / "ct_abdomen" / "example_ct.nii.gz"
 STEPS = (10, 20, 40, 100)
-PATIENTS = 3  # of those no net was trained on
+PATIENTS = 2  # of those no net was trained on
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,38 @@ class Scene:
 
 
 PATIENT_NAMES = tuple(f"patient-{number}" for number in range(PATIENTS))
+HARDENED = Scene("hippocampus-hardened", PATIENT_NAMES, 12.0)
+SLAB = Scene("ct-organs", ("slab",), 10.0)
+# The cheap ones first.
 SCENES = {
-    "hardened": Scene("hippocampus-hardened", PATIENT_NAMES, 12.0),
-    "plain": Scene("hippocampus", PATIENT_NAMES, 12.0),
-    "hardened-2d": Scene("hippocampus-2d-hardened", PATIENT_NAMES, 12.0),
-    "hardened-l2": Scene("hippocampus-hardened", PATIENT_NAMES, 6.0, "l2"),
+    "hardened": HARDENED,
+    "hardened-l2": replace(HARDENED, eps=6.0, norm="l2"),
+    "hardened-vanish": replace(HARDENED, goal="vanish", target=("anterior",)),
+    "hardened-grow": replace(HARDENED, goal="grow", target=("anterior",)),
+    "plain": Scene("hippocampus", PATIENT_NAMES, 6.0),
+    "slices": Scene("ct-organs-2d", ("slices",), 10.0),
+    "phantoms": Scene("ct-organs", tuple(f"phantom-{number}" for number in range(3)), 10.0),
+    "slab": SLAB,
+    "slab-l2": replace(SLAB, eps=5.0, norm="l2"),
+    "slab-vanish": replace(SLAB, goal="vanish", target=("liver",)),
+    "slab-grow": replace(SLAB, goal="grow", target=("liver",)),
     "ct": Scene("ct-organs", ("ct",), 10.0),
     "ct-l2": Scene("ct-organs", ("ct",), 5.0, "l2"),
     "ct-vanish": Scene("ct-organs", ("ct",), 10.0, goal="vanish", target=("liver",)),
     "ct-grow": Scene("ct-organs", ("ct",), 10.0, goal="grow", target=("liver",)),
-    "phantom": Scene("ct-organs", ("phantom-0",), 10.0),
 }
+PIECES = {"ct": slice(None), "slab": slice(44, 108), "slices": slice(68, 72)}  # of the real CT
 
 
 def paced(share: float) -> Callable[[float], dict[str, Any]]:
     return lambda eps: {"alpha": share * eps}
 
 
+# As published, to see what the default is ahead of; linf only.
+PUBLISHED = ("bim", "mi-fgsm", "segpgd", "cospgd", "houdini", "smia", "di-fgsm", "ti-fgsm")
 # name: (recipe, settings for an eps). Those of one loss may be compared as ways to climb.
 ARMS: dict[str, tuple[str, Callable[[float], dict[str, Any]]]] = {
-    "default": ("pgd", lambda eps: {}),
+    "default": (recipes.DEFAULT, lambda eps: {}),
     "apgd, dice": ("apgd", lambda eps: {"loss": "dice"}),
     "apgd, ce": ("apgd", lambda eps: {"loss": "ce"}),
     "pgd as published": ("pgd", lambda eps: {}),
@@ -84,6 +96,7 @@ ARMS: dict[str, tuple[str, Callable[[float], dict[str, Any]]]] = {
     "pgd, step eps": ("pgd", paced(1.0)),
     "pgd, dice, step eps/4": ("pgd", lambda eps: {"alpha": 0.25 * eps, "loss": "dice"}),
     "pgd, dice, step eps/2": ("pgd", lambda eps: {"alpha": 0.5 * eps, "loss": "dice"}),
+    **{name: (name, lambda eps: {}) for name in PUBLISHED},
 }
 
 
@@ -101,7 +114,14 @@ class Cell:
 
 def cells(scenes: Sequence[str], arms: Sequence[str], steps: Sequence[int]) -> list[Cell]:
     """All runs, fewest steps first, so that a run that is stopped has compared something."""
-    found = [Cell(s, scan, arm, n) for s in scenes for scan in SCENES[s].scans for arm in arms for n in steps]
+    found = [
+        Cell(scene, scan, arm, n)
+        for scene in scenes
+        for scan in SCENES[scene].scans
+        for arm in arms
+        for n in steps
+        if SCENES[scene].norm in recipes.get(ARMS[arm][0]).norms
+    ]
     return sorted(found, key=lambda cell: (cell.steps, list(SCENES).index(cell.scene)))
 
 
@@ -111,7 +131,15 @@ def scan_of(name: str) -> tuple[Volume, np.ndarray | None]:
     kind, _, number = name.partition("-")
     if kind == "patient":
         return hippocampus.case(hippocampus.files()[2 * hippocampus.TRAINED_ON + int(number)])
-    return (io.read_volume(CT), None) if kind == "ct" else (prepared.phantom(prepared.SEED + int(number)), None)
+    return (prepared.phantom(prepared.SEED + int(number)) if kind == "phantom" else piece(kind)), None
+
+
+def piece(name: str) -> Volume:
+    """The real CT, or some of its slices."""
+    scan, slices = io.read_volume(CT), PIECES[name]
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * (slices.start or 0)
+    return scan.with_data(np.ascontiguousarray(scan.data[..., slices]), affine=affine)
 
 
 @cache
@@ -154,7 +182,7 @@ def saved_and_segmented(scan: Volume, x_adv: np.ndarray, victim: Victim) -> np.n
 
 def available(names: Sequence[str]) -> list[str]:
     """Those scenes whose scans are on this machine."""
-    there = {"patient": hippocampus.DATA.is_dir(), "ct": CT.is_file(), "phantom": True}
+    there = {"patient": hippocampus.DATA.is_dir(), "phantom": True} | dict.fromkeys(PIECES, CT.is_file())
     return [name for name in names if all(there[scan.partition("-")[0]] for scan in SCENES[name].scans)]
 
 

@@ -184,7 +184,13 @@ BEATEN = ("apgd", "bim", "cospgd", "di-fgsm", "houdini", "mi-fgsm", "pgd", "segp
 
 def warnings(result: Mapping[str, Any]) -> list[str]:
     """Plain sentences about what a result (the content of result.json) doesn't show; empty if nothing is to be said."""
-    found = [*_about_reference(result), *_about_effort(result), *_about_reach(result), *_about_controls(result), *_about_measuring(result)]
+    found = [
+        *_about_reference(result),
+        *_about_effort(result),
+        *_about_reach(result),
+        *_about_controls(result),
+        *_about_measuring(result),
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -253,8 +259,8 @@ def _about_reach(result: Mapping[str, Any]) -> Iterator[str]:
         )
     elif 0 < size < FILLED * eps and not result["success"]["succeeded"] and not result["stopped_early"]:
         yield (
-            f"The change ended at {size:.3g} {unit} of the {eps:g} {unit} that were allowed: nothing is known of larger "
-            "changes; give more steps."
+            f"The change ended at {size:.3g} {unit} of the {eps:g} {unit} that were allowed: nothing is known of "
+            "larger changes; give more steps."
         )
 
 

@@ -25,7 +25,8 @@ def write_case(folder: Path, seed: int = SEED) -> Path:
 
 
 def demo_job(image: Path) -> Job:
-    """The default attack at 10 HU against every structure the built-in model finds; few steps, for about a minute on two cores."""
+    """The default attack at 10 HU against every structure the built-in model finds; few steps, for about a minute on
+    two cores."""
     return Job(image=str(image), victim=VICTIM, eps=EPS, steps=STEPS)
 
 

@@ -24,8 +24,9 @@ from perturbox.victim import Victim
 class Job:
     """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
 
-    steps: None for the attack's own default. capped: whether the user gave eps; to attacks with a budget of their own it means nothing otherwise. surrogate:
-    models to craft the attack on; the victim is then asked for its predictions alone.
+    steps: None for the attack's own default. capped: whether the user gave eps; to attacks with a budget of their own
+    it means nothing otherwise. surrogate: models to craft the attack on; the victim is then asked for its predictions
+    alone.
     """
 
     image: str

@@ -60,7 +60,7 @@ class _Run:
         self.started = time.perf_counter()
         self.leaf, self.limits, self.step, self.member = attack, budget, 0, ""
         self.point: Tensor | None = None
-        # What seeks the worst goes on after all is lost, unless the caller said what is enough: more of it carries over.
+        # What seeks the worst goes on after all is lost, unless told what is enough: what lies deeper carries over.
         self.goes_on = attack.keep == "worst" and enough is None
         self.clean_score = 1.0
         if attack.keep != "worst" and enough is None:
@@ -310,8 +310,8 @@ def run(
     called at all. others: scans to craft it on instead of the case. on_step is told every step; stop is polled before
     each and ends the run with the best so far; enough(step) says what has reached the goal, which counts as better than
     anything that hasn't, and ends a round that rests: by default, where the smallest change is sought, what has reached
-    the goal's threshold; what seeks the worst goes on after all is lost. Raises BudgetViolated if what the attack made is outside
-    its budget, InputError for an impossible budget or surrogate.
+    the goal's threshold; what seeks the worst goes on after all is lost. Raises BudgetViolated if what the attack made
+    is outside its budget, InputError for an impossible budget or surrogate.
     """
     image, device, visible = case.image, victim.victim.device, victim.victim.visible
     budget = Budget.of(case, attack.limit, attack.norm, device, visible)

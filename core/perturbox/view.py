@@ -115,7 +115,17 @@ class View:
         x = as_input(image, victim.victim.device)
         visible, mm = budget.visible or budget.clip, tuple(image.spacing)
         scene = Scene(
-            labels, weight, towards, classes, regions, x, spacing, generator, visible=visible, scan_spacing=mm, kind=goal.kind
+            labels,
+            weight,
+            towards,
+            classes,
+            regions,
+            x,
+            spacing,
+            generator,
+            visible=visible,
+            scan_spacing=mm,
+            kind=goal.kind,
         )
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 

@@ -157,8 +157,9 @@ class Recipe:
     def build(
         self, eps: float | None, norm: str, steps: int | None, settings: Mapping[str, Any], local: bool = False
     ) -> Attack:
-        """Compose the attack; eps None: not capped; steps None: the recipe's own default; settings are values or the user's strings; local: settings may name
-        files of this machine. Raises InputError for anything it doesn't take."""
+        """Compose the attack; eps None: not capped; steps None: the recipe's own default; settings are values or the
+        user's strings; local: settings may name files of this machine. Raises InputError for anything it doesn't
+        take."""
         if eps is None and self.own is None:
             raise InputError(f"{self.name} needs a limit; give --eps.")
         if norm not in self.norms:

@@ -2,9 +2,10 @@
 
     x <- project(x + a_k * direction(grad L(f(x), y))),   a_k = a_0 (1 + cos(pi k / steps)) / 2
 
-From the clean scan; a_0 = 2 eps with signs (linf), 4 eps with the gradient over its RMS (l2). The first steps cross the
-ball and choose a face of it, the last ones settle there. L is soft Dice for the goal 'change'. A step size falling along
-a cosine is Loshchilov & Hutter's 2017, arXiv 1608.03983; the steps are PGD's, Madry et al. 2018, arXiv 1706.06083.
+From the clean scan; a_0 = 2 eps with signs (linf), 4 eps with the gradient over its RMS (l2). The first steps cross
+the ball and choose a corner of it, the last ones settle there. L is soft Dice unless the goal asks for another loss.
+A step size falling along a cosine is Loshchilov & Hutter's 2017, arXiv 1608.03983; the steps are PGD's, Madry et al.
+2018, arXiv 1706.06083.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def fitting(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progres
         "no paper states it whole: schedule, start and losses were chosen by measuring, see docs/benchmarks.md",
         "of several starts each begins at a random point of the ball",
     ),
-    use="The default, the strongest per call of the model",
+    use="A first look: what does a change of this size do?",
 )
 def annealed(
     eps: float,

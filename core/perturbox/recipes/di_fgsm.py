@@ -87,7 +87,8 @@ def diverse(objective: Objective, probability: float, least: float) -> Objective
     ),
     family="transfer",
     notes=(
-        "with the default step of eps / steps its changing signs cancel and fill about 60 % of the ball; a larger alpha, such as eps / 4, fills it",
+        "with the default step of eps / steps its changing signs cancel and fill about 60 % of the ball; a "
+        "larger alpha, such as eps / 4, fills it",
     ),
 )
 def di_fgsm(

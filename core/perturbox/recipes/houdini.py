@@ -47,7 +47,8 @@ def houdini_loss(sigma: float) -> Loss:
     ),
     family="loss",
     notes=(
-        "the factor (1 - Dice) is the same for every voxel, so steps by sign or of a fixed RMS cancel it: what is climbed is the probability of being turned wrong",
+        "the factor (1 - Dice) is the same for every voxel, so steps by sign or of a fixed RMS cancel it: what is "
+        "climbed is the probability of being turned wrong",
     ),
 )
 def houdini(

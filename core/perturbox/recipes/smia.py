@@ -84,7 +84,8 @@ class Stabilised:
         "steps are projected onto the eps ball, which the released code has not",
     ),
     notes=(
-        "in every run so far it left the Dice that bim leaves, for one and a half times the calls of the model; take bim for its strength",
+        "in every run so far it left the Dice that bim leaves, for one and a half times the calls of "
+        "the model; take bim for its strength",
     ),
 )
 def smia(

@@ -34,13 +34,13 @@ def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tens
     space="dct",
     deviations=(
         "through the sliding window of the whole scan in HU, where the paper attacks 96-voxel crops scaled to [0, 255]",
-        "no slice is rescaled unless rescale=true, so flat slices stay as they are; values stay in the scan's own range",
+        "no slice is rescaled unless rescale=true; flat slices stay as they are, values in the scan's own range",
         "rounding has a cubic's slope from the first step on, where the authors' is soft at first",
         "the similarity is that of the whole scan in the victim's window, where theirs is taken block by block",
     ),
     notes=(
         "the strength in the paper is that of the authors' rescaling of every slice to the whole window after the "
-        "attack: in our runs Dice fell to .22 to .38 with it and stayed at .91 to .94 without; rescale=true does it too",
+        "attack: in our runs Dice fell to .22 to .38 with it and stayed at .91 to .94 without; rescale=true does it",
     ),
     family="frequency",
     own=Own("q_max", "largest quantisation step of a frequency", zero=None),

@@ -46,8 +46,8 @@ def cropped(x: Tensor, shape: torch.Size) -> Tensor:
 
 
 def filling(x: Tensor, window: tuple[float, float], axis: int | None) -> Tensor:
-    """x "b c *s" with every slice across a spatial axis (None: every image) scaled linearly to go from the lowest to the
-    highest value of a window; flat slices stay as they are."""
+    """x "b c *s" with every slice across a spatial axis (None: every image) scaled linearly to span a window; flat
+    slices stay as they are."""
     over = [a for a in range(1, x.dim()) if axis is None or a != axis + 2]
     low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
     scaled = window[0] + (x - low) / (high - low).clamp_min(1e-6) * (window[1] - window[0])

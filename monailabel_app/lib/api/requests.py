@@ -42,7 +42,14 @@ class Submission(BaseModel):
         json_schema_extra={
             "examples": [
                 {"kind": "segment", "image": "liver_17"},
-                {"kind": "attack", "image": "liver_17", "attack": recipes.DEFAULT, "eps": 4, "steps": 20, "target": ["liver"]},
+                {
+                    "kind": "attack",
+                    "image": "liver_17",
+                    "attack": recipes.DEFAULT,
+                    "eps": 4,
+                    "steps": 20,
+                    "target": ["liver"],
+                },
                 {"kind": "margin", "image": "liver_17", "max_eps": 16, "steps": 10},
             ]
         },
@@ -60,7 +67,9 @@ class Submission(BaseModel):
         description="Largest change, in the scan's unit (HU). Left out: 4, or none for attacks with their own budget.",
     )
     norm: Literal["linf", "l2", "l0"] = Field("linf", description="How the size of a change is measured.")
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Steps; the attack's own default if left out, half of it for a margin.")
+    steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="Steps; the attack's own default if left out, half of it for a margin."
+    )
     goal: Word = Field("change", description="change, vanish, grow or become=STRUCTURE.")
     target: list[Word] = Field([], max_length=200, description="Structures to attack; all that are found if empty.")
     label: Word | None = Field(None, description="Tag of the image's label in the datastore that is the reference.")

@@ -184,7 +184,7 @@ def read(case: LabelledCase, victim: Victim):
 
 
 def judge(victim: Victim, cases: list[LabelledCase], settings: Settings) -> dict[str, float | None]:
-    """Mean Dice against the final labels, without and with the default attack on the whole scan, as every attack is judged."""
+    """Mean Dice against the final labels, without and with the default attack on the whole scan, judged as ever."""
     scores: dict[str, list[float]] = {"clean": [], "adversarial": []}
     for case in cases:
         job = Job(
