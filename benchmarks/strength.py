@@ -214,5 +214,5 @@ def main(arguments: Sequence[str]) -> None:
             store.store(document, "strength", cell.key, row, command)
             print(f"{number} of {len(wanted)}: {cell.key}: {row['score']:.3f}", file=sys.stderr, flush=True)
     text = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
-    section = strength_page.section(store.stored(document, "strength"))
+    section = strength_page.section(store.stored(document, "strength"), SCENES, list(ARMS))
     page.write_text(pages.with_section(text, section), encoding="utf-8")
