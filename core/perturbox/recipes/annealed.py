@@ -22,7 +22,7 @@ from perturbox.solvers.ascent import Ascent, chain, cosine
 from perturbox.spaces.additive import Additive
 
 FIRST = {"linf": 2.0, "l2": 4.0}  # of eps
-BY_GOAL = {"change": "dice", "vanish": "margin", "grow": "dice", "become": "margin"}
+BY_GOAL = {"change": "dice", "vanish": "margin", "grow": "dice", "become": "dice"}
 
 
 def fitting(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Any:
