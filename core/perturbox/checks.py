@@ -252,12 +252,13 @@ def _about_reach(result: Mapping[str, Any]) -> Iterator[str]:
         return
     size, eps, unit = budget["measured"][budget["norm"]], budget["eps"], budget["unit"]
     alpha, steps = parameters.get("alpha"), parameters.get("steps")
+    ended = result["stopped_early"] or result.get("margin") is not None  # of itself, not for want of steps
     if alpha is not None and steps and alpha * steps < eps * (1 - 1e-6):
         yield (
             f"{steps} step{'s' * (steps > 1)} of {alpha:g} {unit} can't reach the limit of {eps:g} {unit}: nothing is "
             "known of larger changes; give more steps or a larger step size."
         )
-    elif 0 < size < FILLED * eps and not result["success"]["succeeded"] and not result["stopped_early"]:
+    elif 0 < size < FILLED * eps and not result["success"]["succeeded"] and not ended:
         yield (
             f"The change ended at {size:.3g} {unit} of the {eps:g} {unit} that were allowed: nothing is known of "
             "larger changes; give more steps."
