@@ -1,5 +1,5 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo serve test test-all test-server test-slicer lint bench bench-attacks attacks
+.PHONY: setup demo serve test test-all test-server test-slicer lint bench bench-attacks bench-strength attacks
 
 # The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
 # tests of the Slicer module.
@@ -47,6 +47,11 @@ bench: .venv/ready
 # Write docs/attacks.md from the recipes, and draw the pictures it lacks: half a minute each.
 attacks: .venv/ready
 	.venv/bin/python -m benchmarks catalogue --pictures
+
+# How strong the default and others are for their effort; writes its section of docs/benchmarks.md. Goes on where it was
+# stopped; hours in all, the cheap scenes first.
+bench-strength: .venv/ready
+	.venv/bin/python -m benchmarks strength
 
 # Run every attack for a few steps; writes its section of docs/benchmarks.md. Goes on where it was stopped.
 bench-attacks: .venv/ready

@@ -2,6 +2,7 @@
 
     python -m benchmarks [--quick] [--cases CASE …] [--rounds 5] [--threads 1] [--out docs]
     python -m benchmarks attacks --help        every attack, a short run
+    python -m benchmarks strength --help       how strong each attack is for its effort
     python -m benchmarks catalogue --help      docs/attacks.md
 
 The full run takes about an hour and wants a machine that does nothing else.
@@ -27,6 +28,8 @@ import bench_sliding  # noqa: E402
 import catalogue  # noqa: E402
 import machine  # noqa: E402
 import pages  # noqa: E402
+import store  # noqa: E402
+import strength  # noqa: E402
 import summary  # noqa: E402
 
 
@@ -71,8 +74,8 @@ def main() -> None:
     results["goals"] = summary.goals(cases)
     options.out.mkdir(parents=True, exist_ok=True)
     document = options.out / "benchmarks.json"
-    if document.exists():  # what others measured stays
-        results["attacks"] = json.loads(document.read_text(encoding="utf-8")).get("attacks")
+    for part in ("attacks", "strength"):  # what others measured stays
+        results[part] = store.stored(document, part) or None
     document.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     path = options.out / "benchmarks.md"
     before, page = path.read_text(encoding="utf-8") if path.exists() else "", summary.markdown(results)
@@ -91,7 +94,7 @@ def peak_bytes(key: str, arm: str, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    others = {"attacks": attacks.main, "catalogue": catalogue.main}
+    others = {"attacks": attacks.main, "catalogue": catalogue.main, "strength": strength.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
     else:

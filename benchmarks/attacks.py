@@ -2,20 +2,22 @@
 
     python -m benchmarks attacks [NAME …] [--steps 5] [--jobs 2] [--again] [--out docs]
 
-Each is run with equal steps on 64 slices of the demo's phantom and on the real CT of PERTURBOX_DATA (default
+Each is run on 64 slices of the demo's phantom and on the real CT of PERTURBOX_DATA (default
 ../shared/data), where there is one, at 2, 5 and 10 HU, the largest first; with a budget of its own, at its default;
-what seeks the smallest change, at a cap of 40 HU. Results go to benchmarks.json as they come: a run that was stopped
-goes on where it was, one over some attacks leaves the results of the others in place. --again measures anew.
+what seeks the smallest change, at a cap of 40 HU. Those that follow a gradient within a ball get equal steps, and soft
+Dice to climb where they can choose; those that need more steps than most, as what only asks or creeps does, get the
+number they take by themselves. How strong they are for more effort is another run (`strength`). Results go to
+benchmarks.json as they come: a run that was stopped goes on where it was, one over some attacks leaves the results of
+the others in place. --again measures anew.
 """
 
 import argparse
 import datetime
-import json
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -26,9 +28,9 @@ import numpy as np
 import torch
 
 import attacks_page
-import machine
 import pages
 import prepared
+import store
 from perturbox import checks, io, recipes
 from perturbox.attack import own_draw
 from perturbox.types import Case, Effort, InputError, Volume
@@ -39,6 +41,8 @@ REAL_CT = Path(os.environ.get("PERTURBOX_DATA", ROOT.parent / "shared" / "data")
 CASES, EPS = ("phantom", "ct"), (10.0, 5.0, 2.0)
 CAP = 40.0  # of what seeks the smallest change; at 10 HU few would find any
 STEPS, DRAWS = 5, 3
+LOSS = "dice"
+PART = "attacks"  # of benchmarks.json
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,30 @@ def scan_of(case: str) -> Volume:
     return prepared.phantom() if case == "phantom" else io.read_volume(REAL_CT)
 
 
+def effort_of(name: str, steps: int) -> int:
+    """Steps of a recipe: as many as the others get, unless it needs more than most."""
+    own = recipes.get(name).steps
+    return own if own > recipes.STEPS else steps
+
+
+def climbed(name: str) -> dict[str, str]:
+    """The settings that make a recipe climb soft Dice, for comparing ways to climb and not losses; empty where the loss
+    is its own."""
+    choices = {entry["name"]: entry["choices"] for entry in recipes.get(name).parameters}
+    return {"loss": LOSS} if LOSS in (choices.get("loss") or ()) else {}
+
+
 def measure(cell: Cell, steps: int) -> dict[str, Any]:
     """Run one cell; its row of benchmarks.json."""
     torch.set_num_threads(1)
-    row: dict[str, Any] = {**asdict(cell), "steps": steps, "date": datetime.date.today().isoformat()}
+    steps, settings = effort_of(cell.recipe, steps), climbed(cell.recipe)
+    told = {"steps": steps, "loss": settings.get("loss"), "date": datetime.date.today().isoformat()}
+    row: dict[str, Any] = {**asdict(cell), **told}
     effort = Effort()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            given = prepared.ready(cell.recipe, cell.eps, cell.norm, steps, Path(folder), scan=scan_of(cell.case))
+            where = {"folder": Path(folder), "scan": scan_of(cell.case)}
+            given = prepared.ready(cell.recipe, cell.eps, cell.norm, steps, settings=settings, **where)
         except InputError as reason:
             return {**row, "refused": str(reason)}
         outcome, clean, goal, spent = prepared.attacked(given, effort)
@@ -148,7 +168,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m benchmarks attacks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these attacks")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of those that need no more than most")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     parser.add_argument("--again", action="store_true", help="also what has been measured with as many steps")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
@@ -159,19 +179,24 @@ def main(arguments: Sequence[str]) -> None:
     if len(cases) < len(CASES):
         print(f"No real CT at {REAL_CT}; set PERTURBOX_DATA. The phantom alone is attacked.", file=sys.stderr)
 
-    rows = stored(document).get("rows", {})
+    rows = store.stored(document, PART).get("rows", {})
     wanted = cells(names, cases)
     if not options.again:
-        wanted = [cell for cell in wanted if rows.get(cell.key, {}).get("steps") != options.steps]
+        wanted = [cell for cell in wanted if not measured(rows.get(cell.key, {}), cell.recipe, options.steps)]
     command = " ".join(["python -m benchmarks attacks", *arguments])
     failed = attack_all(wanted, options.steps, options.jobs, document, command)
-    section = attacks_page.section(stored(document))
+    section = attacks_page.section(store.stored(document, PART), lambda name: effort_of(name, 0))
     text = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
     page.write_text(pages.with_section(text, section), encoding="utf-8")
     for sentence in failed:
         print(f"FAILED: {sentence}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
+
+
+def measured(row: Mapping[str, Any], name: str, steps: int) -> bool:
+    """Whether a row says what would be measured now."""
+    return row.get("steps") == effort_of(name, steps) and row.get("loss") == climbed(name).get("loss")
 
 
 def attack_all(wanted: Sequence[Cell], steps: int, jobs: int, document: Path, command: str) -> list[str]:
@@ -186,27 +211,7 @@ def attack_all(wanted: Sequence[Cell], steps: int, jobs: int, document: Path, co
             except Exception as problem:  # one attack's failure shall not cost the others' hours
                 failed.append(f"{cell.key}: {type(problem).__name__}: {problem}")
                 continue
-            store(document, cell.key, row, command)
+            store.store(document, PART, cell.key, row, command)
             said = row.get("refused") or f"Dice {row['dice']:.3f}, {row['cpu_s']:.0f} CPU s"
             print(f"{number} of {len(wanted)}: {cell.key}: {said}", file=sys.stderr, flush=True)
     return failed
-
-
-def stored(document: Path) -> dict[str, Any]:
-    """What benchmarks.json holds of the attacks."""
-    found = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
-    return found.get("attacks") or {}
-
-
-def store(document: Path, key: str, row: dict[str, Any], command: str) -> None:
-    """Add a row to benchmarks.json, whole or not at all."""
-    whole = json.loads(document.read_text(encoding="utf-8")) if document.exists() else {}
-    rows = {**(whole.get("attacks") or {}).get("rows", {}), key: row}
-    told = {"cpu": machine.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    whole["attacks"] = {
-        "command": command, "machine": told, "versions": machine.versions(), "rows": dict(sorted(rows.items()))
-    }  # fmt: skip
-    document.parent.mkdir(parents=True, exist_ok=True)
-    draft = document.with_suffix(".json.part")
-    draft.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    draft.replace(document)

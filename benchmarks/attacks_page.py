@@ -1,21 +1,24 @@
 """The section of docs/benchmarks.md on the attacks: one table per norm, one of those that seek the smallest change, one
 of those with a budget of their own, never one beside the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pages
 
 Rows = dict[str, dict[str, Any]]
 FLOOR = "noise"
+COST = ("forwards", "backwards", "CPU s (phantom)", "CPU s (CT)")
 
 
-def section(found: dict[str, Any]) -> str:
-    """Markdown of what benchmarks.json holds of the attacks: {command, machine, versions, rows}."""
+def section(found: dict[str, Any], effort: Callable[[str], int] = lambda name: 0) -> str:
+    """Markdown of what benchmarks.json holds of the attacks: {command, machine, versions, rows}; effort: the steps that
+    a recipe needs, without which a row isn't shown, as it would mislead."""
     rows = list(found.get("rows", {}).values())
+    short = sorted({row["recipe"] for row in rows if row["steps"] < effort(row["recipe"])})
+    rows = [row for row in rows if row["recipe"] not in short]
     done = [row for row in rows if "refused" not in row]
     dates = sorted({row["date"] for row in rows})
-    steps = sorted({row["steps"] for row in rows})
     machine = found["machine"]
     own = [row for row in done if row["eps"] is None]
     smallest = [row for row in done if row["eps"] is not None and row["keep"] == "smallest"]
@@ -28,11 +31,14 @@ def section(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f" · `{found['command']}`",
         "",
-        f"`ct-organs`, at most {' or '.join(map(str, steps))} steps each, other settings at their default, one seed. "
+        "`ct-organs`, one seed. Attacks that follow a gradient within a ball take equally many steps; those that only "
+        "ask, or creep to the smallest change, take what they need. Where *loss* names one, the attack could choose "
+        "and climbs that; rows without climb their own default, and compare losses as much as attacks. "
         "*phantom*: 64 slices of the demo's case; *CT*: a real abdominal CT (TotalSegmentator test data, Apache-2.0). "
         "Numbers are mean Dice over the structures, of the prediction on the saved file against the clean prediction; "
         "cost is that of the attack alone. So few steps show what an attack does with little effort, on one model and "
-        "two scans: this is no ranking. *Control* is the lower of white noise of the same RMS and of the perturbation "
+        "two scans: this is no ranking, and says nothing of what more steps find (see above). "
+        "*Control* is the lower of white noise of the same RMS and of the perturbation "
         "rolled to another place, at the largest limit on the CT (or the phantom, where there is none). What an attack "
         "may claim must lie clearly below it.",
         "",
@@ -44,6 +50,8 @@ def section(found: dict[str, Any]) -> str:
         lines += ["### The smallest change that halves mean Dice", "", *_smallest(smallest), ""]
     if own:
         lines += ["### Budgets of their own", "", *_own(own), ""]
+    if short:
+        lines += [f"Not run yet with the steps that they need: {', '.join(short)}.", ""]
     if refused := {row["recipe"]: row["refused"] for row in rows if "refused" in row}:
         lines += ["Not run:", "", *(f"- {name}: {reason}" for name, reason in refused.items()), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -53,13 +61,14 @@ def _ball(rows: Sequence[dict[str, Any]], norm: str) -> list[str]:
     columns = sorted({(row["case"] == "ct", row["eps"]) for row in rows})
     said = {eps: f"{100 * eps:g} % of the voxels" if norm == "l0" else f"{eps:g} HU" for _, eps in columns}
     titles = [f"{'CT' if ct else 'phantom'}, {said[eps]}" for ct, eps in columns]
-    lines = _head(["attack", *titles, "control", "forwards", "backwards", "CPU s (phantom)", "CPU s (CT)"])
+    lines = _head(["attack", "steps", "loss", *titles, "control", *COST])
     for name in sorted({row["recipe"] for row in rows}, key=lambda name: (name != FLOOR, name)):
         here = {(row["case"] == "ct", row["eps"]): row for row in rows if row["recipe"] == name}
         dices = [f"{here[column]['dice']:.3f}" if column in here else "" for column in columns]
         label = f"**{name}** (floor)" if name == FLOOR else name
         last = here[max(here)]["control"]
-        lines.append(_line([label, *dices, _dice(last), *_cost(list(here.values()))]))
+        said = [f"{max(row['steps'] for row in here.values())}", *_loss(list(here.values()))]
+        lines.append(_line([label, *said, *dices, _dice(last), *_cost(list(here.values()))]))
     return lines
 
 
@@ -92,6 +101,10 @@ def _own(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _dice(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _loss(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [", ".join(sorted({row.get("loss") or "" for row in rows}))]
 
 
 def _cost(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -99,7 +99,8 @@ def _reading_pictures() -> list[str]:
 
 def _section(recipe: Recipe) -> list[str]:
     sentence, formula = said_of(recipe)
-    facts = [f"{recipe.access.capitalize()}-box", _images(recipe), f"`{recipe.space}` space", f"cost: {recipe.cost}"]
+    facts = [f"{recipe.access.capitalize()}-box", _images(recipe), f"`{recipe.space}` space"]
+    facts += [f"{recipe.steps} steps unless given", f"cost: {recipe.cost}"]
     lines = [f"### {recipe.name}", "", f"**{recipe.title}.** {sentence}", ""]
     if formula:
         lines += ["```", formula, "```", ""]
@@ -112,6 +113,8 @@ def _section(recipe: Recipe) -> list[str]:
         lines += [""]
     if recipe.deviations:
         lines += ["Differs from the paper:", "", *(f"- {deviation}" for deviation in recipe.deviations), ""]
+    if recipe.notes:
+        lines += ["Measured:", "", *(f"- {note}" for note in recipe.notes), ""]
     return [*lines, *_picture(recipe.name)]
 
 

@@ -1,9 +1,10 @@
 """docs/benchmarks.md has several authors: what one of them measures anew must not take away what another measured."""
 
+STRENGTH = "## How strong each attack is"
 ATTACKS = "## Every attack, a short run"
 SERVER = "## The server under load"
 # In the order of the page, after the gradient's own sections.
-SECTIONS = (ATTACKS, SERVER)
+SECTIONS = (STRENGTH, ATTACKS, SERVER)
 
 
 def with_section(page: str, section: str) -> str:

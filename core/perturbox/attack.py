@@ -24,13 +24,13 @@ class Attack:
 
     eps: infinite where the space alone limits the change. keep: what is best, the "worst" score, the "first" that
     reaches the goal or the "smallest" change that does. rests: whether a round ends as soon as it has reached the goal
-    (or, keeping the worst, lost everything). queries: predictions per step beside the one with its gradient. members:
-    the attacks it is made of, run one after another, each as if it were alone; a `warm` one starts at the best point of
-    the one before: where the objective was highest, or where the score was lowest (`warm_by`). refine: attacks with
-    ever smaller limits, by bisection, that the one that succeeded gets in the end. check: refuses, with an InputError,
-    victims and scans it can't work with. crafted_on: files other than the case, for a universal attack: scans, or what
-    `make_scans` makes them of: (victim, case, what was read, generator) -> scans. buffers: tensors as large as the
-    prediction that its objective holds at once, for the estimate of memory.
+    (keeping the worst, only where the caller says what is enough). queries: predictions per step beside the one with
+    its gradient. members: the attacks it is made of, run one after another, each as if it were alone; a `warm` one
+    starts at the best point of the one before: where the objective was highest, or where the score was lowest
+    (`warm_by`). refine: attacks with ever smaller limits, by bisection, that the one that succeeded gets in the end.
+    check: refuses, with an InputError, victims and scans it can't work with. crafted_on: files other than the case,
+    for a universal attack: scans, or what `make_scans` makes them of: (victim, case, what was read, generator) ->
+    scans. buffers: tensors as large as the prediction that its objective holds at once, for the estimate of memory.
     """
 
     name: str

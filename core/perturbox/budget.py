@@ -121,9 +121,15 @@ class Budget:
         return (flat * kept).view_as(delta)
 
     def quantise(self, delta: Tensor) -> Tensor:
-        """Round to the file's steps, towards the source, so that the budget holds and the file stores exactly this."""
+        """Round to the file's steps so that the budget holds and the file stores exactly this: towards the source, or,
+        where the RMS is limited, up or down so that it stays that of delta. What lies on the steps stays as it is."""
+        if self.step is None:
+            return delta
         # 0.3 HU are three steps of 0.1 although float32 makes 2.9999998 of them.
-        return delta if self.step is None else torch.trunc(delta / self.step * (1 + 1e-6)) * self.step
+        whole = torch.trunc(delta / self.step * (1 + 1e-6))
+        if self.norm == "l2":
+            whole = torch.stack([_of_equal_size(*pair) for pair in zip(delta / self.step, whole, strict=True)])
+        return whole * self.step
 
     def rms(self, delta: Tensor) -> Tensor:
         """Root mean square of delta over the region, "b 1 ..." (all voxels of all channels of one case)."""
@@ -172,6 +178,26 @@ class Budget:
                 raise BudgetViolated(
                     f"The perturbation measures {float(found):g} in {self.norm}, above the limit {self.eps:g}."
                 )
+
+
+def _of_equal_size(exact: Tensor, low: Tensor) -> Tensor:
+    """`exact` in whole numbers of at most its root mean square; low: the same, rounded towards 0.
+
+    Rounding all towards 0 would leave a third of 0.5 steps RMS. What is left of the squares is spent on rounding voxels
+    away from 0, in the order of what each adds to the product with `exact` for its square.
+    """
+    left = float(exact.double().square().sum() - low.double().square().sum())
+    price = 2 * low.abs() + 1
+    # Of equals not those that come first in the scan: the golden ratio's multiples spread them evenly.
+    spread = (torch.arange(exact.numel(), device=exact.device, dtype=torch.float64) * 0.6180339887498949).frac()
+    worth = (exact.abs() / price).flatten() + 1e-4 * spread.to(exact)
+    worth[(exact.abs() - low.abs()).flatten() < 1e-5] = 0  # on a step already
+    order = worth.argsort(descending=True)
+    order = order[worth[order] > 0]
+    bought = order[price.flatten()[order].double().cumsum(0) <= left * (1 + 1e-9)]
+    up = torch.zeros_like(low).flatten()
+    up[bought] = 1
+    return low + up.view_as(low) * exact.sign()
 
 
 def middle_limit(held: float, broken: float, step: float) -> float | None:

@@ -25,8 +25,9 @@ def write_case(folder: Path, seed: int = SEED) -> Path:
 
 
 def demo_job(image: Path) -> Job:
-    """PGD at 10 HU against every structure the built-in model finds; few steps, for about a minute on two cores."""
-    return Job(image=str(image), victim=VICTIM, attack="pgd", eps=EPS, steps=STEPS)
+    """The default attack at 10 HU against every structure the built-in model finds; few steps, for about a minute on
+    two cores."""
+    return Job(image=str(image), victim=VICTIM, eps=EPS, steps=STEPS)
 
 
 def free_folder(wanted: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbox import io, metrics
+from perturbox import io, metrics, recipes
 from perturbox.attack import Attack
 from perturbox.budget import middle_limit
 from perturbox.io.files import new_folder, require_new_folder, sha256
@@ -76,7 +76,8 @@ def find_margin(
         )
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
-    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True), victim=victim)
+    steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
+    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), victim=victim)
     if ready.image.step is not None and max_eps < ready.image.step:
         raise InputError(
             f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."

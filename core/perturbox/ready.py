@@ -24,16 +24,17 @@ from perturbox.victim import Victim
 class Job:
     """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
 
-    capped: whether the user gave eps; to attacks with a budget of their own it means nothing otherwise. surrogate:
-    models to craft the attack on; the victim is then asked for its predictions alone.
+    steps: None for the attack's own default. capped: whether the user gave eps; to attacks with a budget of their own
+    it means nothing otherwise. surrogate: models to craft the attack on; the victim is then asked for its predictions
+    alone.
     """
 
     image: str
     victim: str = "ct-organs"
-    attack: str = "pgd"
+    attack: str = recipes.DEFAULT
     eps: float = 4.0
     norm: str = "linf"
-    steps: int = 20
+    steps: int | None = None
     goal: str = "change"
     target: tuple[str, ...] = ()
     label: str | None = None
@@ -116,7 +117,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     for scan in others:
         for model in surrogates or (victim,):
             model.on(scan)
-    if attack.steps != job.steps and not attack.members:
+    if job.steps not in (None, attack.steps) and not attack.members:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
     return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest, surrogates, others)
 

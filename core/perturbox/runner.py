@@ -27,6 +27,7 @@ from perturbox.usable import Usable, passing
 from perturbox.victim import BoundVictim, as_input
 from perturbox.view import Previous, View, surrogate_view, views_of_others
 
+UNHARMED = 1.0  # every goal's score of a prediction that is the reference
 SLACK = 0.01  # of a score: what rests on success shall not fail on the saved file by a voxel
 
 
@@ -62,6 +63,8 @@ class _Run:
         self.started = time.perf_counter()
         self.leaf, self.limits, self.step, self.member = attack, budget, 0, ""
         self.point: Tensor | None = None
+        # What seeks the worst goes on after all is lost, unless told what is enough: what lies deeper carries over.
+        self.goes_on = attack.keep == "worst" and enough is None
         self.clean_score = 1.0
         if attack.keep != "worst" and enough is None:
             self.clean_score = float(np.mean([self._clean(view) for view in views]))
@@ -104,7 +107,7 @@ class _Run:
                 z, state = leaf.solver.step(oracle, z, state)
                 z = self.project(z)
             self.on_step(self.trace[-1])
-            if leaf.rests and self.succeeded:
+            if leaf.rests and self.succeeded and not self.goes_on:
                 break
         self.rounds += 1
         return self.attack.keep == "smallest" or not self.rank[0]
@@ -257,9 +260,19 @@ class _Run:
         rank = (self.succeeded, -sought, -score)
         if self.attack.members:
             self.members.setdefault(self.member, Member(self.member, now, rank, size)).note(now, rank, size)
-        # Of equals the first is kept: an unchanged scan is where every attack starts.
-        if self.best is None or rank > self.rank:
+        if self._beats(rank, now):
             self.best, self.best_x, self.best_leaf, self.rank = now, x_adv, self.leaf, rank
+
+    def _beats(self, rank: Rank, now: Step) -> bool:
+        """Whether a point is better than the best. Of equals the one that climbed its objective highest, for it lies
+        deepest beyond the border and so carries over best to other models and to the saved file; the unchanged scan
+        above all that do no more, so that an attack that failed leaves the file as it was."""
+        if self.best is None:
+            return rank[0] or now.score < UNHARMED or now.linf == 0
+        if rank != self.rank:
+            return rank > self.rank
+        same = self.best_leaf.objective is self.leaf.objective  # values of two losses can't be compared
+        return same and self.best.linf > 0 and (now.loss or 0.0) > (self.best.loss or 0.0)
 
     def _keep(self, view: View, x_adv: Tensor) -> None:
         self.point = x_adv if view.budget is self.budget else None
@@ -313,9 +326,9 @@ def run(
     found, from which the first round begins. surrogates: models to craft it on, on the same scan; `victim` is then not
     called at all. others: scans to craft it on instead of the case. on_step is told every step; stop is polled before
     each and ends the run with the best so far; enough(step) says what has reached the goal, which counts as better than
-    anything that hasn't, and ends a round that rests: by default what has lost everything, or, where the smallest
-    change is sought, what has reached the goal's threshold. Raises BudgetViolated if what the attack made is outside
-    its budget, InputError for an impossible budget or surrogate.
+    anything that hasn't, and ends a round that rests: by default, where the smallest change is sought, what has reached
+    the goal's threshold; what seeks the worst goes on after all is lost. Raises BudgetViolated if what the attack made
+    is outside its budget, InputError for an impossible budget or surrogate.
     """
     image, device, visible = case.image, victim.victim.device, victim.victim.visible
     budget = Budget.of(case, attack.limit, attack.norm, device, visible)

@@ -52,7 +52,8 @@ class Member:
 
     def note(self, now: Step, rank: Rank, size: float) -> None:
         """One more step of this member's."""
-        if rank > self.rank:
+        higher = rank == self.rank and self.best.linf > 0 and (now.loss or 0.0) > (self.best.loss or 0.0)
+        if rank > self.rank or higher:
             self.best, self.rank, self.size = now, rank, size
         for value, dice in now.dice.items():
             if dice is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from perturbox.budget import Budget, Norm
-from perturbox.goals import Goal
+from perturbox.goals import Goal, Kind
 from perturbox.objectives import Loss
 from perturbox.saturation import scale_of
 from perturbox.sliding import Inside
@@ -42,7 +42,7 @@ class Scene:
     `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid; scan_spacing: mm along the scan's
     own axes. generator: for what is random in an objective. previous: the point before, None at a round's first.
     memory: empty at a round's start, for what an objective carries from step to step. visible: lowest and highest value
-    that the model or a reader tells apart.
+    that the model or a reader tells apart. kind: of the goal, for objectives that choose their loss by it.
     """
 
     labels: Tensor
@@ -57,6 +57,7 @@ class Scene:
     memory: dict[str, Any] = field(default_factory=dict)
     visible: tuple[float, float] = (0.0, 1.0)
     scan_spacing: tuple[float, ...] = ()
+    kind: Kind = "change"
 
     def gain(self, loss: Loss, logits: Tensor) -> Tensor:
         """A loss as it is climbed: away from the labels, or with the opposite sign towards them."""
@@ -118,7 +119,17 @@ class View:
         x = as_input(image, victim.victim.device)
         visible, mm = budget.visible or budget.clip, tuple(image.spacing)
         scene = Scene(
-            labels, weight, towards, classes, regions, x, spacing, generator, visible=visible, scan_spacing=mm
+            labels,
+            weight,
+            towards,
+            classes,
+            regions,
+            x,
+            spacing,
+            generator,
+            visible=visible,
+            scan_spacing=mm,
+            kind=goal.kind,
         )
         return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
 

@@ -146,7 +146,7 @@ def order_for(
         attack=recipe.name,
         eps=forms.number("eps", given.pop("eps", default.eps)),
         norm=str(given.pop("norm", recipe.norms[0])),
-        steps=forms.whole("steps", given.pop("steps", default.steps)),
+        steps=forms.whole("steps", given.pop("steps", recipe.steps)),
         goal=str(given.pop("goal", default.goal)),
         label=None if label is None else str(label),
         label_map=label_map,

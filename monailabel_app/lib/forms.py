@@ -26,7 +26,7 @@ def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]
     goals = ["change", "vanish", "grow", *(f"become={name}" for name in structures)] if recipe.targeted else ["change"]
     return {
         **({"eps": f"{job.eps:g}"} if recipe.own is None else {}),  # else a setting of its own limits the change
-        "steps": f"{job.steps}",
+        "steps": f"{recipe.steps}",
         "target": [ALL, *structures],
         "goal": goals,
         "reference": [PREDICTION, FINAL],

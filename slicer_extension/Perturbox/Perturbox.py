@@ -65,7 +65,7 @@ class PerturboxParameterNode:
     roiSegment: str = ""
     model: str = ""
     targets: str = "[]"
-    attack: str = "pgd"
+    attack: str = ""  # the server's default
     effort: str = "standard"
     eps: Annotated[float, WithinRange(1, 32)] = 4.0
     form: str = "{}"

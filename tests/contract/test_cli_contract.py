@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 import tiny
 
+from perturbox import defaults
 from perturbox.cli import main
 from perturbox.cli.commands import command
 
@@ -16,7 +17,7 @@ TINY = f"{Path(tiny.__file__)}:volume"
 REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
-ATTACK_JOB = {**SCAN_JOB, "--attack": "pgd", "--target": None, "--steps": 20, "--set": None, "--seed": 0}
+ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
 COMMANDS = {
     "demo": {"--out": None},
     "attack": {
@@ -31,14 +32,7 @@ COMMANDS = {
         "--roi": None,
         "--surrogate": None,
     },
-    "margin": {
-        **ATTACK_JOB,
-        "--steps": 10,
-        "IMAGE": REQUIRED,
-        "--out": REQUIRED,
-        "--max-eps": 32.0,
-        "--surrogate": None,
-    },
+    "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0, "--surrogate": None},
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
     "fit-features": {
         **SCAN_JOB,
@@ -277,6 +271,9 @@ ATTACK = {
     "access": str,
     "family": str,
     "use": str,
+    "default": bool,
+    "steps": int,
+    "notes": list,
     "own_budget": (dict, type(None)),
     "cost": str,
     "parameters": list,
@@ -325,9 +322,10 @@ def test_list_of_attacks(capsys):
         assert entry["parameters"], entry["name"]
         follows(entry["parameters"], [PARAMETER], entry["name"])
         assert {parameter["type"] for parameter in entry["parameters"]} <= {"float", "int", "bool", "str"}
+    assert [entry["name"] for entry in found if entry["default"]] == [defaults.ATTACK]
     (pgd,) = (entry for entry in found if entry["name"] == "pgd")
-    defaults = {parameter["name"]: parameter["default"] for parameter in pgd["parameters"]}
-    assert defaults == {"loss": "dice-ce", "alpha": None, "random_start": True, "restarts": 1}
+    found = {parameter["name"]: parameter["default"] for parameter in pgd["parameters"]}
+    assert found == {"loss": "dice-ce", "alpha": None, "random_start": True, "restarts": 1}
 
 
 def test_list_of_victims(capsys, monkeypatch):

@@ -275,13 +275,41 @@ def test_stopping_at_once_returns_the_scan():
     assert np.array_equal(outcome.x_adv, image.data) and not outcome.touched.any()
 
 
-def test_an_attack_that_reached_everything_ends_early():
+def test_an_attack_that_lost_everything_goes_on_to_the_highest_loss():
+    """It ends early only where the caller said what is enough; neither starts again."""
     image = victims.organ_scan()
     image.data[image.data == 1500] = 1.0
-    outcome = attacked(image, victims.organ(), eps=40.0, steps=20, restarts=3, random_start=False)
-    assert outcome.best.score == 0.0
-    assert len(outcome.trace) == outcome.best.step + 1 == 4  # 5 HU a step, 10.5 to go
-    assert np.abs(outcome.delta).max() == 15
+    options = {"eps": 40.0, "steps": 20, "restarts": 3, "random_start": False}
+    whole = attacked(image, victims.organ(), **options)
+    lost = [step for step in whole.trace if step.score == 0]
+    assert len(whole.trace) == 21 and len(lost) > 1 and whole.best is max(lost, key=lambda step: step.loss)
+    assert whole.best.loss > lost[0].loss and np.abs(whole.delta).max() == 40
+    first = attacked(image, victims.organ(), enough=lambda step: step.score <= 0, **options)
+    assert first.best is first.trace[-1] and len(first.trace) == first.best.step + 1 == 4  # 5 HU a step, 10.5 to go
+    assert np.abs(first.delta).max() == 15
+
+
+@pytest.mark.parametrize("name", ["pgd", "bim", "noise"])
+def test_an_attack_that_changed_nothing_of_the_score_leaves_the_scan(name):
+    """From a random start as from the scan itself; the loss rose meanwhile."""
+    image = victims.organ_scan()
+    image.data[image.data == 1500] = 1.0
+    outcome = attacked(image, victims.organ(), name, eps=5.0, steps=3)  # 10.5 to go
+    assert {step.score for step in outcome.trace} == {1.0} and max(step.linf for step in outcome.trace) > 0
+    assert np.array_equal(outcome.x_adv, image.data) and outcome.best.score == 1.0 and outcome.best.linf == 0
+    if name == "bim":
+        assert max(step.loss for step in outcome.trace) > outcome.best.loss
+
+
+def test_of_equal_scores_the_unchanged_scan_stays_whatever_the_expert_says():
+    """Its score is then no 1; the look at the scan itself, where the attack starts, tells it."""
+    image = victims.organ_scan()
+    image.data[image.data == 1500] = 1.0
+    victim = victims.organ()
+    expert = np.roll(victim.predict(image), 1, 0)
+    outcome = attacked(image, victim, "bim", eps=5.0, steps=3, reference=expert)
+    assert len({step.score for step in outcome.trace}) == 1 and outcome.best.score < 1.0
+    assert np.array_equal(outcome.x_adv, image.data)
 
 
 def test_what_is_enough_is_better_than_any_score():

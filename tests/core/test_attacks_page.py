@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import attacks
 import attacks_page
 import pages
+import store
+import strength
+import strength_page
 
 OWN = {"parameter": "strength", "value": 0.3, "unit": "", "meaning": "largest logarithm"}
 
@@ -52,8 +55,8 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own():
         row("kspace", 0.3, None, own=OWN, control=0.8, unit="intensity"),
     )
     assert table(text, "Within eps, linf") == [
-        "| **noise** (floor) |  | 0.990 |  | 0.910 | 6 | 5 | 12 |  |",
-        "| pgd | 0.700 | 0.500 | 0.400 | 0.930 | 6 | 5 | 12 | 40 |",
+        "| **noise** (floor) | 5 |  |  | 0.990 |  | 0.910 | 6 | 5 | 12 |  |",
+        "| pgd | 5 |  | 0.700 | 0.500 | 0.400 | 0.930 | 6 | 5 | 12 | 40 |",
     ]
     assert table(text, "The smallest change that halves mean Dice") == [
         "| cw | phantom | l2 | 40 | yes | 0.450 | 0.910 | 10 HU | 3.2 HU | 12 |"
@@ -90,12 +93,15 @@ def test_every_recipe_has_cells_and_noise_one_in_every_norm_to_stand_beside_it()
 def test_results_are_stored_as_they_come_and_those_of_others_stay(tmp_path):
     document = tmp_path / "benchmarks.json"
     document.write_text(json.dumps({"cases": {"a": 1}}))
-    attacks.store(document, "one", row("pgd", 0.5), "first")
-    attacks.store(document, "two", row("bim", 0.6), "second")
-    attacks.store(document, "one", row("pgd", 0.4), "third")
+    store.store(document, attacks.PART, "one", row("pgd", 0.5), "first")
+    store.store(document, attacks.PART, "two", row("bim", 0.6), "second")
+    store.store(document, attacks.PART, "one", row("pgd", 0.4), "third")
     whole = json.loads(document.read_text())
     assert whole["cases"] == {"a": 1} and whole["attacks"]["command"] == "third"
-    assert {key: found["dice"] for key, found in attacks.stored(document)["rows"].items()} == {"one": 0.4, "two": 0.6}
+    assert {key: found["dice"] for key, found in store.stored(document, attacks.PART)["rows"].items()} == {
+        "one": 0.4,
+        "two": 0.6,
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["benchmarks.json"]
 
 
@@ -105,13 +111,28 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(attacks, "REAL_CT", tmp_path / "absent")
     monkeypatch.setattr(attacks, "attack_all", lambda wanted, *rest: asked.append([c.key for c in wanted]) or [])
     document = tmp_path / "benchmarks.json"
-    attacks.store(document, "phantom fgsm linf 5", row("fgsm", 0.9, 5.0), "before")
+    store.store(document, attacks.PART, "phantom fgsm linf 5", row("fgsm", 0.9, 5.0, loss="dice"), "before")
     attacks.main(["fgsm", "--out", str(tmp_path)])
     attacks.main(["fgsm", "--out", str(tmp_path), "--steps", "6"])
     attacks.main(["fgsm", "--out", str(tmp_path), "--again"])
     two, five, ten = (f"phantom fgsm linf {eps}" for eps in (2, 5, 10))
     assert asked == [[ten, two], [ten, five, two], [ten, five, two]]
-    assert "| fgsm | 0.900 | 0.910 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text()
+    assert "| fgsm | 5 | dice | 0.900 | 0.910 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_each_attack_gets_the_effort_it_needs_and_the_loss_of_the_others():
+    assert attacks.effort_of("pgd", 5) == 5 and attacks.effort_of("square", 5) == recipes.get("square").steps >= 1000
+    assert attacks.climbed("apgd") == {"loss": "dice"} == attacks.climbed("nes") and attacks.climbed("segpgd") == {}
+    assert attacks.measured(row("pgd", 0.5, loss="dice"), "pgd", 5) and not attacks.measured(row("pgd", 0.5), "pgd", 5)
+    assert not attacks.measured(row("square", 0.5, loss="dice"), "square", 5)
+
+
+def test_what_was_run_with_less_than_it_needs_is_not_shown():
+    rows = {"a": row("square", 0.99), "b": row("pgd", 0.5)}
+    found = {"command": "c", "versions": {}, "machine": {"cpu": "a", "load": 0.5}, "rows": rows}
+    text = attacks_page.section(found, lambda name: attacks.effort_of(name, 5))
+    assert "Not run yet with the steps that they need: square." in text
+    assert [line.split(" | ")[0] for line in table(text, "Within eps, linf")] == ["| pgd"]
 
 
 @pytest.mark.parametrize("first", pages.SECTIONS)
@@ -124,3 +145,30 @@ def test_sections_keep_their_place_whoever_comes_first(first):
     newer = pages.with_section(page, f"{first}\n\nnew\n")
     assert newer == page.replace(f"{first}\n\nold", f"{first}\n\nnew")
     assert pages.section_of(newer, first) == f"{first}\n\nnew\n"
+
+
+def test_the_table_of_strength_takes_means_over_all_scans_and_marks_the_lowest():
+    def cell(arm: str, scan: str, steps: int, score: float) -> dict:
+        return {"scene": "plain", "scan": scan, "arm": arm, "steps": steps, "score": score, "date": "2026-01-02"}
+
+    rows = [cell("default", "patient-0", 20, 0.2), cell("default", "patient-1", 20, 0.4)]
+    rows += [cell("apgd, dice", "patient-0", 20, 0.1)]  # the other patient is missing: no mean
+    rows += [cell("apgd, ce", "patient-0", 20, 0.4), cell("apgd, ce", "patient-1", 20, 0.5)]
+    found = {"machine": {"cpu": "a"}, "versions": {"torch": "2"}, "rows": {str(n): row for n, row in enumerate(rows)}}
+    text = strength_page.section(found, strength.SCENES, list(strength.ARMS))
+    assert text.startswith(pages.STRENGTH) and "`hippocampus` on held-out hippocampus scans of 2 patients" in text
+    assert [line for line in text.splitlines() if line.startswith("| ")] == [
+        "| attack | 20 steps |",
+        "| **default** | **0.300** |",
+        "| apgd, ce | 0.450 |",
+    ]
+
+
+def test_strength_gives_every_arm_one_start_and_as_many_gradients():
+    found = strength.cells(["hardened", "slab-l2"], list(strength.ARMS), [20])
+    assert found and len({cell.key for cell in found}) == len(found)
+    for cell in found:
+        scene, (name, settings) = strength.SCENES[cell.scene], strength.ARMS[cell.arm]
+        attack = recipes.get(name).build(scene.eps, scene.norm, cell.steps, settings(scene.eps))
+        assert attack.steps == 20 and attack.rounds == 1 and attack.keep == "worst"
+    assert {cell.arm for cell in found if cell.scene == "slab-l2"} < set(strength.ARMS)  # without those that lack l2

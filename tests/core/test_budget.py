@@ -152,6 +152,38 @@ def test_a_limit_just_below_a_step_allows_one_step_less():
         budget.verify(x + rounded, x)
 
 
+@pytest.mark.parametrize("eps", [0.1, 0.5, 1.0, 2.0, 7.3])
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_l2_on_whole_steps_keeps_its_size(eps, slope):
+    """Towards the source, 0.5 steps RMS would keep a third; half of what isn't whole goes the other way instead."""
+    rng = np.random.default_rng(4)
+    data = rng.integers(-500, 500, (30, 40, 20)) * slope
+    case = case_of(data, dtype=np.dtype(np.int16), slope=slope)
+    budget = Budget.of(case, eps * slope, "l2")
+    x, delta = tensors(case, rng.normal(size=data.shape) ** 3 * 100)
+    exact = budget.project(delta, x)
+    rounded = budget.quantise(exact)
+    budget.verify(x + rounded, x)
+    least = 0.999 if eps > 0.2 else 0.95  # a single voxel of two steps is one of 240 squares
+    assert least * eps * slope <= budget.size(rounded) <= eps * slope * (1 + 1e-6)
+    steps = (rounded / slope).round()
+    torch.testing.assert_close(rounded, steps * slope, atol=0, rtol=1e-6)
+    assert ((rounded - exact).abs() < slope).all() and (rounded * exact >= 0).all()
+    assert torch.equal(budget.quantise(rounded), rounded)  # what is whole stays
+
+
+def test_l2_rounding_takes_what_agrees_most_for_its_squares_and_spreads_ties():
+    case = case_of(np.zeros((1, 8)), dtype=np.dtype(np.int16))
+    budget = Budget(10.0, "l2", torch.ones(1, 1, 1, 8, dtype=torch.bool), (-100.0, 100.0), 1.0)
+    # Squares: 0.81 + 0.36 + 3 x 0.04 + 1.69 = 2.98; 1 for the whole part of 1.3 leaves 1.98, one more voxel.
+    exact = torch.tensor([[[[0.9, 0.6, 0.2, 0.2, -0.2, 1.3, 0.0, 0.0]]]])
+    assert budget.quantise(exact)[0, 0, 0].tolist() == [1, 0, 0, 0, 0, 1, 0, 0] and case.image.step == 1
+    half = budget.quantise(torch.full((1, 1, 1, 1000), 0.5))[0, 0, 0]
+    where = torch.nonzero(half).flatten().float()
+    assert int(half.sum()) == 250 and set(half.tolist()) == {0.0, 1.0}
+    assert float(where.diff().max()) < 12  # no part of the scan is left out
+
+
 def test_floating_point_files_are_not_rounded():
     budget = Budget.of(case_of(np.array([[0.0, 0.3]], np.float32)), 0.1)
     delta = torch.tensor([[[0.03, -0.0312]]])

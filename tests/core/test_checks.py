@@ -206,7 +206,7 @@ def sound():
     row = {"dice": 0.95, "iou": 0.9, "hd95_mm": 2.0, "nsd": 0.97, "volume_ml": 1500.0}
     return {
         "attack": {
-            "name": "pgd",
+            "name": "annealed",
             "parameters": {"eps": 4.0, "norm": "linf", "steps": 100, "restarts": 2, "target": []},
         },
         "source": {"spacing_mm": [0.8, 0.8, 1.5]},
@@ -236,6 +236,35 @@ def changed(path, value):
         place = place[key]
     place[path[-1]] = value
     return result
+
+
+@pytest.mark.parametrize(("norm", "measured"), [("linf", 1.2), ("l2", 0.9)])
+def test_steps_that_cant_reach_the_limit_are_told(norm, measured):
+    result = sound()
+    result["budget"] |= {"norm": norm, "measured": result["budget"]["measured"] | {norm: measured}}
+    result["attack"]["parameters"] |= {"alpha": 0.03, "steps": 100}
+    said = "100 steps of 0.03 HU can't reach the limit of 4 HU: nothing is known of larger changes; give more steps or "
+    assert checks.warnings(result) == [said + "a larger step size."]
+    result["attack"]["parameters"] |= {"alpha": 0.04}  # just reaches it
+    assert checks.warnings(result) == []
+
+
+def test_a_change_that_ended_before_the_limit_is_told_unless_it_succeeded():
+    result = sound()
+    result["budget"] |= {"eps": 100.0, "measured": {"linf": 6.0, "l2": 3.2, "l0": 0.9}}
+    result["noise"]["eps_over_sigma"] = 8.0
+    assert checks.warnings(result) == []
+    result["success"]["succeeded"] = False
+    said = "The change ended at 6 HU of the 100 HU that were allowed: nothing is known of larger changes; "
+    assert checks.warnings(result) == [said + "give more steps."]
+
+
+@pytest.mark.parametrize("name", checks.BEATEN)
+def test_a_published_recipe_says_that_the_default_finds_more(name):
+    result = changed(("attack", "name"), name)
+    (said,) = checks.warnings(result)
+    assert said.startswith(f"{name} is kept as published; ") and "annealed" in said
+    assert checks.warnings(result | {"surrogates": [{"name": "other"}]}) == []  # it was not measured on other models
 
 
 def test_a_sound_result_needs_no_warning():

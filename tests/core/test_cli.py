@@ -125,7 +125,9 @@ def test_code_that_came_with_a_folder_is_loaded_only_if_the_user_says_so(run, at
     (copy / "result.json").write_text(json.dumps(record), encoding="utf-8")
     for command in (["verify", copy], ["replay", copy, "--out", tmp_path / "again"]):
         status, _, err = run(*command)
-        assert status == 2 and "Python code that came with the folder" in err and "--trust" in err and "it ran" not in err
+        assert (
+            status == 2 and "Python code that came with the folder" in err and "--trust" in err and "it ran" not in err
+        )
     assert not (tmp_path / "again").exists()
 
 

@@ -338,7 +338,7 @@ def test_one_attack_is_told_whole(capsys):
     said = " ".join(lines)
     for text in discover()["vafa"].deviations:
         assert f"- {text}" in said
-    lines = lines_of(words.attack_card(discover()["pgd"].describe()), capsys)
+    lines = lines_of(words.attack_card(discover()["annealed"].describe()), capsys)
     assert (
         "Limit           eps, in linf or l2" in lines and "restarts=1, 1 to 1000: Independent starts; the worst is kept"
     )

@@ -186,6 +186,25 @@ def test_a_field_is_shared_by_channels_and_leaves_the_lowest_value():
     np.testing.assert_allclose(ratio[0][inside], ratio[1][inside], rtol=1e-3)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_vafa_rescaled_fills_the_window_slice_by_slice_and_leaves_flat_ones(dims):
+    image = victims.random_scan((8, 12, 6)[:dims], dtype=np.dtype(np.float32))
+    if dims == 3:
+        image.data[..., 2] = 30.0
+    x = torch.from_numpy(image.data)[None]
+    space, budget = Quantised(4, 5.0, 20.0, rescaled=True), limits(image, clip=(-1e6, 1e6))
+    low, high = budget.visible
+    found = space.decode(space.init(x, budget, GENERATOR), x, budget).clamp(low, high)
+    plain = Quantised(4, 5.0, 20.0).decode(space.init(x, budget, GENERATOR), x, budget)
+    for n in range(1 if dims == 2 else 6):
+        part, before = (found, plain) if dims == 2 else (found[..., n], plain[..., n])
+        if float(before.max() - before.min()) > 0:
+            assert (float(part.min()), float(part.max())) == pytest.approx((low, high), abs=0.01)
+        else:
+            assert bool((part == before).all())
+    assert built("vafa", None, block=32).space == Quantised(32, 5.0, 20.0)
+
+
 def test_vafa_compares_what_the_window_shows_and_nothing_beyond():
     generator = torch.Generator().manual_seed(3)
     clean, x = (400 * torch.rand(1, 1, 16, 16, 16, generator=generator) - 200 for _ in range(2))

@@ -197,6 +197,6 @@ def test_the_few_to_start_with_come_first_then_each_family_by_name():
     assert sorted(one.name for one in offered) == sorted(recipes.discover())
     first = [one.name for one in offered if one.use]
     assert [one.name for one in offered[: len(first)]] == first
-    assert first == ["pgd", "ensemble", "medis", "square", "bias-field", "noise"]
+    assert first == ["annealed", "ensemble", "medis", "square", "bias-field", "noise"]
     rest = [(list(recipes.FAMILIES).index(one.family), one.name) for one in offered[len(first) :]]
     assert rest == sorted(rest) and rest[0][1] == "bim"

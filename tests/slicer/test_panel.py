@@ -66,10 +66,13 @@ def test_models_structures_methods_and_form_come_from_the_server(ready):
     offered = ready.session.schema["attacks"]
     assert [name for name, _ in items if name] == [
         each["name"] for each in offered
-    ] and ready.parameters.attack == "pgd"
+    ] and ready.parameters.attack == "annealed"
     # The few to start with say what for; a line parts them from the rest, and each family from the next.
     said = dict(items)
-    assert said["pgd"] == "PGD – a first look: what does a change of this size do?" and said["fgsm"] == "FGSM"
+    assert (
+        said["annealed"] == "Annealed ascent – a first look: what does a change of this size do?"
+        and said["fgsm"] == "FGSM"
+    )
     groups = [list(group) for line, group in itertools.groupby(items, key=lambda item: item[0] is None) if not line]
     family = {each["name"]: "" if each["use"] else each["family"] for each in offered}
     assert [{family[name] for name, _ in group} for group in groups] == [
@@ -84,7 +87,7 @@ def test_models_structures_methods_and_form_come_from_the_server(ready):
 
 def test_an_effort_fills_the_form_and_an_edit_makes_it_custom(ready):
     ui, form = ready.ui, ready.widget.attack.form
-    assert ready.parameters.effort == "standard" and form.values()["steps"] == 40
+    assert ready.parameters.effort == "standard" and form.values()["steps"] == 20
     ui.effortComboBox.currentIndex = 2
     assert (form.values()["steps"], form.values()["restarts"], ready.parameters.effort) == (100, 2, "thorough")
     form.fields["steps"].widget.value = 7

@@ -54,9 +54,10 @@ def test_a_lost_structure_has_fallen_below_the_limit():
 
 
 def test_efforts_grow_and_state_their_time():
-    totals = [e.fields["steps"] * e.fields.get("restarts", 1) for e in presets.EFFORTS if e.fields]
+    efforts = [effort for effort in presets.EFFORTS if effort.times]
+    totals = [presets.values(e, 20)["steps"] * e.fields.get("restarts", 1) for e in efforts]
     assert totals == sorted(totals) and len(set(totals)) == 3
     quick, standard = presets.find("quick"), presets.find("standard")
-    assert presets.title(quick, 0.0) == "Quick look – 10 steps"
-    assert presets.title(standard, 2.0) == "Standard – 40 steps, about 1 min 20 s"
+    assert presets.title(quick, 20, 0.0) == "Quick look – 10 steps"
+    assert presets.title(standard, 200, 2.0) == "Standard – 200 steps, about 6 min 40 s"
     assert presets.find("nonsense").name == presets.CUSTOM

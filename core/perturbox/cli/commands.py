@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import perturbox
+from perturbox.defaults import ATTACK
 from perturbox.types import InputError
 
 app = typer.Typer(
@@ -32,7 +33,14 @@ Eps = Annotated[
     ),
 ]
 NormName = Annotated[str, typer.Option("--norm", metavar="linf|l2|l0", help="How the size of a change is measured.")]
-Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Steps of the attack.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Steps of the attack; as many as it needs if not given."),
+]
+MarginSteps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Steps of each attack; half of what it needs alone if not given."),
+]
 Target = Annotated[
     list[str] | None,
     typer.Option("--target", metavar="S[,S]", help="Structures to attack; all that the model finds if not given."),
@@ -94,10 +102,10 @@ def attack(
     image: Image,
     out: NewFolder,
     victim: VictimSpec = "ct-organs",
-    attack: AttackName = "pgd",
+    attack: AttackName = ATTACK,
     eps: Eps = 4.0,
     norm: NormName = "linf",
-    steps: Steps = 20,
+    steps: Steps = None,
     target: Target = None,
     goal: Annotated[
         str,
@@ -167,10 +175,10 @@ def margin(
     image: Image,
     out: NewFolder,
     victim: VictimSpec = "ct-organs",
-    attack: AttackName = "pgd",
+    attack: AttackName = ATTACK,
     target: Target = None,
     max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
-    steps: Steps = 10,
+    steps: MarginSteps = None,
     surrogate: Surrogates = None,
     settings: Settings = None,
     seed: Seed = 0,

@@ -241,7 +241,7 @@ def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """First the few that one starts with, then all, family by family."""
     from perturbox.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
 
-    first = [[entry["name"], entry["use"]] for entry in attacks if entry["use"]]
+    first = [[entry["name"] + " (default)" * entry["default"], entry["use"]] for entry in attacks if entry["use"]]
     starts = table(["Start with", "For"], first, words=2)
     lines: list[Any] = [starts]
     for family, title in FAMILIES.items():
@@ -277,7 +277,9 @@ def attack_card(entry: Mapping[str, Any]) -> list[Any]:
         if own is None
         else f"{own['parameter']} (here {own['value']:g}{unit}): {own['meaning']}",
         "Images": " and ".join(f"{dims}D" for dims in entry["dims"]),
+        "Steps": f"{entry['steps']} unless given",
         "Costs": entry["cost"],
+        "Measured": "\n".join(f"- {text}" for text in entry["notes"]),
         "Deviations": "\n".join(f"- {text}" for text in entry["deviations"]) or "none stated",
         "Settings": "\n".join(setting(parameter) for parameter in entry["parameters"]) or "none",
     }

@@ -16,6 +16,8 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from perturbox.attack import Attack
+from perturbox.defaults import ATTACK as DEFAULT
+from perturbox.defaults import STEPS
 from perturbox.types import InputError
 
 
@@ -67,7 +69,8 @@ FAMILIES: dict[str, str] = {
 class Recipe:
     """A discovered recipe: `function(eps, norm, steps, **parameters) -> Attack` and what is said about it. eps is
     infinite for a recipe with a budget of its own that nobody capped. use: what to choose it for, in plain words, for
-    the few that one starts with; empty for the others."""
+    the few that one starts with; empty for the others. steps: its own default, with which it can reach its limit.
+    notes: what was measured of it that one should know before choosing it."""
 
     name: str
     title: str
@@ -83,6 +86,18 @@ class Recipe:
     family: Family = "gradient"
     own: Own | None = None
     use: str = ""
+    steps: int = STEPS
+    notes: tuple[str, ...] = ()
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the attack that is taken where none is named."""
+        return self.name == DEFAULT
+
+    @property
+    def margin_steps(self) -> int:
+        """Steps of each attack of a search for the margin, most of which start where another one ended."""
+        return -(-self.steps // 2)
 
     @property
     def parameters(self) -> list[dict[str, Any]]:
@@ -114,6 +129,8 @@ class Recipe:
         return {
             "name": self.name,
             "title": self.title,
+            "default": self.default,
+            "steps": self.steps,
             "paper": self.paper,
             "space": self.space,
             "norm": list(self.norms),
@@ -126,6 +143,7 @@ class Recipe:
             "cost": self.cost,
             "parameters": self.parameters,
             "deviations": list(self.deviations),
+            "notes": list(self.notes),
         }
 
     def own_budget(self, parameters: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -137,14 +155,16 @@ class Recipe:
         return {"parameter": entry["name"], "value": value, "unit": entry["unit"], "meaning": self.own.meaning}
 
     def build(
-        self, eps: float | None, norm: str, steps: int, settings: Mapping[str, Any], local: bool = False
+        self, eps: float | None, norm: str, steps: int | None, settings: Mapping[str, Any], local: bool = False
     ) -> Attack:
-        """Compose the attack; eps None: not capped; settings are values or the user's strings; local: settings may name
-        files of this machine. Raises InputError for anything it doesn't take."""
+        """Compose the attack; eps None: not capped; steps None: the recipe's own default; settings are values or the
+        user's strings; local: settings may name files of this machine. Raises InputError for anything it doesn't
+        take."""
         if eps is None and self.own is None:
             raise InputError(f"{self.name} needs a limit; give --eps.")
         if norm not in self.norms:
             raise InputError(f"{self.name} works with norm {' or '.join(self.norms)}, not '{norm}'.")
+        steps = self.steps if steps is None else steps
         if steps < 1:
             raise InputError(f"steps must be at least 1, not {steps}.")
         if not local and not self.remote:
@@ -188,13 +208,15 @@ def recipe(
     family: Family = "gradient",
     own: Own | None = None,
     use: str = "",
+    steps: int = STEPS,
+    notes: Sequence[str] = (),
 ):
     """Mark a function (eps, norm, steps, *, …) -> Attack as a recipe; its name in kebab case is the attack's name."""
 
     def mark(function: Callable[..., Attack]) -> Callable[..., Attack]:
         name = function.__name__.replace("_", "-")
         said = (title, paper, function, tuple(norms), space, tuple(dims), targeted, access, cost, tuple(deviations))
-        function.recipe = Recipe(name, *said, family, own, use)  # type: ignore[attr-defined]
+        function.recipe = Recipe(name, *said, family, own, use, steps, tuple(notes))  # type: ignore[attr-defined]
         return function
 
     return mark

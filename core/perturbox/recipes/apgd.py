@@ -49,6 +49,7 @@ def needs_three_classes(victim: Victim, image: Volume) -> None:
         "towards a label, dlr with its sign turned in place of the targeted ratio",
     ),
     family="loss",
+    notes=("its published loss is cross-entropy; where Dice is the measure, loss=dice finds far more",),
 )
 def apgd(
     eps: float,

@@ -32,6 +32,7 @@ from perturbox.spaces.additive import Additive
         "the prior's blocks are cubes; the points asked about lie sigma HU (RMS over the region) away, unrounded",
     ),
     family="black-box",
+    steps=500,
 )
 def bandits(
     eps: float,

@@ -30,6 +30,7 @@ First = Annotated[float, Param("First weight c of the loss, beside the change in
         "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
+    steps=200,
 )
 def cw(
     eps: float,

@@ -72,6 +72,7 @@ def cycle(classes: int, generator: torch.Generator) -> Tensor:
         "where each channel is a yes-or-no answer, its adversarial label is the other answer",
     ),
     family="minimal",
+    steps=200,
 )
 def dag(
     eps: float,

@@ -48,6 +48,7 @@ def distance_left(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor
         "the way back to the clean scan is bisected with the steps that are left; eps is a cap",
     ),
     family="minimal",
+    steps=50,
 )
 def deepfool(
     eps: float,

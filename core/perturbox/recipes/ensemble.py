@@ -16,7 +16,7 @@ from perturbox.budget import Norm
 from perturbox.recipes import Param, recipe
 from perturbox.types import InputError
 
-DEFAULT = "apgd:dice+apgd:ce+pgd+segpgd+cospgd"
+DEFAULT = f"{recipes.DEFAULT}+apgd:dice+apgd:ce+segpgd+cospgd"
 
 
 def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:

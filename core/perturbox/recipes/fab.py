@@ -28,6 +28,7 @@ from perturbox.spaces.additive import Additive
         "starts share the steps",
     ),
     family="minimal",
+    steps=50,
 )
 def fab(
     eps: float,

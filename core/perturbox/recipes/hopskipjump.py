@@ -30,6 +30,7 @@ from perturbox.spaces.additive import Additive
         "every point lies on the file's steps, rounded at random once and for all",
     ),
     family="black-box",
+    steps=1000,
 )
 def hopskipjump(
     eps: float,

@@ -46,6 +46,10 @@ def houdini_loss(sigma: float) -> Loss:
         "margins are those of voxels, averaged over those that matter; the loss is climbed by PGD",
     ),
     family="loss",
+    notes=(
+        "the factor (1 - Dice) is the same for every voxel, so steps by sign or of a fixed RMS cancel it: what is "
+        "climbed is the probability of being turned wrong",
+    ),
 )
 def houdini(
     eps: float,

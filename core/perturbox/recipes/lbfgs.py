@@ -45,6 +45,7 @@ def other_answer(voxels: Voxels, towards: bool) -> Tensor:
         "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
+    steps=200,
 )
 def lbfgs(
     eps: float,

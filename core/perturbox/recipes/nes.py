@@ -41,6 +41,7 @@ def apart(eps: float) -> float:
         "directions may be constant over blocks of voxels, for fewer queries",
     ),
     family="black-box",
+    steps=100,
 )
 def nes(
     eps: float,

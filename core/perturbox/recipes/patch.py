@@ -102,6 +102,7 @@ def expected(objective: Objective, box: Box, samples: int, shift_mm: float, turn
     ),
     family="patch",
     own=Own("side", "edge of the patch; its values are free"),
+    steps=100,
 )
 def patch(
     eps: float,

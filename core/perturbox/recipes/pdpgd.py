@@ -105,6 +105,7 @@ class Lagrangian:
         "success is the goal's, half of the clean score for the goal 'change', where the paper asks it of every voxel",
     ),
     family="minimal",
+    steps=200,
 )
 def pdpgd(
     eps: float,

@@ -34,6 +34,7 @@ from perturbox.spaces.additive import Additive
         "the points asked about aren't rounded to the file's steps, the answers are",
     ),
     family="black-box",
+    steps=100,
 )
 def spsa(
     eps: float,

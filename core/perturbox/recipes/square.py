@@ -29,6 +29,7 @@ from perturbox.spaces.additive import Additive
     ),
     family="black-box",
     use="A model that can't be opened, only asked",
+    steps=1000,
 )
 def square(
     eps: float,

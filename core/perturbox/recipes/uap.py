@@ -56,6 +56,7 @@ def files(paths: str) -> tuple[str, ...]:
         "l2 limits the RMS of the pattern, which a scan it is stretched over sees lowered by interpolation",
     ),
     family="universal",
+    steps=50,
 )
 def uap(
     eps: float,

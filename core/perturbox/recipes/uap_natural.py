@@ -98,6 +98,7 @@ def scenes(
         "else as uap: tiled or stretched, inner steps always kept, as many epochs as steps",
     ),
     family="universal",
+    steps=50,
 )
 def uap_natural(
     eps: float,

@@ -34,9 +34,13 @@ def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tens
     space="dct",
     deviations=(
         "through the sliding window of the whole scan in HU, where the paper attacks 96-voxel crops scaled to [0, 255]",
-        "no slice is rescaled to its own range, so flat slices stay as they are; values stay in the scan's own range",
+        "no slice is rescaled unless rescale=true; flat slices stay as they are, values in the scan's own range",
         "rounding has a cubic's slope from the first step on, where the authors' is soft at first",
         "the similarity is that of the whole scan in the victim's window, where theirs is taken block by block",
+    ),
+    notes=(
+        "the strength in the paper is that of the authors' rescaling of every slice to the whole window after the "
+        "attack: in our runs Dice fell to .22 to .38 with it and stayed at .91 to .94 without; rescale=true does it",
     ),
     family="frequency",
     own=Own("q_max", "largest quantisation step of a frequency", zero=None),
@@ -50,7 +54,8 @@ def vafa(
     q_min: Annotated[float, Param("Smallest quantisation step", unit="1/255 of the window", minimum=0.01)] = 5.0,
     alpha: Annotated[float, Param("Step size", unit="1/255 of the window", minimum=0)] = 1.0,
     block: Annotated[int, Param("Edge of a block", unit="voxels", minimum=2, maximum=128)] = 32,
+    rescale: Annotated[bool, Param("Stretch every slice to fill the window, as the authors' code does")] = False,
 ) -> Attack:
     """Learnt quantisation of the 3D cosine transform, from the coarsest."""
-    space = Quantised(block, min(q_min, q_max), q_max)
+    space = Quantised(block, min(q_min, q_max), q_max, rescale)
     return Attack("vafa", alike_and_wrong, space, Ascent(chain(sign(), scale(alpha))), eps, norm, steps)

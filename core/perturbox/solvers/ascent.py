@@ -3,6 +3,7 @@
 `chain(l1_normalise(), momentum(1.0), sign(), scale(alpha))` *is* MI-FGSM; `chain(sign(), scale(alpha))` is BIM and PGD.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,15 @@ def sign() -> Rule:
 def scale(factor: float) -> Rule:
     """The gradient times a factor: the step size."""
     return stateless(lambda gradient: gradient * factor)
+
+
+def cosine(first: float, steps: int) -> Rule:
+    """The gradient times a step size that falls along a half cosine, from `first` towards 0 after `steps` of them."""
+
+    def apply(gradient: Tensor, k: int) -> tuple[Tensor, int]:
+        return gradient * (first * (1 + math.cos(math.pi * k / steps)) / 2), k + 1
+
+    return Rule(lambda z, budget: 0, apply)
 
 
 def _per_case(gradient: Tensor, norm: Tensor) -> Tensor:

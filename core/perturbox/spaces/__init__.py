@@ -45,7 +45,7 @@ class _Stored(torch.autograd.Function):
 
 
 def stored(delta: Tensor, budget: Budget) -> Tensor:
-    """delta on the file's steps, towards the source; the gradient passes unchanged."""
+    """delta on the file's steps, no larger than it was; the gradient passes unchanged."""
     return _Stored.apply(delta, budget)  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perturbox.budget import Budget
-from perturbox.spaces import settle
+from perturbox.spaces import settle, slice_axis
 
 
 def cosine_matrix(n: int) -> Tensor:
@@ -45,6 +45,15 @@ def cropped(x: Tensor, shape: torch.Size) -> Tensor:
     return x[(..., *(slice(n) for n in shape[2:]))]
 
 
+def filling(x: Tensor, window: tuple[float, float], axis: int | None) -> Tensor:
+    """x "b c *s" with every slice across a spatial axis (None: every image) scaled linearly to span a window; flat
+    slices stay as they are."""
+    over = [a for a in range(1, x.dim()) if axis is None or a != axis + 2]
+    low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
+    scaled = window[0] + (x - low) / (high - low).clamp_min(1e-6) * (window[1] - window[0])
+    return torch.where(high > low, scaled, x)
+
+
 class _SoftRound(torch.autograd.Function):
     """Round forward; backward the slope of round(u) + (u - round(u))^3, which is 0 at whole numbers."""
 
@@ -63,11 +72,13 @@ class _SoftRound(torch.autograd.Function):
 @dataclass(frozen=True)
 class Quantised:
     """z is the quantisation step of every coefficient of every block, in grey levels (1/255 of the victim's window),
-    within [least, most]: x_adv = IDCT( round(DCT(x) / z) * z ). It starts at `most`, and has no zero."""
+    within [least, most]: x_adv = IDCT( round(DCT(x) / z) * z ). It starts at `most`, and has no zero. rescaled: every
+    slice is then stretched to fill the victim's window, as the authors' code does."""
 
     block: int
     least: float
     most: float
+    rescaled: bool = False
     voxelwise: bool = False
 
     def init(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
@@ -84,8 +95,11 @@ class Quantised:
         coefficients = along_blocks(to_blocks(x, self.block), matrix)
         steps = (z * grey).clamp_min(1e-6)
         quantised = _SoftRound.apply(coefficients / steps) * steps
-        change = along_blocks(quantised - coefficients, matrix.T)
-        return settle(cropped(change, x.shape), x, budget)
+        change = cropped(along_blocks(quantised - coefficients, matrix.T), x.shape)
+        if self.rescaled:
+            seen = x.clamp(*budget.visible)
+            change = filling(seen + change, budget.visible, slice_axis(budget.spacing)) - seen
+        return settle(change, x, budget)
 
     def project(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         return z.clamp(self.least, self.most)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, STEPS, Offer
+from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
 from perturbox import recipes
 from perturbox.goals import Goal
 from perturbox.job import Job
@@ -42,7 +42,14 @@ class Submission(BaseModel):
         json_schema_extra={
             "examples": [
                 {"kind": "segment", "image": "liver_17"},
-                {"kind": "attack", "image": "liver_17", "attack": "pgd", "eps": 4, "steps": 20, "target": ["liver"]},
+                {
+                    "kind": "attack",
+                    "image": "liver_17",
+                    "attack": recipes.DEFAULT,
+                    "eps": 4,
+                    "steps": 20,
+                    "target": ["liver"],
+                },
                 {"kind": "margin", "image": "liver_17", "max_eps": 16, "steps": 10},
             ]
         },
@@ -52,7 +59,7 @@ class Submission(BaseModel):
     image: Word | None = Field(None, description="Id of an image in the datastore; else session, or the file `image`.")
     session: Word | None = Field(None, description="Id of a session made by PUT /session/.")
     victim: Word | None = Field(None, description="Name of a served model; the server's default if left out.")
-    attack: Word = Field("pgd", description="Name of an attack, as in GET /perturbox/schema.")
+    attack: Word = Field(recipes.DEFAULT, description="Name of an attack, as in GET /perturbox/schema.")
     eps: float | None = Field(
         None,
         ge=0,
@@ -60,7 +67,9 @@ class Submission(BaseModel):
         description="Largest change, in the scan's unit (HU). Left out: 4, or none for attacks with their own budget.",
     )
     norm: Literal["linf", "l2", "l0"] = Field("linf", description="How the size of a change is measured.")
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Steps; 20 for an attack, 10 for a margin.")
+    steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="Steps; the attack's own default if left out, half of it for a margin."
+    )
     goal: Word = Field("change", description="change, vanish, grow or become=STRUCTURE.")
     target: list[Word] = Field([], max_length=200, description="Structures to attack; all that are found if empty.")
     label: Word | None = Field(None, description="Tag of the image's label in the datastore that is the reference.")
@@ -159,8 +168,8 @@ def check(submission: Submission, offer: Offer) -> Job:
     check_device(device)
     if kind == "segment":
         return Job(image="", victim=spec, device=device, force=submission.force)
-    steps = submission.steps or STEPS[kind]
     recipe = recipes.get(submission.attack)
+    steps = submission.steps or (recipe.margin_steps if kind == "margin" else recipe.steps)
     structures = offer.structures(victim)
     if kind == "margin" and (submission.norm != "linf" or submission.goal != "change"):
         raise InputError("A margin is a limit on the largest change (norm linf) for the goal change; leave both out.")

@@ -18,7 +18,6 @@ API = "1.0"
 HEADER = "Perturbox-API"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 DEFAULT_VICTIM = "ct-organs"
-STEPS = {"attack": 20, "margin": 10}
 MOST_STEPS, MOST_EPS, MOST_SEED = 10_000, 100_000.0, 2**53 - 1
 TYPES = {"float": "number", "int": "integer", "bool": "boolean", "str": "string"}
 
@@ -92,6 +91,8 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
                 "attack": attack.name,
                 "config_schema": config_schema(attack, offer.victims[victim].described),
             }
+    first = recipes.get(recipes.DEFAULT)
+    steps = {"attack": first.steps, "margin": first.margin_steps}
     return {
         "api": API,
         "perturbox": perturbox.__version__,
@@ -100,7 +101,7 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "attacks": [attack.describe() for attack in attacks],
         "families": recipes.FAMILIES,
         "models": models,
-        "defaults": {"victim": offer.default, "attack": "pgd", "steps": STEPS, "max_eps": 32.0},
+        "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": 32.0},
         "limits": dict(offer.limits),
         "device": offer.device,
         "notice": ADVERSARIAL_NOTICE,
@@ -144,7 +145,7 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
             "description": "More steps find more and take longer.",
             "minimum": 1,
             "maximum": MOST_STEPS,
-            "default": STEPS["attack"],
+            "default": attack.steps,
         },
         "goal": {
             "type": "string",

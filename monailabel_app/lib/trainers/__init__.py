@@ -184,14 +184,13 @@ def read(case: LabelledCase, victim: Victim):
 
 
 def judge(victim: Victim, cases: list[LabelledCase], settings: Settings) -> dict[str, float | None]:
-    """Mean Dice against the final labels, without and with PGD on the whole scan, as every attack is judged."""
+    """Mean Dice against the final labels, without and with the default attack on the whole scan, judged as ever."""
     scores: dict[str, list[float]] = {"clean": [], "adversarial": []}
     for case in cases:
         job = Job(
             image=str(case.image),
             label=str(case.label),
             label_map=label_map(case.info, victim.structures),
-            attack="pgd",
             eps=settings.eps,
             steps=JUDGED_STEPS,
             seed=settings.seed + 1,  # not the draws it was trained with

@@ -14,7 +14,6 @@ from .serverpanel import mayGo
 from .trouble import Trouble
 
 OWN = ("eps", "target")  # fields of the form that have a place of their own in the panel
-METHOD = "pgd"
 
 
 class AttackPanel:
@@ -50,7 +49,7 @@ class AttackPanel:
             self.ui.advancedCollapsibleGroupBox.collapsed = False
             return
         self.form.reset()
-        self.form.setValues(effort.fields)
+        self.form.setValues(presets.values(effort, self.ownSteps()))
         self.keep()
 
     def onMethod(self, index) -> None:
@@ -139,8 +138,13 @@ class AttackPanel:
         request = {"kind": "margin", "victim": self.parameters.model, "attack": self.parameters.attack}
         request |= {"max_eps": float(self.parameters.eps), "target": self.module.input.targets}
         request |= {key: asked[key] for key in ("seed", "settings") if key in asked}
-        request["steps"] = min(int(asked.get("steps", 10)), 10)
+        # Half of an attack's steps, at most half of its own number: most start where the one before ended.
+        request["steps"] = max(1, min(int(asked.get("steps", self.ownSteps())), self.ownSteps()) // 2)
         return request
+
+    def ownSteps(self) -> int:
+        """How many steps the chosen attack takes by itself; 0 where none is chosen."""
+        return int(self.form.schema.get("properties", {}).get("steps", {}).get("default") or 0)
 
     def ownBudget(self) -> bool:
         """Whether the attack is limited by a setting of its own, so that the server's schema lets eps be left out."""
@@ -188,7 +192,8 @@ class AttackPanel:
             self._built = None
             return
         if self.parameters.attack not in methods:
-            self.parameters.attack = schema["defaults"]["attack"] if METHOD in methods else methods[0]
+            first = schema["defaults"]["attack"]
+            self.parameters.attack = first if first in methods else methods[0]
         self.ui.methodComboBox.currentIndex = self.ui.methodComboBox.findData(self.parameters.attack)
         self._build(schema["models"][f"{model}-{self.parameters.attack}"]["config_schema"])
 
@@ -217,7 +222,7 @@ class AttackPanel:
         if kept.get("values") and (kept.get("schema") == stamp or effort.name == presets.CUSTOM):
             refused = self.form.setValues(kept["values"])
         else:
-            self.form.setValues(effort.fields)
+            self.form.setValues(presets.values(effort, self.ownSteps()))
         self.ui.formNoteLabel.text = (
             f"Reset, as this attack doesn't take the value: {', '.join(refused)}." if refused else ""
         )
@@ -228,7 +233,7 @@ class AttackPanel:
     def _efforts(self) -> None:
         pace = self._pace()
         for row, effort in enumerate(presets.EFFORTS):
-            title = presets.title(effort, pace)
+            title = presets.title(effort, self.ownSteps(), pace)
             if self.ui.effortComboBox.itemText(row) != title:
                 self.ui.effortComboBox.setItemText(row, title)
         chosen = presets.find(self.parameters.effort if self.parameters else "standard")
@@ -248,7 +253,8 @@ class AttackPanel:
         looks = record["effort"]["forwards"]
         for length in record["source"]["shape"]:
             voxels *= length
-        if seconds and looks and record["attack"]["name"] == METHOD:
+        default = self.session.schema["defaults"]["attack"] if self.session.schema else None
+        if seconds and looks and record["attack"]["name"] == default:
             settings.rememberPace(record["victim"]["name"], seconds / len(record["trace"]) / (voxels / 1e6))
 
     def _note(self) -> None:

@@ -9,18 +9,20 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Effort:
-    """fields: what it sets where the attack's form has such a field, and leaves alone where it hasn't."""
+    """times: how often the attack's own number of steps is taken, 0 for what the user sets; fields: what else it sets
+    where the attack's form has such a field, and leaves alone where it hasn't."""
 
     name: str
     title: str
     tip: str
+    times: float = 0.0
     fields: dict = field(default_factory=dict)
 
 
 EFFORTS = (
-    Effort("quick", "Quick look", "Enough to see whether anything moves", {"steps": 10}),
-    Effort("standard", "Standard", "What most comparisons use", {"steps": 40}),
-    Effort("thorough", "Thorough", "For a claim: many steps, and a second start", {"steps": 100, "restarts": 2}),
+    Effort("quick", "Quick look", "Enough to see whether anything moves", 0.5),
+    Effort("standard", "Standard", "As many steps as the method needs", 1.0),
+    Effort("thorough", "Thorough", "For a claim: many steps, and a second start", 5.0, {"restarts": 2}),
     Effort(CUSTOM, "Custom", "The values under Advanced"),
 )
 
@@ -30,11 +32,16 @@ def find(name: str) -> Effort:
     return next((effort for effort in EFFORTS if effort.name == name), EFFORTS[-1])
 
 
-def title(effort: Effort, secondsPerStep: float) -> str:
-    """The effort with its steps and, where the pace is known, its time."""
-    steps = effort.fields.get("steps")
-    if steps is None:
+def values(effort: Effort, own: int) -> dict:
+    """What an effort sets in the form of an attack that takes `own` steps by itself."""
+    return {"steps": max(1, round(effort.times * own)), **effort.fields} if effort.times else {}
+
+
+def title(effort: Effort, own: int, secondsPerStep: float) -> str:
+    """The effort with its steps for an attack that takes `own` by itself (0: not known) and, where the pace is known,
+    its time."""
+    if not effort.times or not own:
         return effort.title
-    total = steps * effort.fields.get("restarts", 1)
+    total = values(effort, own)["steps"] * effort.fields.get("restarts", 1)
     time = f", about {words.duration(total * secondsPerStep)}" if secondsPerStep else ""
     return f"{effort.title} – {total} steps{time}"

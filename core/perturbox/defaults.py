@@ -1,0 +1,7 @@
+"""What command line, server, Slicer, margin and ensemble take where the user names nothing; light, so that `--help`
+needs no torch."""
+
+ATTACK = "annealed"
+"""The strongest attack per call of the model that was measured (docs/adr/0012, docs/benchmarks.md)."""
+STEPS = 20
+"""Of most attacks; those that need more to reach their limit say so (`Recipe.steps`)."""
