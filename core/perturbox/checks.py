@@ -202,7 +202,9 @@ def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     parameters = result["attack"]["parameters"]
-    if result["stopped_early"]:
+    if result.get("untested"):
+        yield f"Nothing is said of the model: {result['untested']}."
+    elif result["stopped_early"]:
         yield f"The attack was {result['stopped_early']}: the numbers are those of the best result up to there."
     own = result["attack"].get("own_budget")
     if own is not None:
@@ -235,6 +237,8 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
     adversarial = {name: row["dice"] for name, row in result["metrics"]["adversarial"].items()}
     fall = _mean_fall(result, adversarial)
     if fall is None:
+        return
+    if result.get("untested"):
         return
     if not budget["measured"]["linf"]:
         yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."

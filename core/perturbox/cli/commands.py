@@ -131,11 +131,10 @@ def attack(
 
     Leaves the perturbed scan in the source's own format, the segmentations before and after, every number and a report.
     """
-    from perturbox.cli.running import check_out, run_attack
+    from perturbox.cli.running import run_attack
     from perturbox.cli.words import show
     from perturbox.job import Job
 
-    check_out(out)
     if label_map is not None and label is None:
         raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
     job = Job(
@@ -180,11 +179,10 @@ def margin(
     A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm, or
     it vanishes. Found by attacks, so each figure is an upper bound; not breaking is no proof of safety.
     """
-    from perturbox.cli.running import check_out, run_margin
+    from perturbox.cli.running import run_margin
     from perturbox.cli.words import show
     from perturbox.job import Job
 
-    check_out(out)
     job = Job(
         image=image,
         victim=victim,
@@ -317,10 +315,9 @@ def replay(folder: Folder, out: NewFolder) -> None:
 
     From that folder, and the files it was given if any; says whether the result is the same.
     """
-    from perturbox.cli.running import check_out, run_replay
+    from perturbox.cli.running import run_replay
     from perturbox.cli.words import show
 
-    check_out(out)
     show(*run_replay(folder, out))
 
 
