@@ -20,7 +20,8 @@ import perturbox
 from perturbox.types import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
-INSTALL = "pip install 'perturbox[server]' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+SOURCE = "git+https://github.com/perturbox/perturbox"
+INSTALL = f"pip install 'perturbox[server] @ {SOURCE}' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
 WEIGHTS = Path(perturbox.__file__).parent / "zoo" / "weights"
 NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
 

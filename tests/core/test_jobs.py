@@ -166,6 +166,17 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(queue, scan, habit, cod
     assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state == "done"
 
 
+def test_what_an_attack_found_is_kept_though_measuring_it_fails(queue, scan, tmp_path):
+    failed = queue.wait(queue.submit(order(scan, victim=troubled("weary"), steps=2)).id, SOON)
+    assert (failed.state, failed.problem.error) == ("failed", "out-of-memory")
+    assert failed.problem.detail == (
+        "The memory ran out. What the attack found is kept, but nothing of it is measured: see the job's files."
+    )
+    run_job(order(scan, steps=2).job, tmp_path / "whole")
+    same_arrays(queue.result(failed.id), tmp_path / "whole", ["adversarial.nii.gz"])
+    assert json.loads((queue.result(failed.id) / "unfinished.json").read_text())["why"] == "MemoryError"
+
+
 def test_one_that_does_not_stop_in_its_grace_time_loses_its_worker(queue, scan):
     record = queue.submit(order(scan, victim=troubled("hung")))
     until(lambda: queue.get(record.id).progress["phase"].startswith("Segmenting"))

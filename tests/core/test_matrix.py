@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import spots
+from spots import KINDS
 
-import pictures
 from perturbox import io
 from perturbox.cli import main
 from perturbox.folder import read_scans, replay, verify
@@ -18,20 +19,19 @@ from perturbox.report.load import load
 from perturbox.report.page import windows
 from perturbox.report.pictures import triptych
 from perturbox.report.story import tell
-from pictures import KINDS
 
 HERE = Path(__file__).parent
 EPS = 20.0
 
 
 def spec(colour: str, grid: str) -> str:
-    return f"{HERE / 'pictures.py'}:{colour}_{grid}"
+    return f"{HERE / 'spots.py'}:{colour}_{grid}"
 
 
 @pytest.mark.parametrize("expert", [False, True], ids=["own", "expert"])
 @pytest.mark.parametrize(("colour", "grid"), KINDS)
 def test_every_kind_of_scan_goes_all_the_way(colour, grid, expert, tmp_path, capfd):
-    image, label = pictures.write(tmp_path, colour, grid)
+    image, label = spots.write(tmp_path, colour, grid)
     out = tmp_path / "R"
     line = ["attack", image, "--victim", spec(colour, grid), "--eps", EPS, "--steps", 4, "--out", out]
     assert main([str(word) for word in [*line, *(["--label", label] if expert else [])]]) == 0
@@ -43,7 +43,7 @@ def test_every_kind_of_scan_goes_all_the_way(colour, grid, expert, tmp_path, cap
     assert record["verdicts"]["spot"] in ("dice", "volume", "vanished")
     clean, adversarial = read_scans(out, record)
     original = io.read_volume(image)
-    assert clean.data.shape == original.data.shape == (3 if colour == "colour" else 1, *pictures.SHAPES[grid])
+    assert clean.data.shape == original.data.shape == (3 if colour == "colour" else 1, *spots.SHAPES[grid])
     assert np.array_equal(clean.data, original.data)
     assert 0 < np.abs(adversarial.data - original.data).max() <= EPS
     channels_changed = np.abs(adversarial.data - original.data).reshape(len(original.data), -1).max(1)
@@ -76,7 +76,7 @@ def page_is_about(out: Path, original, adversarial) -> None:
 
 @pytest.mark.parametrize("format", [".png", ".tif", ".bmp", ".jpg", ".nrrd", ".mha", ".nii.gz"])
 def test_colour_pictures_of_every_format_are_attacked_and_shown(format, tmp_path):
-    image, _ = pictures.write(tmp_path, "colour", "flat", ".png" if format == ".jpg" else format)
+    image, _ = spots.write(tmp_path, "colour", "flat", ".png" if format == ".jpg" else format)
     if format == ".jpg":  # not written by io, for it loses the perturbation
         image = tmp_path / "scan.jpg"
         sitk.WriteImage(sitk.ReadImage(str(tmp_path / "scan.png")), str(image), True, 95)
@@ -84,18 +84,18 @@ def test_colour_pictures_of_every_format_are_attacked_and_shown(format, tmp_path
     assert not any("could not be written" in line for line in result["warnings"])
     saved = io.read_volume(tmp_path / "R" / result["files"]["adversarial"]["path"])
     original = io.read_volume(image)
-    assert saved.data.shape == original.data.shape == (3, *pictures.SHAPES["flat"])
+    assert saved.data.shape == original.data.shape == (3, *spots.SHAPES["flat"])
     assert 0 < np.abs(saved.data - original.data).max() <= EPS
     assert verify(tmp_path / "R") == []
 
 
 def test_a_colour_picture_is_drawn_in_its_colours(tmp_path):
-    image, _ = pictures.write(tmp_path, "colour", "flat")
+    image, _ = spots.write(tmp_path, "colour", "flat")
     run_job(Job(str(image), victim=spec("colour", "flat"), eps=EPS, steps=2), tmp_path / "R")
     story = tell(load(tmp_path / "R"))
     (tmp_path / "before.png").write_bytes(triptych(story.copy, 0, 0, (255.0, 127.5)).before)
     drawn = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "before.png")))[::2, ::2]  # two pixels a voxel
-    expected = np.moveaxis(pictures.drawn("colour", "flat")[0], 0, -1).transpose(1, 0, 2)
+    expected = np.moveaxis(spots.drawn("colour", "flat")[0], 0, -1).transpose(1, 0, 2)
     kept = np.ix_(story.copy.axes[1].kept, story.copy.axes[2].kept)
     background = story.copy.clean[0] == 0
     assert np.abs(drawn[background].astype(int) - expected[kept][background]).max() <= 1

@@ -79,12 +79,23 @@ def demo(
         Path | None,
         typer.Option("--out", metavar="DIR", help="A new folder; demo, demo-2, … if not given.", show_default=False),
     ] = None,
+    scan: Annotated[
+        Path | None,
+        typer.Option(
+            "--scan",
+            metavar="FILE",
+            help="Only write the phantom CT to this new file, to try the other commands on.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Attack a phantom CT and report: a first look in a minute."""
-    from perturbox.cli.running import run_demo
+    from perturbox.cli.running import run_demo, write_phantom
     from perturbox.cli.words import show
 
-    show(*run_demo(out))
+    if scan is not None and out is not None:
+        raise InputError("--scan only writes the phantom CT, --out attacks it; give one of them.")
+    show(*(run_demo(out) if scan is None else write_phantom(scan)))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from perturbox import demo, estimate, folder, io
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, duration
 from perturbox.fitting import fit_features
-from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map
+from perturbox.io.files import VOLUMES, require_new_file, require_new_folder, require_new_label_map, suffix
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
@@ -37,6 +37,16 @@ def run_demo(out: Path | None) -> list[Any]:
             shutil.move(file, place / file.name)
     opened = [f"Open {place / 'report.html'} in a browser."] if (place / "report.html").is_file() else []
     return [*lines, f"The scan: {place / demo.SCAN}", *opened]
+
+
+def write_phantom(file: Path) -> list[Any]:
+    """The demo's phantom CT as a file of the user's own."""
+    require_new_file(file)
+    if suffix(file) not in VOLUMES:
+        raise InputError(f"'{file}' can't hold a CT; name --scan something.nii.gz.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    demo.write_scan(file)
+    return [f"The scan: {file}"]
 
 
 def run_attack(job: Job, out: Path) -> list[Any]:

@@ -14,7 +14,8 @@ from perturbox.types import InputError
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
-WRITABLE = (*NIFTI, ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
+VOLUMES = (*NIFTI, ".nrrd", ".mha")
+WRITABLE = (*VOLUMES, ".png", ".tif", ".tiff", ".bmp")
 DICOM = "dicom"
 _ROOM = ".room"
 
@@ -73,12 +74,12 @@ def require_writable(out: Path) -> None:
     while not os.path.lexists(above):
         above = above.parent
     if not above.is_dir():
-        raise InputError(f"'{out}' can't be made, for '{above}' is a file; choose another place for --out.")
+        raise InputError(f"'{out}' can't be made, for '{above}' is a file; choose another place.")
     try:
         Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=above)).rmdir()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise InputError(f"'{out}' can't be made ({reason}); choose another place for --out.") from None
+        raise InputError(f"'{out}' can't be made ({reason}); choose another place.") from None
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def require_new_label_map(out: Path) -> None:
 def require_new_file(out: Path) -> None:
     """Raise InputError unless nothing is at `out` and a file can be made there, with the folders it lies in."""
     if os.path.lexists(out):
-        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name for --out.")
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name.")
     require_writable(out)
 
 

@@ -56,7 +56,8 @@ class Shelf:
         record.progress["phase"] = state.capitalize()
         record.progress.pop("eta_s", None)
         result = self.folder(record.id) / "result"
-        if state not in ("done", "cancelled") and not any((result / name).is_file() for name in KEPT):
+        kept = KEPT[:2] if state == "cancelled" else KEPT  # what isn't measured nobody asked to keep
+        if state != "done" and not any((result / name).is_file() for name in kept):
             shutil.rmtree(result, ignore_errors=True)
         record.bytes = files.size(self.folder(record.id))
         self.save(record)

@@ -1,4 +1,4 @@
-"""Pictures and volumes, grey and in colour, with victims that need no training: `tests/core/pictures.py:colour_flat`.
+"""Pictures and volumes, grey and in colour, with victims that need no training: `tests/core/spots.py:colour_flat`.
 
 A victim mixes the channels, smooths, and calls "spot" what is above 100. `kinds` lists what there is.
 """
