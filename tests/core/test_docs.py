@@ -5,12 +5,15 @@ import io as streams
 import json
 import re
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
+from torch import nn
 
 from perturbox import io, recipes, zoo
 from perturbox.cli import main
@@ -203,10 +206,12 @@ def test_the_readmes_commands_run_as_they_stand(tmp_path, monkeypatch, capfd):
     names = {"background": 0, "liver": 1, "spleen": 2}
     affine = np.diag([*tiny.SPACING, 1.0])
     monkeypatch.setattr("perturbox.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
-    for name, victim in (("ct-organs", tiny.volume), ("ct-organs-2d", tiny.flat)):
-        monkeypatch.setitem(
-            zoo.BUILT_IN, name, lambda device, make=victim: dataclasses.replace(make(device), labels=names)
-        )
+    volume, flat = (dataclasses.replace(made(torch.device("cpu")), labels=names) for made in (tiny.volume, tiny.flat))
+    unchanged = nn.Conv3d(1, 1, 1)
+    nn.init.ones_(unchanged.weight), nn.init.zeros_(unchanged.bias)  # fit-features wants convolutions
+    volume = dataclasses.replace(volume, network=nn.Sequential(unchanged, deepcopy(unchanged), volume.network))
+    monkeypatch.setitem(zoo.BUILT_IN, "ct-organs", lambda device: volume)
+    monkeypatch.setitem(zoo.BUILT_IN, "ct-organs-2d", lambda device: flat)
     monkeypatch.chdir(tmp_path)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     used = readme.partition("## Use it")[2].partition("\n## ")[0]
