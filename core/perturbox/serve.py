@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import perturbox
+from perturbox.io.files import require_writable
 from perturbox.types import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
@@ -50,6 +51,8 @@ def serve(asked: Serving) -> NoReturn:
     specs = check_victims(asked)
     folder = base_folder()
     home = asked.home.resolve() if asked.home else folder / "server"
+    for place in (folder / "app", home / "jobs"):
+        require_writable(place)
     app = copy_app(find_app(), folder)
     if studies is None:
         studies = str(home / "studies")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
-from perturbox import io, job, margin
+from perturbox import io, job, margin, serve
 from perturbox.cli import main
 from perturbox.folder import replay, verify
 from perturbox.io.files import new_folder, require_new_folder
@@ -183,6 +183,15 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(run, scan, tmp_path, 
         assert (status, out, err.count("\n")) == (2, "", 1), (command, err)
         assert re.search("can't be (made|used)", err), (command, err)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place where not even root may write")
+def test_a_servers_home_that_cannot_be_written_is_refused(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(serve, "require_monai_label", lambda: None)
+    monkeypatch.setattr(serve, "become", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setenv(serve.HOME, str(tmp_path))
+    status, _, err = run("serve", "--home", "/proc/x", "--port", 0)
+    assert status == 2 and err.startswith("'/proc/x/jobs' can't be made") and err.count("\n") == 1
 
 
 def test_no_result_can_take_the_place_of_a_link_or_of_this_folder(tmp_path, monkeypatch):

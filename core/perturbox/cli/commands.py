@@ -297,10 +297,12 @@ def list_(
 def report(folder: Folder) -> None:
     """Write a result folder's report.html anew."""
     from perturbox.cli.words import show
+    from perturbox.io.files import require_writable
     from perturbox.record import read_record
     from perturbox.report import write_report
 
     read_record(folder)
+    require_writable(folder / "report.html")
     write_report(folder)
     show(f"Report: {folder / 'report.html'}")
 
