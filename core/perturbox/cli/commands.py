@@ -81,12 +81,7 @@ def demo(
     ] = None,
     scan: Annotated[
         Path | None,
-        typer.Option(
-            "--scan",
-            metavar="FILE",
-            help="Only write the phantom CT to this new file, to try the other commands on.",
-            show_default=False,
-        ),
+        typer.Option("--scan", metavar="FILE", help="Only write the phantom CT to this new file.", show_default=False),
     ] = None,
 ) -> None:
     """Attack a phantom CT and report: a first look in a minute."""
