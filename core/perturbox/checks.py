@@ -212,7 +212,7 @@ def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     parameters = result["attack"]["parameters"]
-    if result["stopped_early"]:
+    if result["stopped_early"] and not isinstance(result.get("untested"), str):
         yield f"The attack was {result['stopped_early']}: the numbers are those of the best result up to there."
     own = result["attack"].get("own_budget")
     if own is not None:

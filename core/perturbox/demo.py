@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from perturbox import io
 from perturbox.job import Job
 from perturbox.types import InputError, Volume
@@ -15,13 +17,19 @@ SCAN, LABELS = "phantom_ct.nii.gz", "phantom_labels.nii.gz"
 
 def write_case(folder: Path, seed: int = SEED) -> Path:
     """Write the phantom CT of that seed and its true labels into `folder`, made if need be; returns the CT's path."""
-    hu, labels, affine = phantom_case(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    scan = Volume(hu[None].astype("float32"), affine)
-    io.write_volume(folder / SCAN, scan, description=f"perturbox phantom {seed}")
+    scan, labels = write_scan(folder / SCAN, seed)
     names = {name: value for value, name in enumerate(MODELS[VICTIM].labels)}
     io.write_labels(folder / LABELS, labels, scan, names)
     return folder / SCAN
+
+
+def write_scan(file: Path, seed: int = SEED) -> tuple[Volume, np.ndarray]:
+    """Write the phantom CT alone, in the format of the file's name; returns it and its true labels."""
+    hu, labels, affine = phantom_case(seed)
+    scan = Volume(hu[None].astype("float32"), affine)
+    io.write_volume(file, scan, description=f"perturbox phantom {seed}")
+    return scan, labels
 
 
 def demo_job(image: Path) -> Job:

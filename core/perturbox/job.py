@@ -5,7 +5,6 @@ every number and `replay` repeats the attack from it alone, since the clean scan
 perturbation, exactly.
 """
 
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -20,17 +19,17 @@ from perturbox import checks, io, recipes
 from perturbox.attack import own_draw
 from perturbox.budget import Budget
 from perturbox.goals import Goal
-from perturbox.io.files import new_folder, require_new_folder, require_new_label_map
+from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
 from perturbox.measure import Measurement, measure
 from perturbox.metrics import difference_map, to_json
 from perturbox.noise import scan_noise
 from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
-from perturbox.record import SCHEMA, described
+from perturbox.record import SCHEMA, begin, described, finishing, write_json
 from perturbox.report import write_report
 from perturbox.resources import peak_bytes
 from perturbox.runner import run
 from perturbox.steps import Outcome
-from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, Volume
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import Victim
 
 __all__ = ["Job", "Listener", "Ready", "execute", "load_inputs", "prepare", "present_targets", "run_job", "segment"]
@@ -59,7 +58,7 @@ def segment(
         "schema": SEGMENTATION_SCHEMA,
         "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
         "volumes_ml": {name: int((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()},
-        "noise": scan_noise(scan.data[0], labels, victim.labels, scan.spacing),
+        "noise": scan_noise(scan.data, labels, victim.labels, scan.spacing),
         "warnings": warnings + effort.notes,
         "versions": versions(),
         "seconds": time.perf_counter() - started,
@@ -69,20 +68,34 @@ def segment(
 def run_job(
     job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
 ) -> dict[str, Any]:
-    """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json.
+    """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json, and
+    among its warnings if the report failed.
 
-    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used. A run that
-    `listener.stop` ends leaves a valid result that says so.
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used, Unfinished
+    where something fails after the attack: what it found is then kept. A run that `listener.stop` ends leaves a valid
+    result that says so.
     """
     require_new_folder(out)
     return execute(prepare(job, image, victim), out, listener or Listener())
 
 
 def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
-    """Attack, save, re-read, measure and report a prepared job."""
-    job, victim, image = ready.job, ready.victim, ready.image
-    started, cpu_started = time.perf_counter(), time.process_time()
+    """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
+    is there."""
+    started = time.perf_counter(), time.process_time()
     effort = Effort()
+    with new_folder(out, bytes=room(ready.image)) as draft:
+        goal, outcome, clean_seg = craft(ready, effort, listener)
+        free_room(draft)
+        save(draft, ready, outcome)
+    with finishing(out):
+        result = conclude(ready, goal, outcome, clean_seg, effort, out, listener, started=started)
+    return {**result, "warnings": result["warnings"] + reported(out, listener)}
+
+
+def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
+    """The goal on this scan, what the attack found, and the clean prediction."""
+    job, victim, image = ready.job, ready.victim, ready.image
     listener.say("Segmenting the original scan")
     clean_seg = victim.predict(image, effort)
     reference = clean_seg if ready.expert is None else ready.expert
@@ -102,8 +115,27 @@ def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
         on_step=listener.step,
         stop=listener.stop,
     )
-    with new_folder(out) as draft:
-        return conclude(ready, goal, outcome, clean_seg, effort, draft, listener, started=(started, cpu_started))
+    return goal, outcome, clean_seg
+
+
+def room(image: Volume) -> int:
+    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, four label maps, the
+    record."""
+    values = image.dtype.itemsize + (2 if image.step == 1.0 else 8)
+    return values * image.data.size + 4 * int(np.prod(image.shape)) + 2**20
+
+
+def reported(folder: Path, listener: Listener) -> list[str]:
+    """Write the report of a finished folder; what failed in it, in a sentence: the result is complete without it."""
+    listener.say("Writing the report")
+    try:
+        write_report(folder)
+    except (Exception, KeyboardInterrupt) as error:
+        why = str(error).rstrip(".") if isinstance(error, InputError) else type(error).__name__
+        return [
+            f"The report could not be written ({why}); the result is complete, `perturbox report {folder}` tries again."
+        ]
+    return []
 
 
 def conclude(
@@ -119,14 +151,14 @@ def conclude(
     replayable: bool = True,
     margin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Save what an attack found, read it back, measure it and report it: a complete result folder; returns result.json.
+    """Read back what `save` wrote of an attack and measure it: a complete result folder but for the report; returns
+    result.json.
 
     started: (wall, CPU) clocks at the start; replayable: False for attacks whose start isn't in the folder; margin: the
     structures of the search for the margin that this attack is a find of.
     """
     job, victim, image = ready.job, ready.victim, ready.image
-    folder.mkdir(exist_ok=True)
-    files = write_images(folder, ready, outcome)
+    files = write_images(folder, ready)
     saved = read_adversarial(folder, files, image.unit)
     case = Case(image, roi=ready.roi)
     Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
@@ -144,7 +176,7 @@ def conclude(
         seed=job.seed,
         clean_seg=clean_seg,
         own_draw=own_draw(ready.attack, case, victim),
-        untested=outcome.untested,
+        untested=untested(outcome),
         effort=effort,
         say=listener.say,
     )
@@ -165,18 +197,35 @@ def conclude(
     result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
     result = to_json(result)
     assert isinstance(result, dict)
-    (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    listener.say("Writing the report")
-    write_report(folder)
+    write_json(folder / "result.json", result)
     return result
 
 
-def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
-    """Write the perturbed scan in the source's format, the perturbation and what a replay needs; returns file names."""
+def untested(outcome: Outcome) -> str | None:
+    """Why this run says nothing of the model, if it doesn't."""
+    if outcome.stopped is not None and not outcome.delta.any():
+        return f"The attack was stopped at step {outcome.stopped}, before it found anything."
+    return outcome.untested
+
+
+def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
+    """Write what must not be lost: the perturbed scan in the source's format, and how it was made."""
+    folder.mkdir(exist_ok=True)
+    begin(folder, to_json(history(ready, outcome)))
+    write_adversarial(folder, ready.image, outcome)
+
+
+def write_adversarial(folder: Path, image: Volume, outcome: Outcome) -> Path:
+    """Write the perturbed scan; returns the file."""
+    file = folder / str(file_names(image, expert=False, roi=False)["adversarial"])
+    io.write_volume(file, image.with_data(outcome.x_adv.astype(image.data.dtype)), adversarial=True)
+    return file
+
+
+def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
+    """Write the perturbation, from the perturbed scan as saved, and what a replay needs; returns file names."""
     image = ready.image
-    adversarial = image.with_data(outcome.x_adv.astype(image.data.dtype))
     files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None)
-    io.write_volume(folder / str(files["adversarial"]), adversarial, adversarial=True)
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
@@ -224,19 +273,23 @@ def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: M
 
 def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str, Any]:
     """Everything of result.json but files, effort and warnings."""
-    names = {value: name for name, value in ready.victim.labels.items()}
     found = settled(ready.job, ready.attack.parameters, ready.victim, ready.image, measured)
     found["source"]["sha256"] = ready.source_sha256 or None
     untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
     found["image_metrics"]["uninfluential_fraction"] = untouched
+    return {**history(ready, outcome), **found, "margin": None, "precision": None}
+
+
+def history(ready: Ready, outcome: Outcome) -> dict[str, Any]:
+    """How a perturbed scan came about: what result.json says that isn't measured on files."""
+    names = {value: name for name, value in ready.victim.labels.items()}
     return {
-        **found,
+        **identity(ready.job, ready.attack.parameters, ready.victim, ready.image),
         "surrogates": [
             {"name": model.name, "spec": spec, "sha256": model.sha256}
             for model, spec in zip(ready.surrogates, ready.job.surrogate, strict=True)
         ],
         "crafted_on": [{"sha256": digest} for digest in ready.crafted_on_sha256],
-        "margin": None,
         "members": [member.describe(names) for member in outcome.members] or None,
         "trace": [step.describe(names) for step in outcome.trace],
         "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
@@ -248,18 +301,13 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str,
         "threads": torch.get_num_threads(),
         "seed": ready.job.seed,
         "force": ready.job.force,
-        "precision": None,
     }
 
 
-def settled(
-    job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume, measured: Measurement
-) -> dict[str, Any]:
-    """The parts of result.json that its files, the model and the installed recipe determine; `verify` recomputes
-    them."""
+def identity(job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume) -> dict[str, Any]:
+    """Which attack, which model, which scan."""
     recipe = recipes.get(job.attack)
     return {
-        "schema": SCHEMA,
         "notice": ADVERSARIAL_NOTICE,
         "attack": {
             "name": recipe.name,
@@ -277,6 +325,17 @@ def settled(
             "spacing_mm": list(image.spacing),
             "unit": image.unit,
         },
+    }
+
+
+def settled(
+    job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume, measured: Measurement
+) -> dict[str, Any]:
+    """The parts of result.json that its files, the model and the installed recipe determine; `verify` recomputes
+    them."""
+    return {
+        "schema": SCHEMA,
+        **identity(job, parameters, victim, image),
         **measured.numbers,
         "image_metrics": {
             **measured.numbers["image_metrics"],

@@ -9,7 +9,6 @@ that does break the structure; "> 32" means that nothing up to 32 was found, nev
 """
 
 import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from perturbox import io, metrics, recipes
 from perturbox.attack import Attack
 from perturbox.budget import middle_limit
-from perturbox.io.files import new_folder, require_new_folder, sha256
+from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job import (
     Job,
     Listener,
@@ -30,11 +29,15 @@ from perturbox.job import (
     conclude,
     prepare,
     present_targets,
+    reported,
+    room,
+    save,
     versions,
-    write_images,
+    write_adversarial,
 )
 from perturbox.measure import Asking, benign_floor, said_of_undefined
 from perturbox.noise import scan_noise
+from perturbox.record import begin, finishing, write_json
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
@@ -82,9 +85,20 @@ def find_margin(
         raise InputError(
             f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
         )
-    found = _Search(ready, max_eps, listener or Listener())
-    found.search()
-    return found.write(out)
+    listener = listener or Listener()
+    with new_folder(out, bytes=room(ready.image)) as draft:
+        found = _Search(ready, max_eps, listener)
+        found.search()
+        free_room(draft)
+        found.save(draft)
+    with finishing(out):
+        found.measure(out)
+        margin = metrics.to_json(found.document())
+        assert isinstance(margin, dict)
+        margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
+        write_json(out / "margin.json", margin)
+    failed = [sentence for folder in found.witnesses.values() for sentence in reported(out / folder, listener)]
+    return {**margin, "warnings": margin["warnings"] + failed}
 
 
 class _Search:
@@ -101,7 +115,7 @@ class _Search:
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
         self.noise: dict[str, Any] = scan_noise(
-            ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing
+            ready.image.data, self.clean_seg, ready.victim.labels, ready.image.spacing
         )
         listener.say("Measuring the benign floor")
         ask = Asking(ready.victim, self.effort)
@@ -112,6 +126,8 @@ class _Search:
         self.began = 0  # index of this member's first trial
         self.trials: list[Trial] = []
         self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
+        self.structures: dict[str, Any] = {}
+        self.witnesses: dict[Trial, str] = {}
 
     def search(self) -> None:
         """The whole search; of an attack made of others, one for each of them that knows nothing of the rest, so that
@@ -151,39 +167,36 @@ class _Search:
                     break
                 self._try(middle, (value,), self.found[broken].delta)
 
-    def write(self, out: Path) -> dict[str, Any]:
-        """Write margin.json and one complete result folder per file that broke something."""
-        structures, witnesses = self._bounds()
-        with new_folder(out) as draft:
-            for trial, folder in witnesses.items():
-                names = [name for name, row in structures.items() if row["witness"] == folder]
-                self.listener.say(f"Saving and measuring the break of {' and '.join(names)} at {trial.linf:g}")
-                attack = self._attack(trial.eps)
-                ready = dataclasses.replace(
-                    self.ready,
-                    attack=attack,
-                    job=dataclasses.replace(
-                        self.ready.job, eps=trial.eps, target=tuple(self.names[v] for v in trial.aimed), label=None
-                    ),
-                    expert=None,
-                )
-                goal = dataclasses.replace(self.goal, targets=trial.aimed, named=True)
+    def save(self, folder: Path) -> None:
+        """Write each file that broke something into a folder of its own."""
+        self.structures, self.witnesses = self._bounds()
+        begin(folder, metrics.to_json(self.document()))
+        for trial, name in self.witnesses.items():
+            save(folder / name, self._ready_for(trial), self.found[trial])
+
+    def measure(self, folder: Path) -> None:
+        """Complete the folders that `save` wrote."""
+        for trial, name in self.witnesses.items():
+            names = [structure for structure, row in self.structures.items() if row["witness"] == name]
+            self.listener.say(f"Measuring the break of {' and '.join(names)} at {trial.linf:g}")
+            with finishing(folder / name):
                 conclude(
-                    ready,
-                    goal,
+                    self._ready_for(trial),
+                    dataclasses.replace(self.goal, targets=trial.aimed, named=True),
                     self.found[trial],
                     self.clean_seg,
                     self.effort,
-                    draft / folder,
+                    folder / name,
                     self.listener,
                     replayable=False,
-                    margin=structures,
+                    margin=self.structures,
                 )
-            margin = metrics.to_json(self._document(structures))
-            assert isinstance(margin, dict)
-            margin["witnesses"] = {name: sha256(draft / name / "result.json") for name in witnesses.values()}
-            (draft / "margin.json").write_text(json.dumps(margin, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return margin
+
+    def _ready_for(self, trial: Trial) -> Ready:
+        """The attack of one trial, as its own result folder records it."""
+        aimed = tuple(self.names[value] for value in trial.aimed)
+        job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
+        return dataclasses.replace(self.ready, attack=self._attack(trial.eps), job=job, expert=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
         """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
@@ -222,7 +235,8 @@ class _Search:
             structures[name] = row
         return structures, folders
 
-    def _document(self, structures: dict[str, Any]) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
+        """What margin.json says."""
         job = self.ready.job
         return {
             "schema": SCHEMA,
@@ -232,7 +246,7 @@ class _Search:
             "noise": self.noise,
             "benign": {"dice": self.floor},
             "limits": dataclasses.asdict(metrics.Limits()),
-            "structures": structures,
+            "structures": self.structures,
             "attack": {
                 "name": self.ready.recipe.name,
                 "parameters": self.ready.attack.parameters,
@@ -258,7 +272,7 @@ class _Search:
                 *self._about_a_budget_of_its_own(),
                 *self.effort.notes,
                 *self.about_floor,
-                *dict.fromkeys(row["reason"] for row in structures.values() if row["reason"]),
+                *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
                 *self._about_trials(),
             ],
             "surrogates": [
@@ -340,8 +354,8 @@ class _Search:
 
     def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
-            files = write_images(Path(folder), dataclasses.replace(self.ready, expert=None, roi=None), outcome)
-            saved = io.read_volume(Path(folder) / str(files["adversarial"]), unit=self.ready.image.unit)
+            file = write_adversarial(Path(folder), self.ready.image, outcome)
+            saved = io.read_volume(file, unit=self.ready.image.unit)
         linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
         found = self.ready.victim.look(saved, self.effort)
         segmentation, undecided = found.against(self.clean_seg)

@@ -74,11 +74,11 @@ def measure(
     image_numbers = metrics.perturbation(delta, clean.data, region)
     if eps is None:
         eps = image_numbers["linf"]
-    noise = scan_noise(clean.data[0], clean_seg, labels, spacing)
+    noise = scan_noise(clean.data, clean_seg, labels, spacing)
     sigma = noise["sigma"]
     bound = victim.on(clean)
     in_order = [spacing[axis] for axis in bound.grid.order]
-    ordered = np.transpose(delta[0], bound.grid.order)
+    ordered = np.transpose(delta, (0, *(1 + axis for axis in bound.grid.order)))
 
     clean_rows = metrics.structures(clean_seg, reference, labels, spacing, voxel_ml)
     adversarial_rows = metrics.structures(adversarial_seg, reference, labels, spacing, voxel_ml)

@@ -31,12 +31,13 @@ _MAD_TO_SD = 1.4826
 def scan_noise(
     image: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, int], spacing: Sequence[float]
 ) -> dict[str, Any]:
-    """{"sigma": SD of the noise of `image` ("*s", HU) or None, "region": where it was measured, or why it wasn't}.
+    """{"sigma": SD of the noise of `image` ("*s" or "c *s", HU) or None, "region": where it was measured, or why it
+    wasn't}. Of a colour picture it is the RMS over its channels, each of which an attack may change.
 
     segmentation: label map "*s" in the values of `labels`; spacing in mm. The region is the liver, else the spleen,
     else the largest other structure of one tissue, eroded by 5 mm, of which 5 ml (2D: 5 cm²) must be left.
     """
-    unit, cubic_mm = ("ml", 1000.0) if image.ndim == 3 else ("cm²", 100.0)
+    unit, cubic_mm = ("ml", 1000.0) if segmentation.ndim == 3 else ("cm²", 100.0)
     voxels = np.bincount(segmentation.ravel(), minlength=max(labels.values()) + 1)
     candidates = [name for name, value in labels.items() if value != 0 and not any(w in name.lower() for w in TEXTURED)]
     for name in sorted(candidates, key=lambda name: (_rank(name), -voxels[labels[name]])):
@@ -45,8 +46,10 @@ def scan_noise(
         if size >= MIN_ML:
             grid = " × ".join(f"{s:.3g}" for s in spacing)
             region = f"{name} eroded {ERODE_MM:.0f} mm, {size:.0f} {unit}, on the {grid} mm grid"
-            sigma = detrended_sd(image[box], core, spacing, degree=2 if size >= _QUADRATIC_ML else 1)
-            return {"sigma": sigma, "region": region}
+            degree = 2 if size >= _QUADRATIC_ML else 1
+            channels = image.reshape(-1, *segmentation.shape)
+            each = [detrended_sd(channel[box], core, spacing, degree) for channel in channels]
+            return {"sigma": math.hypot(*each) / math.sqrt(len(each)), "region": region}
     reason = f"no structure of one tissue keeps {MIN_ML:.0f} {unit} when eroded by {ERODE_MM:.0f} mm"
     return {"sigma": None, "region": f"not available: {reason}"}
 

@@ -6,7 +6,9 @@ A folder of schema 1 is brought to schema 2 as it is read, never on disk. What s
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,6 +18,7 @@ from perturbox.types import InputError
 
 SCHEMA = "perturbox-result/2"
 OLD_SCHEMA = "perturbox-result/1"
+UNFINISHED, UNFINISHED_SCHEMA = "unfinished.json", "perturbox-unfinished/1"
 LARGEST_RECORD = 256 << 20  # bytes; a thousand structures in a thousand slices take 100 MB
 
 _number = (int, float)
@@ -58,12 +61,54 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+class Unfinished(Exception):
+    """What an attack found is kept at `folder`, but something after it failed: `__cause__` says what."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"'{folder}' keeps what the attack found, of which nothing is measured.")
+        self.folder = folder
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document that reads the same everywhere; undefined numbers must be null already."""
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def begin(folder: Path, history: Any) -> None:
+    """Say in a folder that only holds what an attack found that it isn't measured yet."""
+    write_json(folder / UNFINISHED, {**history, "schema": UNFINISHED_SCHEMA, "why": None})
+
+
+@contextmanager
+def finishing(folder: Path) -> Iterator[None]:
+    """Around what completes a folder that `begin` marked. Where it fails, the folder stays as it is and says why, and
+    Unfinished is raised; where it is abandoned (Ctrl-C), the folder goes."""
+    note = folder / UNFINISHED
+    try:
+        yield
+        note.unlink()
+    except Exception as error:
+        # The folder of one find lies in that of a margin.
+        cause = error.__cause__ if isinstance(error, Unfinished) else error
+        why = str(cause) if isinstance(cause, InputError) else type(cause).__name__
+        with suppress(OSError):  # a full disk keeps the note it has
+            write_json(note, {**json.loads(note.read_text(encoding="utf-8")), "why": why})
+        raise Unfinished(folder) from cause
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """result.json of a result folder in the present schema.
 
     Raises InputError if there is none or it isn't one of ours.
     """
     path = inside(folder, "result.json")
+    if (path.parent / UNFINISHED).is_file():
+        raise InputError(
+            f"'{folder}' isn't measured: something failed after the attack, as its {UNFINISHED} says; run it again."
+        )
     if not path.is_file():
         raise InputError(f"'{folder}' is no result folder: it has no result.json; give the --out of an attack.")
     try:

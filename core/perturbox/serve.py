@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import perturbox
+from perturbox.io.files import require_writable
 from perturbox.types import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
-INSTALL = "pip install 'perturbox[server]' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+SOURCE = "git+https://github.com/perturbox/perturbox"
+INSTALL = f"pip install 'perturbox[server] @ {SOURCE}' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
 WEIGHTS = Path(perturbox.__file__).parent / "zoo" / "weights"
 NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
 
@@ -49,6 +51,8 @@ def serve(asked: Serving) -> NoReturn:
     specs = check_victims(asked)
     folder = base_folder()
     home = asked.home.resolve() if asked.home else folder / "server"
+    for place in (folder / "app", home / "jobs"):
+        require_writable(place)
     app = copy_app(find_app(), folder)
     if studies is None:
         studies = str(home / "studies")

@@ -188,6 +188,8 @@ class Near:
 
     def run(self, order: Order, poll: float = POLL_SECONDS) -> tuple[Record, Path]:
         record = self.queue.wait(self.queue.submit(order).id)
+        if record.state == "failed":  # it may have left files, but no whole result
+            raise Unfinished(record)
         try:
             return record, self.queue.result(record.id)
         except Refused:

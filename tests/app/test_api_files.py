@@ -185,7 +185,7 @@ def test_a_zip_of_one_scan_becomes_that_scan(tmp_path):
         ("image", "", b"x", 415),
         ("image", "scan.nhdr", b"x", 415),
         ("label", "label.zip", b"x", 415),
-        ("roi", "roi.png", b"x", 415),
+        ("roi", "roi.jpg", b"x", 415),
         ("image", "scan.nii.gz", b"", 422),
         ("image", "scan.zip", b"PK no zip", 422),
         ("image", "scan.zip", zip_of({}), 422),

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("monailabel", reason="MONAI Label isn't installed; pip install perturbox[server]")
+pytest.importorskip("monailabel", reason="MONAI Label isn't installed; pip install '.[server]'")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MONAI Label imports what Python is about to drop

@@ -105,7 +105,8 @@ def test_without_monai_label_it_says_how_to_install_it(run, monkeypatch):
     status, said = run()
     assert status == 2
     assert said == (
-        "The server needs monailabel, which isn't installed; install it with: pip install 'perturbox[server]' && "
+        "The server needs monailabel, which isn't installed; install it with: "
+        "pip install 'perturbox[server] @ git+https://github.com/perturbox/perturbox' && "
         "pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1\n"
     )
 

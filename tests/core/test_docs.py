@@ -5,13 +5,18 @@ import io as streams
 import json
 import re
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from PIL import Image
+from torch import nn
 
-from perturbox import io, recipes
+from perturbox import io, recipes, zoo
+from perturbox.cli import main
 from perturbox.folder import verify
 from perturbox.job import Job, run_job
 from perturbox.load import load_victim
@@ -191,3 +196,40 @@ def test_a_picture_shows_what_changed_in_its_colours():
     assert tuple(image[top + 5, left + 75]) == tuple(half) and half[2] > half[0]
     assert tuple(image[top + 5, 5]) == (124, 124, 124)  # 40 HU, in the middle of the window
     assert pictures.nice(4.0) == 4 and pictures.nice(4.1) == 5 and pictures.nice(987) == 1000 and pictures.nice(0) == 1
+
+
+# ---- the README ----
+
+
+def test_the_readmes_commands_run_as_they_stand(tmp_path, monkeypatch, capfd):
+    """Every line under "Use it", in order, in an empty folder; a tiny scan and model stand for the shipped ones."""
+    names = {"background": 0, "liver": 1, "spleen": 2}
+    affine = np.diag([*tiny.SPACING, 1.0])
+    monkeypatch.setattr("perturbox.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
+    volume, flat = (dataclasses.replace(made(torch.device("cpu")), labels=names) for made in (tiny.volume, tiny.flat))
+    unchanged = nn.Conv3d(1, 1, 1)
+    nn.init.ones_(unchanged.weight), nn.init.zeros_(unchanged.bias)  # fit-features wants convolutions
+    volume = dataclasses.replace(volume, network=nn.Sequential(unchanged, deepcopy(unchanged), volume.network))
+    monkeypatch.setitem(zoo.BUILT_IN, "ct-organs", lambda device: volume)
+    monkeypatch.setitem(zoo.BUILT_IN, "ct-organs-2d", lambda device: flat)
+    monkeypatch.chdir(tmp_path)
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    used = readme.partition("## Use it")[2].partition("\n## ")[0]
+    lines = [line.partition(" #")[0].strip() for line in used.splitlines() if line.startswith("perturbox ")]
+    assert len(lines) >= 11 and lines[0] == "perturbox demo --scan ct.nii.gz"
+    for line in lines:
+        assert main(line.split()[1:]) == 0, (line, capfd.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("ct.nii.gz", "segmentation.nii.gz", "clean.safetensors"),
+        *("result", "vanished", "transfer", "margin", "again"),
+    }
+
+
+def test_the_readme_leaves_nothing_to_be_filled_in():
+    """No address, file or folder that a reader would have to invent, and no name that no index has."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme.index("git clone https://github.com/perturbox/perturbox") < readme.index("make demo")
+    assert not re.search(r"--index-url (?!https://)", readme)
+    for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md"), *(DOCS.parent / "slicer_extension").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        assert "pip install perturbox" not in text and "perturbox[server]'" not in text, page

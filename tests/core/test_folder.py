@@ -170,16 +170,6 @@ def test_stopping_leaves_a_valid_result_that_says_so(scan, tmp_path):
     assert verify(tmp_path / "partial", trust=True) == []
 
 
-def test_an_error_on_the_way_leaves_nothing_behind(scan, tmp_path):
-    def fail(text: str) -> None:
-        if text.startswith("Control"):
-            raise RuntimeError("lost power")
-
-    with pytest.raises(RuntimeError, match="lost power"):
-        run_job(Job(str(scan), victim=TINY, eps=12, steps=1), tmp_path / "never", Listener(say=fail))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_float_scans_replay_exactly_too(scan, tmp_path):
     image = io.read_volume(scan)
     data = image.data + np.random.default_rng(1).random(image.data.shape, dtype=np.float32)

@@ -18,7 +18,8 @@ from perturbox.job import Job, run_job, segment
 from perturbox.types import InputError
 
 pytest.importorskip("distributed", reason="the queue needs the extra 'server'")
-from perturbox.jobs import Order, Queue, Refused
+from perturbox.jobs import Order, Queue, Refused, worker
+from perturbox.jobs.files import as_content, unpack
 
 HERE = Path(__file__).parent
 TINY, SOON = f"{HERE / 'tiny.py'}:volume", 60
@@ -164,6 +165,35 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(queue, scan, habit, cod
     assert (failed.state, failed.problem.error) == ("failed", code)
     assert "Doe" not in failed.problem.detail, "an exception's words may hold a name"
     assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state == "done"
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["by path", "by content"])
+def test_a_worker_keeps_what_an_attack_found(scan, tmp_path, monkeypatch, far):
+    def broken(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("perturbox.job.measure", broken)
+    asked, out = order(scan, steps=2), tmp_path / "result"
+    where = {"files": as_content(asked)} if far else {"out": str(out)}
+    answer = worker.carry_out("1", asked.to_json(), {**where, "threads": 1}, tell=lambda event: None)
+    assert answer["problem"]["error"] == "out-of-memory" and answer["replace"] is True
+    if far:
+        unpack(answer["archive"], out)
+    monkeypatch.undo()
+    run_job(asked.job, tmp_path / "whole")
+    same_arrays(out, tmp_path / "whole", ["adversarial.nii.gz"])
+    assert json.loads((out / "unfinished.json").read_text())["why"] == "MemoryError"
+
+
+def test_what_an_attack_found_is_kept_though_measuring_it_fails(queue, scan, tmp_path):
+    failed = queue.wait(queue.submit(order(scan, victim=troubled("weary"), steps=2)).id, SOON)
+    assert (failed.state, failed.problem.error) == ("failed", "out-of-memory")
+    assert failed.problem.detail == (
+        "The memory ran out. What the attack found is kept, but nothing of it is measured: see the job's files."
+    )
+    run_job(order(scan, steps=2).job, tmp_path / "whole")
+    same_arrays(queue.result(failed.id), tmp_path / "whole", ["adversarial.nii.gz"])
+    assert json.loads((queue.result(failed.id) / "unfinished.json").read_text())["why"] == "MemoryError"
 
 
 def test_one_that_does_not_stop_in_its_grace_time_loses_its_worker(queue, scan):

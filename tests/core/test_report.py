@@ -102,8 +102,8 @@ def test_copy_is_adversarial_minus_change_of_the_kept_voxels(folder, story):
     change = nib.load(folder / "perturbation.nii.gz").get_fdata()
     z, y, x = (axis.kept for axis in story.copy.axes)
     at = np.ix_(x, y, z)
-    assert (story.copy.scan == (perturbed - change)[at].transpose(2, 1, 0)).all()
-    assert (story.copy.change * story.copy.step == change[at].transpose(2, 1, 0)).all()
+    assert (story.copy.scan[0] == (perturbed - change)[at].transpose(2, 1, 0)).all()
+    assert (story.copy.change[0] * story.copy.step == change[at].transpose(2, 1, 0)).all()
     assert (story.copy.scale, story.copy.offset, story.copy.step) == (1.0, 0.0, 1.0)
 
 
@@ -295,7 +295,7 @@ def test_worst_pictures_show_different_places():
 def test_pictures_differ_where_the_model_does(story):
     worst = worst_positions(story.lead.slices.differ[story.copy.axes[0].kept])[0]
     three = triptych(story.copy, 0, worst, (400, 40))
-    _, y, x = story.copy.scan.shape
+    _, y, x = story.copy.clean.shape
     assert struct.unpack(">II", three.before[16:24]) == (2 * x, 2 * y)
     assert three.width_mm / three.height_mm == pytest.approx(x / y)
     assert len({three.before, three.after, three.difference}) == 3
@@ -399,7 +399,7 @@ def test_texts_are_escaped(folder, tmp_path):
 def test_flat_pictures_have_one_plane(tmp_path):
     story = tell(load(make_result(tmp_path / "flat", flat=True)))
     assert [plane.name for plane in story.planes] == ["image"]
-    assert story.copy.scan.shape[0] == 1 and story.copy.axes[2].ends == ("", "")
+    assert story.copy.clean.shape[0] == 1 and story.copy.axes[2].ends == ("", "")
     assert story.units.size == "cm²" and story.units.value == "units"
 
 

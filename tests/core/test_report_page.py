@@ -72,7 +72,7 @@ def compare_with_files(reader, folder, count=400):
         for axis, k in zip(meta["axes"], point, strict=True):
             at[axis["file"]] = axis["kept"][k]
         at = tuple(at)
-        assert (values["before"], values["delta"]) == (perturbed[at] - change[at], change[at])
+        assert (values["before"], values["delta"]) == ([perturbed[at] - change[at]], [change[at]])
         assert [values["clean"], values["adversarial"]] == [s[at] for s in segmentations]
 
 

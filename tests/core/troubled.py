@@ -56,6 +56,19 @@ def greedy(device):
     return _with(_greedy, device)
 
 
+def weary(device):
+    """Predicts the clean scan and takes two steps, in two calls each, then fails: as where memory runs out later."""
+    count = 0
+
+    def _weary():
+        nonlocal count
+        count += 1
+        if count > 10:
+            raise MemoryError
+
+    return _with(_weary, device)
+
+
 def faulty(device):
     def _faulty():
         raise ZeroDivisionError("of Mr. Doe")

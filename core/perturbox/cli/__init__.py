@@ -20,7 +20,13 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default this process's own) and return its exit status. No exception leaves it."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    status = _status(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None and status == INTERRUPTED:
+        os._exit(status)  # at once: tearing the libraries down takes seconds
+    return status
+
+
+def _status(given: list[str]) -> int:
     debug = "--debug" in given  # taken anywhere on the line, for one adds it after something went wrong
     given = [word for word in given if word != "--debug"] or ["--help"]
     # Threads that spin while they wait halve the speed where cores are shared; read when torch is imported.

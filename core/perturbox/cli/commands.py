@@ -88,12 +88,18 @@ def demo(
         Path | None,
         typer.Option("--out", metavar="DIR", help="A new folder; demo, demo-2, … if not given.", show_default=False),
     ] = None,
+    scan: Annotated[
+        Path | None,
+        typer.Option("--scan", metavar="FILE", help="Only write the phantom CT to this new file.", show_default=False),
+    ] = None,
 ) -> None:
     """Attack a phantom CT and report: a first look in a minute."""
-    from perturbox.cli.running import run_demo
+    from perturbox.cli.running import run_demo, write_phantom
     from perturbox.cli.words import show
 
-    show(*run_demo(out))
+    if scan is not None and out is not None:
+        raise InputError("--scan only writes the phantom CT, --out attacks it; give one of them.")
+    show(*(run_demo(out) if scan is None else write_phantom(scan)))
 
 
 @app.command()
@@ -140,11 +146,10 @@ def attack(
 
     Leaves the perturbed scan in the source's own format, the segmentations before and after, every number and a report.
     """
-    from perturbox.cli.running import check_out, run_attack
+    from perturbox.cli.running import run_attack
     from perturbox.cli.words import show
     from perturbox.job import Job
 
-    check_out(out)
     if label_map is not None and label is None:
         raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
     job = Job(
@@ -190,11 +195,10 @@ def margin(
     A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm, or
     it vanishes. Found by attacks, so each figure is an upper bound; not breaking is no proof of safety.
     """
-    from perturbox.cli.running import check_out, run_margin
+    from perturbox.cli.running import run_margin
     from perturbox.cli.words import show
     from perturbox.job import Job
 
-    check_out(out)
     job = Job(
         image=image,
         victim=victim,
@@ -299,10 +303,12 @@ def list_(
 def report(folder: Folder) -> None:
     """Write a result folder's report.html anew."""
     from perturbox.cli.words import show
+    from perturbox.io.files import require_writable
     from perturbox.record import read_record
     from perturbox.report import write_report
 
     read_record(folder)
+    require_writable(folder / "report.html")
     write_report(folder)
     show(f"Report: {folder / 'report.html'}")
 
@@ -329,10 +335,9 @@ def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
 
     From that folder, and the files it was given if any; says whether the result is the same.
     """
-    from perturbox.cli.running import check_out, run_replay
+    from perturbox.cli.running import run_replay
     from perturbox.cli.words import show
 
-    check_out(out)
     show(*run_replay(folder, out, trust))
 
 

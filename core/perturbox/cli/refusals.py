@@ -1,7 +1,6 @@
 """Every refusal in one line: what is wrong and what to do. Never a box, never a traceback."""
 
 import errno
-import os
 import sys
 import tempfile
 import traceback
@@ -12,6 +11,7 @@ from typing import Any
 
 import typer
 
+from perturbox.record import Unfinished
 from perturbox.types import InputError
 
 BAD_INPUT, INTERNAL = 2, 1
@@ -38,6 +38,9 @@ def explain(error: Exception, arguments: Sequence[str] | None) -> tuple[int, str
 
     Of an internal error the traceback goes to a file together with `arguments`; None: it was shown already.
     """
+    if isinstance(error, Unfinished) and isinstance(error.__cause__, Exception):
+        status, why = explain(error.__cause__, arguments)
+        return status, f"{why} {error}"
     if isinstance(error, InputError):
         return BAD_INPUT, one_line(str(error))
     if isinstance(error, ClickException):
@@ -100,19 +103,6 @@ def _value(option: str, arguments: Sequence[str]) -> str:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def check_new_place(out: Path) -> None:
-    """Raise InputError now, not after an hour, where nothing could be written to `out` later."""
-    ancestor = out.absolute()
-    while not os.path.lexists(ancestor):
-        ancestor = ancestor.parent
-    if ancestor != out.absolute() and not ancestor.is_dir():
-        raise InputError(f"'{out}' can't be made, for '{ancestor}' is a file; choose another place for --out.")
-    if ancestor.is_dir() and not os.access(ancestor, os.W_OK):
-        raise InputError(
-            f"'{out}' can't be made, for '{ancestor}' may not be written to; choose another place for --out."
-        )
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -12,9 +12,8 @@ from perturbox import demo, estimate, folder
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
-from perturbox.cli.refusals import check_new_place
 from perturbox.fitting import fit_features
-from perturbox.io.files import require_new, require_new_folder, require_new_label_map
+from perturbox.io.files import VOLUMES, require_new_file, require_new_folder, require_new_label_map, suffix
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
 from perturbox.margin import find_margin
@@ -22,16 +21,10 @@ from perturbox.record import read_whole_record
 from perturbox.types import InputError
 
 
-def check_out(out: Path) -> None:
-    """Refuse a place for results that is taken or can't be written, before anything is read."""
-    require_new_folder(out)
-    check_new_place(out)
-
-
 def run_demo(out: Path | None) -> list[Any]:
     """The demo: its case lies beside its result once that is complete, so that an abandoned demo leaves nothing."""
     place = demo.free_folder(Path("demo")) if out is None else out
-    check_out(place)
+    require_new_folder(place)
     load_victim(demo.VICTIM)  # refuses an incomplete installation before the phantom takes its seconds
     print("Making a phantom CT", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
@@ -39,10 +32,22 @@ def run_demo(out: Path | None) -> list[Any]:
         lines = run_attack(demo.demo_job(image), place)
         for file in sorted(Path(folder).iterdir()):
             shutil.move(file, place / file.name)
-    return [*lines, f"The scan: {place / demo.SCAN}", f"Open {place / 'report.html'} in a browser."]
+    opened = [f"Open {place / 'report.html'} in a browser."] if (place / "report.html").is_file() else []
+    return [*lines, f"The scan: {place / demo.SCAN}", *opened]
+
+
+def write_phantom(file: Path) -> list[Any]:
+    """The demo's phantom CT as a file of the user's own."""
+    require_new_file(file)
+    if suffix(file) not in VOLUMES:
+        raise InputError(f"'{file}' can't hold a CT; name --scan something.nii.gz.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    demo.write_scan(file)
+    return [f"The scan: {file}"]
 
 
 def run_attack(job: Job, out: Path) -> list[Any]:
+    require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds) as progress:
         expected = estimate.estimate_attack(ready)
@@ -63,6 +68,7 @@ def attack_line(ready: Ready) -> str:
 
 
 def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
+    require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
         if 0 < max_eps < math.inf:  # the search itself refuses the others
@@ -75,7 +81,6 @@ def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
 
 def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> list[Any]:
     require_new_label_map(out)
-    check_new_place(out)
     job = Job(image, victim=spec, device=device, force=force)
     victim, scan, _, _ = load_inputs(job)
     with Progress(victim.labels, late_refusal=False) as progress:
@@ -100,7 +105,7 @@ def run_fit(
     device: str,
     force: bool,
 ) -> list[Any]:
-    require_new(out, overwrite=False)
+    require_new_file(out)
     if out.suffix != ".safetensors":
         raise InputError(f"'{out}' can't hold features; name --out something.safetensors.")
     if components < 1 or passes < 1:
@@ -127,6 +132,7 @@ def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:
 
 
 def run_replay(place: Path, out: Path, trust: bool) -> list[Any]:
+    require_new_folder(out)
     recorded = read_whole_record(place)
     seconds = recorded["effort"].get("seconds")
     took = f"; it took {duration(seconds)} when it was recorded" if seconds else ""

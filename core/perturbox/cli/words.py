@@ -90,7 +90,8 @@ def attack_summary(result: Mapping[str, Any], out: Path) -> list[Any]:
         f"({number(success['value'])}, limit {number(success['threshold'])})."
     )
     lines += [f"Note: {warning}" for warning in result["warnings"]]
-    return [*lines, f"Result: {out}", f"Report: {out / 'report.html'}"]
+    report = out / "report.html"
+    return [*lines, f"Result: {out}", *([f"Report: {report}"] if report.is_file() else [])]
 
 
 def verdict(result: Mapping[str, Any]) -> str:

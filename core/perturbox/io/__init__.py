@@ -41,6 +41,7 @@ __all__ = [
     "has_room_for_notice",
     "read_labels",
     "read_mask",
+    "read_stored",
     "read_volume",
     "suffix",
     "writable_format",
@@ -72,6 +73,13 @@ def read_volume(
     if unit == "HU" and (stored.format in PHOTOGRAPHS or stored.header.get("modality", "CT") != "CT"):
         unit = "intensity"
     return to_volume(path, stored, unit)
+
+
+def read_stored(path: str | Path) -> Stored:
+    """What a file holds, its numbers "c *s" in the file's own type; raises InputError if it can't be used."""
+    stored = _read(Path(path))
+    check_grid(Path(path), stored)
+    return stored
 
 
 def read_labels(path: str | Path, like: Volume, known: set[int] | None = None) -> np.ndarray:

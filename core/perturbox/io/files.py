@@ -1,11 +1,12 @@
 """Paths: what a suffix means, what may be read, and how a file comes into being whole."""
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from perturbox.types import InputError
@@ -13,8 +14,10 @@ from perturbox.types import InputError
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
-WRITABLE = (*NIFTI, ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
+VOLUMES = (*NIFTI, ".nrrd", ".mha")
+WRITABLE = (*VOLUMES, ".png", ".tif", ".tiff", ".bmp")
 DICOM = "dicom"
+_ROOM = ".room"
 
 
 def suffix(path: str | Path) -> str:
@@ -56,18 +59,42 @@ def require_new(path: Path, overwrite: bool) -> None:
 
 
 def require_new_folder(out: Path) -> None:
-    """Raise InputError unless `out` is free: nothing there, or an empty folder."""
+    """Raise InputError unless `out` is free, nothing there or an empty folder, and a folder can be made there."""
+    if out.is_symlink() or os.path.ismount(out) or (out.exists() and out.samefile(Path.cwd())):
+        raise InputError(f"'{out}' can't be replaced by a result; name a new folder in it for --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"'{out}' exists already and is never overwritten; choose a new folder for --out.")
+    require_writable(out)
+
+
+def require_writable(out: Path) -> None:
+    """Raise InputError now, not after an hour, where nothing could be made under this name. It is tried: permissions
+    alone don't tell."""
+    above = out.absolute().parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise InputError(f"'{out}' can't be made, for '{above}' is a file; choose another place.")
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=above)).rmdir()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"'{out}' can't be made ({reason}); choose another place.") from None
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A draft beside `out` that becomes `out` when the block ends well and is removed when it doesn't."""
+def new_folder(out: Path, bytes: int = 0) -> Iterator[Path]:
+    """A draft beside `out` that becomes `out` when the block ends well and is removed when it doesn't.
+
+    bytes: room on the disk that is kept for what `out` will hold until the block ends or calls `free_room`; raises
+    OSError (ENOSPC) where there isn't as much.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
+        _keep_room(draft, bytes, out)
         yield draft
+        free_room(draft)
         draft.chmod(0o755)  # a temporary folder is its maker's alone
         if out.exists():
             out.rmdir()
@@ -77,12 +104,31 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
+def _keep_room(draft: Path, bytes: int, out: Path) -> None:
+    if shutil.disk_usage(draft).free < bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+    if bytes and hasattr(os, "posix_fallocate"):
+        with (draft / _ROOM).open("wb") as file, suppress(OSError):  # not every file system can
+            os.posix_fallocate(file.fileno(), 0, bytes)
+
+
+def free_room(draft: Path) -> None:
+    """Give the room that `new_folder` keeps to what is written now."""
+    (draft / _ROOM).unlink(missing_ok=True)
+
+
 def require_new_label_map(out: Path) -> None:
-    """Raise InputError unless nothing is at `out` and its name is one a label map can have."""
-    if out.exists():
-        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name for --out.")
+    """Raise InputError unless nothing is at `out`, its name is one a label map can have, and it can be made."""
     if suffix(out) not in NIFTI:
         raise InputError(f"'{out}' can't hold a label map; name --out something.nii.gz.")
+    require_new_file(out)
+
+
+def require_new_file(out: Path) -> None:
+    """Raise InputError unless nothing is at `out` and a file can be made there, with the folders it lies in."""
+    if os.path.lexists(out):
+        raise InputError(f"'{out}' exists already and is never overwritten; choose a new name.")
+    require_writable(out)
 
 
 def sha256(path: Path) -> str:

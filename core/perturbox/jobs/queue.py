@@ -180,7 +180,7 @@ class Queue:
         with self._changed:
             record = self._shelf.known(id)
             folder = self._shelf.folder(id) / "result"
-            if record.state not in ("done", "cancelled") or not folder.is_dir():
+            if not record.over or not folder.is_dir():
                 what = "isn't finished" if not record.over else f"is {record.state} and left no result"
                 raise Refused(409, Problem("no-result", f"This job {what}.", "Look at its status."))
             return folder

@@ -13,8 +13,12 @@ from pathlib import Path
 from perturbox.jobs import files, problems
 from perturbox.jobs.records import Problem, Record, Refused
 from perturbox.jobs.store import Store
+from perturbox.record import UNFINISHED
 
 logger = logging.getLogger(__name__)
+
+# Of a job that didn't end well, a result that holds one of these is worth keeping.
+KEPT = ("result.json", "margin.json", UNFINISHED)
 
 
 class Shelf:
@@ -51,8 +55,10 @@ class Shelf:
         record.state, record.problem, record.finished = state, problem, time.time()
         record.progress["phase"] = state.capitalize()
         record.progress.pop("eta_s", None)
-        if state not in ("done", "cancelled"):
-            shutil.rmtree(self.folder(record.id) / "result", ignore_errors=True)
+        result = self.folder(record.id) / "result"
+        kept = KEPT[:2] if state == "cancelled" else KEPT  # what isn't measured nobody asked to keep
+        if state != "done" and not any((result / name).is_file() for name in kept):
+            shutil.rmtree(result, ignore_errors=True)
         record.bytes = files.size(self.folder(record.id))
         self.save(record)
         self.log(record)

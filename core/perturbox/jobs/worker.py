@@ -22,6 +22,7 @@ from perturbox.estimate import JUDGING
 from perturbox.jobs import files
 from perturbox.jobs.records import Order, Problem
 from perturbox.load import load_victim
+from perturbox.record import Unfinished
 from perturbox.types import InputError
 from perturbox.victim import Victim
 
@@ -36,8 +37,8 @@ _asked: dict[str, str] = {}
 _models: dict[tuple[str, str], Victim] = {}  # least recently used first
 
 
-class Dropped(Exception):
-    """The order was cancelled and nothing of it is wanted."""
+class Dropped(BaseException):
+    """The order was cancelled and nothing of it is wanted; like Ctrl-C no failure, after which something is kept."""
 
 
 async def ask(id: str, how: str) -> None:
@@ -65,13 +66,17 @@ def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], te
         with _watched_memory(tell, where.get("memory")), tempfile.TemporaryDirectory(prefix="perturbox-") as scratch:
             if "out" in where:
                 return _run(id, order, Path(where["out"]), tell)
+            result = Path(scratch) / "result"
             order = _unpacked(order, where["files"], Path(scratch))
-            answer = _run(id, order, Path(scratch) / "result", tell)
-            return {**answer, "archive": files.pack(Path(scratch) / "result")}
+            try:
+                answer = _run(id, order, result, tell)
+            except Unfinished as error:
+                answer = _failed(error)
+            return {**answer, "archive": files.pack(result)}
     except Dropped:
         return {"dropped": True}
     except Exception as error:
-        return {"problem": explain(error).to_json(), "replace": _is_memory(error)}
+        return _failed(error)
     finally:
         _asked.pop(id, None)
         _give_back()
@@ -94,6 +99,8 @@ def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
             result = run_job(order.job, out, listener, victim=victim)
         else:
             result = find_margin(order.job, out, order.max_eps, listener, victim=victim)
+    except Unfinished:  # what the attack found is kept
+        raise
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
@@ -169,8 +176,17 @@ def load_cached(spec: str, device: str) -> Victim:
     return victim
 
 
-def explain(error: Exception) -> Problem:
+def _failed(error: BaseException) -> dict[str, Any]:
+    """The answer of an order that an exception ended."""
+    return {"problem": explain(error).to_json(), "replace": _is_memory(error.__cause__ or error)}
+
+
+def explain(error: BaseException) -> Problem:
     """An exception as a problem that tells nothing of files or code; where it happened goes to the worker's log."""
+    if isinstance(error, Unfinished) and error.__cause__ is not None:
+        why = explain(error.__cause__)
+        kept = "What the attack found is kept, but nothing of it is measured: see the job's files."
+        return Problem(why.error, f"{why.detail} {kept}", why.what_to_do)
     if isinstance(error, InputError):
         return Problem("bad-input", str(error), "Change the request as the sentence says and submit it again.")
     if _is_memory(error):

@@ -126,15 +126,16 @@ def _spread(count: int, wanted: int) -> np.ndarray:
 
 
 def pick(array: np.ndarray, axes: Axes) -> np.ndarray:
-    """The kept voxels of an array "i j k" as "z y x"."""
+    """The kept voxels of an array "... i j k" as "... z y x"."""
     order = np.argsort([axis.file for axis in axes])
-    chosen = array[np.ix_(*[axes[a].kept for a in order])]
-    return np.ascontiguousarray(chosen.transpose([axis.file for axis in axes]))
+    chosen = array[(..., *np.ix_(*[axes[a].kept for a in order]))]
+    return np.ascontiguousarray(np.moveaxis(chosen, [axis.file - 3 for axis in axes], [-3, -2, -1]))
 
 
 @dataclass(frozen=True)
 class Copy:
-    """Scan, change and label maps, all "z y x". Values in the scan's unit: scan * scale + offset, change * step."""
+    """Scan and change "c z y x", one channel or three of a colour picture, and label maps "z y x". Values in the scan's
+    unit: scan * scale + offset, change * step."""
 
     axes: Axes
     scan: np.ndarray
@@ -208,7 +209,7 @@ def make_copy(
 
 
 def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Change and perturbed scan at the kept voxels, as float64 "z y x"; one whole volume in memory at a time."""
+    """Change and perturbed scan at the kept voxels, as float64 "c z y x"; one whole volume in memory at a time."""
     change = pick(result.change(), axes).astype(np.float64)
     return change, pick(result.perturbed(), axes).astype(np.float64)
 
@@ -216,7 +217,7 @@ def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
 def _again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
     """A selection of a selection."""
     chosen = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, smaller, strict=True)]
-    return np.ascontiguousarray(array[np.ix_(*chosen)])
+    return np.ascontiguousarray(array[(..., *np.ix_(*chosen))])
 
 
 def storage_step(result: Result) -> float | None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from perturbox.io import read_volume
+from perturbox.io import read_stored, read_volume
 from perturbox.io.files import sha256
 from perturbox.record import read_record, required_file
 from perturbox.types import InputError
@@ -62,32 +61,29 @@ class Result:
     def labels(self, name: str) -> np.ndarray:
         """A segmentation of the folder ("clean_seg" or "adversarial_seg"), uint8 "i j k", renumbered to
         `structures`."""
-        stored = self._nifti(name).astype(np.uint16)
+        stored = read_stored(self._path(name)).values.astype(np.uint16)
         table = np.zeros(max(int(stored.max(initial=0)), *self._values, 0) + 1, np.uint8)
         for number, value in enumerate(self._values, start=1):
             table[value] = number
-        return self._on_grid(table[stored], name)
+        return self._on_grid(table[stored], name)[0]
 
     def change(self) -> np.ndarray:
-        """The perturbation "i j k" in the scan's unit; of colour pictures the mean over channels."""
-        data = self._nifti("perturbation")
-        return self._on_grid(data.mean(axis=4) if data.ndim == 5 else data, "perturbation")
+        """The perturbation "c i j k" in the scan's unit: one channel, or three of a colour picture."""
+        # In the file's own type, which for a clinical scan takes half of a `Volume`'s memory.
+        return self._on_grid(read_stored(self._path("perturbation")).values, "perturbation")
 
     def perturbed(self) -> np.ndarray:
-        """The adversarial scan "i j k" in its unit; of colour pictures the mean over channels."""
+        """The adversarial scan "c i j k" in its unit."""
         volume = read_volume(self._path("adversarial"), unit=self.record["source"]["unit"])
-        return self._on_grid(volume.data.mean(axis=0) if len(volume.data) > 1 else volume.data[0], "adversarial")
+        return self._on_grid(volume.data, "adversarial")
 
     def _path(self, name: str) -> Path:
         return required_file(self.folder, self.record, name)
 
-    def _nifti(self, name: str) -> np.ndarray:
-        """In the file's own type, which for a clinical scan's parts takes a quarter of a `Volume`'s memory."""
-        return np.asanyarray(nib.load(self._path(name)).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
-
     def _on_grid(self, array: np.ndarray, name: str) -> np.ndarray:
-        array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-        if array.shape != self.shape:
+        """ "c *s" as "c i j k"."""
+        array = array.reshape(array.shape + (1,) * (4 - array.ndim))
+        if array.shape[1:] != self.shape:
             raise InputError(f"{name} does not line up with the scan (different geometry); run the attack again.")
         return array
 
@@ -100,17 +96,16 @@ def load(folder: Path) -> Result:
     record = read_record(folder)
     labels = {name: int(value) for name, value in record["victim"]["labels"].items() if int(value) != 0}
     names = sorted(labels, key=lambda name: labels[name])
-    image = nib.load(required_file(Path(folder), record, "clean_seg"))
-    shape = tuple(int(n) for n in image.shape)  # pyright: ignore[reportAttributeAccessIssue]
-    affine = np.asarray(image.affine, float)  # pyright: ignore[reportAttributeAccessIssue]
+    segmented = read_stored(required_file(Path(folder), record, "clean_seg"))
+    i, j, k = (*segmented.values.shape[1:], 1)[:3]
     flat = len(record["source"]["shape"]) == 2
     return Result(
         folder=Path(folder),
         record=without_private(record),
         sha256=sha256(Path(folder) / "result.json"),
         structures=tuple(names),
-        shape=(*shape, 1, 1, 1)[:3],  # pyright: ignore[reportArgumentType]
-        affine=affine,
+        shape=(i, j, k),
+        affine=segmented.affine,
         flat=flat,
         _values=tuple(labels[name] for name in names),
     )

@@ -93,7 +93,8 @@ def viewer_meta(story: Story) -> dict[str, Any]:
     largest = story.result.record["budget"]["measured"]["linf"] or 1.0
     return {
         "sha256": story.result.sha256,
-        "shape": list(copy.scan.shape),
+        "shape": list(copy.clean.shape),
+        "channels": len(copy.scan),
         "scale": copy.scale,
         "offset": copy.offset,
         "whole": copy.scale == 1.0,
@@ -140,7 +141,8 @@ def windows(story: Story) -> Sequence[tuple[str, float, float]]:
     if story.units.value == "HU":
         return HU_WINDOWS
     values = story.copy.scan.astype(np.float64) * story.copy.scale + story.copy.offset
-    presets = []
+    # A photograph is shown first as every other program shows it.
+    presets = [("As stored", 255.0, 127.5)] if story.result.record["source"]["dtype"] == "uint8" else []
     for name, cut in (("Middle 98 %", 1), ("Full range", 0)):
         low, high = np.percentile(values, [cut, 100 - cut])
         presets.append((name, float(high - low) or 1.0, float(high + low) / 2))

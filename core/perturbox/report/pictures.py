@@ -48,27 +48,31 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float])
         flat = np.take(volume, position, plane)
         return np.repeat(np.repeat(flat[::-1] if up else flat, 2, 0), 2, 1)
 
-    values = cut(copy.scan).astype(float) * copy.scale + copy.offset
-    change = cut(copy.change) * copy.step
+    def channels_last(volume: np.ndarray) -> np.ndarray:
+        return cut(np.moveaxis(volume, 0, -1))
+
+    values = channels_last(copy.scan).astype(float) * copy.scale + copy.offset
+    change = channels_last(copy.change) * copy.step
     clean, adversarial = cut(copy.clean), cut(copy.adversarial)
-    before = _labelled(_grey(values, window), clean)
-    after = _labelled(_grey(values + change, window), adversarial)
+    before = _labelled(_shade(values, window), clean)
+    after = _labelled(_shade(values + change, window), adversarial)
     moved = np.zeros(clean.shape, bool)
     for n in np.unique(clean[clean != adversarial]):
         if n:
             moved |= _edge(clean == n) & ~_edge(adversarial == n)
     after[moved & _dashes(moved.shape)] = 255
     _stamp(after)
-    plain = _grey(values, window)
+    plain = _shade(values, window)
     rows, columns = (a for a in range(3) if a != plane)
     size = [float(np.ptp(copy.axes[a].kept) + 1) * copy.axes[a].spacing for a in (rows, columns)]
     return Triptych(png(before), png(after), png(_difference(plain, clean, adversarial)), size[1], size[0])
 
 
-def _grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+def _shade(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Values "row column channel" as a uint8 picture "row column 3": grey of one channel, colour of three."""
     width, centre = window
-    grey = np.clip((values - centre + width / 2) / width * 255, 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    shade = np.clip((values - centre + width / 2) / width * 255, 0, 255).astype(np.uint8)
+    return np.repeat(shade, 3 // shade.shape[2], axis=2)
 
 
 def _labelled(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:

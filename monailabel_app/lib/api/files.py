@@ -46,7 +46,7 @@ def receive(upload: UploadFile, field: str, folder: Path, most_bytes: int) -> Pa
 
     Raises Refusal for a file that is empty, of no known format, or an archive that isn't safe to unpack.
     """
-    known = (*uploads.SCANS, ".dcm", ".zip") if field == "image" else (*uploads.LABELS, ".mha")
+    known = (*uploads.SCANS, ".dcm", ".zip") if field == "image" else uploads.MASKS
     suffix = io.suffix(PurePosixPath((upload.filename or "").replace("\\", "/")))
     if suffix not in known:
         detail = f"The file '{field}' is in no format that can be used, going by its name."

@@ -12,6 +12,8 @@ from lib.guard.errors import Refusal, bad
 # What the readers take in one file. Detached headers (.nhdr, .mhd) name another file to read, so they stay out.
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABELS = (".nii.gz", ".nii", ".nrrd")
+# Labels and regions of a job: also of photographs, but not JPEG, which changes values.
+MASKS = (*LABELS, ".mha", ".png", ".tif", ".tiff", ".bmp")
 HEADER_BYTES = 64 * 1024
 # NRRD and MetaImage headers may say that the voxels lie elsewhere, at any path: only "here" is accepted.
 ELSEWHERE = {

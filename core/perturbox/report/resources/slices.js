@@ -1,4 +1,5 @@
-/* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left.
+/* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left;
+   scan and change are "c z y x", of colour pictures red, green, blue.
    meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed}; volumes: {scan, change,
    clean, adversarial}, there once they are unpacked. The caller may change the last two at any time. */
 function slicePainter(meta, view, volumes) {
@@ -24,6 +25,10 @@ function slicePainter(meta, view, volumes) {
     return layouts[axis] = { w, h, base, mmx: grids[c].mm, mmy: grids[r].mm };
   }
   const here = () => view.at[view.plane] * stride[view.plane];
+  const channels = [...Array(meta.channels).keys()].map(c => c * size[0] * stride[0]);  // where each begins
+  const valuesAt = i => channels.map(c => volumes.scan[i + c] * meta.scale + meta.offset);
+  const changesAt = i => channels.map(c => volumes.change[i + c] * meta.step);
+  const mean = list => list.reduce((a, b) => a + b) / list.length;
   const voxelAt = i => [Math.floor(i / stride[0]), Math.floor(i / stride[1]) % size[1], i % size[2]];
 
   /* ---- painting ---- */
@@ -38,7 +43,7 @@ function slicePainter(meta, view, volumes) {
     return !a ? 2 : !b ? 1 : 3;
   }
   function localRms(g, off) {  // of the change, over 5 mm in the plane: raw change is speckle that hides the anatomy
-    let map = Float32Array.from(g.base, i => (volumes.change[i + off] * meta.step) ** 2);
+    let map = Float32Array.from(g.base, i => mean(changesAt(i + off).map(v => v * v)));
     const blur = (from, n, m, radius, at) => {
       const to = new Float32Array(from.length);
       for (let b = 0; b < m; b++) {
@@ -57,9 +62,9 @@ function slicePainter(meta, view, volumes) {
   }
   const inferno = meta.inferno;
   function heat(data, g, off) {
-    const top = meta.largest, low = meta.heat_from, map = view.signed ? null : localRms(g, off), { change } = volumes;
+    const top = meta.largest, low = meta.heat_from, map = view.signed ? null : localRms(g, off);
     for (let p = 0; p < g.base.length; p++) {
-      const value = view.signed ? change[g.base[p] + off] * meta.step : map[p];
+      const value = view.signed ? mean(changesAt(g.base[p] + off)) : map[p];
       if (Math.abs(value) < low) continue;
       const t = Math.min(1, Math.abs(value) / top);
       if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * t); continue; }
@@ -95,9 +100,12 @@ function slicePainter(meta, view, volumes) {
     const before = new Uint8Array(n), after = new Uint8Array(n);
     for (let p = 0, o = 0; p < n; p++, o += 4) {
       const i = g.base[p] + off;
-      let value = scan[i] * meta.scale + meta.offset;
-      if (kind === "after") value += change[i] * meta.step;
-      data[o] = data[o + 1] = data[o + 2] = (value - low) * gain;
+      for (let c = 0; c < 3; c++) {
+        const k = i + channels[c % channels.length];
+        let value = scan[k] * meta.scale + meta.offset;
+        if (kind === "after") value += change[k] * meta.step;
+        data[o + c] = (value - low) * gain;
+      }
       data[o + 3] = 255;
       before[p] = clean[i]; after[p] = adversarial[i];
       if (kind === "difference") {
@@ -135,5 +143,5 @@ function slicePainter(meta, view, volumes) {
     }
   }
 
-  return { stride, layout, here, voxelAt, changeKind, paint };
+  return { stride, layout, here, voxelAt, valuesAt, changesAt, changeKind, paint };
 }

@@ -8,7 +8,7 @@ const MODES = ["compare", "difference", "heat", "before", "after"];
 const start = { mode: "compare", plane: meta.planes[0].axis, at: null, only: 0, window: 0, labels: 0, opacity: 0.75, signed: false };
 const S = { ...start, last: 0, blinking: false, face: 0 };  // face: 0 before, 1 after, while blinking
 const volumes = {};
-const { stride, layout, here, voxelAt, changeKind, paint } = slicePainter(meta, S, volumes);
+const { stride, layout, here, voxelAt, valuesAt, changesAt, changeKind, paint } = slicePainter(meta, S, volumes);
 const planeOf = axis => meta.planes.find(p => p.axis === axis);
 let timer = 0;
 document.documentElement.classList.add("js");
@@ -148,10 +148,10 @@ function chartClick(svg, event) {
 
 /* ---- reading values ---- */
 function read([z, y, x]) {
-  const { scan, change, clean, adversarial } = volumes;
-  const i = z * stride[0] + y * stride[1] + x, before = scan[i] * meta.scale + meta.offset, delta = change[i] * meta.step;
+  const { clean, adversarial } = volumes, i = z * stride[0] + y * stride[1] + x;
+  const before = valuesAt(i), delta = changesAt(i);
   const name = n => n ? meta.structures[n - 1].title : "none";
-  return { before, delta, after: before + delta, clean: clean[i], adversarial: adversarial[i], labels: [name(clean[i]), name(adversarial[i])] };
+  return { before, delta, after: before.map((v, c) => v + delta[c]), clean: clean[i], adversarial: adversarial[i], labels: [name(clean[i]), name(adversarial[i])] };
 }
 function pointAt(canvas, event) {
   const box = canvas.getBoundingClientRect(), g = layout(S.plane);
@@ -162,8 +162,9 @@ function readout(canvas, event) {
   const at = pointAt(canvas, event);
   if (!at) return;
   const r = read(at), digits = meta.whole ? 0 : 3, show = v => minus(v.toFixed(digits)), unit = meta.unit;
+  const listed = values => values.map(show).join(" / "), signed = v => (v > 0 ? "+" : "") + show(v);
   const file = at.map((k, axis) => ["ijk"[meta.axes[axis].file], meta.axes[axis].kept[k]]).sort().map(p => p.join(" ")).join(", ");
-  $("readout").textContent = `Before ${show(r.before)} ${unit} · after ${show(r.after)} ${unit} · change ${r.delta > 0 ? "+" : ""}${show(r.delta)} ${unit}` +
+  $("readout").textContent = `Before ${listed(r.before)} ${unit} · after ${listed(r.after)} ${unit} · change ${r.delta.map(signed).join(" / ")} ${unit}` +
     ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
   const box = canvas.getBoundingClientRect();
   all(".pane").forEach(pane => {
