@@ -95,8 +95,9 @@ def differences(stored: Any, found: Any, place: str, teller: str = "the files sa
         for index, (a, b) in enumerate(zip(stored, found, strict=True)):
             yield from differences(a, b, f"{place}[{index}]", teller)
     elif _is_number(stored) and _is_number(found) and float in (type(stored), type(found)):
-        if abs(stored - found) > 1e-6 * max(1.0, abs(stored), abs(found)):
-            yield f"{place}: result.json says {stored:g}, {teller} {found:g}"
+        before, now = float(stored), float(found)  # type: ignore[arg-type]
+        if abs(before - now) > 1e-6 * max(1.0, abs(before), abs(now)):
+            yield f"{place}: result.json says {before:g}, {teller} {now:g}"
     elif stored != found or isinstance(stored, bool) != isinstance(found, bool):
         yield f"{place}: result.json says {_short(stored)}, {teller} {_short(found)}"
 

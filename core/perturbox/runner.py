@@ -268,7 +268,7 @@ class _Run:
         deepest beyond the border and so carries over best to other models and to the saved file; the unchanged scan
         above all that do no more, so that an attack that failed leaves the file as it was."""
         if self.best is None:
-            return rank[0] or now.score < UNHARMED or now.linf == 0
+            return rank[0] or (now.score is not None and now.score < UNHARMED) or now.linf == 0
         if rank != self.rank:
             return rank > self.rank
         same = self.best_leaf.objective is self.leaf.objective  # values of two losses can't be compared
