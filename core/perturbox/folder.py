@@ -16,12 +16,13 @@ from perturbox.io.files import require_new_folder
 from perturbox.job import Job, Listener, execute, prepare, present_targets
 from perturbox.load import load_victim
 from perturbox.measure import measure
-from perturbox.metrics import broken_by, to_json
+from perturbox.metrics import limit_of, to_json
 from perturbox.record import file_of, read_record, required_file
+from perturbox.summary import summarise
 from perturbox.types import Case, InputError, Volume
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
-VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
+VERIFIED = ("reference", "outlined", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
 
 
 def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
@@ -57,7 +58,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     roi = io.read_mask(roi, clean) if roi else None
     clean_seg = victim.predict(clean)
     goal = Goal.parse(parameters["goal"], parameters["target"], victim.labels)
-    goal = present_targets(goal, clean_seg if expert is None else expert, victim, tuple(parameters["target"]))
+    goal = present_targets(goal, clean_seg, victim, tuple(parameters["target"]), expert)
     job = job_of(result)
     built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
     measured = measure(
@@ -68,6 +69,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         eps=parameters["eps"],
         norm=parameters["norm"],
         expert=expert,
+        outlined=result["outlined"],
         roi=roi,
         seed=result["seed"],
         clean_seg=clean_seg,
@@ -81,12 +83,13 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
         stored = io.read_labels(file, clean)
         if not np.array_equal(stored, found):
             problems.append(f"{file.name}: {int((stored != found).sum())} voxels differ from the model's prediction")
-    numbers = to_json(measured.numbers)
+    numbers, old = to_json(measured.numbers), "upgraded_from" in result
     assert isinstance(numbers, dict)
     for key in VERIFIED:
-        problems += differences(result[key], numbers[key], key)
+        problems += differences(result[key], numbers[key], key, old)
     images = {name: value for name, value in result["image_metrics"].items() if name in numbers["image_metrics"]}
-    return problems + list(differences(images, numbers["image_metrics"], "image_metrics"))
+    problems += differences(images, numbers["image_metrics"], "image_metrics", old)
+    return problems + list(differences(result["summary"], summarise({**result, **numbers}), "summary"))
 
 
 def _verify_margin(folder: Path, listener: Listener) -> list[str]:
@@ -109,20 +112,25 @@ def _verify_margin(folder: Path, listener: Listener) -> list[str]:
             problems += differences(repeated, margin["structures"], f"{witness}: margin")
         result = read_record(folder / witness)
         found = result["budget"]["measured"]["linf"]
-        limit = broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name])
+        verdict = result["verdicts"][name]
         problems += differences(row["breaks_at"], found, f"structures.{name}.breaks_at")
-        problems += differences(row["limit"], limit, f"structures.{name}.limit")
+        problems += differences(row["limit"], limit_of(verdict), f"structures.{name}.limit")
+        if "verdict" in row:
+            problems += differences(row["verdict"], verdict, f"structures.{name}.verdict")
     return problems
 
 
-def differences(stored: Any, found: Any, place: str) -> Iterator[str]:
-    """One line for every leaf where two JSON values differ by more than rounding."""
+def differences(stored: Any, found: Any, place: str, old: bool = False) -> Iterator[str]:
+    """One line for every leaf where two JSON values differ by more than rounding; old: what an older schema didn't
+    record is null and no difference."""
+    if stored is None and old:
+        return
     if isinstance(stored, dict) and isinstance(found, dict):
         for key in sorted(stored.keys() | found.keys()):
-            yield from differences(stored.get(key), found.get(key), f"{place}.{key}")
+            yield from differences(stored.get(key), found.get(key), f"{place}.{key}", old)
     elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
         for index, (a, b) in enumerate(zip(stored, found, strict=True)):
-            yield from differences(a, b, f"{place}[{index}]")
+            yield from differences(a, b, f"{place}[{index}]", old)
     elif isinstance(stored, float) and isinstance(found, float):
         if abs(stored - found) > 1e-6 * max(1.0, abs(stored), abs(found)):
             yield f"{place}: result.json says {stored:g}, the files say {found:g}"
@@ -142,6 +150,9 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
         for key, name in (("label", "reference_seg"), ("roi", "roi"))
         if (file := file_of(folder, result, name))
     }
+    if result["outlined"]:
+        labels = result["victim"]["labels"]
+        changes["label_map"] = ",".join(f"{name}={labels[name]}" for name in result["outlined"])
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])
     ready = prepare(job, clean)

@@ -45,13 +45,15 @@ SCHEMA = "perturbox-margin/1"
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure
-    broke."""
+    """One judged attack: the limit it was given, what it measured on the saved file, and each structure's verdict."""
 
     eps: float
     aimed: tuple[int, ...]
     linf: float
-    broken: dict[str, str | None]
+    verdicts: dict[str, str]
+
+    def breaks(self, name: str) -> bool:
+        return self.verdicts[name] in metrics.BROKEN
 
 
 def find_margin(
@@ -94,7 +96,7 @@ class _Search:
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
         self.noise: dict[str, Any] = scan_noise(
-            ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.spacing
+            ready.image.data[0], self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
         )
         listener.say("Measuring the benign floor")
         self.floor = benign_floor(
@@ -159,6 +161,7 @@ class _Search:
                         self.ready.job, eps=trial.eps, target=tuple(self.names[v] for v in trial.aimed), label=None
                     ),
                     expert=None,
+                    outlined=None,
                 )
                 goal = dataclasses.replace(self.goal, targets=trial.aimed, named=True)
                 conclude(
@@ -189,13 +192,25 @@ class _Search:
         structures: dict[str, Any] = {}
         for value, (name, trial) in zip(self.goal.targets, smallest.items(), strict=True):
             if trial is None:
-                tried = max((t.eps for t in self.trials), default=0.0)
-                row = {"breaks_at": None, "above": tried, "limit": None, "witness": None, "in_sigma": None}
+                words = [t.verdicts[name] for t in self.trials]
+                row = {
+                    "verdict": min(words, key=metrics.VERDICTS.index, default="not-tested"),
+                    "reason": None if words else "the search was stopped before the first attack",
+                    "breaks_at": None,
+                    "above": max((t.eps for t in self.trials), default=None),
+                    "used": max((t.linf for t in self.trials if value in t.aimed), default=None),
+                    "limit": None,
+                    "witness": None,
+                    "in_sigma": None,
+                }
             else:
                 row = {
+                    "verdict": trial.verdicts[name],
+                    "reason": None,
                     "breaks_at": trial.linf,
                     "above": self._largest_vain(value, trial.linf),
-                    "limit": trial.broken[name],
+                    "used": trial.linf,
+                    "limit": metrics.limit_of(trial.verdicts[name]),
                     "witness": folders[trial],
                     "in_sigma": trial.linf / sigma if sigma else None,
                 }
@@ -220,11 +235,20 @@ class _Search:
                 "paper": self.ready.recipe.paper,
             },
             "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
-            "source": {"sha256": self.ready.source_sha256 or None, "shape": list(self.ready.image.shape)},
+            "source": {
+                "sha256": self.ready.source_sha256 or None,
+                "shape": list(self.ready.image.shape),
+                "sizes": self.ready.image.sizes,
+            },
             "max_eps": self.max_eps,
             "seed": job.seed,
             "trials": [
-                {"eps": t.eps, "aimed": [self.names[v] for v in t.aimed], "linf": t.linf, "broken": t.broken}
+                {
+                    "eps": t.eps,
+                    "aimed": [self.names[v] for v in t.aimed],
+                    "linf": t.linf,
+                    "broken": {name: metrics.limit_of(word) for name, word in t.verdicts.items()},
+                }
                 for t in self.trials
             ],
             "stopped_early": self.listener.stop(),
@@ -294,30 +318,29 @@ class _Search:
             files = write_images(Path(folder), dataclasses.replace(self.ready, expert=None, roi=None), outcome)
             saved = io.read_volume(Path(folder) / str(files["adversarial"]), unit=self.ready.image.unit)
         linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
-        rows = self._rows(self.ready.victim.predict(saved, self.effort))
-        broken = {}
+        found, image = self.ready.victim.predict(saved, self.effort), self.ready.image
+        rows, verdicts = self._rows(found), {}
         for value in self.goal.targets:
             name = self.names[value]
-            limit = metrics.broken_by(self.clean_rows[name], rows[name])
-            below = self.floor[name] is None or rows[name]["dice"] < self.floor[name]
-            broken[name] = limit if limit is not None and below else None
-        return Trial(eps, aimed, linf, broken)
+            failed = metrics.failed_slices(self.clean_seg == value, found == value, image.voxel_size)
+            verdicts[name] = metrics.verdict(self.clean_rows[name], rows[name], failed, self.floor[name])
+        return Trial(eps, aimed, linf, verdicts)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image
-        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.spacing, image.voxel_ml)
+        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.ruler, image.voxel_size)
 
     def _smallest_break(self, value: int, of_all: bool = False) -> Trial | None:
         """Of this member's trials, or of all."""
         name = self.names[value]
         trials = self.trials if of_all else self.trials[self.began :]
-        return min((t for t in trials if t.broken[name]), key=lambda t: t.linf, default=None)
+        return min((t for t in trials if t.breaks(name)), key=lambda t: t.linf, default=None)
 
     def _largest_vain(self, value: int, below: float) -> float:
         """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
         name = self.names[value]
         return max(
-            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.broken[name] and t.eps < below),
+            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.breaks(name) and t.eps < below),
             default=0.0,
         )
 

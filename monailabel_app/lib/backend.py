@@ -76,6 +76,8 @@ FOREIGN = [
     "strategy",
     "timeout",
 ]
+# What of result.json a stock client gets.
+FOR_CLIENTS = ("summary", "reference", "outlined", "budget", "limits", "metrics", "verdicts", "success", "seed")
 ADVERSARIAL_ID = re.compile(r"__[a-z0-9-]+__[0-9a-f]{8}$")
 
 
@@ -287,7 +289,7 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
         "notice": ADVERSARIAL_NOTICE,
         "source": order.name,
         "image": image,
-        **{key: result[key] for key in ("reference", "budget", "metrics", "verdicts", "success", "seed")},
+        **{key: result[key] for key in FOR_CLIENTS},
         "victim": result["victim"]["name"],
         "attack": result["attack"]["name"],
         "seconds": result["effort"]["seconds"],

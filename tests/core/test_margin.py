@@ -69,7 +69,8 @@ def test_breaking_points_are_the_known_ones(layered):
 def test_what_holds_is_above_the_largest_limit_tried(layered):
     found, _ = layered
     assert found["structures"]["bone"] == {
-        "breaks_at": None, "above": 32.0, "limit": None, "witness": None, "in_sigma": None,
+        "verdict": "held", "reason": None, "breaks_at": None, "above": 32.0, "used": 32.0, "limit": None,
+        "witness": None, "in_sigma": None,
     }  # fmt: skip
 
 

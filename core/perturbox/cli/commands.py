@@ -154,11 +154,10 @@ def attack(
         seed=seed,
         device=device,
         force=force,
-        # Typer has a copy of click of its own, so the source is told by its name.
-        capped=getattr(context.get_parameter_source("eps"), "name", "") != "DEFAULT",
+        capped=given(context, "eps"),
         surrogate=tuple(surrogate or ()),
     )
-    show(*run_attack(job, out))
+    show(*run_attack(job, out, given(context, "goal")))
 
 
 @app.command()
@@ -378,6 +377,11 @@ def names(target: list[str] | None) -> tuple[str, ...]:
     if not all(words):
         raise InputError("--target holds an empty name; write the structures as liver,spleen.")
     return tuple(dict.fromkeys(words))
+
+
+def given(context: typer.Context, option: str) -> bool:
+    """Whether the user gave this option; Typer has a copy of click of its own, so the source is told by its name."""
+    return getattr(context.get_parameter_source(option), "name", "") != "DEFAULT"
 
 
 def pairs(settings: list[str] | None) -> dict[str, str]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perturbox.types import InputError
+from perturbox.types import PHOTOGRAPHS, InputError
 
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
 WRITABLE = (*NIFTI, ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
