@@ -215,7 +215,8 @@ def test_changed_slices_differ_by_more_than_half_a_millilitre(story):
 def test_verdict_sentence(story):
     spleen, liver = (next(f for f in story.findings if f.name == name) for name in ("spleen", "liver"))
     assert verdict(story.result, story.findings, story.units) == (
-        "A change of at most 10 HU (0.85 × this scan's own noise) broke spleen, kidney_left, stomach and liver: mean Dice 1.00 → "
+        "A change of at most 10 HU (0.85 × this scan's own noise) broke spleen, kidney_left, stomach and liver: "
+        "mean Dice 1.00 → "
         f"{np.mean([f.agreement for f in story.findings if f.target]):.2f}; random noise of the same size left every "
         "Dice at 0.99 or above. It made the model lose "
         f"*{spleen.lost:.0f} ml of spleen* ({spleen.before:.0f} → {spleen.after:.0f} ml) and add "
