@@ -26,7 +26,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "result.json"
     if not path.is_file():
-        raise InputError(f"'{folder}' is no result folder: it has no result.json; give the folder that an attack wrote.")
+        raise InputError(
+            f"'{folder}' is no result folder: it has no result.json; give the folder that an attack wrote."
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

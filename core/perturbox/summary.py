@@ -62,9 +62,11 @@ def scores(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def worst_first(record: Mapping[str, Any]) -> list[str]:
-    """The structures that are there before or after, by their Dice."""
-    dice = {name: scores(record, name)["dice"] for name in record["metrics"]["adversarial"]}
-    return sorted((name for name in dice if dice[name] is not None), key=lambda name: dice[name])
+    """The structures that are there before or after, by what is left of the clean prediction, as their verdicts are."""
+    against, rows = record["metrics"]["against_clean"] or {}, record["metrics"]["adversarial"]
+    dice = {name: (against.get(name) or row)["dice"] for name, row in rows.items()}
+    present = [name for name in rows if record["verdicts"][name] != "absent"]
+    return sorted(present, key=lambda name: 1.0 if dice[name] is None else dice[name])
 
 
 def broken(record: Mapping[str, Any]) -> list[str]:

@@ -205,7 +205,7 @@ def test_the_estimate_in_words():
 def result(**changes):
     """The parts of a result.json that the summary reads."""
     row = {"iou": None, "nsd": None}
-    return {
+    made = {
         "attack": {"name": "pgd", "title": "PGD", "parameters": {"goal": "change", "target": []}},
         "source": {"shape": [9, 9, 9], "sizes": "ml"},
         "reference": "clean_prediction",
@@ -232,6 +232,8 @@ def result(**changes):
         "warnings": [],
         **changes,
     }
+    made["metrics"]["against_clean"] = dict(made["metrics"]["adversarial"])
+    return made
 
 
 def test_the_verdict_is_one_sentence_with_numbers():
@@ -282,7 +284,6 @@ def test_the_change_is_credited_and_not_its_limit():
 
 def test_what_the_expert_left_out_is_named_as_compared_with_the_clean_prediction():
     found = result(reference="label", outlined=["liver"])
-    found["metrics"]["against_clean"] = {name: dict(row) for name, row in found["metrics"]["adversarial"].items()}
     for rows in ("clean", "adversarial"):
         row = found["metrics"][rows]["spleen"]
         found["metrics"][rows]["spleen"] = {**dict.fromkeys(row), "volume_ml": row["volume_ml"]}
