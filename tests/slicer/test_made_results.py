@@ -64,7 +64,7 @@ def test_the_sentence_is_the_records_own(told):
         assert ("changed no structure beyond the limits" in said) == (not expected["broken"])
 
 
-def test_cells_and_tables_say_the_same(told):
+def test_cells_and_tables_say_the_same(told, scene):
     result, expected = told
     assert f"Δ {expected['sizes']}" in result.headers()
     assert ("HD95 pixels" if expected["sizes"] == "pixels" else "HD95 mm") in result.headers()
