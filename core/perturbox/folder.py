@@ -150,9 +150,11 @@ def replay(folder: Path, out: Path, listener: Listener | None = None) -> dict[st
         for key, name in (("label", "reference_seg"), ("roi", "roi"))
         if (file := file_of(folder, result, name))
     }
-    if result["outlined"]:
+    if "label" in changes:
         labels = result["victim"]["labels"]
-        changes["label_map"] = ",".join(f"{name}={labels[name]}" for name in result["outlined"])
+        # The first schema took what wasn't outlined for none: what it led away from.
+        names = result["verdicts"] if "upgraded_from" in result else result["outlined"]
+        changes["label_map"] = ",".join(f"{name}={labels[name]}" for name in names)
     job: Job = job_of(result, **changes)
     torch.set_num_threads(result["threads"])
     ready = prepare(job, clean)

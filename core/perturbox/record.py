@@ -53,6 +53,7 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
         "limits": dataclasses.asdict(Limits()),
         "verdicts": _final(record, names),
         "metrics": _metrics(record, names),
+        "warnings": [text for text in record["warnings"] if not _of_nothing(text, names, record)],
         "control": {kind: known and _control(kind, known, names) for kind, known in record["control"].items()},
         "budget": {**record["budget"], "unit_asked": "native"},
         "flow": None,
@@ -71,6 +72,12 @@ def _outlined(record: Mapping[str, Any]) -> list[str] | None:
     rows = record["metrics"]["clean"].items()
     lacking = {n for n, row in rows if row["dice"] is None or (row["volume_ml"] and row["hd95_mm"] is None)}
     return [name for name in record["verdicts"] if name not in lacking]
+
+
+def _of_nothing(warning: str, outlined: list[str] | None, record: Mapping[str, Any]) -> bool:
+    """Whether a warning is about the agreement with an outline that isn't there."""
+    head = warning.partition(": Dice with the expert outline")[0].lower().replace(" ", "_")
+    return outlined is not None and head in {name.lower() for name in record["verdicts"] if name not in outlined}
 
 
 def _metrics(record: Mapping[str, Any], outlined: list[str] | None) -> dict[str, Any]:

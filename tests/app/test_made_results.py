@@ -38,6 +38,4 @@ def test_a_stock_client_is_told_the_same(case, datastore, tmp_path):
         assert rows["adversarial"][name]["volume_ml"] == pytest.approx(row["after"])
     _, after, _ = results_made.maps(case)
     stored = io.read_volume(file, unit="label", allow_constant=True).data[0]
-    assert np.array_equal(stored.reshape(after.shape), after) and set(np.unique(stored)) <= {
-        *made_scores.LABELS.values()
-    }
+    assert np.array_equal(stored.reshape(after.shape), after)

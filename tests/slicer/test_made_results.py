@@ -85,3 +85,13 @@ def test_cells_and_tables_say_the_same(told, scene):
         row.verdict for row in result.rows(absent=True)
     ]
     assert node.GetColumnUnitLabel("HD95") == result.length and node.GetColumnUnitLabel("Before") == expected["sizes"]
+
+
+@pytest.mark.parametrize("name", ["own", "expert"])
+def test_folders_that_the_first_schema_left_still_open(name):
+    """The package's tests (test_first_schema) expect the same of the same folders."""
+    folder = Path(__file__).parents[1] / "core" / "first_schema" / name
+    result = Result(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    rest = "not-outlined" if name == "expert" else "held"
+    assert {row.name: row.reason for row in result.rows()} == {"liver": "dice", "bone": rest}
+    assert "liver" in result.verdict() and "bone" not in result.verdict()
