@@ -220,7 +220,7 @@ def present_targets(
         return found
     if expert is not None:
         lacks = f"has no {' and no '.join(missing)}" if named else f"holds none of {', '.join(victim.structures)}"
-        held = [names[value] for value in goal.targets if value in missing and (clean_seg == value).any()]
+        held = [name for name in missing if (clean_seg == victim.labels[name]).any()]
         model = f", though the model found {' and '.join(held)}" if held else ""
         raise InputError(
             f"The label {lacks}{model}; check what its values mean (--label-map), choose structures that it outlines, "

@@ -116,10 +116,13 @@ RESULT = {
         "dtype": str,
         "shape": list,
         "spacing_mm": list,
+        "sizes": str,
         "sha256": (str, type(None)),
         "unit": str,
     },
+    "summary": {"headline": str, "broken": list},
     "reference": str,
+    "outlined": type(None),
     "budget": {
         "eps": NUMBER,
         "unit": str,
@@ -199,7 +202,10 @@ FILES = [
     "result.json",
 ]
 MARGIN_ROW = {
+    "verdict": str,
+    "reason": (str, type(None)),
     "breaks_at": MAYBE,
+    "used": MAYBE,
     "above": NUMBER,
     "limit": (str, type(None)),
     "witness": (str, type(None)),

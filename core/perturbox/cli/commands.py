@@ -176,8 +176,9 @@ def margin(
 ) -> None:
     """Find the smallest change that breaks each structure.
 
-    A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm, or
-    it vanishes. Found by attacks, so each figure is an upper bound; not breaking is no proof of safety.
+    A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm,
+    slices of it fail, or it vanishes: the verdicts of an attack. Found by attacks, so each figure is an upper bound;
+    not breaking is no proof of safety.
     """
     from perturbox.cli.running import check_out, run_margin
     from perturbox.cli.words import show
