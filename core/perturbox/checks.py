@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
+from perturbox import summary
 from perturbox.budget import padding_mask
 from perturbox.defaults import ATTACK
 from perturbox.types import Volume
@@ -196,6 +197,12 @@ def warnings(result: Mapping[str, Any]) -> list[str]:
 
 def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
     clean = result["metrics"]["clean"]
+    unsaid = [name for name, row in clean.items() if not summary.outlined(result, name) and row["volume_ml"]]
+    if unsaid:
+        yield (
+            f"The expert didn't outline {_listed(unsaid)}, which the model finds: compared with the model's own clean "
+            "prediction, and in no mean."
+        )
     if result["reference"] == "clean_prediction":
         yield "No expert outline was supplied: every Dice compares the model with itself."
     else:
@@ -212,7 +219,7 @@ def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_effort(result: Mapping[str, Any]) -> Iterator[str]:
     parameters = result["attack"]["parameters"]
-    if result["stopped_early"] and not isinstance(result.get("untested"), str):
+    if result["stopped_early"] and result["budget"]["measured"]["linf"]:
         yield f"The attack was {result['stopped_early']}: the numbers are those of the best result up to there."
     own = result["attack"].get("own_budget")
     if own is not None:
@@ -270,19 +277,27 @@ def _about_reach(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
     budget, control = result["budget"], result["control"]
+    untested = isinstance(result.get("untested"), str)
+    if not budget["measured"]["linf"]:
+        if not result["stopped_early"] and not untested:
+            yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."
+        return
+    broken = summary.broken(result)
+    yield from _about_benign(result)
+    sizes = result["noise"]["eps_over_sigma"]
+    limited = budget["norm"] == "linf" and result["attack"].get("own_budget") is None
+    if limited and sizes is not None and sizes >= 10 and not broken and not result["success"]["succeeded"]:
+        yield f"Even {sizes:.0f} times the scan's noise didn't break the model, as it should: suspect masked gradients."
     adversarial = {name: row["dice"] for name, row in result["metrics"]["adversarial"].items()}
     fall = _mean_fall(result, adversarial)
     if fall is None:
         return
-    if isinstance(result.get("untested"), str) and fall < NO_CHANGE:
-        return
-    if not budget["measured"]["linf"]:
-        yield "Nothing changed in the saved scan: raise the limit above the file's storage step, or the effort."
+    if untested and fall < NO_CHANGE:
         return
     if fall < NO_CHANGE:
-        ball = budget["norm"] == "linf" and result["attack"].get("own_budget") is None
-        limit = f"up to {budget['eps']:g} {budget['unit']}" if ball else "within this limit"
-        yield f"No change {limit} with this effort: that is not proof of safety; raise effort or limit."
+        if not broken:
+            size = f"up to {summary.size_used(budget):g} {budget['unit']}" if limited else "within this limit"
+            yield f"No change {size} with this effort: that is not proof of safety; raise effort or limit."
     elif control.get("own"):
         # White noise of the largest change says nothing of motions or fields: they are measured against their own kind.
         own = _mean_fall(result, control["own"]["dice"])
@@ -304,18 +319,18 @@ def _about_controls(result: Mapping[str, Any]) -> Iterator[str]:
                 f"The same perturbation put elsewhere lowers mean Dice by {moved:.2f}, here by {fall:.2f}: "
                 "its texture does it, not its place."
             )
-    harmless = []
-    for name, floor in control["benign"]["dice"].items():
-        before, after = result["metrics"]["clean"][name]["dice"], adversarial[name]
-        broken = (result.get("verdicts") or {}).get(name) != "held"
-        if broken and None not in (floor, before, after) and NO_CHANGE < before - after <= 1.0 - floor:
-            harmless.append(f"{name} (Dice {before:.2f} to {after:.2f}, harmless changes to {floor:.2f})")
+
+
+def _about_benign(result: Mapping[str, Any]) -> Iterator[str]:
+    """Which structures' falls harmless changes match: those whose verdict says so, and no other."""
+    floors, after = result["control"]["benign"]["dice"], result["metrics"]["against_clean"]
+    harmless = [
+        f"{name} (Dice {after[name]['dice']:.2f}, under harmless changes {floors[name]:.2f})"
+        for name, verdict in result["verdicts"].items()
+        if verdict == "benign"
+    ]
     if harmless:
         yield f"No break, since harmless changes of the scan do as much: {_listed(harmless)}."
-    sizes = result["noise"]["eps_over_sigma"]
-    limited = budget["norm"] == "linf" and result["attack"].get("own_budget") is None
-    if limited and sizes is not None and sizes >= 10 and not result["success"]["succeeded"]:
-        yield f"Even {sizes:.0f} times the scan's noise didn't break the model, as it should: suspect masked gradients."
 
 
 def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
@@ -323,7 +338,7 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
     size = budget["measured"][budget["norm"]]
     if size > budget["eps"] * (1 + 1e-6) + 5e-4:
         yield f"The saved perturbation measures {size:g} in {budget['norm']}, above its limit of {budget['eps']:g}."
-    spacing = max(result["source"]["spacing_mm"])
+    spacing = 0.0 if result["source"]["sizes"] == "pixels" else max(result["source"]["spacing_mm"])
     tolerance = result["metrics"].get("tolerance_mm", NSD_TOLERANCE_MM)
     if spacing > tolerance * (1 + 1e-6):
         yield (

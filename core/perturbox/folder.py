@@ -12,7 +12,7 @@ from perturbox import io, margin, recipes
 from perturbox.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.io.files import require_new_folder, sha256
 from perturbox.job import Job, Listener, execute, prepare, versions
-from perturbox.metrics import Limits, broken_by
+from perturbox.metrics import BROKEN, Limits, limit_of
 from perturbox.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
 from perturbox.record import file_of, inside, read_json, read_whole_record, required_file
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
@@ -113,11 +113,14 @@ def _row_anew(
     """One structure's row: its break measured on the file that shows it, the rest from the trials."""
     broke = min((trial["linf"] for trial in trials if trial["broken"][name]), default=None)
     if broke is None:
-        # Why it was no test is only recorded; so is which of the trials were.
-        reason, tried = row.get("reason"), [trial["eps"] for trial in trials]
+        # Why it was no test is only recorded; so is which of the trials were, and what each said but "broken".
+        reason, none = row.get("reason"), dict.fromkeys(("breaks_at", "limit", "witness", "in_sigma"))
+        tried = [trial["eps"] for trial in trials]
         above = None if reason else row["above"] if row["above"] in tried else max(tried, default=0.0)
-        none = dict.fromkeys(("breaks_at", "limit", "witness", "in_sigma"))
-        return {"verdict": "not-tested" if reason else "held", "reason": reason, "above": above, **none}
+        sizes = [None, *(trial["linf"] for trial in trials if name in trial["aimed"])]
+        used = row.get("used") if row.get("used") in sizes else "a size that one of the trials made"
+        word = "not-tested" if reason else "held" if row["verdict"] in (*BROKEN, "not-tested") else row["verdict"]
+        return {"verdict": word, "reason": reason, "above": above, "used": used, **none}
     if (result := witnesses.get(row["witness"])) is None:
         return {**row, "breaks_at": broke, "witness": "a folder that shows it"}
     size = result["budget"]["measured"]["linf"]
@@ -127,7 +130,8 @@ def _row_anew(
         "reason": None,
         "breaks_at": size if abs(size - broke) > 1e-6 * max(1.0, size) else broke,
         "above": max(vain, default=0.0),
-        "limit": broken_by(result["metrics"]["clean"][name], result["metrics"]["adversarial"][name]),
+        "used": size if abs(size - broke) > 1e-6 * max(1.0, size) else broke,
+        "limit": limit_of(result["verdicts"][name]),
         "witness": row["witness"],
         "in_sigma": size / sigma if sigma else None,
     }
@@ -145,6 +149,11 @@ def replay(folder: Path, out: Path, listener: Listener | None = None, *, trust: 
         for key, name in (("label", "reference_seg"), ("roi", "roi"))
         if (file := file_of(folder, result, name))
     }
+    if "label" in changes:
+        labels = result["victim"]["labels"]
+        # The first schema took what wasn't outlined for none: what it led away from.
+        names = result["verdicts"] if "upgraded_from" in result else result["outlined"]
+        changes["label_map"] = ",".join(f"{name}={labels[name]}" for name in names)
     job: Job = job_of(result, **changes)
     require_trust(folder, job, trust)
     torch.set_num_threads(result["threads"])

@@ -29,6 +29,7 @@ from perturbox.report import write_report
 from perturbox.resources import peak_bytes
 from perturbox.runner import run
 from perturbox.steps import Outcome
+from perturbox.summary import summarise
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import Victim
 
@@ -41,8 +42,8 @@ def segment(
     job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
 ) -> dict[str, Any]:
     """Segment the job's scan with its victim, write the label map to `out` (.nii or .nii.gz, must be new) and describe
-    it: {schema, victim, volumes_ml {structure: ml; of a 2D image cm²}, noise {sigma, region}, warnings, versions,
-    seconds}.
+    it: {schema, victim, volumes_ml {structure: its size}, sizes ("ml", of a 2D image "cm²", of a photograph "pixels"),
+    noise {sigma, region}, warnings, versions, seconds}.
 
     image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used.
     """
@@ -57,8 +58,11 @@ def segment(
     return {
         "schema": SEGMENTATION_SCHEMA,
         "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
-        "volumes_ml": {name: int((labels == value).sum()) * scan.voxel_ml for name, value in victim.structures.items()},
-        "noise": scan_noise(scan.data, labels, victim.labels, scan.spacing),
+        "volumes_ml": {
+            name: int((labels == value).sum()) * scan.voxel_size for name, value in victim.structures.items()
+        },
+        "sizes": scan.sizes,
+        "noise": scan_noise(scan.data, labels, victim.labels, scan.ruler, scan.sizes),
         "warnings": warnings + effort.notes,
         "versions": versions(),
         "seconds": time.perf_counter() - started,
@@ -98,8 +102,7 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
     job, victim, image = ready.job, ready.victim, ready.image
     listener.say("Segmenting the original scan")
     clean_seg = victim.predict(image, effort)
-    reference = clean_seg if ready.expert is None else ready.expert
-    goal = present_targets(ready.goal, reference, victim, job.target)
+    reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
     listener.say(f"Attacking with {ready.recipe.title}")
     case = Case(image, ready.expert, ready.roi, job.target)
     bound = victim.on(image, effort)
@@ -172,6 +175,7 @@ def conclude(
         eps=ready.eps,
         norm=job.norm,
         expert=ready.expert,
+        outlined=ready.outlined,
         roi=ready.roi,
         seed=job.seed,
         clean_seg=clean_seg,
@@ -195,6 +199,7 @@ def conclude(
     }
     told = [*effort.notes, *outcome.notes.values(), *measured.notes]
     result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
+    result["summary"] = summarise(result)
     result = to_json(result)
     assert isinstance(result, dict)
     write_json(folder / "result.json", result)
@@ -323,6 +328,7 @@ def identity(job: Job, parameters: Mapping[str, Any], victim: Victim, image: Vol
             "dtype": str(image.dtype),
             "shape": list(image.shape),
             "spacing_mm": list(image.spacing),
+            "sizes": image.sizes,
             "unit": image.unit,
         },
     }

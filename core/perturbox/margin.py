@@ -52,15 +52,18 @@ MEANING = (
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One judged attack: the limit it was given, what it measured on the saved file, and which limits each structure
-    broke. untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`."""
+    """One judged attack: the limit it was given, what it measured on the saved file, and each structure's verdict.
+    untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`."""
 
     eps: float
     aimed: tuple[int, ...]
     linf: float
-    broken: dict[str, str | None]
+    verdicts: dict[str, str]
     untested: dict[str, str | None]
     notes: dict[str, str]
+
+    def breaks(self, name: str) -> bool:
+        return self.verdicts[name] in metrics.BROKEN
 
 
 def find_margin(
@@ -115,7 +118,7 @@ class _Search:
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
         self.noise: dict[str, Any] = scan_noise(
-            ready.image.data, self.clean_seg, ready.victim.labels, ready.image.spacing
+            ready.image.data, self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
         )
         listener.say("Measuring the benign floor")
         ask = Asking(ready.victim, self.effort)
@@ -196,7 +199,7 @@ class _Search:
         """The attack of one trial, as its own result folder records it."""
         aimed = tuple(self.names[value] for value in trial.aimed)
         job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
-        return dataclasses.replace(self.ready, attack=self._attack(trial.eps), job=job, expert=None)
+        return dataclasses.replace(self.ready, attack=self._attack(trial.eps), job=job, expert=None, outlined=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
         """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
@@ -212,23 +215,26 @@ class _Search:
             row: dict[str, Any]
             if trial is None:
                 reason = self._untested(value)
-                tried = max((t.eps for t in self.trials if not t.untested[name]), default=0.0)
+                tests = [t for t in self.trials if not t.untested[name]]
+                words = [t.verdicts[name] for t in tests]
                 row = {
-                    "verdict": "not-tested" if reason else "held",
+                    "verdict": "not-tested" if reason else min(words, key=metrics.VERDICTS.index),
                     "reason": reason,
                     "breaks_at": None,
-                    "above": None if reason else tried,
+                    "above": None if reason else max(t.eps for t in tests),
+                    "used": max((t.linf for t in tests if value in t.aimed), default=None),
                     "limit": None,
                     "witness": None,
                     "in_sigma": None,
                 }
             else:
                 row = {
-                    "verdict": "distance" if trial.broken[name] == "hd95" else trial.broken[name],
+                    "verdict": trial.verdicts[name],
                     "reason": None,
                     "breaks_at": trial.linf,
                     "above": self._largest_vain(value, trial.linf),
-                    "limit": trial.broken[name],
+                    "used": trial.linf,
+                    "limit": metrics.limit_of(trial.verdicts[name]),
                     "witness": folders[trial],
                     "in_sigma": trial.linf / sigma if sigma else None,
                 }
@@ -253,11 +259,20 @@ class _Search:
                 "paper": self.ready.recipe.paper,
             },
             "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
-            "source": {"sha256": self.ready.source_sha256 or None, "shape": list(self.ready.image.shape)},
+            "source": {
+                "sha256": self.ready.source_sha256 or None,
+                "shape": list(self.ready.image.shape),
+                "sizes": self.ready.image.sizes,
+            },
             "max_eps": self.max_eps,
             "seed": job.seed,
             "trials": [
-                {"eps": t.eps, "aimed": [self.names[v] for v in t.aimed], "linf": t.linf, "broken": t.broken}
+                {
+                    "eps": t.eps,
+                    "aimed": [self.names[v] for v in t.aimed],
+                    "linf": t.linf,
+                    "broken": {name: metrics.limit_of(word) for name, word in t.verdicts.items()},
+                }
                 for t in self.trials
             ],
             "stopped_early": self.listener.stop(),
@@ -362,30 +377,30 @@ class _Search:
         rows, notes = self._rows(segmentation), dict(outcome.notes)
         if found.undefined is not None:
             notes["saved"] = said_of_undefined("the saved scan", self.ready.victim, found.undefined)
-        broken, untested = {}, {}
+        verdicts, untested, image = {}, {}, self.ready.image
         for value in self.goal.targets:
             name = self.names[value]
-            limit = metrics.broken_by(self.clean_rows[name], rows[name])
-            below = self.floor[name] is None or rows[name]["dice"] < self.floor[name]
-            broken[name] = limit if limit is not None and below else None
             untested[name] = outcome.untested or (notes["saved"] if value in undecided else None)
-        return Trial(eps, aimed, linf, broken, untested, notes)
+            failed = metrics.failed_slices(self.clean_seg == value, segmentation == value, image.voxel_size)
+            kept = (self.clean_rows[name], rows[name], failed, self.floor[name])
+            verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
+        return Trial(eps, aimed, linf, verdicts, untested, notes)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image
-        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.spacing, image.voxel_ml)
+        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.ruler, image.voxel_size)
 
     def _smallest_break(self, value: int, of_all: bool = False) -> Trial | None:
         """Of this member's trials, or of all."""
         name = self.names[value]
         trials = self.trials if of_all else self.trials[self.began :]
-        return min((t for t in trials if t.broken[name]), key=lambda t: t.linf, default=None)
+        return min((t for t in trials if t.breaks(name)), key=lambda t: t.linf, default=None)
 
     def _largest_vain(self, value: int, below: float) -> float:
         """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
         name = self.names[value]
         return max(
-            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.broken[name] and t.eps < below),
+            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.breaks(name) and t.eps < below),
             default=0.0,
         )
 

@@ -5,7 +5,7 @@ knows which attack made the perturbed one.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ def measure(
     eps: float | None,
     norm: str,
     expert: np.ndarray | None = None,
+    outlined: Collection[str] | None = None,
     roi: np.ndarray | None = None,
     seed: int = 0,
     clean_seg: np.ndarray | None = None,
@@ -52,9 +53,11 @@ def measure(
     """Every number that follows from the two scans and the victim.
 
     clean, adversarial: as read from disk, on one grid. expert: a reference label map "*s"; without it the clean
-    prediction is the reference. clean_seg: the clean prediction if already at hand. eps: None where only the attack's
-    own budget limits the change; the largest change itself then stands for it. Controls (white noise, rolled
-    perturbation, benign changes, and draws from the attack's own space, see `attack.own_draw`) are drawn from `seed`.
+    prediction is the reference. outlined: the structures the expert outlined (None: all); the others have no agreement
+    with the expert, and their controls are against the clean prediction, as their verdict is. clean_seg: the clean
+    prediction if already at hand. eps: None where only the attack's own budget limits the change; the largest change
+    itself then stands for it. Controls (white noise, rolled perturbation, benign changes, and draws from the attack's
+    own space, see `attack.own_draw`) are drawn from `seed`.
     untested: why the attack could not test the victim, if it couldn't.
     """
     if clean_seg is None:
@@ -66,7 +69,8 @@ def measure(
     notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
     undecided = {name: notes[0] for name, value in victim.structures.items() if value in open_values}
     reference = clean_seg if expert is None else expert
-    spacing, voxel_ml, labels = clean.spacing, clean.voxel_ml, victim.labels
+    spacing, voxel_ml, labels = clean.ruler, clean.voxel_size, victim.labels
+    beyond = () if expert is None or outlined is None else set(victim.structures) - set(outlined)
 
     delta = adversarial.data.astype(np.float64) - clean.data.astype(np.float64)
     budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
@@ -74,10 +78,10 @@ def measure(
     image_numbers = metrics.perturbation(delta, clean.data, region)
     if eps is None:
         eps = image_numbers["linf"]
-    noise = scan_noise(clean.data, clean_seg, labels, spacing)
+    noise = scan_noise(clean.data, clean_seg, labels, spacing, clean.sizes)
     sigma = noise["sigma"]
     bound = victim.on(clean)
-    in_order = [spacing[axis] for axis in bound.grid.order]
+    in_order = [clean.spacing[axis] for axis in bound.grid.order]
     ordered = np.transpose(delta, (0, *(1 + axis for axis in bound.grid.order)))
 
     clean_rows = metrics.structures(clean_seg, reference, labels, spacing, voxel_ml)
@@ -86,12 +90,17 @@ def measure(
         against_clean = adversarial_rows
     else:
         against_clean = metrics.structures(adversarial_seg, clean_seg, labels, spacing, voxel_ml)
+    for name in beyond:
+        for rows in (clean_rows, adversarial_rows):
+            rows[name] = {**dict.fromkeys(rows[name]), "volume_ml": rows[name]["volume_ml"]}
     value, clean_value = goal.score(adversarial_seg, reference), goal.score(clean_seg, reference)
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
+    references = {name: clean_seg if name in beyond else reference for name in victim.structures}
     ask = Asking(victim, effort)
-    control = _controls(clean, delta, region, budget, ask, reference, clean_seg, sigma, seed, own_draw, say)
+    control = _controls(clean, delta, region, budget, ask, references, clean_seg, sigma, seed, own_draw, say)
     numbers = {
         "reference": "clean_prediction" if expert is None else "label",
+        "outlined": None if expert is None else [name for name in victim.structures if name not in beyond],
         "budget": {
             "eps": eps,
             "unit": clean.unit,
@@ -112,6 +121,7 @@ def measure(
                 against_clean[name],
                 metrics.failed_slices(clean_seg == value_of, adversarial_seg == value_of, voxel_ml),
                 control["benign"]["dice"][name],
+                outlined=name not in beyond,
                 tested=untested is None and name not in undecided,
             )
             for name, value_of in victim.structures.items()
@@ -162,21 +172,21 @@ def _controls(
     region: np.ndarray,
     budget: Budget,
     ask: Asking,
-    reference: np.ndarray,
+    references: Mapping[str, np.ndarray],
     clean_seg: np.ndarray,
     sigma: float | None,
     seed: int,
     own_draw: Callable[[int], np.ndarray] | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Worst Dice per structure under changes that are as large but not aimed."""
+    """Worst Dice per structure, with its reference, under changes that are as large but not aimed."""
     rng = np.random.default_rng(seed)
     low, high = budget.clip
 
-    def dice_of(predictions: Sequence[np.ndarray], target: np.ndarray = reference) -> dict[str, float | None]:
+    def dice_of(predictions: Sequence[np.ndarray]) -> dict[str, float | None]:
         worst: dict[str, float | None] = {}
         for name, value in ask.victim.structures.items():
-            found = [metrics.dice(prediction == value, target == value) for prediction in predictions]
+            found = [metrics.dice(prediction == value, references[name] == value) for prediction in predictions]
             known = [dice for dice in found if dice is not None]
             worst[name] = min(known) if known else None
         return worst

@@ -210,6 +210,11 @@ def verdict(
     return "not-tested" if not tested else "held" if outlined else "not-outlined"
 
 
+def limit_of(verdict: str) -> str | None:
+    """The limit that a break violates, as `broken_by` names it, or "local"; None for no break."""
+    return {"distance": "hd95"}.get(verdict, verdict) if verdict in BROKEN else None
+
+
 def failed_slices(
     clean: np.ndarray,
     adversarial: np.ndarray,

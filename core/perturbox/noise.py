@@ -29,28 +29,36 @@ _MAD_TO_SD = 1.4826
 
 
 def scan_noise(
-    image: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, int], spacing: Sequence[float]
+    image: np.ndarray,
+    segmentation: np.ndarray,
+    labels: Mapping[str, int],
+    spacing: Sequence[float],
+    sizes: str | None = None,
 ) -> dict[str, Any]:
     """{"sigma": SD of the noise of `image` ("*s" or "c *s", HU) or None, "region": where it was measured, or why it
     wasn't}. Of a colour picture it is the RMS over its channels, each of which an attack may change.
 
     segmentation: label map "*s" in the values of `labels`; spacing in mm. The region is the liver, else the spleen,
-    else the largest other structure of one tissue, eroded by 5 mm, of which 5 ml (2D: 5 cm²) must be left.
+    else the largest other structure of one tissue, eroded by 5 mm, of which 5 ml (2D: 5 cm²) must be left. sizes: what
+    to tell them in, "pixels" of a photograph, where a pixel stands for a millimetre.
     """
     unit, cubic_mm = ("ml", 1000.0) if segmentation.ndim == 3 else ("cm²", 100.0)
+    length, least = "mm", MIN_ML
+    if sizes == "pixels":
+        unit, length, cubic_mm, least = "pixels", "pixels", 1.0, MIN_ML * cubic_mm
     voxels = np.bincount(segmentation.ravel(), minlength=max(labels.values()) + 1)
     candidates = [name for name, value in labels.items() if value != 0 and not any(w in name.lower() for w in TEXTURED)]
     for name in sorted(candidates, key=lambda name: (_rank(name), -voxels[labels[name]])):
         box, core = _eroded(segmentation == labels[name], spacing)
         size = np.count_nonzero(core) * float(np.prod(spacing)) / cubic_mm
-        if size >= MIN_ML:
-            grid = " × ".join(f"{s:.3g}" for s in spacing)
-            region = f"{name} eroded {ERODE_MM:.0f} mm, {size:.0f} {unit}, on the {grid} mm grid"
-            degree = 2 if size >= _QUADRATIC_ML else 1
+        if size >= least:
+            grid = "" if sizes == "pixels" else f", on the {' × '.join(f'{s:.3g}' for s in spacing)} mm grid"
+            region = f"{name} eroded {ERODE_MM:.0f} {length}, {size:.0f} {unit}{grid}"
+            degree = 2 if size >= least * _QUADRATIC_ML / MIN_ML else 1
             channels = image.reshape(-1, *segmentation.shape)
             each = [detrended_sd(channel[box], core, spacing, degree) for channel in channels]
             return {"sigma": math.hypot(*each) / math.sqrt(len(each)), "region": region}
-    reason = f"no structure of one tissue keeps {MIN_ML:.0f} {unit} when eroded by {ERODE_MM:.0f} mm"
+    reason = f"no structure of one tissue keeps {least:.0f} {unit} when eroded by {ERODE_MM:.0f} {length}"
     return {"sigma": None, "region": f"not available: {reason}"}
 
 

@@ -54,13 +54,18 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A job whose every input was read and checked. others: scans a universal attack is crafted on."""
+    """A job whose every input was read and checked.
+
+    expert: the expert's label map "*s" in the victim's values; outlined: names of the structures it says anything
+    about; both None without one. others: scans a universal attack is crafted on.
+    """
 
     job: Job
     victim: Victim
     image: Volume
     goal: Goal
     expert: np.ndarray | None
+    outlined: tuple[str, ...] | None
     roi: np.ndarray | None
     attack: Attack
     recipe: recipes.Recipe
@@ -78,6 +83,20 @@ class Ready:
     def eps(self) -> float | None:
         """The limit of the change; None where nothing but the attack's own budget limits it."""
         return self.job.eps if self.recipe.own is None or self.job.capped else None
+
+    def reference(self, clean_seg: np.ndarray) -> np.ndarray:
+        """The label map an attack leads away from: the clean prediction, or the expert's outlines on top of it.
+
+        An outline of some structures says nothing of the rest, so the prediction of those stands where it has nothing.
+        """
+        if self.expert is None or self.outlined is None:
+            return clean_seg
+        rest = [value for name, value in self.victim.structures.items() if name not in self.outlined]
+        return np.where((self.expert == 0) & np.isin(clean_seg, rest), clean_seg, self.expert)
+
+    def present_goal(self, clean_seg: np.ndarray) -> Goal:
+        """The goal on what the scan holds; raises InputError as `present_targets`."""
+        return present_targets(self.goal, clean_seg, self.victim, self.job.target, self.expert)
 
 
 @dataclass
@@ -105,6 +124,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
         )
     goal = Goal.parse(job.goal, job.target, victim.labels)
     expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
+    outlined = None if expert is None else outlined_by(expert, job.label_map, victim)
     roi = io.read_mask(job.roi, image) if job.roi else None
     Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
     surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
@@ -119,7 +139,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
             model.on(scan)
     if job.steps not in (None, attack.steps) and not attack.members:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
-    return Ready(job, victim, image, goal, expert, roi, attack, recipe, warnings, digest, surrogates, others)
+    return Ready(job, victim, image, goal, expert, outlined, roi, attack, recipe, warnings, digest, surrogates, others)
 
 
 def scans_to_craft_on(attack: Attack, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
@@ -181,13 +201,32 @@ def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim)
     return mapped
 
 
-def present_targets(goal: Goal, reference: np.ndarray, victim: Victim, named: tuple[str, ...]) -> Goal:
-    """The goal on the structures this scan holds; raises InputError where a named one is missing or none is there."""
-    found = goal.present(reference)
+def outlined_by(expert: np.ndarray, label_map: str | None, victim: Victim) -> tuple[str, ...]:
+    """Names of the structures an expert's label map "*s" (in the victim's values) says anything about: those it holds,
+    and those that label_map names, for there the expert looked and found none."""
+    named = {part.partition("=")[0] for part in label_map.split(",")} if label_map else set()
+    held = set(np.unique(expert).tolist())
+    return tuple(name for name, value in victim.structures.items() if value in held or name in named)
+
+
+def present_targets(
+    goal: Goal, clean_seg: np.ndarray, victim: Victim, named: tuple[str, ...], expert: np.ndarray | None = None
+) -> Goal:
+    """The goal on the structures this scan holds, by the expert's label map if there is one, else by the clean
+    prediction; raises InputError where a named one is missing or none is there."""
+    found = goal.present(clean_seg if expert is None else expert)
     names = {value: name for name, value in victim.labels.items()}
     missing = [names[value] for value in goal.targets if value not in found.targets]
-    if named and missing:
+    if found.targets and not (named and missing):
+        return found
+    if expert is not None:
+        lacks = f"has no {' and no '.join(missing)}" if named else f"holds none of {', '.join(victim.structures)}"
+        held = [name for name in missing if (clean_seg == victim.labels[name]).any()]
+        model = f", though the model found {' and '.join(held)}" if held else ""
+        raise InputError(
+            f"The label {lacks}{model}; check what its values mean (--label-map), choose structures that it outlines, "
+            "or leave --label out to compare with the model's own clean prediction."
+        )
+    if named:
         raise InputError(f"The model found no {' and no '.join(missing)} in this scan; choose other structures.")
-    if not found.targets:
-        raise InputError("The model found none of its structures in this scan; is it the right body part and model?")
-    return found
+    raise InputError("The model found none of its structures in this scan; is it the right body part and model?")

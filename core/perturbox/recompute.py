@@ -22,6 +22,7 @@ from perturbox.measure import measure
 from perturbox.metrics import difference_map, to_json
 from perturbox.record import file_of, inside, required_file
 from perturbox.report import rebuild, same_page
+from perturbox.summary import summarise
 from perturbox.types import Case, InputError, Volume
 from perturbox.victim import Victim
 
@@ -157,7 +158,7 @@ def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trus
     roi = io.read_mask(roi, clean) if roi else None
     clean_seg = victim.predict(clean)
     goal = Goal.parse(job.goal, job.target, victim.labels)
-    goal = present_targets(goal, clean_seg if expert is None else expert, victim, job.target)
+    goal = present_targets(goal, clean_seg, victim, job.target, expert)
     built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
     measured = measure(
         clean,
@@ -167,6 +168,7 @@ def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trus
         eps=parameters["eps"],
         norm=job.norm,
         expert=expert,
+        outlined=result["outlined"],
         roi=roi,
         seed=job.seed,
         clean_seg=clean_seg,
@@ -195,6 +197,7 @@ def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trus
     numbers = to_json(settled(job, {**built.parameters, **parameters}, victim, source, measured))
     assert isinstance(numbers, dict)
     numbers["replayable"] = result["margin"] is None
+    numbers["summary"] = to_json(summarise({**result, **numbers}))
     names = file_names(source, expert=expert is not None, roi=roi is not None)
     numbers["files"] = {
         name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}

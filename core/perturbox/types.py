@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # their pixels have no size
 
 
 class InputError(ValueError):
@@ -51,6 +52,23 @@ class Volume:
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres (2D: area in square centimetres)."""
         return float(np.prod(self.spacing)) / (1000.0 if self.dims == 3 else 100.0)
+
+    @property
+    def sizes(self) -> str:
+        """What sizes on this grid are told in: "ml", of a flat image "cm²", of a photograph "pixels"."""
+        if self.dims == 2 and self.format in PHOTOGRAPHS:
+            return "pixels"
+        return "ml" if self.dims == 3 else "cm²"
+
+    @property
+    def voxel_size(self) -> float:
+        """Of one voxel, in `sizes`."""
+        return 1.0 if self.sizes == "pixels" else self.voxel_ml
+
+    @property
+    def ruler(self) -> tuple[float, ...]:
+        """What one step along each spatial axis counts in a distance: `spacing` in mm, of a photograph one pixel."""
+        return (1.0,) * self.dims if self.sizes == "pixels" else self.spacing
 
     @property
     def step(self) -> float | None:

@@ -31,6 +31,7 @@ from perturbox.io import suffix
 from perturbox.job import Job
 from perturbox.jobs import Order, Problem, Queue, Record, Refused
 from perturbox.jobs.records import OVER
+from perturbox.record import read_record
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 # Set by the app when it starts.
@@ -76,6 +77,8 @@ FOREIGN = [
     "strategy",
     "timeout",
 ]
+# What of result.json a stock client gets.
+FOR_CLIENTS = ("summary", "reference", "outlined", "budget", "limits", "metrics", "verdicts", "success", "seed")
 ADVERSARIAL_ID = re.compile(r"__[a-z0-9-]+__[0-9a-f]{8}$")
 
 
@@ -271,15 +274,17 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
 
     An attack's perturbed scan goes into the datastore as a new image that says what it is and of which.
     """
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    segmented = order.kind == "segment"
+    result = json.loads((folder / "result.json").read_text("utf-8")) if segmented else read_record(folder)
     names = result["victim"]["labels"]
     warnings = [for_clients(warning) for warning in result["warnings"]]
     told = {"label_names": {name: value for name, value in names.items() if value}, "job": record.id}
-    if order.kind == "segment":
+    if segmented:
         return _copy(folder / "segmentation.nii.gz"), {
             **told,
             "victim": result["victim"]["name"],
             "volumes_ml": result["volumes_ml"],
+            "sizes": result["sizes"],
             "warnings": warnings,
         }
     image, note = _keep_perturbed(order, record, folder / result["files"]["adversarial"]["path"], datastore)
@@ -289,7 +294,7 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
         "notice": ADVERSARIAL_NOTICE,
         "source": order.name,
         "image": image,
-        **{key: result[key] for key in ("reference", "budget", "metrics", "verdicts", "success", "seed")},
+        **{key: result[key] for key in FOR_CLIENTS},
         "victim": result["victim"]["name"],
         "attack": result["attack"]["name"],
         "seconds": result["effort"]["seconds"],

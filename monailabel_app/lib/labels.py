@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from perturbox import io
 from perturbox.types import InputError
 
 FINAL = DefaultLabelTag.FINAL.value
@@ -23,7 +25,17 @@ def final(datastore: Any, image: str, structures: Mapping[str, int]) -> tuple[Pa
     path = Path(datastore.get_label_uri(image, FINAL) or "") if datastore.get_label_by_image_id(image, FINAL) else None
     if path is None or not path.is_file():
         raise InputError(f"'{image}' has no final label; save one first, or take the prediction as the reference.")
-    return path, label_map(datastore.get_label_info(image, FINAL), structures)
+    return path, outlined(path, label_map(datastore.get_label_info(image, FINAL), structures))
+
+
+def outlined(path: Path, by_names: str | None) -> str | None:
+    """Of a label map that follows from segments' names, what the file holds a voxel of: viewers list empty segments,
+    too, and an empty one says nothing, where a label_map that a user wrote says that there is none."""
+    if by_names is None:
+        return None
+    values = set(np.unique(io.read_volume(path, unit="label", allow_constant=True).data).tolist())
+    entries = by_names.split(",")
+    return ",".join(entry for entry in entries if float(entry.partition("=")[2]) in values) or by_names
 
 
 def label_map(info: Mapping[str, Any], structures: Mapping[str, int]) -> str | None:

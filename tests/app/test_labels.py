@@ -76,6 +76,14 @@ def test_training_reads_labels_by_their_names(tmp_path):
     assert judged["clean_dice"] == pytest.approx(np.mean([row["dice"] for row in rows]))
 
 
+def test_an_empty_segment_says_nothing_of_its_structure(tmp_path):
+    scan = io.read_volume(tiny.write_scan(tmp_path / "a.nii.gz"))
+    io.write_labels(tmp_path / "liver.nii.gz", 2 * (scan.data[0] > 0).astype(np.uint8), scan)
+    assert labels.outlined(tmp_path / "liver.nii.gz", "bone=1,liver=2") == "liver=2"
+    assert labels.outlined(tmp_path / "liver.nii.gz", "bone=1") == "bone=1"  # refused where it is read
+    assert labels.outlined(tmp_path / "liver.nii.gz", None) is None
+
+
 # ---------------------------------------------------------------- on a server
 
 

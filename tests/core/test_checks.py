@@ -209,13 +209,16 @@ def sound():
             "name": "annealed",
             "parameters": {"eps": 4.0, "norm": "linf", "steps": 100, "restarts": 2, "target": []},
         },
-        "source": {"spacing_mm": [0.8, 0.8, 1.5]},
+        "source": {"spacing_mm": [0.8, 0.8, 1.5], "sizes": "ml"},
         "reference": "label",
+        "outlined": ["liver", "right_kidney"],
+        "verdicts": {"liver": "dice", "right_kidney": "dice"},
         "budget": {"eps": 4.0, "unit": "HU", "norm": "linf", "measured": {"linf": 4.0, "l2": 3.2, "l0": 0.9}},
         "noise": {"sigma": 11.3, "region": "liver eroded 5 mm, 812 ml", "rms_over_sigma": 0.28, "eps_over_sigma": 0.35},
         "metrics": {
             "clean": {"liver": dict(row), "right_kidney": dict(row)},
             "adversarial": {"liver": row | {"dice": 0.4}, "right_kidney": row | {"dice": 0.6}},
+            "against_clean": {"liver": row | {"dice": 0.41}, "right_kidney": row | {"dice": 0.63}},
         },
         "image_metrics": {"psnr_db": 41.0, "ssim": 0.98, "energy_above_grid": 0.02},
         "success": {"succeeded": True},
@@ -321,11 +324,9 @@ def test_a_sound_result_needs_no_warning():
             "not its place.",
         ),
         (
-            ("control", "benign", "dice"),
-            {"liver": 0.42, "right_kidney": 0.64},
-            "No break, since harmless changes of the scan do as much: "
-            "liver (Dice 0.95 to 0.40, harmless changes to 0.42), "
-            "right kidney (Dice 0.95 to 0.60, harmless changes to 0.64).",
+            ("verdicts",),
+            {"liver": "benign", "right_kidney": "dice"},
+            "No break, since harmless changes of the scan do as much: liver (Dice 0.41, under harmless changes 0.99).",
         ),
         (
             ("metrics", "clean", "right_kidney", "volume_ml"),
@@ -376,16 +377,25 @@ def test_a_poor_model_is_named_before_its_fall():
 def test_no_effect_is_no_safety():
     result = sound()
     result["metrics"]["adversarial"] = result["metrics"]["clean"]
+    result["verdicts"] = {"liver": "held", "right_kidney": "held"}
     sentence = "No change up to 4 HU with this effort: that is not proof of safety; raise effort or limit."
     assert checks.warnings(result) == [sentence]
     result["budget"] |= {"norm": "l0", "eps": 0.9}
     assert checks.warnings(result) == [sentence.replace("up to 4 HU", "within this limit")]
+    # A limit of which little was used is credited with what was used.
+    result["budget"] |= {"norm": "linf", "eps": 100.0}
+    assert checks.warnings(result) == [sentence]
+    # A structure that broke by distance hardly lowers the Dice, but it did break.
+    result["verdicts"]["liver"] = "distance"
+    assert checks.warnings(result) == []
 
 
 def test_a_large_limit_must_break_everything():
     result = sound()
     result["noise"]["eps_over_sigma"], result["success"]["succeeded"] = 12.2, False
-    assert checks.warnings(result) == [
+    assert checks.warnings(result) == []
+    result["verdicts"] = {"liver": "held", "right_kidney": "benign"}
+    assert checks.warnings(result)[1:] == [
         "Even 12 times the scan's noise didn't break the model, as it should: suspect masked gradients."
     ]
 
@@ -401,6 +411,8 @@ def test_only_the_attacked_structures_count():
 
 def test_vanished_and_absent_structures_without_a_dice_are_no_obstacle():
     result = changed(("metrics", "clean", "right_kidney"), {"dice": None, "volume_ml": 0.0})
+    result["verdicts"]["right_kidney"] = "absent"
+    result["metrics"]["against_clean"]["right_kidney"] = {"dice": None, "volume_ml": 0.0}
     result["metrics"]["adversarial"]["right_kidney"] = {"dice": None, "volume_ml": 0.0}
     result["control"]["benign"]["dice"]["right_kidney"] = None
     assert checks.warnings(result) == ["The model found no right kidney in this scan: nothing to stress there."]
@@ -442,8 +454,31 @@ def test_what_was_never_followed_is_not_called_masked():
     ]
 
 
-def test_what_held_is_not_called_a_break_that_is_none():
-    result = changed(("control", "benign", "dice"), {"liver": 0.42, "right_kidney": 0.64})
-    result["verdicts"] = {"liver": "dice", "right_kidney": "held"}
-    (said,) = checks.warnings(result)
-    assert "liver" in said and "kidney" not in said
+def test_only_what_the_verdict_calls_benign_is_said_to_be_no_break():
+    """Dice above the floor of harmless changes, but a distance beyond its limit: the floor knows no distances."""
+    result = changed(("control", "benign", "dice"), {"liver": 0.3, "right_kidney": 0.3})
+    result["verdicts"] = {"liver": "distance", "right_kidney": "local"}
+    assert checks.warnings(result) == []
+
+
+def test_what_the_expert_left_out_stays_out_of_means_and_is_said():
+    result = changed(("outlined",), ["liver"])
+    nothing = dict.fromkeys(("dice", "iou", "hd95_mm", "nsd")) | {"volume_ml": 150.0}
+    for rows in ("clean", "adversarial"):
+        result["metrics"][rows]["right_kidney"] = nothing
+    result["control"]["noise"]["dice"]["right_kidney"] = 0.0  # would be noise's doing if it counted
+    assert checks.warnings(result) == [
+        "The expert didn't outline right kidney, which the model finds: compared with the model's own clean "
+        "prediction, and in no mean."
+    ]
+
+
+def test_a_stop_before_anything_was_found_is_no_reason_to_raise_the_limit():
+    result = changed(("stopped_early",), "stopped at step 1 of 20")
+    result["budget"]["measured"] = {"linf": 0.0, "l2": 0.0, "l0": 0.0}
+    result["verdicts"] = {"liver": "held", "right_kidney": "held"}
+    assert not [said for said in checks.warnings(result) if "limit" in said]
+
+
+def test_a_photograph_has_no_tolerance_in_millimetres():
+    assert checks.warnings(changed(("source",), {"spacing_mm": [5.0, 5.0], "sizes": "pixels"})) == []

@@ -234,7 +234,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(run, arguments, wor
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-NO_RESULT = "'nowhere' is no result folder: it has no result.json; give the --out of an attack."
+NO_RESULT = "'nowhere' is no result folder: it has no result.json; give one that an attack wrote."
 MISTAKES = {
     "atack x": "There is no command 'atack'; did you mean 'attack'?",
     "zebra": "There is no command 'zebra'; see `perturbox --help`.",

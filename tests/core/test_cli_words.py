@@ -25,10 +25,12 @@ from perturbox.estimate import (
 from perturbox.job import Job, Listener, execute, prepare
 from perturbox.recipes import FAMILIES, discover
 from perturbox.steps import Step
+from perturbox.summary import amount, at_least, headline, mean_dice, summarise
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
+AS_HARMLESS = ["as", "under", "harmless", "changes"]
 
 
 class Terminal(io.StringIO):
@@ -203,11 +205,13 @@ def test_the_estimate_in_words():
 def result(**changes):
     """The parts of a result.json that the summary reads."""
     row = {"iou": None, "nsd": None}
-    return {
+    made = {
         "attack": {"name": "pgd", "title": "PGD", "parameters": {"goal": "change", "target": []}},
-        "source": {"shape": [9, 9, 9]},
+        "source": {"shape": [9, 9, 9], "sizes": "ml"},
         "reference": "clean_prediction",
-        "budget": {"eps": 10.0, "unit": "HU", "norm": "linf"},
+        "outlined": None,
+        "untested": None,
+        "budget": {"eps": 10.0, "unit": "HU", "norm": "linf", "measured": {"linf": 10.0, "l2": 6.0, "l0": 0.5}},
         "noise": {"sigma": 23.4, "eps_over_sigma": 0.4274, "rms_over_sigma": 0.3},
         "metrics": {
             "clean": {
@@ -221,43 +225,104 @@ def result(**changes):
                 "kidney": {**row, "dice": None, "hd95_mm": None, "volume_ml": 0.0},
             },
         },
-        "verdicts": {"liver": "held", "spleen": "vanished", "kidney": "held"},
+        "verdicts": {"liver": "held", "spleen": "vanished", "kidney": "absent"},
         "control": {"noise": {"dice": {"liver": 0.99, "spleen": 0.973, "kidney": None}}},
         "success": {"rule": "the rule", "value": 0.479, "threshold": 0.5, "succeeded": True},
         "stopped_early": None,
         "warnings": [],
         **changes,
     }
+    made["metrics"]["against_clean"] = dict(made["metrics"]["adversarial"])
+    return made
 
 
 def test_the_verdict_is_one_sentence_with_numbers():
-    assert words.verdict(result()) == (
+    assert headline(result()) == (
         "A change of at most 10 HU (0.43 × this scan's own noise) broke spleen: mean Dice 1.00 → 0.48; "
         "random noise of the same size left every Dice at 0.97 or above."
     )
     bent = result(control={**result()["control"], "own": {"dice": {"liver": 0.9, "spleen": 0.84, "kidney": None}}})
-    assert words.verdict(bent).endswith(
-        "mean Dice 1.00 → 0.48; random draws of the same kind alone took spleen to 0.84."
-    )
-    # What harmless changes do as well is no break.
-    shaken = result(control={**result()["control"], "benign": {"dice": {"liver": 0.9, "spleen": 0.0, "kidney": None}}})
-    assert "broke no structure, which is no proof of safety" in words.verdict(shaken)
-    assert [words.found(shaken, name) for name in ("liver", "spleen")] == ["held", "benign"]
+    assert headline(bent).endswith("mean Dice 1.00 → 0.48; random draws of the same kind alone took spleen to 0.84.")
+    bent["summary"] = summarise(bent)
     assert words.attack_summary(bent, Path("R"))[2].endswith(
         "Draw Dice is the worst under random draws of the same kind."
     )
+    # What harmless changes do as well is no break.
     held = result(
-        verdicts={"liver": "held", "spleen": "held", "kidney": "held"}, stopped_early="stopped at step 7 of 20"
+        verdicts={"liver": "held", "spleen": "benign", "kidney": "absent"}, stopped_early="stopped at step 7 of 20"
     )
-    assert words.verdict(held) == (
+    assert headline(held) == (
         "A change of at most 10 HU (0.43 × this scan's own noise) broke no structure, which is no proof of safety: "
         "mean Dice 1.00 → 0.48; random noise of the same size left every Dice at 0.97 or above. "
         "The attack was stopped at step 7 of 20; this is the best change until then."
     )
 
 
+@pytest.mark.parametrize(("least", "text"), [(0.996, "0.99"), (0.976, "0.97"), (1.0, "1.00"), (0.29, "0.29")])
+def test_or_above_is_rounded_down(least, text):
+    assert at_least(least) == text
+    quiet = result(control={"noise": {"dice": {"liver": 1.0, "spleen": max(least, 0.96), "kidney": None}}})
+    assert headline(quiet).endswith(f"left every Dice at {at_least(max(least, 0.96))} or above.")
+
+
+def test_the_change_is_credited_and_not_its_limit():
+    budget = result()["budget"]
+    small = result(budget={**budget, "eps": 100.0, "measured": {**budget["measured"], "linf": 6.0}})
+    assert headline(small).startswith(
+        "A change of at most 6 HU (limit 100 HU; 0.26 × this scan's own noise) broke spleen:"
+    )
+    rms = result(budget={**budget, "norm": "l2", "eps": 12.0})
+    assert headline(rms).startswith("A change of at most 6 HU RMS (limit 12 HU RMS) broke spleen:")
+    none = result(budget={**budget, "measured": dict.fromkeys(budget["measured"], 0.0)})
+    assert headline(none) == (
+        "No change within 10 HU was found: the saved scan is the original, which is no proof of safety."
+    )
+    assert headline({**none, "stopped_early": "stopped at step 1 of 20"}) == (
+        "The attack was stopped at step 1 of 20, before anything was found: the saved scan is the original."
+    )
+
+
+def test_what_the_expert_left_out_is_named_as_compared_with_the_clean_prediction():
+    found = result(reference="label", outlined=["liver"])
+    for rows in ("clean", "adversarial"):
+        row = found["metrics"][rows]["spleen"]
+        found["metrics"][rows]["spleen"] = {**dict.fromkeys(row), "volume_ml": row["volume_ml"]}
+    found["control"]["noise"]["dice"]["spleen"] = 0.2  # says nothing of the expert's outlines
+    found["metrics"]["clean"]["liver"]["dice"] = 0.97
+    assert headline(found) == (
+        "A change of at most 10 HU (0.43 × this scan's own noise) broke spleen (not outlined: compared with the "
+        "model's own clean prediction): mean Dice 0.97 → 0.96; random noise of the same size lowered no Dice by more "
+        "than 0.00."
+    )
+    found["summary"] = summarise(found)
+    _, table, about = words.attack_summary(found, Path("R"))[:3]
+    cells = [list(column.cells) for column in table.columns]
+    assert [str(cell) for cell in cells[1]] == ["✕ vanished, not outlined", "● held"]
+    assert [str(cell) for cell in cells[2]] == ["(0.000)", "0.970 → 0.958"]
+    assert about.endswith("that the expert didn't outline are compared with the model's own clean prediction.")
+
+
+def test_the_goal_is_told_only_if_it_was_given():
+    found = result()
+    found["summary"] = summarise(found)
+    said = "Goal change: the rule – reached (0.479, limit 0.5)."
+    assert said not in words.attack_summary(found, Path("R"))
+    assert said in words.attack_summary(found, Path("R"), goal_given=True)
+    found["attack"]["parameters"]["goal"] = "vanish"
+    assert said.replace("change", "vanish") in words.attack_summary(found, Path("R"))
+
+
+def test_photographs_are_told_in_pixels(capsys):
+    found = result(source={"shape": [9, 9], "sizes": "pixels"})
+    words.show(words.structures_table(found))
+    out = capsys.readouterr().out
+    assert "Δ pixels" in out and "HD95 pixels" in out and "mm" not in out and "−200 (−100 %)" in out
+    words.show(words.volumes_table({"liver": 1510.0}, "pixels"))
+    assert "Area pixels" in (said := capsys.readouterr().out) and "1510" in said
+
+
 @pytest.mark.parametrize(
-    ("norm", "eps", "unit", "text"),
+    ("norm", "size", "unit", "text"),
     [
         ("linf", 0.5, "HU", "0.5 HU"),
         ("l2", 12.0, "HU", "12 HU RMS"),
@@ -265,8 +330,8 @@ def test_the_verdict_is_one_sentence_with_numbers():
         ("linf", 4, "intensity", "4 intensity units"),
     ],
 )
-def test_the_limit_in_words(norm, eps, unit, text):
-    assert words.limit({"norm": norm, "eps": eps, "unit": unit}) == text
+def test_the_limit_in_words(norm, size, unit, text):
+    assert amount({"norm": norm, "unit": unit}, size) == text
 
 
 def test_the_table_puts_the_worst_first_and_leaves_out_what_was_never_there(capsys):
@@ -283,9 +348,10 @@ def test_the_margin_states_bounds_in_the_scans_own_noise(capsys, tmp_path):
         "unit": "HU",
         "noise": {"sigma": 20.0, "region": "liver eroded 5 mm, 812 ml"},
         "structures": {
-            "bone": {"breaks_at": None, "above": 32.0, "limit": None},
-            "liver": {"breaks_at": 2.0, "above": 1.0, "limit": "dice"},
-            "gut": {"breaks_at": 1.0, "above": 0.0, "limit": "hd95"},
+            "bone": {"breaks_at": None, "above": 32.0, "used": 32.0, "verdict": "held"},
+            "lung": {"breaks_at": None, "above": 32.0, "used": 6.0, "verdict": "benign"},
+            "liver": {"breaks_at": 2.0, "above": 1.0, "used": 2.0, "verdict": "dice"},
+            "gut": {"breaks_at": 1.0, "above": 0.0, "used": 1.0, "verdict": "distance"},
         },
         "stopped_early": False,
         "warnings": [],
@@ -294,9 +360,27 @@ def test_the_margin_states_bounds_in_the_scans_own_noise(capsys, tmp_path):
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if line.startswith(" ") and line.strip()]
     assert rows[2:] == [
-        ["gut", "≤", "1", "HU", "0.05", "σ", "HD95"],
-        ["liver", "≤", "2", "HU", "0.1", "σ", "Dice"],
-        ["bone", ">", "32", "HU", "–", "nothing", "found"],
+        ["gut", "≤", "1", "HU", "0.05", "σ", "▲", "distance"],
+        ["liver", "≤", "2", "HU", "0.1", "σ", "▼", "Dice"],
+        ["bone", ">", "32", "HU", "–", "●", "held"],
+        [
+            "lung",
+            ">",
+            "32",
+            "HU",
+            "(changes",
+            "of",
+            "at",
+            "most",
+            "6",
+            "HU)",
+            "–",
+            "●",
+            "as",
+            "under",
+            "harmless",
+            "changes",
+        ],
     ]
     assert "σ 20 HU, liver eroded 5 mm, 812 ml" in out
     assert "Not breaking is no proof of safety" in out
@@ -307,7 +391,7 @@ def test_numbers_in_words():
         "–", "10", "0.43", "1234", "−0.5", "0.00001",
     ]  # fmt: skip
     assert words.listed(["a"]) == "a" and words.listed(["a", "b", "c"]) == "a, b and c"
-    assert words.mean_dice(result(), "adversarial") == statistics.fmean([0.958, 0.0])
+    assert mean_dice(result(), "adversarial") == statistics.fmean([0.958, 0.0])
 
 
 def lines_of(things, capsys) -> list[str]:

@@ -161,11 +161,15 @@ def test_a_verdict_without_a_break_claims_nothing():
 
 @pytest.mark.parametrize(
     ("norm", "start"),
-    [("l2", "≤ 10 HU RMS (0.4 × this scan’s noise)"), ("l0", "≤ 1000 % of the voxels (RMS 0.4 × this scan’s noise)")],
+    [("l2", "≤ 5 HU RMS (0.4 × this scan’s noise)"), ("l0", "≤ 10 % of the voxels (RMS 0.4 × this scan’s noise)")],
 )
 def test_other_norms_say_what_is_limited(norm, start):
-    result = made(budget={"eps": 10.0, "unit": "HU", "norm": norm, "measured": {"linf": 9.0, "l2": 5.0, "l0": 0.1}})
+    budget = {"eps": {"l2": 5.0, "l0": 0.1}[norm], "unit": "HU", "norm": norm}
+    result = made(budget=budget | {"measured": {"linf": 9.0, "l2": 5.0, "l0": 0.1}})
     assert result.verdict().startswith(start)
+    # What stayed clearly below its limit is told by its own size.
+    result = made(budget=budget | {"eps": 4 * budget["eps"], "measured": {"linf": 9.0, "l2": 5.0, "l0": 0.1}})
+    assert result.verdict().startswith(start.split(" (")[0] + " (limit ")
 
 
 def test_random_noise_that_breaks_it_as_well_is_said():

@@ -168,11 +168,10 @@ def attack(
         seed=seed,
         device=device,
         force=force,
-        # Typer has a copy of click of its own, so the source is told by its name.
-        capped=getattr(context.get_parameter_source("eps"), "name", "") != "DEFAULT",
+        capped=given(context, "eps"),
         surrogate=tuple(surrogate or ()),
     )
-    show(*run_attack(job, out))
+    show(*run_attack(job, out, given(context, "goal")))
 
 
 @app.command()
@@ -192,8 +191,9 @@ def margin(
 ) -> None:
     """Find the smallest change that breaks each structure.
 
-    A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm, or
-    it vanishes. Found by attacks, so each figure is an upper bound; not breaking is no proof of safety.
+    A structure breaks where its Dice falls below 0.90, its volume changes by more than 10 %, its HD95 exceeds 20 mm,
+    slices of it fail, or it vanishes: the verdicts of an attack. Found by attacks, so each figure is an upper bound;
+    not breaking is no proof of safety.
     """
     from perturbox.cli.running import run_margin
     from perturbox.cli.words import show
@@ -395,6 +395,11 @@ def names(target: list[str] | None) -> tuple[str, ...]:
     if not all(words):
         raise InputError("--target holds an empty name; write the structures as liver,spleen.")
     return tuple(dict.fromkeys(words))
+
+
+def given(context: typer.Context, option: str) -> bool:
+    """Whether the user gave this option; Typer has a copy of click of its own, so the source is told by its name."""
+    return getattr(context.get_parameter_source(option), "name", "") != "DEFAULT"
 
 
 def pairs(settings: list[str] | None) -> dict[str, str]:

@@ -46,7 +46,7 @@ def write_phantom(file: Path) -> list[Any]:
     return [f"The scan: {file}"]
 
 
-def run_attack(job: Job, out: Path) -> list[Any]:
+def run_attack(job: Job, out: Path, goal_given: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds) as progress:
@@ -54,7 +54,7 @@ def run_attack(job: Job, out: Path) -> list[Any]:
         progress.afterwards = expected.afterwards
         progress.announce(words.estimate_line(expected, attack_line(ready)))
         result = execute(ready, out, progress.listener())
-    return words.attack_summary(result, out)
+    return words.attack_summary(result, out, goal_given)
 
 
 def attack_line(ready: Ready) -> str:
@@ -88,7 +88,7 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> l
         progress.announce(words.estimate_line(expected, f"Segmenting with {victim.name}"))
         found = segment(job, out, progress.listener(), scan, victim)
     volumes = found["volumes_ml"]
-    lines: list[Any] = [words.volumes_table(volumes, "ml" if scan.dims == 3 else "cm²")]
+    lines: list[Any] = [words.volumes_table(volumes, scan.sizes)]
     if not any(volumes.values()):
         lines.append("The model found none of its structures in this scan; is it the right body part and model?")
     return [*lines, *(f"Note: {warning}" for warning in found["warnings"]), f"Labels: {out}"]

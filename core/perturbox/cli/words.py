@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perturbox.cli.progress import about
-from perturbox.metrics import BROKEN
-from perturbox.report.words import fixed, number
+from perturbox.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
 
 # Shape and word of each verdict, worst first.
 VERDICTS = {
@@ -29,7 +28,7 @@ VERDICTS = {
     "absent": "– not in this scan",
 }
 WIDE = 160
-STEADY = 0.9  # below this, chance alone has changed something
+DEFAULT_GOAL = "change"  # what an attack is after if nobody says otherwise
 NO_PROOF = "Not breaking is no proof of safety: an attack can show that a model fails, never that it is safe."
 
 
@@ -48,10 +47,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
-
-
-def size_unit(result: Mapping[str, Any]) -> str:
-    return "ml" if len(result["source"]["shape"]) == 3 else "cm²"
 
 
 def estimate_line(estimate: Any, what: str, most: bool = False) -> str:
@@ -74,117 +69,69 @@ def gigabytes(count: int) -> str:
 # ---------------------------------------------------------------- an attack
 
 
-def attack_summary(result: Mapping[str, Any], out: Path) -> list[Any]:
-    """Everything `perturbox attack` prints at its end."""
-    whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
-    control, said, _ = chance(result)
-    lines: list[Any] = [
-        verdict(result),
-        structures_table(result),
-        f"Dice and HD95 are against {whose}; {control} Dice is the worst under {said}.",
-    ]
-    success = result["success"]
-    reached = "reached" if success["succeeded"] else "not reached"
-    lines.append(
-        f"Goal {result['attack']['parameters']['goal']}: {success['rule']} – {reached} "
-        f"({number(success['value'])}, limit {number(success['threshold'])})."
-    )
+def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = False) -> list[Any]:
+    """Everything `perturbox attack` prints at its end; of the goal only if the user gave one."""
+    lines: list[Any] = [result["summary"]["headline"], structures_table(result), about_table(result)]
+    goal, success = result["attack"]["parameters"]["goal"], result["success"]
+    if goal_given or goal != DEFAULT_GOAL:
+        reached = "reached" if success["succeeded"] else "not reached"
+        lines.append(
+            f"Goal {goal}: {success['rule']} – {reached} "
+            f"({number(success['value'])}, limit {number(success['threshold'])})."
+        )
     lines += [f"Note: {warning}" for warning in result["warnings"]]
     report = out / "report.html"
     return [*lines, f"Result: {out}", *([f"Report: {report}"] if report.is_file() else [])]
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    """One sentence with numbers: the change, against the scan's own noise, what it broke, what random noise did."""
-    budget, noise = result["budget"], result["noise"]
-    size = limit(budget)
-    own = result["attack"].get("own_budget")
-    if own is not None and result["attack"]["parameters"]["eps"] is None:
-        size += f" ({own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''})"
-    if noise["sigma"] and budget["norm"] == "linf":
-        size += f" ({number(noise['eps_over_sigma'], 2)} × this scan's own noise)"
-    broken = [name for name in worst_first(result) if result["verdicts"][name] in BROKEN]
-    effect = f"broke {listed(broken)}" if broken else "broke no structure, which is no proof of safety"
-    before, after = mean_dice(result, "clean"), mean_dice(result, "adversarial")
-    sentence = f"A change of at most {size} {effect}: mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
-    _, said, dices = chance(result)
-    if alone := {name: dice for name, dice in dices.items() if dice is not None}:
-        lowest = min(alone, key=lambda name: alone[name])
-        steady = alone[lowest] >= STEADY
-        left = f"left every Dice at {fixed(alone[lowest], 2)} or above"
-        sentence += f"; {said} {left if steady else f'alone took {lowest} to {fixed(alone[lowest], 2)}'}"
-    if result["stopped_early"]:
-        sentence += f". The attack was {result['stopped_early']}; this is the best change until then"
-    return sentence + "."
-
-
-def chance(result: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
-    """What chance alone does, in short and in words, and the Dice it leaves: random draws from the attack's own space,
-    or, where the voxels are its variables, random noise."""
-    if own := result["control"].get("own"):
-        return "Draw", "random draws of the same kind", own["dice"]
-    return "Noise", "random noise of the same size", result["control"]["noise"]["dice"]
-
-
-def limit(budget: Mapping[str, Any]) -> str:
-    unit = "HU" if budget["unit"] == "HU" else "intensity units"
-    if budget["norm"] == "l2":
-        return f"{number(budget['eps'])} {unit} RMS"
-    if budget["norm"] == "l0":
-        return f"{number(100 * budget['eps'])} % of the voxels"
-    return f"{number(budget['eps'])} {unit}"
-
-
-def mean_dice(result: Mapping[str, Any], which: str) -> float | None:
-    """Over the targets, or over every structure where none was named."""
-    rows = result["metrics"][which]
-    chosen = result["attack"]["parameters"]["target"] or list(rows)
-    known = [rows[name]["dice"] for name in chosen if rows[name]["dice"] is not None]
-    return sum(known) / len(known) if known else None
-
-
-def worst_first(result: Mapping[str, Any]) -> list[str]:
-    rows = result["metrics"]["adversarial"]
-    held = [name for name in rows if rows[name]["dice"] is not None]
-    return sorted(held, key=lambda name: rows[name]["dice"])
+def about_table(result: Mapping[str, Any]) -> str:
+    """What the table's numbers compare with."""
+    control, said, _ = chance(result)
+    whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
+    text = f"Dice and HD95 are against {whose}; {control} Dice is the worst under {said}."
+    if not all(outlined(result, name) for name in worst_first(result)):
+        text += " Structures that the expert didn't outline are compared with the model's own clean prediction."
+    return text
 
 
 def structures_table(result: Mapping[str, Any]) -> Table:
     """A row per structure found before or after, the worst first."""
     clean, adversarial = result["metrics"]["clean"], result["metrics"]["adversarial"]
-    expert = result["reference"] == "label"
     control, _, dices = chance(result)
     rows = []
     for name in worst_first(result):
-        before, after = clean[name], adversarial[name]
-        dice = f"{fixed(before['dice'], 3)} → {fixed(after['dice'], 3)}" if expert else fixed(after["dice"], 3)
+        row, verdict = scores(result, name), result["verdicts"][name]
+        if result["reference"] != "label":
+            dice = fixed(row["dice"], 3)
+        elif outlined(result, name):
+            dice = f"{fixed(clean[name]['dice'], 3)} → {fixed(row['dice'], 3)}"
+        else:
+            dice = f"({fixed(row['dice'], 3)})"
+        unsaid = "" if outlined(result, name) or verdict == "not-outlined" else ", not outlined"
         rows.append(
             [
                 name,
-                VERDICTS[result["verdicts"][name]],
+                VERDICTS[verdict] + unsaid,
                 dice,
-                change(before["volume_ml"], after["volume_ml"]),
-                fixed(after["hd95_mm"], 1),
+                change(clean[name]["volume_ml"], adversarial[name]["volume_ml"], result["source"]["sizes"]),
+                fixed(row["hd95_mm"], 1),
                 fixed(dices.get(name), 3),
             ]
         )
-    columns = ["Structure", "Verdict", "Dice", f"Δ {size_unit(result)}", "HD95 mm", f"{control} Dice"]
-    return table(columns, rows, words=2)
+    sizes = result["source"]["sizes"]
+    distance = "HD95 pixels" if sizes == "pixels" else "HD95 mm"
+    return table(["Structure", "Verdict", "Dice", f"Δ {sizes}", distance, f"{control} Dice"], rows, words=2)
 
 
-def change(before: float, after: float) -> str:
+def change(before: float, after: float, sizes: str = "ml") -> str:
     """A signed difference, with per cent where there was something before."""
     difference = after - before
     sign = "+" if difference > 0 else "−" if difference < 0 else "±"
-    text = f"{sign}{abs(difference):.1f}"
+    text = f"{sign}{abs(difference):.{0 if sizes == 'pixels' else 1}f}"
     if not before:
         return text
     share = 100 * abs(difference) / before
     return f"{text} ({sign}{share:.{0 if share >= 1 else 1}f} %)"
-
-
-def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 # ---------------------------------------------------------------- a margin
@@ -192,24 +139,19 @@ def listed(names: Sequence[str]) -> str:
 
 def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox margin` prints at its end."""
-    unit = "HU" if margin["unit"] == "HU" else margin["unit"]
+    unit = "HU" if margin["unit"] == "HU" else "intensity units"
     sigma = margin["noise"]["sigma"]
-    words = {"dice": "Dice", "volume": "volume", "hd95": "HD95", "vanished": "vanished"}
     rows = []
     # First what breaks soonest, last what held.
     for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
-        if row["breaks_at"] is None and row["above"] is None:
-            rows.append([name, "not tested", "–", "–"])
-        elif row["breaks_at"] is None:
-            rows.append([name, f"> {number(row['above'])} {unit}", "–", "nothing found"])
-        else:
-            in_noise = f"{number(row['breaks_at'] / sigma, 2)} σ" if sigma else "–"
-            rows.append([name, f"≤ {number(row['breaks_at'])} {unit}", in_noise, words.get(row["limit"], row["limit"])])
+        breaks = row["breaks_at"]
+        in_noise = f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–"
+        rows.append([name, upper_bound(row, unit), in_noise, VERDICTS[row["verdict"]]])
     noise = f"σ {number(sigma)} {unit}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
-        table(["Structure", "Breaks at", "in this scan's noise", "Limit broken"], rows),
+        table(["Structure", "Breaks at", "in this scan's noise", "Verdict"], rows),
         f"Noise: {noise}.",
-        f"Each ≤ is an upper bound, proved by a saved file. {NO_PROOF}",
+        f"Each ≤ is an upper bound, proved by a saved file; > means that nothing was found up to there. {NO_PROOF}",
     ]
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
@@ -221,8 +163,9 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
 
 
 def volumes_table(volumes: Mapping[str, float], unit: str) -> Table:
-    rows = [[name, fixed(volume, 1) if volume else "not found"] for name, volume in volumes.items()]
-    return table(["Structure", f"Volume {unit}"], rows)
+    decimals, what = (0, "Area") if unit == "pixels" else (1, "Volume" if unit == "ml" else "Area")
+    rows = [[name, fixed(volume, decimals) if volume else "not found"] for name, volume in volumes.items()]
+    return table(["Structure", f"{what} {unit}"], rows)
 
 
 def features_summary(features: Any) -> list[Any]:

@@ -24,7 +24,6 @@ from perturbox.io.checks import (
 from perturbox.io.files import (
     DICOM,
     FORMATS,
-    PHOTOGRAPHS,
     WRITABLE,
     atomic,
     require_file,
@@ -32,7 +31,7 @@ from perturbox.io.files import (
     suffix,
     unreadable,
 )
-from perturbox.types import InputError, Volume
+from perturbox.types import PHOTOGRAPHS, InputError, Volume
 
 __all__ = [
     "FORMATS",

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from perturbox.types import InputError
+from perturbox.types import PHOTOGRAPHS, InputError
 
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii.gz", ".nii")
 FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
 VOLUMES = (*NIFTI, ".nrrd", ".mha")

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import PHOTOGRAPHS, suffix
-from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
+from perturbox.io.files import suffix
+from perturbox.types import ADVERSARIAL_NOTICE, PHOTOGRAPHS, InputError, Volume
 
 # The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
 READERS = {

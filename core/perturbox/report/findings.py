@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perturbox import summary
 from perturbox.metrics import BROKEN, Limits
 from perturbox.report.load import Result
 
@@ -74,9 +75,10 @@ def changed_slices(slices: Slices, voxel_ml: float) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Finding:
-    """One structure's row. Volumes in ml (2D: cm²); scores against the reference of result.json; None = no value.
+    """One structure's row. Volumes as `source.sizes`; scores against the reference of result.json; None = no value.
 
-    agreement: Dice of the prediction after with the prediction before. failed: slices with Dice < 0.8 along the axis
+    agreement: Dice of the prediction after with the prediction before, moved: HD95 of them. outlined: whether the
+    scores have a reference; what an expert left out has none. failed: slices with Dice < 0.8 along the axis
     where they are most (of at least a tenth of the largest area and over 0.5 ml of difference), of `present` slices
     that hold the structure. reason: a key of VERDICTS. look: plane, first and last slice where it shows best.
     """
@@ -84,7 +86,9 @@ class Finding:
     number: int
     name: str
     target: bool
+    outlined: bool
     agreement: float | None
+    moved: float | None
     dice_before: float | None
     dice_after: float | None
     hd95_mm: float | None
@@ -146,12 +150,15 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
             look = (along[0][0], *main_run(changed_slices(slices, voxel_ml)[1][:, n], slices.moved[:, n]))
         clean = record["metrics"]["clean"].get(name) or {}
         adversarial = record["metrics"]["adversarial"].get(name) or {}
+        against = (record["metrics"]["against_clean"] or {}).get(name) or {}
         findings.append(
             Finding(
                 number=n + 1,
                 name=name,
                 target=name in targets,
+                outlined=summary.outlined(record, name),
                 agreement=agreement,
+                moved=against.get("hd95_mm"),
                 dice_before=clean.get("dice"),
                 dice_after=adversarial.get("dice"),
                 hd95_mm=adversarial.get("hd95_mm"),

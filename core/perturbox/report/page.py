@@ -43,7 +43,7 @@ def build(story: Story) -> str:
     flat = story.result.flat
     meta = json.dumps(viewer_meta(story), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(resource("report.html")).substitute(
-        title=escape(words.headline(story.result, story.findings, story.units)),
+        title=escape(words.headline(story.result, story.findings)),
         notice=escape(story.result.record["notice"]),
         style=style,
         style_hash=content_hash(style),
@@ -101,6 +101,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         "step": copy.step,
         "unit": story.units.value,
         "size_unit": story.units.size,
+        "length_unit": story.units.length,
         "largest": largest,
         "heat_from": round(min(0.5, largest / 8), 3),
         "inferno": [colours.rgb(c) for c in colours.INFERNO],
@@ -162,7 +163,7 @@ def subtitle(story: Story) -> str:
     parts = [
         f"{kind} of {grid} pixels" if story.result.flat else f"{kind}, {grid} voxels of {spacing} mm",
         f"model “{victim.get('title') or victim['name']}”",
-        f"attack {attack.get('title') or attack['name']}, limit {words.limit_phrase(story.result, story.units)}",
+        f"attack {attack.get('title') or attack['name']}, limit {words.limit_phrase(story.result)}",
         f"Dice against {against}",
     ]
     return " · ".join(parts)
@@ -180,7 +181,8 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
         [("Most affected", f"{worst.title} {fixed(worst.agreement, 3)}", "Dice after against before")] if worst else []
     )
     if story.result.flat:
-        return [*cards, ("Area changed", f"{size(most)} {unit}", "carries another label")]
+        share = 100 * float(lead.slices.differ.sum()) / float(np.prod(story.result.shape))
+        return [*cards, ("Area changed", f"{size(most)} {unit}", f"{number(share)} % of the picture has another label")]
     total, where = len(lead.changed), int(lead.slices.differ.argmax()) + 1
     cards.append((f"Worst {lead.name} slice", f"{where} of {total}" if most else "none", f"{size(most)} {unit} differ"))
     cards.append(("Slices changed", f"{int(lead.changed.sum())} of {total}", f"over 0.5 {unit} differs"))
@@ -189,7 +191,7 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
 
 def warnings(story: Story) -> str:
     """Failures that a good Dice hides, one box each; then what limits the result's meaning, in one box."""
-    caveats = words.caveats(story.result, story.findings, story.units)
+    caveats = words.caveats(story.result, story.findings)
     tilt = 0.0 if story.result.flat else display.tilt_degrees(story.result.affine)
     if tilt > 2:
         caveats.append(f"*Tilted scan:* its axes lie {tilt:.0f}° off the body’s; views follow the scan’s own slices.")

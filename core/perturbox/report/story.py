@@ -48,7 +48,8 @@ def tell(result: Result) -> Story:
     clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
     axes = display.anatomical_axes(result)
     spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
-    voxel = float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+    units = Units.of(result)
+    voxel = 1.0 if units.size == "pixels" else float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
     box = _box((clean > 0) | (adversarial > 0))
     planes = []
     for a in _plane_order(result, axes):
@@ -61,7 +62,7 @@ def tell(result: Result) -> Story:
     always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
     copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
     findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
-    return Story(result, Units.of(result), voxel, tuple(planes), findings, copy, streams)
+    return Story(result, units, voxel, tuple(planes), findings, copy, streams)
 
 
 def _plane_order(result: Result, axes: display.Axes) -> list[int]:

@@ -10,6 +10,7 @@ from perturbox.report import charts, words
 from perturbox.report.findings import LIMITS, VERDICTS, Finding
 from perturbox.report.story import Plane, Story
 from perturbox.report.words import fixed, number, signed, size
+from perturbox.summary import upper_bound
 
 CONTROLS = (
     ("noise", "Random noise", "white noise of the same RMS on the same voxels (worst of the seeds)."),
@@ -82,7 +83,7 @@ def structure_table(story: Story) -> str:
     head += [
         f"{'Area' if flat else 'Volume'}, {unit.size}<br><small>before → after</small>",
         f"Δ {unit.size}",
-        "HD95, mm",
+        f"HD95, {unit.length}",
     ]
     head += [] if flat else ["Slices<br><small>Dice &lt; 0.8</small>"]
     if margin:
@@ -90,7 +91,11 @@ def structure_table(story: Story) -> str:
         head += [f"in noise σ<br><small>tick: 1 σ = {number(sigma)} {unit.value}</small>"] if sigma else []
     chance = "Random draw<br><small>same kind" if record["control"].get("own") else "Random noise<br><small>same size"
     head += [f"{chance}, Dice</small>", "Verdict"]
-    notes = [words.limits(flat)]
+    notes = [words.limits(unit)]
+    if not all(f.outlined for f in story.present):
+        notes.append(
+            "“Not outlined”: the expert says nothing of it, so it is compared with the clean prediction alone."
+        )
     if any(f.reason == "benign" for f in story.findings):
         notes.append(
             "“As under benign changes”: no worse than saving again, half a voxel of shift or the scan’s noise."
@@ -115,13 +120,16 @@ def _structure_row(story: Story, f: Finding) -> str:
     chance = (record["control"].get("own") or record["control"].get("noise") or {}).get("dice") or {}
     delta = f.after - f.before
     share = f" ({signed(100 * delta / f.before, 0)} %)" if f.before else ""
-    cells = [f"{fixed(f.dice_before, 3)} → {fixed(f.dice_after, 3)}"] if not story.result.own_reference else []
-    cells += [fixed(f.agreement, 3), f"{size(f.before)} → {size(f.after)}", signed(delta) + share, fixed(f.hd95_mm, 1)]
+    with_expert = f"{fixed(f.dice_before, 3)} → {fixed(f.dice_after, 3)}" if f.outlined else "not outlined"
+    cells = [] if story.result.own_reference else [with_expert]
+    far = f.hd95_mm if f.outlined else f.moved
+    cells += [fixed(f.agreement, 3), f"{size(f.before)} → {size(f.after)}", signed(delta) + share, fixed(far, 1)]
     cells += [] if story.result.flat else [f"{f.failed} / {f.present}"]
     row = "".join(f"<td>{escape(c)}</td>" for c in cells)
     if record.get("margin"):
         row += _margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
     shape, word = VERDICTS[f.reason]
+    word += "" if f.outlined or f.reason == "not-outlined" else ", not outlined"
     flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{shape} {escape(word)}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
     target = '<span class="sub">target</span>' if f.target else ""
@@ -137,7 +145,7 @@ def _margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
     if value is None:
         said = "not tested" if bound.get("verdict") == "not-tested" else "–"
         return f"<td>{said}</td>" + "<td>–</td>" * bool(sigma)
-    cells = f"<td>{sign} {number(value)}</td>"
+    cells = f"<td>{upper_bound(bound)}</td>"
     if sigma:
         cells += f"<td>{charts.noise_bar(value / sigma, breaks is None)} {sign} {number(value / sigma, 2)} σ</td>"
     return cells
@@ -149,11 +157,17 @@ def control_table(story: Story) -> str:
     if not known:
         return "<p>No controls were run.</p>"
     rows = [
-        [f.title, fixed(f.dice_after, 3), *(fixed(control[key]["dice"].get(f.name), 3) for key, _, _ in known)]
+        [
+            f.title,
+            fixed(f.dice_after if f.outlined else f.agreement, 3),
+            *(fixed(control[key]["dice"].get(f.name), 3) for key, _, _ in known),
+        ]
         for f in story.present
     ]
     reference = (
-        "the clean prediction" if story.result.own_reference else "the expert outline (benign: the clean prediction)"
+        "the clean prediction"
+        if story.result.own_reference
+        else "the expert outline (benign, and what wasn’t outlined: the clean prediction)"
     )
     reading = (
         f"Dice with {reference}. A break says something about the attack only below the controls: "

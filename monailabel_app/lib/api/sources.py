@@ -36,7 +36,8 @@ def locate(
         datastore, id = instance.datastore(), submission.image or ""
         label = labelled(datastore, id, submission.label)
         if submission.label_map is None:
-            label_map = labels.label_map(datastore.get_label_info(id, submission.label), structures)
+            by_names = labels.label_map(datastore.get_label_info(id, submission.label), structures)
+            label_map = labels.outlined(label, by_names)
     return Files(image, name, label, local.get("roi"), label_map)
 
 

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from safetensors.torch import save_file
 
 from lib import backend, forms, victims
-from lib.labels import FINAL, label_map
+from lib.labels import FINAL, label_map, outlined
 from lib.options import Options
 from lib.trainers.finetune import Settings, finetune
 from perturbox import io
@@ -190,7 +190,7 @@ def judge(victim: Victim, cases: list[LabelledCase], settings: Settings) -> dict
         job = Job(
             image=str(case.image),
             label=str(case.label),
-            label_map=label_map(case.info, victim.structures),
+            label_map=outlined(case.label, label_map(case.info, victim.structures)),
             eps=settings.eps,
             steps=JUDGED_STEPS,
             seed=settings.seed + 1,  # not the draws it was trained with

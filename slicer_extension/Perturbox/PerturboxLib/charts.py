@@ -59,7 +59,7 @@ def structureTable(result: Result, name: str):
         ("Lost", ml, [row.lostMl for row in rows]),
         ("Added", ml, [row.gainedMl for row in rows]),
         ("Change", "%", [row.deltaPercent for row in rows]),
-        ("HD95", "mm", [row.hd95Mm for row in rows]),
+        ("HD95", result.length, [row.hd95Mm if row.outlined else row.movedMm for row in rows]),
         ("Slices failed", "", [row.failed for row in rows]),
         ("Slices", "", [row.present for row in rows]),
         ("Breaks at", result.unit, [row.breaksAt for row in rows]),

@@ -1,5 +1,7 @@
 """Numbers as one reads them."""
 
+import math
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """At most `digits` significant digits, no exponent, a true minus sign; "–" for no value."""
@@ -14,6 +16,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def fixed(value: float | None, decimals: int) -> str:
     return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
+
+
+def atLeast(value: float, decimals: int) -> str:
+    """For "… or above": rounded down, for 0.9996 isn't 1.000 or above."""
+    return fixed(math.floor(value * 10**decimals + 1e-9) / 10**decimals, decimals)
+
+
+def atMost(value: float, decimals: int) -> str:
+    """For "by at most …": rounded up."""
+    return fixed(math.ceil(value * 10**decimals - 1e-9) / 10**decimals, decimals)
 
 
 def signed(value: float, decimals: int) -> str:

@@ -6,7 +6,7 @@ import qt
 import slicer
 
 from . import scene
-from .results import VERDICTS
+from .rows import VERDICTS
 
 HEADER = 14  # characters in a line of a column's heading
 NUMBERS_FROM = 1  # the first column of numbers; the last one holds words again

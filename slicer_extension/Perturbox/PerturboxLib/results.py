@@ -4,97 +4,29 @@ Indices of slices are 0-based along `Result.axis`, the ijk axis on which the sca
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from . import sentences
 from .counts import CHANGED_ML, CHANGED_SHARE, Counts, countsFromRecord, countSlices, numbered
-from .figures import fixed, number, signed, size
+from .figures import number, size
 from .palette import readable, structureColour
+from .rows import VERDICTS, Row
+from .sentences import CLEARLY, SLICE_LIMIT
 
-DICE_LIMIT, SLICE_LIMIT, HD95_LIMIT_MM = 0.90, 0.80, 20.0
-CONTROL_STEADY = 0.05
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # their pixels have no size
+DICE_LIMIT = 0.90
 FIRST_SCHEMA = "perturbox-result/1"  # left benign, absent and volume to its readers
 PLANES = ("sagittal", "coronal", "axial")  # by the RAS axis a slice lies across
-# A shape and a word each, so that no verdict needs its colour; in the order of the table.
-VERDICTS = {
-    "vanished": ("✕", "vanished"),
-    "appeared": ("✚", "appeared"),
-    "dice": ("▼", "Dice"),
-    "volume": ("▼", "volume"),
-    "distance": ("▲", "far"),
-    "local": ("◐", "local"),
-    "benign": ("●", "as benign"),
-    "held": ("●", "held"),
-    "not-outlined": ("○", "not outlined"),
-    "not-tested": ("?", "not tested"),
-    "absent": ("–", "absent"),
-}
-BROKEN = tuple(VERDICTS)[:6]
-NO_PROOF = "That is not proof of safety: raise effort or limit."
-
-
-@dataclass(frozen=True)
-class Row:
-    """One structure. Volumes in ml; scores against the record's reference; None = no value.
-
-    agreement: Dice of the prediction after with the one before. failed: slices with Dice < 0.8, of `present` that hold
-    the structure, along the axis where they are most. breaksAt, inSigma: "≤ 2", "> 4" or "–". reason: a key of
-    VERDICTS. look: plane, first and last slice (0-based) where it shows best.
-    """
-
-    name: str
-    title: str
-    value: int
-    colour: str
-    dice: float | None
-    diceBefore: float | None
-    agreement: float | None
-    beforeMl: float
-    afterMl: float
-    lostMl: float
-    gainedMl: float
-    hd95Mm: float | None
-    failed: int
-    present: int
-    breaksAt: str
-    inSigma: str
-    randomDice: float | None
-    reason: str
-    look: tuple[str, int, int]
-
-    @property
-    def deltaMl(self) -> float:
-        return self.afterMl - self.beforeMl
-
-    @property
-    def deltaPercent(self) -> float | None:
-        return 100 * self.deltaMl / self.beforeMl if self.beforeMl else None
-
-    @property
-    def broken(self) -> bool:
-        return self.reason in BROKEN
-
-    @property
-    def verdict(self) -> str:
-        return " ".join(VERDICTS[self.reason])
-
-    def cells(self, withExpert: bool = False) -> list[str]:
-        """The row as texts under `Result.headers`."""
-        percent = "" if self.deltaPercent is None else f" ({signed(self.deltaPercent, 0)} %)"
-        dice = [fixed(self.diceBefore, 3), fixed(self.dice, 3)] if withExpert else [fixed(self.dice, 3)]
-        slices = f"{self.failed} of {self.present}"
-        delta = signed(self.deltaMl, 0 if abs(self.deltaMl) >= 10 else 1) + percent
-        numbers = [delta, fixed(self.hd95Mm, 1), slices, self.breaksAt, self.inSigma, fixed(self.randomDice, 3)]
-        return [self.title, *dice, *numbers, self.verdict]
 
 
 class Result:
     """A result.json and, where at hand, the counts of its label maps along the three ijk axes.
 
     affine: ijk->RAS 4x4, for the planes' names and the acquisition axis. margin: a margin.json that belongs to it.
-    Without counts `countsFromRecord` says what is less exact. Volumes of a 2D image are areas in cm².
+    Without counts `countsFromRecord` says what is less exact. Sizes of a 2D image are areas in cm², of a photograph in
+    pixels, as are its distances.
     """
 
     def __init__(self, record: dict[str, Any], affine=None, counts: list[Counts] | None = None, margin=None):
@@ -107,8 +39,11 @@ class Result:
         self.labels = {name: value for name, value in record["victim"]["labels"].items() if value}
         self.structures = {value: name for name, value in self.labels.items()}
         self.names = list(self.labels)
-        self.size = "cm²" if self.flat else "ml"
-        self.voxelMl = float(np.prod(self.spacing)) / (100 if self.flat else 1000)
+        photograph = source.get("format") in PHOTOGRAPHS
+        self.size = source.get("sizes") or ("ml" if not self.flat else "pixels" if photograph else "cm²")
+        self.length = "pixels" if self.size == "pixels" else "mm"
+        area = float(np.prod(self.spacing))
+        self.voxelMl = {"ml": area / 1000, "cm²": area / 100, "pixels": 1.0}[self.size]
         self.unit = "HU" if record["budget"]["unit"] == "HU" else "units"
         self.axis = acquisitionAxis(self.affine, self.shape)
         self.counts = counts or [countsFromRecord(record, axis) for axis in range(3)]
@@ -147,7 +82,7 @@ class Result:
         unit = self.unit
         rest = [
             f"Δ {self.size}",
-            "HD95 mm",
+            f"HD95 {self.length}",
             "Slices < 0.8",
             f"Breaks at {unit}",
             "in noise σ",
@@ -160,7 +95,10 @@ class Result:
         """What the Dice column compares with."""
         if self.ownReference:
             return "No expert outline: values compare the model with itself."
-        return "Dice is with the expert outline; verdicts compare with the model’s own clean prediction."
+        said = "Dice is with the expert outline; verdicts compare with the model’s own clean prediction."
+        if all(row.outlined for row in self.rows()):
+            return said
+        return f"{said} What the expert didn’t outline has only that comparison, in brackets."
 
     def rows(self, absent: bool = False) -> list[Row]:
         """One row per structure, worst first; those found neither before nor after only if `absent`."""
@@ -181,6 +119,10 @@ class Result:
             look = (planes(self.affine)[axis], *mainRun(failed, self.counts[axis].moved[:, column]))
         else:
             look = (self.plane, *mainRun(self._changed([name]), along.moved[:, column]))
+        outlined = self.outlined(name)
+        against = (
+            adversarial if self.ownReference else (self.record["metrics"].get("against_clean") or {}).get(name) or {}
+        )
         breaksAt, inSigma = self._bounds(name)
         held = self.counts[axis].before[:, column] + self.counts[axis].after[:, column] > 0
         ml = self.voxelMl
@@ -189,14 +131,16 @@ class Result:
             title=readable(name),
             value=self.labels[name],
             colour=structureColour(column + 1),
-            dice=adversarial.get("dice"),
-            diceBefore=clean.get("dice"),
+            outlined=outlined,
+            dice=adversarial.get("dice") if outlined else None,
+            diceBefore=clean.get("dice") if outlined else None,
             agreement=agreement,
             beforeMl=before * ml,
             afterMl=after * ml,
             lostMl=(before - shared) * ml,
             gainedMl=(after - shared) * ml,
-            hd95Mm=adversarial.get("hd95_mm"),
+            hd95Mm=self._far(adversarial) if outlined else None,
+            movedMm=self._far(against),
             failed=int(failed.sum()),
             present=int(held.sum()),
             breaksAt=breaksAt,
@@ -205,6 +149,21 @@ class Result:
             reason=reason,
             look=look,
         )
+
+    def outlined(self, name: str) -> bool:
+        """Whether a structure's scores have a reference; a record of the first schema shows it in a Dice of 0 without a
+        distance, of a structure that the model found."""
+        if self.ownReference:
+            return True
+        if self.record["schema"] != FIRST_SCHEMA:
+            return name in self.record["outlined"]
+        row = self.record["metrics"]["clean"].get(name) or {}
+        return row.get("dice") is not None and not (row["volume_ml"] and row.get("hd95_mm") is None)
+
+    def _far(self, row: dict) -> float | None:
+        """A row's HD95 in `length`: of a photograph the first schema held millimetres."""
+        far, old = row.get("hd95_mm"), self.record["schema"] == FIRST_SCHEMA
+        return far / self.spacing[0] if far is not None and old and self.length == "pixels" else far
 
     def _mostFailed(self, column: int) -> tuple[int, np.ndarray]:
         """The axis with most failed slices (the acquisition's unless another has more) and which they are."""
@@ -222,6 +181,8 @@ class Result:
         floor = self._control("benign").get(name)  # a Dice: it knows no distances and no single slices
         if verdict in ("vanished", "appeared", "dice") and floor is not None and agreement >= floor:
             return "benign"
+        if verdict == "held" and not self.outlined(name):
+            return "not-outlined"
         return "volume" if verdict == "dice" and agreement >= DICE_LIMIT else verdict
 
     def _bounds(self, name: str) -> tuple[str, str]:
@@ -229,7 +190,9 @@ class Result:
         sign, value = ("≤", bound["breaks_at"]) if bound.get("breaks_at") is not None else (">", bound.get("above"))
         if value is None:
             return "not tested" if bound.get("verdict") == "not-tested" else "–", "–"
-        sigma = self.record["noise"].get("sigma")
+        sigma, used = self.record["noise"].get("sigma"), bound.get("used")
+        if sign == ">" and used is not None and used < CLEARLY * value:
+            return f"> {number(value)} (changes ≤ {number(used)})", f"> {number(used / sigma, 2)}" if sigma else "–"
         return f"{sign} {number(value)}", f"{sign} {number(value / sigma, 2)}" if sigma else "–"
 
     def _control(self, kind: str) -> dict[str, float | None]:
@@ -242,81 +205,12 @@ class Result:
         return f"{size(value)} {self.size}"
 
     def verdict(self) -> str:
-        """What changed, against the scan's own noise; what it did; what random noise of that size does."""
-        return f"{self._limit()} {self._effect(self.rows())}. {self._random(self.rows())}"
-
-    def _limit(self) -> str:
-        budget, noise = self.record["budget"], self.record["noise"]
-        eps, norm = budget["eps"], budget["norm"]
-        size = {
-            "l2": f"≤ {number(eps)} {self.unit} RMS",
-            "l0": f"≤ {number(100 * eps)} % of the voxels",
-        }.get(norm, f"≤ {number(eps)} {self.unit}")
-        times = noise.get("eps_over_sigma") if norm == "linf" else noise.get("rms_over_sigma")
-        if not noise.get("sigma") or times is None:
-            return f"{size} (this scan’s noise is not available)"
-        return f"{size} ({'RMS ' if norm == 'l0' else ''}{number(times, 2)} × this scan’s noise)"
-
-    def _effect(self, rows: list[Row]) -> str:
-        if not rows:
-            return "was tried, but the model found none of its structures before or after"
-        broken = [row for row in rows if row.broken]
-        if not broken:
-            low = min(rows, key=lambda row: row.agreement or 0)
-            return (
-                f"changed no structure beyond the limits (lowest Dice {fixed(low.agreement, 3)}, {low.title.lower()})"
-            )
-        parts = []
-        gone = [row for row in broken if row.reason == "vanished"]
-        if gone:
-            names = ", ".join(f"{row.title.lower()} ({self.ml(row.beforeMl)})" for row in gone)
-            parts.append(f"made {names} vanish")
-        # By share of the structure: 200 ml of a kidney weigh more than 600 ml of bowel.
-        rest = [row for row in broken if row.reason != "vanished"]
-        losing = [row for row in rest if row.lostMl >= 0.5]
-        lost = max(losing, key=lambda row: row.lostMl / row.beforeMl, default=None)
-        gaining = [row for row in rest if row.gainedMl >= 0.5]
-        others = [row for row in gaining if row is not lost] or gaining
-        gained = max(others, key=lambda row: row.gainedMl / max(row.beforeMl, 1.0), default=None)
-        if lost:
-            parts.append(f"removed {self.ml(lost.lostMl)} of {lost.title.lower()}")
-        if gained:
-            parts.append(f"added {self.ml(gained.gainedMl)} of “{gained.title.lower()}”")
-        if not parts:
-            parts.append("moved " + ", ".join(row.title.lower() for row in broken) + " over a limit")
-        return ", ".join(parts[:-1]) + (" and " if parts[1:] else "") + parts[-1]
-
-    def _random(self, rows: list[Row]) -> str:
-        proof = "" if any(row.broken for row in rows) else f" {NO_PROOF}"
-        known = [row for row in rows if row.randomDice is not None and row.diceBefore is not None]
-        if not known:
-            return f"No random-noise control was run.{proof}"
-        said = "A random draw of the same kind" if self._chance == "own" else "Random noise of that size"
-        worst = max(known, key=lambda row: row.diceBefore - row.randomDice)
-        fall = worst.diceBefore - worst.randomDice
-        if fall > CONTROL_STEADY:
-            dice = fixed(worst.randomDice, 3)
-            return f"{said} alone lowers Dice to {dice} ({worst.title.lower()}).{proof}"
-        if self.ownReference:
-            return f"{said}: Dice ≥ {fixed(worst.randomDice, 3)}.{proof}"
-        return f"{said}: Dice falls by at most {fixed(max(fall, 0.0), 3)}.{proof}"
+        """What changed, against the scan's own noise; what it did; what chance alone does."""
+        return sentences.verdict(self)
 
     def flags(self) -> list[str]:
         """What a good Dice hides, and where to look: a far leak, slices that failed."""
-        found = []
-        for row in self.rows():
-            plane, first, last = row.look
-            where = f"Look at {plane} slice{'' if first == last else 's'} {first + 1}"
-            where += "." if first == last else f"–{last + 1}."
-            start = f"{row.title}: Dice {fixed(row.agreement, 3)}"
-            if row.reason == "distance":
-                ml, what = max((row.gainedMl, "was added"), (row.lostMl, "was lost"))
-                far = f"up to {number(row.hd95Mm)} mm from the edge before (HD95, limit {number(HD95_LIMIT_MM)} mm)"
-                found.append(f"{start} looks good, but {self.ml(ml)} {what} {far}. {where}")
-            elif row.reason == "local":
-                slices = f"{row.failed} of {row.present} {plane} slices with Dice below {SLICE_LIMIT}"
-                found.append(f"{start} hides {slices}. {where}")
-        return found
+        return sentences.flags(self)
 
     def warnings(self) -> list[str]:
         """The record's own warnings, and where it was stopped."""

@@ -68,7 +68,7 @@ function legend() {
   $("legend").innerHTML = mode === "difference" ? key("lost", "lost (filled)") + key("added", "added (hollow)") + key("other", "another structure (hatched)")
     : mode !== "heat" ? ""
     : S.signed ? `<span class="key">−${one(meta.largest)} <span class="scale signed"></span> +${one(meta.largest)} ${meta.unit}, raw change</span>`
-    : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}, RMS over 5 mm; clear below ${meta.heat_from} ${meta.unit}</span>`;
+    : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}, RMS over 5 ${meta.length_unit}; clear below ${meta.heat_from} ${meta.unit}</span>`;
 }
 function update() {
   const press = (b, on) => b.setAttribute("aria-pressed", String(on));
