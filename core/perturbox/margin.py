@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from perturbox import io, metrics, recipes
 from perturbox.attack import Attack
@@ -38,7 +39,7 @@ from perturbox.noise import scan_noise
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
-from perturbox.victim import BoundVictim, Victim
+from perturbox.victim import BoundVictim, Victim, as_input
 
 SCHEMA = "perturbox-margin/1"
 
@@ -102,6 +103,10 @@ class _Search:
             ready.image, ready.victim, self.clean_seg, self.noise["sigma"], ready.job.seed, self.effort
         )
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
+        with torch.no_grad():
+            prediction = ready.victim.decide(self.bound(as_input(ready.image, ready.victim.device)))
+        self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
         self.member: int | None = None
         self.began = 0  # index of this member's first trial
         self.trials: list[Trial] = []
@@ -286,9 +291,10 @@ class _Search:
         return outcome
 
     def _goal_dice(self, value: int) -> float:
-        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up."""
+        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up, as a
+        share of what the clean scan has there."""
         floor = self.floor[self.names[value]]
-        return min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01
+        return (min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01) * (self.live[value] or 0.0)
 
     def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
