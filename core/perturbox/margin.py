@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from perturbox import io, metrics, recipes
 from perturbox.attack import Attack
@@ -41,7 +42,7 @@ from perturbox.record import begin, finishing, write_json
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
-from perturbox.victim import BoundVictim, Victim
+from perturbox.victim import BoundVictim, Victim, as_input
 
 SCHEMA = "perturbox-margin/1"
 MEANING = (
@@ -125,6 +126,10 @@ class _Search:
         self.floor = benign_floor(ready.image, ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
         self.about_floor = ask.notes
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
+        with torch.no_grad():
+            prediction = ready.victim.decide(self.bound(as_input(ready.image, ready.victim.device)))
+        self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
         self.member: int | None = None
         self.began = 0  # index of this member's first trial
         self.trials: list[Trial] = []
@@ -363,9 +368,10 @@ class _Search:
         return outcome
 
     def _goal_dice(self, value: int) -> float:
-        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up."""
+        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up, as a
+        share of what the clean scan has there."""
         floor = self.floor[self.names[value]]
-        return min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01
+        return (min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01) * (self.live[value] or 0.0)
 
     def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:

@@ -35,7 +35,8 @@ def checked(**body):
 
 def test_an_attack_is_filled_in_with_the_command_lines_defaults():
     _, job = checked(image="scan")
-    assert (job.victim, job.attack, job.eps, job.norm, job.steps) == ("/models/tiny.py:volume", "pgd", 4.0, "linf", 20)
+    assert (job.victim, job.attack, job.eps) == ("/models/tiny.py:volume", "annealed", 4.0)
+    assert (job.norm, job.steps) == ("linf", 20)
     assert (job.goal, job.target, job.seed, job.device, job.force) == ("change", (), 0, "cpu", False)
 
 
@@ -103,7 +104,7 @@ def test_every_field_arrives():
         ('{"image": "a", "goal": "vanish"}', "The goal 'vanish' needs"),
         ('{"image": "a", "goal": "become=bone", "target": ["bone"]}', "A structure can't become itself"),
         ('{"image": "a", "target": ["livver"]}', "no structure 'livver'; did you mean 'liver'?"),
-        ('{"image": "a", "settings": {"los": "ce"}}', "pgd has no setting 'los'; did you mean 'loss'?"),
+        ('{"image": "a", "settings": {"los": "ce"}}', "annealed has no setting 'los'; did you mean 'loss'?"),
         ('{"image": "a", "settings": {"restarts": 0}}', "The setting 'restarts' must be between 1 and 1000"),
         ('{"image": "a", "settings": {"loss": "none"}}', "The setting 'loss' is one of"),
         ('{"image": "a", "attack": "pgd", "norm": "l0"}', "With norm l0, eps is a fraction of voxels"),

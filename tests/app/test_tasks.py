@@ -100,7 +100,7 @@ def order(lib, task: str = "tiny-pgd", **request):
 
 def test_an_empty_request_means_the_defaults_of_the_command_line(lib):
     job = order(lib).job
-    assert job == Job(image="/data/ct.nii.gz", victim=TINY, norm="linf")
+    assert job == Job(image="/data/ct.nii.gz", victim=TINY, attack="pgd", steps=20, norm="linf")
     assert order(lib, "tiny") == Order("segment", Job("/data/ct.nii.gz", TINY), name="ct", client="stock infer")
 
 

@@ -84,12 +84,17 @@ def test_the_printed_dice_are_those_of_the_saved_files(run, attacked):
 
 
 def test_the_same_seed_gives_the_same_files_and_another_does_not(run, attacked, tmp_path):
+    """Of an attack that draws its start; the default draws nothing."""
     options = ["--victim", TINY, "--eps", 10, "--steps", 6]
-    for seed in (3, 4):
-        assert run("attack", attacked / "ct.nii.gz", *options, "--seed", seed, "--out", tmp_path / str(seed))[0] == 0
-    recorded = (attacked / "R" / "adversarial.nii.gz").read_bytes()
-    assert (tmp_path / "3" / "adversarial.nii.gz").read_bytes() == recorded
-    assert (tmp_path / "4" / "adversarial.nii.gz").read_bytes() != recorded
+
+    def adversarial(name: str, seed: int, *more: str) -> bytes:
+        out = tmp_path / name
+        assert run("attack", attacked / "ct.nii.gz", *options, *more, "--seed", seed, "--out", out)[0] == 0
+        return (out / "adversarial.nii.gz").read_bytes()
+
+    assert adversarial("default", 3) == (attacked / "R" / "adversarial.nii.gz").read_bytes()
+    first = adversarial("first", 3, "--attack", "pgd")
+    assert first == adversarial("again", 3, "--attack", "pgd") != adversarial("other", 4, "--attack", "pgd")
 
 
 def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_path):

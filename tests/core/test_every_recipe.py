@@ -145,7 +145,8 @@ def test_goals_other_than_change_are_climbed(name, norm, goal):
     wanted = Goal.parse(goal, ("right",), victim.labels)
     outcome = attacked(image, victim, name, 0.4 if norm == "l0" else 12.0, norm, steps=3, goal=wanted)
     assert np.isfinite(outcome.x_adv).all() and all(np.isfinite(step.loss) for step in outcome.trace)
-    assert outcome.best in outcome.trace and outcome.best.score <= outcome.trace[-1].score
+    assert outcome.best.score <= outcome.trace[-1].score
+    assert outcome.best in outcome.trace or not outcome.delta.any()  # none did more than the unchanged scan
 
 
 @pytest.mark.parametrize("name, norm", RECIPES)

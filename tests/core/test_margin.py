@@ -182,6 +182,18 @@ def test_a_break_counts_only_below_the_benign_floor(tmp_path, monkeypatch):
     assert found["structures"]["organ"]["above"] == 8.0
 
 
+def test_an_attack_does_not_rest_on_what_a_coarser_grid_costs_the_clean_scan(tmp_path):
+    """On a grid of 6 mm the clean prediction, brought there, agrees with itself below the limit before any attack."""
+    image, coarse = one_organ(0.5), dataclasses.replace(victims.organ(), spacing=(6.0, 6.0, 6.0))
+    found = margin._Search(
+        prepare(job_on(image, tmp_path, "organ", eps=64.0, capped=True), victim=coarse), 64.0, Listener()
+    )
+    (value,) = found.goal.targets
+    assert found.live[value] < 0.89
+    outcome = found._try(64.0, (value,), None)
+    assert outcome.trace[0].dice[value] >= found._goal_dice(value) and len(outcome.trace) > 1 and outcome.delta.any()
+
+
 @pytest.mark.parametrize(
     "storage, expected",
     [
