@@ -59,7 +59,7 @@ def quick(monkeypatch) -> None:
 
     def remembered(clean, adversarial, victim, goal, *, roi, say, own_draw, clean_seg, expert, **settings):
         arrays = (clean.data, adversarial.data, *(a for a in (roi, expert) if a is not None))
-        key = (*(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays), clean.unit, goal, *settings.values())
+        key = (*(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays), clean.unit, goal, repr(settings))
         if key not in known:
             known[key] = measure(clean, adversarial, victim, goal, roi=roi, expert=expert, **settings)
         return known[key]
