@@ -71,10 +71,6 @@ def find_margin(
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True), victim=victim)
-    if ready.image.step is not None and max_eps < ready.image.step:
-        raise InputError(
-            f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
-        )
     found = _Search(ready, max_eps, listener or Listener())
     found.search()
     return found.write(out)

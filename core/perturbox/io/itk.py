@@ -1,9 +1,9 @@
-"""NRRD, MetaImage and photographs through SimpleITK, and the one place where ITK's LPS axes become RAS."""
+"""NRRD and MetaImage through SimpleITK, writing pictures, and the one place where ITK's LPS axes become RAS."""
 
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,12 +35,8 @@ COMPRESSION = 3
 
 
 def read(path: Path) -> Stored:
-    """The numbers in a NRRD, MetaImage, PNG, JPEG, TIFF or BMP file; raises InputError for damaged or unusable ones."""
+    """The numbers in a NRRD or MetaImage file; raises InputError for damaged or unusable ones."""
     format = suffix(path)
-    if format in (".jpg", ".jpeg", ".bmp"):
-        _require_end(path, format)
-    if format == ".png":
-        _refuse_grey_with_alpha(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(READERS[format])
@@ -48,8 +44,6 @@ def read(path: Path) -> Stored:
         try:
             reader.ReadImageInformation()
             dims = reader.GetDimension()
-            if format in PHOTOGRAPHS and 0 in reader.GetSize():  # how ITK's PNG reader takes what is no PNG
-                raise RuntimeError
             check_size(path, reader.GetSize())
             check_spacing(path, reader.GetSpacing())
             axes = np.array(reader.GetDirection()).reshape(dims, dims)
@@ -59,12 +53,9 @@ def read(path: Path) -> Stored:
                 )
             image = reader.Execute()
         except RuntimeError:
-            raise _damaged(path) from None
-    values = values_of(image)
-    if format in PHOTOGRAPHS and dims != 2:
-        raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
-    values = _grey_or_rgb(path, values, format)
+            raise damaged(path) from None
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
+    values = _one_value_or_rgb(path, values_of(image), metadata)
     return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": metadata})
 
 
@@ -109,6 +100,19 @@ def require_room(path: Path, format: str, volume: Volume) -> None:
         raise InputError(f"{path} can't hold float16; write it as float32.")
 
 
+def geometry(path: Path, reader_name: str) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """(sizes, ijk -> RAS) of a file as ITK's own reader of that name understands it; None if it can't."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(reader_name)
+    with silence():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return None
+    return reader.GetSize(), lps_to_ras(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())
+
+
 def values_of(image: sitk.Image) -> np.ndarray:
     """An image's pixels as "c *s" with spatial axes (i, j, k); ITK's arrays come slice first and channel last."""
     array = sitk.GetArrayFromImage(image)
@@ -142,48 +146,24 @@ def _place(image: sitk.Image, volume: Volume) -> None:
     image.SetOrigin(affine[:dims, 3].tolist())
 
 
-def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
+def _one_value_or_rgb(path: Path, values: np.ndarray, metadata: Mapping[str, str]) -> np.ndarray:
     channels = values.shape[0]
-    if channels == 4 and format in PHOTOGRAPHS:
-        if (values[-1] != np.iinfo(values.dtype).max).any():
-            raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
-        values = values[:-1]
-    elif channels not in (1, 3):
+    if channels > 1 and any(key.startswith("Segment") for key in metadata):
+        raise InputError(
+            f"{path} holds {channels} layers of segments that overlap; in Slicer, export the segments as a label map."
+        )
+    if channels not in (1, 3):
         raise InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
-    # BMP has no grey type, only a grey palette, which comes back as three equal channels.
-    if format == ".bmp" and len(values) == 3 and (values == values[0]).all():
-        values = values[:1]
-    if len(values) == 3 and values.ndim == 4:
+    if channels == 3 and values.ndim == 4:
         raise InputError(f"{path} is a colour or vector volume; save one channel of it.")
     return values
 
 
-def _damaged(path: Path) -> InputError:
+def damaged(path: Path) -> InputError:
+    """The refusal for a file that isn't what its name says, or not all of it."""
     return InputError(
         f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
     )
-
-
-def _require_end(path: Path, format: str) -> None:
-    """Raises InputError for a JPEG or BMP file that ends too early, which decoders fill up without a word."""
-    raw = path.read_bytes()
-    if format == ".bmp":
-        if int.from_bytes(raw[2:6], "little") > len(raw):
-            raise _damaged(path)
-        return
-    position = 2
-    # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
-    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
-    if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
-        raise _damaged(path)
-
-
-def _refuse_grey_with_alpha(path: Path) -> None:
-    """Raises InputError for the one kind of PNG (colour type 4, RFC 2083, 4.1.1) that SimpleITK can't read."""
-    with open(path, "rb") as file:
-        if file.read(26)[25:] == b"\x04":
-            raise InputError(f"{path} is grey with transparency; save it without an alpha channel.")
 
 
 def _comment_png(path: Path, text: str) -> None:

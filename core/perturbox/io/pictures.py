@@ -1,0 +1,139 @@
+"""PNG, JPEG, TIFF and BMP: pictures, whose pixels have no size, as viewers show them.
+
+Pillow decodes JPEG, as OpenCV does; SimpleITK decodes the others, since Pillow cuts 16-bit colours down to 8. Dots per
+inch say how large to print a picture, and are no geometry.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image, UnidentifiedImageError
+
+from perturbox.io.checks import Stored, check_size
+from perturbox.io.files import suffix
+from perturbox.io.itk import FLIP, READERS, damaged, silence, values_of
+from perturbox.types import InputError
+
+ORIENTATION = 0x0112
+LARGEST = 2**28  # pixels
+
+
+def read(path: Path) -> Stored:
+    """The numbers in a picture, "c width height"; raises InputError for damaged or unusable ones."""
+    format = suffix(path)
+    if format in (".jpg", ".jpeg", ".bmp"):
+        _require_end(path, format)
+    if format == ".png":
+        _refuse_grey_with_alpha(path)
+    pixels, orientation = _opened(path, format)
+    values = _grey_or_rgb(path, _by_itk(path, format) if pixels is None else pixels, format)
+    notes = ()
+    if orientation in TURNS:
+        turned = TURNS[orientation](values.swapaxes(1, 2))
+        values = np.ascontiguousarray(turned.swapaxes(1, 2))
+        notes = (f"The picture was turned as its EXIF orientation ({orientation}) says, as viewers do.",)
+    return Stored(values=values, affine=FLIP.copy(), format=format, geometry="none", notes=notes)
+
+
+# How to turn pixels "c height width" so that they lie as seen (EXIF 2.3, 4.6.4).
+TURNS = {
+    2: lambda rows: rows[:, :, ::-1],
+    3: lambda rows: rows[:, ::-1, ::-1],
+    4: lambda rows: rows[:, ::-1],
+    5: lambda rows: rows.swapaxes(1, 2),
+    6: lambda rows: np.rot90(rows, -1, (1, 2)),
+    7: lambda rows: rows[:, ::-1, ::-1].swapaxes(1, 2),
+    8: lambda rows: np.rot90(rows, 1, (1, 2)),
+}
+
+
+def _opened(path: Path, format: str) -> tuple[np.ndarray | None, int]:
+    """(pixels "c width height" of a JPEG, None of others; EXIF orientation)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata, and of large pictures, whose size is checked here
+        try:
+            with Image.open(path) as picture:
+                if picture.width * picture.height > LARGEST:
+                    raise InputError(f"{path} has {picture.width}×{picture.height} pixels, too many; crop it.")
+                orientation = picture.getexif().get(ORIENTATION, 1)
+                if format not in (".jpg", ".jpeg"):
+                    return None, _whole(orientation)
+                if picture.format not in ("JPEG", "MPO"):
+                    raise damaged(path)
+                if picture.mode not in ("L", "RGB"):
+                    raise InputError(f"{path} holds {picture.mode} colours, as for printing; save it as RGB.")
+                rows = np.asarray(picture)
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            if isinstance(error, Image.DecompressionBombError):
+                raise InputError(f"{path} has too many pixels to be read; crop it.") from None
+            if format in (".tif", ".tiff"):  # Pillow knows fewer types of number
+                return None, 1
+            raise damaged(path) from None
+        except InputError:
+            raise
+        except Exception:  # decoders tell damage in many ways, from OSError to SyntaxError
+            if format in (".tif", ".tiff", ".bmp"):
+                return None, 1
+            raise damaged(path) from None
+    return (rows.T[None] if rows.ndim == 2 else rows.transpose(2, 1, 0)), _whole(orientation)
+
+
+def _whole(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _by_itk(path: Path, format: str) -> np.ndarray:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[format])
+    with silence():
+        try:
+            reader.ReadImageInformation()
+            size = reader.GetSize()
+            if 0 in size or int(np.prod(size, dtype=object)) > LARGEST:  # 0: how ITK's PNG reader takes what is no PNG
+                raise damaged(path)
+            check_size(path, size)
+            image = reader.Execute()
+        except RuntimeError:
+            raise damaged(path) from None
+    if image.GetDimension() != 2:
+        raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
+    return values_of(image)
+
+
+def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
+    channels = values.shape[0]
+    if channels == 4:
+        if (values[-1] != np.iinfo(values.dtype).max).any():
+            raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
+        values = values[:-1]
+    elif channels not in (1, 3):
+        raise InputError(f"{path} holds {channels} values per pixel; save one of them, or red, green and blue.")
+    # BMP has no grey type, only a grey palette, which comes back as three equal channels.
+    if format == ".bmp" and len(values) == 3 and (values == values[0]).all():
+        values = values[:1]
+    return values
+
+
+def _require_end(path: Path, format: str) -> None:
+    """Raises InputError for a JPEG or BMP file that ends too early, which decoders fill up without a word."""
+    raw = path.read_bytes()
+    if format == ".bmp":
+        if int.from_bytes(raw[2:6], "little") > len(raw):
+            raise damaged(path)
+        return
+    position = 2
+    # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
+    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
+    if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
+        raise damaged(path)
+
+
+def _refuse_grey_with_alpha(path: Path) -> None:
+    """Raises InputError for the one kind of PNG (colour type 4, RFC 2083, 4.1.1) that SimpleITK can't read."""
+    with open(path, "rb") as file:
+        if file.read(26)[25:] == b"\x04":
+            raise InputError(f"{path} is grey with transparency; save it without an alpha channel.")
