@@ -1,6 +1,7 @@
 """NRRD, MetaImage and photographs through SimpleITK, and the one place where ITK's LPS axes become RAS."""
 
 import os
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
+from perturbox.io import claims, headers, voxels
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import PHOTOGRAPHS, suffix
+from perturbox.io.files import PHOTOGRAPHS, damaged, suffix
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 # The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
@@ -36,36 +38,79 @@ COMPRESSION = 3
 
 def read(path: Path) -> Stored:
     """The numbers in a NRRD, MetaImage, PNG, JPEG, TIFF or BMP file; raises InputError for damaged or unusable ones."""
+    return _read_picture(path) if suffix(path) in PHOTOGRAPHS else _read_volume(path)
+
+
+def _read_picture(path: Path) -> Stored:
     format = suffix(path)
-    if format in (".jpg", ".jpeg", ".bmp"):
-        _require_end(path, format)
+    claims.check(path, format)
     if format == ".png":
         _refuse_grey_with_alpha(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(READERS[format])
+    reader = _reader(path, format)
     with silence():
         try:
             reader.ReadImageInformation()
             dims = reader.GetDimension()
-            if format in PHOTOGRAPHS and 0 in reader.GetSize():  # how ITK's PNG reader takes what is no PNG
+            if 0 in reader.GetSize():  # how ITK's PNG reader takes what is no PNG
                 raise RuntimeError
-            check_size(path, reader.GetSize())
-            check_spacing(path, reader.GetSpacing())
-            axes = np.array(reader.GetDirection()).reshape(dims, dims)
-            if abs(np.linalg.det(axes)) < 1e-6:
-                raise InputError(
-                    f"{path} has two axes along the same direction (a singular affine); export the scan again."
-                )
+            _check_place(path, reader)
             image = reader.Execute()
         except RuntimeError:
-            raise _damaged(path) from None
+            raise damaged(path) from None
     values = values_of(image)
-    if format in PHOTOGRAPHS and dims != 2:
+    if dims != 2:
         raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
     values = _grey_or_rgb(path, values, format)
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
-    return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": metadata})
+    return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": _metadata(image)})
+
+
+def _read_volume(path: Path) -> Stored:
+    """ITK reads a header of our own making, for the geometry; the voxels behind the file's own are read here."""
+    header = headers.read(path)
+    format = suffix(path)
+    with tempfile.TemporaryDirectory(prefix="perturbox-") as scratch, silence():
+        place = Path(scratch) / f"header{'.nrrd' if format in ('.nrrd', '.nhdr') else '.mha'}"
+        place.write_text(header.text, encoding="ascii", newline="")
+        reader = _reader(place, format)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            raise damaged(path) from None
+        _check_place(path, reader)
+    spatial = tuple(n for axis, n in enumerate(header.shape) if axis != header.channel_axis)
+    channels = 1 if header.channel_axis is None else header.shape[header.channel_axis]
+    if spatial != reader.GetSize() or channels != reader.GetNumberOfComponents():
+        raise InputError(f"{path} says in several ways which of its axes are in space; export it again as .nii.gz.")
+    if channels not in (1, 3):
+        raise _too_many_channels(path, channels)
+    values = voxels.read(header)
+    values = values[None] if header.channel_axis is None else np.moveaxis(values, header.channel_axis, 0)
+    values = _grey_or_rgb(path, values, format)
+    metadata = _metadata(reader) | dict(header.remarks)
+    return Stored(values=values, affine=affine_of(reader), format=format, header={"metadata": metadata})
+
+
+def _reader(path: Path, format: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[format])
+    return reader
+
+
+def _check_place(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises InputError for sizes, spacing or directions that no image has; `path`: what the user calls it."""
+    dims = reader.GetDimension()
+    check_size(path, reader.GetSize())
+    check_spacing(path, reader.GetSpacing())
+    axes = np.array(reader.GetDirection()).reshape(dims, dims)
+    if abs(np.linalg.det(axes)) < 1e-6:
+        raise InputError(f"{path} has two axes along the same direction (a singular affine); export the scan again.")
+
+
+def _metadata(image: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:
+    """What a file says of itself, without what ITK can't put into words."""
+    found = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
+    return {key: value for key, value in found.items() if "UNKNOWN_PRINT_CHARACTERISTICS" not in value}
 
 
 def write(path: Path, volume: Volume, adversarial: bool, description: str) -> None:
@@ -117,7 +162,7 @@ def values_of(image: sitk.Image) -> np.ndarray:
     return np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
 
 
-def affine_of(image: sitk.Image) -> np.ndarray:
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     """ijk -> RAS in mm of an ITK image, whose own axes are LPS."""
     return lps_to_ras(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
 
@@ -149,7 +194,7 @@ def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
             raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
         values = values[:-1]
     elif channels not in (1, 3):
-        raise InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
+        raise _too_many_channels(path, channels)
     # BMP has no grey type, only a grey palette, which comes back as three equal channels.
     if format == ".bmp" and len(values) == 3 and (values == values[0]).all():
         values = values[:1]
@@ -158,25 +203,8 @@ def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
     return values
 
 
-def _damaged(path: Path) -> InputError:
-    return InputError(
-        f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
-    )
-
-
-def _require_end(path: Path, format: str) -> None:
-    """Raises InputError for a JPEG or BMP file that ends too early, which decoders fill up without a word."""
-    raw = path.read_bytes()
-    if format == ".bmp":
-        if int.from_bytes(raw[2:6], "little") > len(raw):
-            raise _damaged(path)
-        return
-    position = 2
-    # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
-    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
-    if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
-        raise _damaged(path)
+def _too_many_channels(path: Path, channels: int) -> InputError:
+    return InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
 
 
 def _refuse_grey_with_alpha(path: Path) -> None:
