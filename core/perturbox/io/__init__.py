@@ -7,11 +7,12 @@ when it is complete, so no half-written output exists, and an existing file is n
 Spatial axes are the file's own, fastest first: (i, j, k) is (column, row, slice); a photograph is (width, height).
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from perturbox.io import dicom, itk, label_maps, nifti, pictures
+from perturbox.io import dicom, headers, itk, label_maps, nifti, pictures
 from perturbox.io.checks import (
     Stored,
     check_grid,
@@ -36,6 +37,7 @@ __all__ = [
     "FORMATS",
     "WRITABLE",
     "check_hu",
+    "copy_scan",
     "has_room_for_notice",
     "read_labels",
     "read_mask",
@@ -149,6 +151,19 @@ def write_labels(
     listing = "labels: " + ", ".join(f"{name}={value}" for name, value in names.items()) if names else ""
     with atomic(path) as temporary:
         nifti.write(temporary, volume, adversarial=False, description=listing)
+
+
+def copy_scan(source: Path, target: Path) -> Path:
+    """Copy a scan's file, with the voxels that a detached header has beside it in one file; where the copy is.
+
+    Raises InputError for a header that can't be followed.
+    """
+    if suffix(source) not in headers.SUFFIXES or not (header := headers.read(source)).detached:
+        shutil.copyfile(source, target)
+        return target
+    target = target.with_suffix(".nrrd" if suffix(source) in (".nrrd", ".nhdr") else ".mha")
+    headers.write_whole(header, target)
+    return target
 
 
 def writable_format(volume: Volume) -> str:

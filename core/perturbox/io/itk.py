@@ -1,6 +1,8 @@
 """NRRD and MetaImage through SimpleITK, writing pictures, and the one place where ITK's LPS axes become RAS."""
 
 import os
+import re
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
+from perturbox.io import headers, voxels
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import PHOTOGRAPHS, suffix
+from perturbox.io.files import PHOTOGRAPHS, damaged, suffix
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 # The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
@@ -32,31 +35,73 @@ HOLDS = {".png": "uint8 uint16", ".bmp": "uint8"} | dict.fromkeys(
     (".tif", ".tiff"), "uint8 int8 uint16 int16 uint32 int32 float32"
 )
 COMPRESSION = 3
+# What is said of a file that leaves open which way its axes run; {} is how.
+NO_ORIENTATION = (
+    "The file states no orientation ({}): i was taken to run to the left and j to the back, as SimpleITK and Slicer do."
+)
 
 
 def read(path: Path) -> Stored:
-    """The numbers in a NRRD or MetaImage file; raises InputError for damaged or unusable ones."""
+    """The numbers in a NRRD or MetaImage file; raises InputError for damaged or unusable ones.
+
+    ITK reads a header of our own making, for the geometry; the voxels behind the file's own are read here.
+    """
+    header = headers.read(path)
     format = suffix(path)
+    with tempfile.TemporaryDirectory(prefix="perturbox-") as scratch, silence():
+        place = Path(scratch) / f"header{'.nrrd' if format in ('.nrrd', '.nhdr') else '.mha'}"
+        place.write_text(header.text, encoding="ascii", newline="")
+        reader = _reader(place, format)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            raise damaged(path) from None
+        _check_place(path, reader)
+    spatial = tuple(n for axis, n in enumerate(header.shape) if axis != header.channel_axis)
+    channels = 1 if header.channel_axis is None else header.shape[header.channel_axis]
+    if spatial != reader.GetSize() or channels != reader.GetNumberOfComponents():
+        raise InputError(f"{path} says in several ways which of its axes are in space; export it again as .nii.gz.")
+    _require_one_value(path, channels, len(spatial), header.remarks)
+    values = voxels.read(header)
+    values = values[None] if header.channel_axis is None else np.moveaxis(values, header.channel_axis, 0)
+    metadata, oriented = _metadata(reader) | dict(header.remarks), _oriented(header.text)
+    return Stored(
+        values=values,
+        affine=affine_of(reader),
+        format=format,
+        header={"metadata": metadata},
+        geometry="patient" if oriented else "spacing",
+        notes=() if oriented or len(spatial) < 3 else (NO_ORIENTATION.format("no space, directions or transform"),),
+    )
+
+
+def _oriented(header: str) -> bool:
+    """Whether a NRRD or MetaImage header says which way its axes run."""
+    keys = {re.split("[:=]", line, maxsplit=1)[0].strip() for line in header.splitlines()}
+    return bool(keys & {"space", "space dimension", "TransformMatrix", "Rotation", "Orientation"})
+
+
+def _reader(path: Path, format: str) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(READERS[format])
-    with silence():
-        try:
-            reader.ReadImageInformation()
-            dims = reader.GetDimension()
-            check_size(path, reader.GetSize())
-            check_spacing(path, reader.GetSpacing())
-            axes = np.array(reader.GetDirection()).reshape(dims, dims)
-            if abs(np.linalg.det(axes)) < 1e-6:
-                raise InputError(
-                    f"{path} has two axes along the same direction (a singular affine); export the scan again."
-                )
-            image = reader.Execute()
-        except RuntimeError:
-            raise damaged(path) from None
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
-    values = _one_value_or_rgb(path, values_of(image), metadata)
-    return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": metadata})
+    return reader
+
+
+def _check_place(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises InputError for sizes, spacing or directions that no image has; `path`: what the user calls it."""
+    dims = reader.GetDimension()
+    check_size(path, reader.GetSize())
+    check_spacing(path, reader.GetSpacing())
+    axes = np.array(reader.GetDirection()).reshape(dims, dims)
+    if abs(np.linalg.det(axes)) < 1e-6:
+        raise InputError(f"{path} has two axes along the same direction (a singular affine); export the scan again.")
+
+
+def _metadata(image: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:
+    """What a file says of itself, without what ITK can't put into words."""
+    found = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
+    return {key: value for key, value in found.items() if "UNKNOWN_PRINT_CHARACTERISTICS" not in value}
 
 
 def write(path: Path, volume: Volume, adversarial: bool, description: str) -> None:
@@ -110,7 +155,7 @@ def geometry(path: Path, reader_name: str) -> tuple[tuple[int, ...], np.ndarray]
             reader.ReadImageInformation()
         except RuntimeError:
             return None
-    return reader.GetSize(), lps_to_ras(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())
+    return reader.GetSize(), affine_of(reader)
 
 
 def values_of(image: sitk.Image) -> np.ndarray:
@@ -121,7 +166,7 @@ def values_of(image: sitk.Image) -> np.ndarray:
     return np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
 
 
-def affine_of(image: sitk.Image) -> np.ndarray:
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     """ijk -> RAS in mm of an ITK image, whose own axes are LPS."""
     return lps_to_ras(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
 
@@ -146,24 +191,16 @@ def _place(image: sitk.Image, volume: Volume) -> None:
     image.SetOrigin(affine[:dims, 3].tolist())
 
 
-def _one_value_or_rgb(path: Path, values: np.ndarray, metadata: Mapping[str, str]) -> np.ndarray:
-    channels = values.shape[0]
-    if channels > 1 and any(key.startswith("Segment") for key in metadata):
+def _require_one_value(path: Path, channels: int, dims: int, remarks: Mapping[str, str]) -> None:
+    """Raises InputError for anything but one value per voxel, or red, green and blue of a 2D image."""
+    if channels > 1 and any(key.startswith("Segment") for key in remarks):
         raise InputError(
             f"{path} holds {channels} layers of segments that overlap; in Slicer, export the segments as a label map."
         )
     if channels not in (1, 3):
         raise InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
-    if channels == 3 and values.ndim == 4:
+    if channels == 3 and dims == 3:
         raise InputError(f"{path} is a colour or vector volume; save one channel of it.")
-    return values
-
-
-def damaged(path: Path) -> InputError:
-    """The refusal for a file that isn't what its name says, or not all of it."""
-    return InputError(
-        f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
-    )
 
 
 def _comment_png(path: Path, text: str) -> None:

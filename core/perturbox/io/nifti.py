@@ -214,10 +214,8 @@ def _affine(header: Nifti1Header, dims: int) -> np.ndarray:
 def _about_geometry(path: Path, header: Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
     """Which rule was followed where the header doesn't say where the voxels are, or says it twice."""
     if not _oriented(header):
-        yield (
-            "The file states no orientation (sform_code = qform_code = 0): i was taken to run to the left and j to the "
-            "back, as SimpleITK and Slicer do."
-        )
+        if len(shape) == 3:
+            yield itk.NO_ORIENTATION.format("sform_code = qform_code = 0")
         return
     spacing, apart = np.linalg.norm(affine[:3, : len(shape)], axis=0), np.array(header.get_zooms()[: len(shape)])
     used = "sform" if int(header["sform_code"]) > 0 else "qform"
