@@ -28,7 +28,8 @@ class Slice:
     """Where one image of a series lies, in LPS: the columns of direction are row, column and normal.
 
     spacing: mm along a row and along a column, None where the file doesn't say. position: None of a radiograph, a
-    picture without a place in the patient.
+    picture without a place in the patient. inverted: of an image whose greys run from white to black, the sum of the
+    smallest and the largest number it can store.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Slice:
     direction: np.ndarray
     position: np.ndarray | None
     rescale: tuple[float, float]
+    inverted: float | None = None
 
 
 def read_folder(folder: Path) -> Stored:
@@ -91,6 +93,8 @@ def _read(source: Path, images: list[Image], beside: list[Image], damaged: list[
         raise InputError(f"{source} holds a damaged DICOM image; export the series again.")
     if first.position is None:
         values = values.reshape(1, *first.size)
+    elif first.inverted is not None:
+        values = _upright(values, first.inverted, *first.rescale)
     values, slope, intercept = _as_stored(values, *first.rescale)
     return Stored(
         values=values,
@@ -116,6 +120,12 @@ def _refuse_damaged(images: list[Image], beside: list[Image], damaged: list[Path
             continue
         if dicom_files.storage_class(path) == kind:  # says that it is an image of this kind, and has no size
             raise _unreadable(path)
+
+
+def _upright(values: np.ndarray, ends: float, slope: float, intercept: float) -> np.ndarray:
+    """What a scan measured, whichever way its greys are shown: GDCM turns MONOCHROME1 around before it rescales."""
+    turned = slope * ends + 2 * intercept - values.astype(np.float64)
+    return np.rint(turned).astype(np.int64) if values.dtype.kind in "iu" else turned
 
 
 def _as_stored(values: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, float, float]:
@@ -160,6 +170,7 @@ def _slice(image: Image) -> Slice:
     between = image.numbers("PixelSpacing", 2) or image.numbers("ImagerPixelSpacing", 2)
     cosines, position = image.numbers("ImageOrientationPatient", 6), image.numbers("ImagePositionPatient", 3)
     slope = image.number("RescaleSlope", 1) or 1.0
+    ends = -1.0 if image.number("PixelRepresentation", 0) else 2.0 ** image.number("BitsStored", bits) - 1
     return Slice(
         path=path,
         modality=image.text("Modality"),
@@ -169,6 +180,7 @@ def _slice(image: Image) -> Slice:
         direction=np.eye(3) if cosines is None else _direction(path, np.array(cosines).reshape(2, 3)),
         position=None if position is None or cosines is None else np.array(position),
         rescale=(slope, image.number("RescaleIntercept", 0)),
+        inverted=ends if image.text("PhotometricInterpretation") == "MONOCHROME1" else None,
     )
 
 

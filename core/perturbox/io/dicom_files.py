@@ -54,8 +54,9 @@ CAPTURE, SCOUT = "screen capture", "scout view"
 MOSAIC_COUNT = 0x0019100A
 TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "BitsAllocated", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "ImagePositionPatient",
-    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", MOSAIC_COUNT,
+    "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "PixelSpacing",
+    "ImagerPixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope",
+    "RescaleIntercept", MOSAIC_COUNT,
 ]  # fmt: skip
 # A single image is never larger; what claims to be is made to fill the memory.
 LARGEST_INFLATED = 2**29

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from perturbox.io import claims
 from perturbox.io.checks import Stored, check_size
@@ -18,6 +19,7 @@ from perturbox.io.itk import FLIP, READERS, silence, values_of
 from perturbox.types import InputError
 
 ORIENTATION = 0x0112
+TIFF_MODES = ("L", "RGB", "I;16", "I", "F")
 
 
 def read(path: Path) -> Stored:
@@ -26,12 +28,16 @@ def read(path: Path) -> Stored:
     claims.check(path, format)
     if format == ".png":
         _refuse_grey_with_alpha(path)
-    pixels, orientation = _opened(path, format)
-    values = _grey_or_rgb(path, _by_itk(path, format) if pixels is None else pixels, format)
+    rows, orientation = _opened(path, format)
+    if rows is None:
+        values = _by_itk(path, format)
+    else:
+        values = rows.T[None] if rows.ndim == 2 else rows.transpose(2, 1, 0)
+    values = _grey_or_rgb(path, values, format)
     notes = ()
     if orientation in TURNS:
-        turned = TURNS[orientation](values.swapaxes(1, 2))
-        values = np.ascontiguousarray(turned.swapaxes(1, 2))
+        if format not in (".tif", ".tiff"):  # which Pillow turns itself
+            values = np.ascontiguousarray(TURNS[orientation](values.swapaxes(1, 2)).swapaxes(1, 2))
         notes = (f"The picture was turned as its EXIF orientation ({orientation}) says, as viewers do.",)
     return Stored(values=values, affine=FLIP.copy(), format=format, geometry="none", notes=notes)
 
@@ -49,28 +55,51 @@ TURNS = {
 
 
 def _opened(path: Path, format: str) -> tuple[np.ndarray | None, int]:
-    """(pixels "c width height" of a JPEG, None of others; EXIF orientation)."""
+    """(what Pillow decodes, rows first, None of what ITK is to decode; EXIF orientation)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, and of large pictures, whose size is checked here
+        warnings.simplefilter("ignore")  # of odd metadata, and of large pictures, whose size was checked
         try:
+            if format in (".tif", ".tiff"):
+                return _opened_tiff(path)
             with Image.open(path) as picture:
-                orientation = picture.getexif().get(ORIENTATION, 1)
+                orientation = _whole(picture.getexif().get(ORIENTATION))
                 if format not in (".jpg", ".jpeg"):
-                    return None, _whole(orientation)
+                    return None, orientation
                 if picture.format not in ("JPEG", "MPO"):
                     raise damaged(path)
                 if picture.mode not in ("L", "RGB"):
                     raise InputError(f"{path} holds {picture.mode} colours, as for printing; save it as RGB.")
-                rows = np.asarray(picture)
+                return np.asarray(picture), orientation
         except Image.DecompressionBombError:
             raise InputError(f"{path} has too many pixels to be read; crop it.") from None
         except InputError:
             raise
         except Exception:  # decoders tell damage in many ways, from OSError to SyntaxError
-            if format in (".tif", ".tiff", ".bmp"):  # of which Pillow knows fewer kinds; ITK judges
+            if format == ".bmp":  # of which Pillow knows fewer kinds; ITK judges
                 return None, 1
             raise damaged(path) from None
-    return (rows.T[None] if rows.ndim == 2 else rows.transpose(2, 1, 0)), _whole(orientation)
+
+
+def _opened_tiff(path: Path) -> tuple[np.ndarray | None, int]:
+    """As `_opened`: ITK follows the orientation of some TIFF files, so Pillow decodes those that have one."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        tags = ImageFileDirectory_v2(start + (file.read(8) if start[2:3] == b"+" or start[3:4] == b"+" else b""))
+        file.seek(tags.next)
+        tags.load(file)
+    orientation = _whole(tags.get(ORIENTATION))
+    if orientation not in TURNS:
+        return None, 1
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in TIFF_MODES:
+                return np.asarray(ImageOps.exif_transpose(picture)), orientation
+    except (OSError, SyntaxError):
+        pass
+    raise InputError(
+        f"{path} is to be turned (orientation {orientation}), which isn't done here for its kind of TIFF; "
+        "save it upright."
+    )
 
 
 def _whole(orientation: object) -> int:
