@@ -238,7 +238,10 @@ class BoundVictim:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Native voxels -> network input on the network's grid; differentiable, its transpose is autograd's."""
-        return self.victim.normalise(self.grid.to_network(x))
+        gridded = self.grid.to_network(x)
+        if gridded.data_ptr() == x.data_ptr():  # a pipeline may write into its input, which would be the scan
+            gridded = gridded.clone()
+        return self.victim.normalise(gridded)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.slide(self.prepare(x))

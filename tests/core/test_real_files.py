@@ -424,6 +424,16 @@ def test_a_network_may_write_into_its_input(window, tmp_path):
     assert np.array_equal(*found) and not np.array_equal(found[0][0], ct())
 
 
+def test_a_pipeline_may_write_into_its_input(tmp_path):
+    path, found = nifti(tmp_path / "ct.nii.gz", ct()), []
+    for name, normalise in (("a", lambda x: x.clamp_(-200, 300)), ("b", lambda x: x.clamp(-200, 300))):
+        image = read_volume(path)
+        run_job(Job(str(path), "tiny", eps=10.0, steps=2), tmp_path / name, None, image, victim(normalise=normalise))
+        assert np.array_equal(image.data[0], ct())
+        found.append(read_volume(tmp_path / name / "adversarial.nii.gz").data)
+    assert np.array_equal(*found) and not np.array_equal(found[0][0], ct())
+
+
 def test_a_model_that_answers_twice_differently_is_noted(tmp_path):
     class Dropout(Above60):
         def forward(self, x):
