@@ -224,7 +224,7 @@ def _in_order(source: Path, slices: list[Slice]) -> list[Slice]:
         )
     alike = all(
         s.size == first.size
-        and np.allclose(s.spacing, first.spacing, rtol=1e-4)
+        and np.allclose(s.spacing or 0.0, first.spacing, rtol=1e-4)
         and np.allclose(s.direction, first.direction, atol=1e-4)
         for s in slices
     )

@@ -17,6 +17,7 @@ import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from perturbox.types import InputError
@@ -282,5 +283,5 @@ def _inflated(path: Path, meta: Dataset, tags: list | None) -> Dataset:
     data = stream.decompress(raw[start:], LARGEST_INFLATED)
     if stream.unconsumed_tail:
         raise ValueError("grows beyond any image")
-    chosen = None if tags is None else [pydicom.tag.Tag(tag) for tag in tags]
+    chosen = None if tags is None else [Tag(tag) for tag in tags]
     return read_dataset(BytesIO(data), is_implicit_VR=False, is_little_endian=True, specific_tags=chosen)
