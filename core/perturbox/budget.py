@@ -18,21 +18,36 @@ from perturbox.types import Case, InputError
 Norm = Literal["linf", "l2", "l0"]
 NORMS: tuple[str, ...] = get_args(Norm)
 TINY = 1e-30
+NOTHING_MEASURED = -1500  # HU
+DEEPEST = 2**16
+AIR = -1000.0
 
 
 class BudgetViolated(RuntimeError):
     """An attack returned a perturbation outside its budget."""
 
 
-def padding_mask(data: np.ndarray) -> np.ndarray:
+def padding_mask(data: np.ndarray, unit: str = "HU") -> np.ndarray:
     """bool, shape of `data`: voxels outside the scanner's field of view, which are never changed.
 
-    Scanners fill them with one constant at or below air: the scan's minimum, if it is at most -1000 HU and a plateau of
-    more than 1 % of the voxels.
+    Scanners fill them with one constant at or below air: a plateau of more than 1 % of the voxels at the scan's
+    minimum, if that is at most -1000 HU. What resampling made of such a plateau stands out from the air above it and
+    has values below it too. Of a CT, values below -1500 HU are always padding, because nothing measured is.
     """
     lowest = data.min()
+    if lowest > -1000:
+        return np.zeros(data.shape, dtype=bool)
+    beyond = data < NOTHING_MEASURED if unit == "HU" else np.zeros(data.shape, dtype=bool)
     plateau = data == lowest
-    return plateau if lowest <= -1000 and plateau.mean() > 0.01 else np.zeros_like(plateau)
+    if plateau.mean() > 0.01:
+        return plateau | beyond
+    deep = np.rint(-data[data <= -1000]).astype(np.int64) - 1000  # HU below -1000
+    counts = np.bincount(np.minimum(deep, DEEPEST), minlength=DEEPEST + 1)
+    top = int(counts.argmax())
+    around = counts[max(0, top - 20) : top + 21].sum() - counts[top]
+    if counts[top] > 0.01 * data.size and counts[top] > 10 * around:
+        return beyond | (data < -1000 - top + 0.5)
+    return beyond
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +59,7 @@ class Budget:
     "1 1 *s"; only these voxels may change. clip: valid range of values, the source's own. step: the file's storage step
     (1 HU for integer CT), None for floating point. spacing: mm along the scan's axes, for spaces measured in mm.
     visible: the range of values that the victim tells apart (its intensity window), the source's own where it has none.
+    padding: bool "1 c *s", voxels outside the scanner's field of view; None where there are none.
     """
 
     eps: float
@@ -53,6 +69,7 @@ class Budget:
     step: float | None = None
     spacing: tuple[float, ...] = ()
     visible: tuple[float, float] | None = None
+    padding: Tensor | None = None
 
     @classmethod
     def of(
@@ -77,14 +94,16 @@ class Budget:
         if norm == "l0" and eps > 1:
             raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps}.")
         image = case.image
-        region = ~padding_mask(image.data).all(0)
+        padding = padding_mask(image.data, image.unit)
+        region = ~padding.all(0)
         if case.roi is not None:
             region &= case.roi
         if not region.any():
             raise InputError("The region of interest holds no voxel that may change; draw it inside the scan.")
         clip = (float(image.data.min()), float(image.data.max()))
         where = torch.from_numpy(region)[None, None].to(device)
-        return cls(float(eps), norm, where, clip, image.step, image.spacing, visible or clip)
+        outside = torch.from_numpy(padding)[None].to(device) if padding.any() else None
+        return cls(float(eps), norm, where, clip, image.step, image.spacing, visible or clip, outside)
 
     @property
     def count(self) -> int:
@@ -119,6 +138,10 @@ class Budget:
             return torch.zeros_like(delta)
         kept = torch.zeros_like(flat).scatter_(1, flat.abs().topk(min(allowed, flat.shape[1]), dim=1).indices, 1.0)
         return (flat * kept).view_as(delta)
+
+    def without_padding(self, x: Tensor) -> Tensor:
+        """x with air where it is padding, for changes that carry a voxel's value to its neighbours."""
+        return x if self.padding is None else x.masked_fill(self.padding, AIR)
 
     def quantise(self, delta: Tensor) -> Tensor:
         """Round to the file's steps so that the budget holds and the file stores exactly this: towards the source, or,

@@ -127,7 +127,7 @@ def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list
     if sigma is not None:
         noisy = image.data + sigma * rng.standard_normal(image.data.shape, dtype=np.float32)
         noisy = np.clip(noisy, image.data.min(), image.data.max())
-        noisy = np.where(padding_mask(image.data), image.data, noisy)
+        noisy = np.where(padding_mask(image.data, image.unit), image.data, noisy)
         members.append(Benign("noise", _as_stored(image.with_data(noisy), image.data), still))
     return members
 

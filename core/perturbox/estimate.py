@@ -126,9 +126,13 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     patches = torch.randn(batch, victim.channels, *victim.window.size, device=victim.device)
     needs_gradient = ready is not None and ready.attack.uses_gradient
 
-    def forward() -> Tensor:
+    classes = 0
+
+    def forward() -> None:
+        nonlocal classes
         with torch.no_grad():
-            return sliding_window(victim.network, patches, victim.window)
+            classes = sliding_window(victim.network, patches, victim.window).shape[1]
+        victim.require_channels(classes, effort)
 
     def both() -> None:
         x = patches.requires_grad_()
@@ -138,7 +142,6 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     batches = windows / batch
     one_forward = _timed(forward, victim.device) * batches
     one_both = _timed(both, victim.device) * batches if needs_gradient else one_forward
-    classes = len(victim.labels if victim.regions is None else victim.regions)
     scan_bytes = 4 * image.data.size
     logits_bytes = 4 * classes * math.prod(bound.grid.target)
     all_graphs = math.ceil(batches) * effort.saved_bytes

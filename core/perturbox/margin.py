@@ -85,10 +85,6 @@ def find_margin(
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
     ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), victim=victim)
-    if ready.image.step is not None and max_eps < ready.image.step:
-        raise InputError(
-            f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
-        )
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
         found = _Search(ready, max_eps, listener)

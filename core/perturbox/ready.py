@@ -123,10 +123,12 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
             f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
         )
     goal = Goal.parse(job.goal, job.target, victim.labels)
-    expert = read_expert(job.label, job.label_map, image, victim) if job.label else None
+    expert = read_expert(job.label, job.label_map, image, victim, warnings) if job.label else None
     outlined = None if expert is None else outlined_by(expert, job.label_map, victim)
-    roi = io.read_mask(job.roi, image) if job.roi else None
+    roi = io.read_mask(job.roi, image, warnings) if job.roi else None
     Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
+    if eps is not None and job.norm == "linf":
+        require_room_for_a_step(eps, image)
     surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
@@ -140,6 +142,17 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     if job.steps not in (None, attack.steps) and not attack.members:
         warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
     return Ready(job, victim, image, goal, expert, outlined, roi, attack, recipe, warnings, digest, surrogates, others)
+
+
+def require_room_for_a_step(eps: float, image: Volume) -> None:
+    """Raises InputError where the file can't store any change as small as eps."""
+    step = image.step or 0.0
+    if 0 < eps < step * (1 - 1e-6):
+        unit = f" {image.unit}" if image.unit == "HU" else ""
+        raise InputError(
+            f"The scan's file stores steps of {step:g}{unit}, so it can't hold any change up to {eps:g}{unit}; "
+            f"set the limit (eps) to {step:g} or more, or give a scan with finer steps."
+        )
 
 
 def scans_to_craft_on(attack: Attack, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
@@ -173,17 +186,19 @@ def load_inputs(
         path = Path(job.image)
         image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
         digest = sha256(path)
-    warnings = io.check_hu(image, job.force) if victim.unit == "HU" else []
+    warnings = [*image.notes, *(io.check_hu(image, job.force) if victim.unit == "HU" else [])]
     victim.on(image)  # refuses other dimensions and channels
     return victim, image, warnings, digest
 
 
-def read_expert(path: str, label_map: str | None, image: Volume, victim: Victim) -> np.ndarray:
+def read_expert(
+    path: str, label_map: str | None, image: Volume, victim: Victim, notes: list[str] | None = None
+) -> np.ndarray:
     """A reference label map in the victim's values; label_map "liver=5,bone=25+26" says which values of the file are
-    which structure."""
+    which structure. notes: as in `io.read_labels`."""
     if label_map is None:
-        return io.read_labels(path, image, set(victim.labels.values()))
-    raw = io.read_labels(path, image)
+        return io.read_labels(path, image, set(victim.labels.values()), notes)
+    raw = io.read_labels(path, image, notes=notes)
     mapped = np.zeros_like(raw)
     for part in label_map.split(","):
         name, equals, values = part.partition("=")

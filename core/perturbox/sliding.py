@@ -127,6 +127,19 @@ class _Stitch(torch.autograd.Function):
         return ctx.sweep.pull_back(x, gradient, share), None
 
 
+class _Lent(torch.autograd.Function):
+    """The same numbers in the same memory as a tensor that may be written into: a batch's patches are of no further
+    use."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor) -> Tensor:
+        return patches.new_empty(0).set_(patches)  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        return gradients[0]
+
+
 class _Graph(NamedTuple):
     """The recorded network call of one window batch: where its gradient enters and where it leaves.
 
@@ -250,6 +263,9 @@ class _Sweep:
         """The network's prediction "n k *p" of patches "n c *p", and the loss inside these windows."""
         padded = self.grid.pad(patches, self.window)
         with tapped(self.network, self.inside.layers if self.inside is not None else ()) as features:
+            # A network may write into its input, which autograd forbids where that is the patches themselves.
+            if padded.requires_grad and padded.is_leaf:
+                padded = _Lent.apply(padded)
             prediction = chosen(self.network(padded), self.output)
         self.effort.model_calls += 1
         self.effort.forwards += len(patches) / self.grid.count

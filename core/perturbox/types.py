@@ -3,8 +3,11 @@ question about one scan; `Effort` counts what answering it cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
+
+Geometry = Literal["patient", "spacing", "none"]
 
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # their pixels have no size
@@ -23,6 +26,9 @@ class Volume:
     unit: "HU" for CT, "intensity" otherwise, "label" for label maps.
     dtype, slope, intercept: how a file stores it: data = slope * stored + intercept.
     format: the file's suffix (".nii.gz", ".nrrd", ".png", "dicom", ...); header: what a writer needs to keep of it.
+    geometry: how much of the affine the file states: "patient" all of it, "spacing" only how far voxels are apart,
+    "none" of a picture, whose pixels have no size: the affine then only numbers them. notes: sentences about the rule
+    by which it was read, where there is a choice.
     """
 
     data: np.ndarray
@@ -33,6 +39,13 @@ class Volume:
     intercept: float = 0.0
     format: str = ".nii.gz"
     header: Mapping[str, object] = field(default_factory=dict)
+    geometry: Geometry = "patient"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_mm(self) -> bool:
+        """Whether distances between voxels are in millimetres; otherwise they are counted in pixels."""
+        return self.geometry != "none"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,12 +64,15 @@ class Volume:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres (2D: area in square centimetres)."""
-        return float(np.prod(self.spacing)) / (1000.0 if self.dims == 3 else 100.0)
+        i, j, k = self.affine[:3, :3].T
+        if self.dims == 2:
+            return float(np.linalg.norm(np.cross(i, j))) / 100.0
+        return abs(float(np.cross(i, j) @ k)) / 1000.0
 
     @property
     def sizes(self) -> str:
         """What sizes on this grid are told in: "ml", of a flat image "cm²", of a photograph "pixels"."""
-        if self.dims == 2 and self.format in PHOTOGRAPHS:
+        if not self.in_mm:
             return "pixels"
         return "ml" if self.dims == 3 else "cm²"
 
@@ -99,9 +115,14 @@ class Volume:
         return (self.slope * stored + self.intercept).astype(self.data.dtype)
 
     def same_grid(self, other: "Volume", tolerance_mm: float = 1e-3) -> bool:
-        """Whether both lie on the same voxels: equal shape, and corners closer than `tolerance_mm`."""
+        """Whether both lie on the same voxels: equal shape, and corners closer than `tolerance_mm`, as far as both
+        state where they are."""
         if self.shape != other.shape:
             return False
+        if "none" in (self.geometry, other.geometry):
+            return True
+        if "spacing" in (self.geometry, other.geometry):
+            return bool(np.allclose(self.spacing, other.spacing, rtol=1e-3))
         ends = [(0, n - 1) for n in self.shape] + [(0, 0)] * (3 - self.dims)
         corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
         corners = np.vstack([corners, np.ones(corners.shape[1])])

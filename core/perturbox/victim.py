@@ -115,7 +115,42 @@ class Victim:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
+        for name, value in self.labels.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{self.name} gives {name} the label {value!r}; labels are whole numbers from 0 up.")
+        unknown = {value for region in self.regions or () for value in region} - set(self.labels.values())
+        if unknown:
+            listing = ", ".join(map(str, sorted(unknown)))
+            raise InputError(f"{self.name} has regions of the labels {listing}, which `labels` doesn't name; add them.")
         self.network.to(self.device).eval()
+
+    def require_channels(self, count: int, effort: Effort) -> None:
+        """Raises InputError unless the network's `count` channels are those that labels and regions speak of."""
+        if self.regions is not None:
+            if count != len(self.regions):
+                raise InputError(
+                    f"The network of {self.name} has {count} channel(s) and `regions` describes {len(self.regions)}; "
+                    "give one region per channel."
+                )
+            return
+        if count == 1:
+            value = min(self.structures.values(), default=1)
+            raise InputError(
+                f"The network of {self.name} has one channel, of which the largest is always the same label; "
+                f"if it says yes or no (a logit), set regions=(({value},),)."
+            )
+        beyond = [f"{name} = {value}" for name, value in self.labels.items() if value >= count]
+        if beyond:
+            raise InputError(
+                f"{self.name} has no channel for {', '.join(beyond)}: its network has {count} channels, the labels 0 "
+                f"to {count - 1}; correct `labels` or the network."
+            )
+        unnamed = [str(value) for value in range(count) if value not in self.labels.values()]
+        if unnamed:
+            listing = ", ".join(unnamed[:5]) + (", …" if len(unnamed) > 5 else "")
+            note = f"The network's channels without a name in `labels` ({listing}) count as no structure."
+            if note not in effort.notes:
+                effort.notes.append(note)
 
     @property
     def structures(self) -> dict[str, int]:
@@ -235,7 +270,10 @@ class BoundVictim:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Native voxels -> network input on the network's grid; differentiable, its transpose is autograd's."""
-        return self.victim.normalise(self.grid.to_network(x))
+        gridded = self.grid.to_network(x)
+        if gridded.data_ptr() == x.data_ptr():  # a pipeline may write into its input, which would be the scan
+            gridded = gridded.clone()
+        return self.victim.normalise(gridded)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.slide(self.prepare(x))
@@ -259,6 +297,7 @@ class BoundVictim:
             memory_budget=self.memory_budget,
             effort=self.effort,
         )
+        self.victim.require_channels(logits.shape[1], self.effort)
         if slicewise:
             logits = logits.reshape(batch, depth, -1, width, height).movedim(1, 4)
         return logits, total

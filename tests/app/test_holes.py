@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tiny
+from test_io_headers import meta, nrrd, other
 
 SECRET = b"nobody may read or change this"
 REFUSED = {401, 403, 404, 405, 409, 413, 415, 422}
@@ -154,26 +155,23 @@ def test_parameters_override_nothing(server, secret, method, path, key):
     assert key in refused(server.http.request(method, path, **body), 422)["detail"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("x.nrrd", "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {path}\n\n"),
-        (
-            "x.mha",
-            "NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {path}\n",
-        ),
-        (
-            "x.mhd",
-            "NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {path}\n",
-        ),
-        ("x.nhdr", "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {path}\n\n"),
-    ],
-)
-def test_no_upload_sends_the_reader_to_another_file(server, secret, name, content):
-    sent = (name, content.format(path=secret).encode())
+@pytest.mark.parametrize("name", [*other("x"), "nhdr", "mhd"])
+def test_no_upload_sends_the_reader_to_another_file(server, secret, name):
+    """Headers that some reader follows to another file, by every way in which a client can send one."""
+    suffix, content = ({**other(str(secret))} | {
+        "nhdr": (".nhdr", nrrd(more=f"data file: {secret}\n", data=b"")),
+        "mhd": (".mhd", meta(last=f"ElementDataFile = {secret}", data=b"")),
+    })[name]  # fmt: skip
+    sent = (f"x{suffix}", content)
     refused(server.http.post("/infer/tiny", files={"file": sent}), 415, 422)
     refused(server.http.put("/session/", files=[("files", sent)]), 415, 422)
     refused(server.http.put("/datastore/image?image=evil", files={"file": sent}), 415, 422)
+    refused(server.http.put("/datastore/label?image=case_a&tag=evil", files={"label": sent}), 415, 422)
+    request = {"request": (None, json.dumps({"eps": 0, "steps": 1}))}
+    refused(server.http.post("/perturbox/jobs", files={**request, "image": sent}), 415, 422)
+    scan = ("x.nii.gz", (server.studies / "case_a.nii.gz").read_bytes())
+    for field in ("label", "roi"):
+        refused(server.http.post("/perturbox/jobs", files={**request, "image": scan, field: sent}), 415, 422)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(*sent)

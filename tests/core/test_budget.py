@@ -206,7 +206,7 @@ def test_padding_outside_the_field_of_view_is_never_changed():
 
 @pytest.mark.parametrize(
     "lowest, width, found",
-    [(-1024, 2, True), (-1000, 2, True), (-999, 2, False), (0, 2, False), (-2000, 0, False)],
+    [(-1024, 2, True), (-1000, 2, True), (-999, 2, False), (0, 2, False), (-1400, 0, False)],
 )
 def test_padding_is_a_plateau_of_air_or_below(lowest, width, found):
     data = np.random.default_rng(0).normal(0, 30, (1, 20, 20)).astype(np.float32)
@@ -216,6 +216,20 @@ def test_padding_is_a_plateau_of_air_or_below(lowest, width, found):
     assert mask.any() == found
     if found:
         assert np.array_equal(mask, data == lowest)
+
+
+def test_padding_is_also_what_resampling_made_of_a_plateau_and_what_no_scanner_measures():
+    rng = np.random.default_rng(1)
+    air = rng.normal(-1000, 12, (1, 40, 40)).astype(np.float32)
+    assert not padding_mask(np.rint(air)).any()  # air has a most frequent value too
+    for plateau in (-1100, -2000, -3024):
+        data = air.clip(-1020)
+        data[0, :, :5] = plateau + rng.normal(0, 0.1, (40, 5))
+        data[0, 3, :2] = plateau - 7  # an undershoot of interpolation
+        assert np.array_equal(padding_mask(data), data < plateau + 1)
+    data = air.copy()
+    data[0, 0, :2] = -1600
+    assert padding_mask(data).sum() == 2 and not padding_mask(data, "intensity").any()
 
 
 # ---------------------------------------------------------------- verify

@@ -71,10 +71,18 @@ def test_a_file_without_suffix_is_recognised(hu, tmp_path):
     assert np.array_equal(read_volume(tmp_path / "IM2").data[0], hu)
 
 
-def test_fractional_slopes_give_floating_point_hu(hu, tmp_path):
-    write_series(tmp_path, hu / 2, slope=0.5, intercept=-1000.0)
-    volume = read_volume(tmp_path)
-    assert volume.dtype == np.float64 and np.array_equal(volume.data[0], hu / 2)
+@pytest.mark.parametrize(("slope", "intercept"), [(0.5, -1000.0), (2.0, -1024.0), (1.0, -1000.5), (0.1, 0.0)])
+def test_slopes_keep_the_steps_the_file_stores(slope, intercept, hu, tmp_path):
+    stored = hu + 1000
+    write_series(tmp_path / "series", slope * stored + intercept, slope=slope, intercept=intercept)
+    volume = read_volume(tmp_path / "series")
+    assert volume.dtype == np.int16 and np.array_equal(volume.stored()[0], stored)
+    assert volume.step == np.float32(slope) and volume.intercept == intercept
+    assert np.allclose(volume.data[0], slope * stored + intercept, rtol=1e-7, atol=0)
+    assert writable_format(volume) == ".nii.gz"
+    write_volume(tmp_path / "a.nii.gz", volume)
+    again = read_volume(tmp_path / "a.nii.gz")
+    assert np.array_equal(again.data, volume.data) and again.step == volume.step
 
 
 def test_a_single_slice_has_its_thickness(hu, tmp_path):

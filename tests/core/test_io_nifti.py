@@ -79,7 +79,7 @@ def files(draw):
             draw(st.tuples(*[st.floats(-180, 180)] * 3)),
             draw(st.tuples(*[st.floats(0.1, 9)] * 3)),
             draw(st.tuples(*[st.floats(-2000, 2000)] * 3)),
-            draw(st.sampled_from([0.0, 0.3])),
+            draw(st.sampled_from([0.0, 0.004])),  # what rounding leaves of right angles
         ),
         "order": draw(st.sampled_from("<>")),
         "slope": draw(st.sampled_from([None, 0.5, 0.1, -2.0, 3.7])),
@@ -156,11 +156,14 @@ def test_affine_comes_from_sform_else_qform_else_spacing(qform, sform, tmp_path)
     image.header.set_sform(oblique(origin=(4, 5, 6)), code=sform)
     nib.save(image, tmp_path / "a.nii")
     expected = nib.load(tmp_path / "a.nii").affine
+    if not (qform or sform):  # where nibabel puts the middle at 0 and j to the front, and says that it doesn't know
+        expected = np.diag([*(np.float32([-0.8, -0.75, 1.5]).astype(float)), 1])
 
     volume = read_volume(tmp_path / "a.nii")
     write_volume(tmp_path / "b.nii", volume)
 
     assert np.array_equal(volume.affine, expected)
+    assert volume.geometry == ("patient" if qform or sform else "spacing")
     assert (tmp_path / "a.nii").read_bytes() == (tmp_path / "b.nii").read_bytes()
 
 

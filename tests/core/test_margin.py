@@ -309,7 +309,7 @@ def test_folder_names_suit_every_file_system():
     [
         ({}, 0.0, "--max-eps must be a number above 0, not 0.0"),
         ({}, float("nan"), "--max-eps must be a number above 0"),
-        ({}, 0.5, "--max-eps 0.5 is less than the file can store; choose at least 1"),
+        ({}, 0.5, "stores steps of 1 HU, so it can't hold any change up to 0.5 HU"),
         ({"norm": "l2"}, 8.0, "norm linf"),
         ({"goal": "vanish", "target": ("organ",)}, 8.0, "goal 'change'"),
         ({"target": ("liver",)}, 8.0, "no structure 'liver'"),

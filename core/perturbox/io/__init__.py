@@ -7,18 +7,17 @@ when it is complete, so no half-written output exists, and an existing file is n
 Spatial axes are the file's own, fastest first: (i, j, k) is (column, row, slice); a photograph is (width, height).
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from perturbox.io import dicom, itk, nifti
+from perturbox.io import dicom, headers, itk, label_maps, nifti, pictures
 from perturbox.io.checks import (
     Stored,
     check_grid,
     check_hu,
-    check_labels,
     check_values,
-    different_grid,
     to_volume,
 )
 from perturbox.io.files import (
@@ -37,6 +36,7 @@ __all__ = [
     "FORMATS",
     "WRITABLE",
     "check_hu",
+    "copy_scan",
     "has_room_for_notice",
     "read_labels",
     "read_mask",
@@ -81,26 +81,30 @@ def read_stored(path: str | Path) -> Stored:
     return stored
 
 
-def read_labels(path: str | Path, like: Volume, known: set[int] | None = None) -> np.ndarray:
+def read_labels(
+    path: str | Path, like: Volume, known: set[int] | None = None, notes: list[str] | None = None
+) -> np.ndarray:
     """The label map in a file, int32 "*s" on the grid of `like`; `known` are the values it may hold, None for any.
 
-    Raises InputError if it lies on another grid or holds fractions, negative values or values not in `known`.
+    notes: takes the sentences about the rule by which it was read, where there is a choice. Raises InputError if it
+    lies on other voxels or holds fractions, negative values or values not in `known`.
     """
     path = Path(path)
-    stored = _read(path)
+    stored = label_maps.one_channel(path, _read(path))
     check_grid(path, stored)
-    if stored.values.shape[0] != 1:
-        raise InputError(f"{path} is a colour image where a label map is needed; save one value per voxel.")
     check_values(path, stored.values, allow_constant=True)
     volume = to_volume(path, stored, "label")
-    if not volume.same_grid(like):
-        raise InputError(different_grid(path, volume, like))
-    return check_labels(path, volume.data[0], known)
+    said = [f"Label map: {note[:1].lower()}{note[1:]}" for note in volume.notes]
+    volume = label_maps.on_grid(path, volume, like, said)
+    found = label_maps.whole_numbers(path, volume, known, said)
+    if notes is not None:
+        notes += said
+    return found
 
 
-def read_mask(path: str | Path, like: Volume) -> np.ndarray:
+def read_mask(path: str | Path, like: Volume, notes: list[str] | None = None) -> np.ndarray:
     """The region a label map outlines (values above 0), bool "*s"; raises InputError as `read_labels`, or if empty."""
-    mask = read_labels(path, like) > 0
+    mask = read_labels(path, like, notes=notes) > 0
     if not mask.any():
         raise InputError(f"{path} outlines nothing; draw the region with a value above zero.")
     return mask
@@ -156,9 +160,24 @@ def write_labels(
         nifti.write(temporary, volume, adversarial=False, description=listing)
 
 
+def copy_scan(source: Path, target: Path) -> Path:
+    """Copy a scan's file, with the voxels that a detached header has beside it in one file; where the copy is.
+
+    Raises InputError for a header that can't be followed.
+    """
+    if suffix(source) not in headers.SUFFIXES or not (header := headers.read(source)).detached:
+        shutil.copyfile(source, target)
+        return target
+    target = target.with_suffix(".nrrd" if suffix(source) in (".nrrd", ".nhdr") else ".mha")
+    headers.write_whole(header, target)
+    return target
+
+
 def writable_format(volume: Volume) -> str:
     """The suffix under which to write this volume: its own, or that of the nearest format in one lossless file."""
     nearest = {".nhdr": ".nrrd", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", DICOM: ".nrrd"}
+    if volume.format == DICOM and (volume.slope, volume.intercept) != (1.0, 0.0):
+        return ".nii.gz"  # which holds them beside the stored numbers
     return nearest.get(volume.format, volume.format)
 
 
@@ -180,6 +199,8 @@ def _read_as(path: Path, format: str) -> Stored:
     require_file(path)
     if format in nifti.SUFFIXES:
         return nifti.read(path)
+    if format in PHOTOGRAPHS:
+        return pictures.read(path)
     if format in FORMATS:
         return itk.read(path)
     if dicom.is_dicom(path):

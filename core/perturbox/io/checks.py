@@ -6,8 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbox.types import InputError, Volume
+from perturbox.types import Geometry, InputError, Volume
 
+# The cosine between two axes above which a grid is sheared: by 0.3 degrees.
+RIGHT_ANGLE = 5e-3
+# HU: what is below is air or outside the body; what is below is nothing a scanner measured.
+AIR, NO_TISSUE = -500, -1500
+FEW = 1e-3  # of the voxels
 # Every integer up to these survives in a float of that size.
 EXACT_IN_FLOAT32, EXACT_IN_FLOAT64 = 2**24, 2**53
 
@@ -22,6 +27,8 @@ class Stored:
     slope: float = 1.0
     intercept: float = 0.0
     header: Mapping[str, object] = field(default_factory=dict)
+    geometry: Geometry = "patient"
+    notes: tuple[str, ...] = ()
 
 
 def check_size(path: Path, shape: tuple[int, ...]) -> None:
@@ -56,6 +63,14 @@ def check_grid(path: Path, stored: Stored) -> None:
     check_spacing(path, tuple(lengths))
     if np.linalg.svd(axes / lengths, compute_uv=False)[-1] < 1e-4:
         raise InputError(f"{path} has two axes along the same direction (a singular affine); export the scan again.")
+    units = axes / lengths
+    leaning = float(np.abs(np.triu(units.T @ units, 1)).max())
+    if leaning > RIGHT_ANGLE:
+        angle = np.degrees(np.arccos(leaning))
+        raise InputError(
+            f"{path} has a sheared grid: two of its axes are {angle:.1f} degrees apart instead of 90, as of a tilted "
+            "gantry; resample it to axes at right angles."
+        )
 
 
 def check_values(path: Path, values: np.ndarray, allow_constant: bool = False) -> None:
@@ -101,6 +116,8 @@ def to_volume(path: Path, stored: Stored, unit: str) -> Volume:
         intercept=intercept,
         format=stored.format,
         header=stored.header,
+        geometry=stored.geometry,
+        notes=stored.notes,
     )
     if (slope != 1 or intercept != 0) and not np.array_equal(volume.stored(), values):
         raise InputError(
@@ -110,44 +127,16 @@ def to_volume(path: Path, stored: Stored, unit: str) -> Volume:
     return volume
 
 
-def different_grid(path: Path, volume: Volume, like: Volume) -> str:
-    """The refusal for a label map that doesn't lie on the scan's voxels."""
-    mine, other = ("×".join(map(str, v.shape)) for v in (volume, like))
-    what = (
-        f"{mine} voxels instead of {other}" if mine != other else "the same size at another place, spacing or direction"
-    )
-    return f"{path} lies on another grid than the scan ({what}); resample it to the scan by nearest neighbour."
-
-
-def check_labels(path: Path, values: np.ndarray, known: set[int] | None) -> np.ndarray:
-    """The values as int32; raises InputError for fractions, negative values and values not in `known`."""
-    found = np.unique(values)
-    if (found != np.rint(found)).any():
-        raise InputError(
-            f"{path} holds fractions such as {found[found != np.rint(found)][0]:g}; a label map has whole numbers."
-        )
-    if found[0] < 0 or found[-1] > np.iinfo(np.int32).max:
-        extreme = found[0] if found[0] < 0 else found[-1]
-        raise InputError(f"{path} holds the label {extreme:g}; labels run from 0 up, so renumber them.")
-    unknown = [] if known is None else [int(v) for v in found if int(v) not in known]
-    if unknown:
-        shown = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
-        values_known = ", ".join(map(str, sorted(known or ())))
-        raise InputError(
-            f"{path} holds labels the victim doesn't know ({shown}; known: {values_known}); map them with --label-map."
-        )
-    return values.astype(np.int32)
-
-
 def check_hu(volume: Volume, force: bool = False) -> list[str]:
     """Warnings about a CT's values; raises InputError if they can't be Hounsfield units, with `force` only warns of it.
 
     CT shows air (below -500 HU) or, in a crop inside the body, fat (-200 to -50 HU), either in at least 0.1 % of the
     voxels. MR, 8-bit pictures, and CT without its rescale intercept or already normalised show neither.
     """
-    lowest, highest = float(volume.data.min()), float(volume.data.max())
-    warnings = []
-    if volume.unit != "HU" or not _shows_air_or_fat(volume.data):
+    data = volume.data
+    lowest, highest = float(data.min()), float(data.max())
+    air, fat = (np.count_nonzero(where) / data.size for where in (data < AIR, (data >= -200) & (data <= -50)))
+    if volume.unit != "HU" or max(air, fat) < FEW:
         problem = (
             f"Values run from {lowest:g} to {highest:g}. This is not CT in Hounsfield units, "
             "so a limit in HU means nothing. Load the original CT or pass --force."
@@ -155,7 +144,11 @@ def check_hu(volume: Volume, force: bool = False) -> list[str]:
         if not force:
             raise InputError(problem)
         return [problem]
-    if lowest < -1500:
+    warnings = []
+    if air < FEW:
+        warnings += _about_a_scan_without_air(data, fat)
+    warnings += _about_clipping(data, lowest, highest)
+    if lowest < NO_TISSUE:
         warnings.append(
             f"Values go down to {lowest:g} HU, below air: padding around the scan, which an attack leaves alone."
         )
@@ -164,7 +157,27 @@ def check_hu(volume: Volume, force: bool = False) -> list[str]:
     return warnings
 
 
-def _shows_air_or_fat(data: np.ndarray) -> bool:
-    air = np.count_nonzero(data < -500)
-    fat = np.count_nonzero((data >= -200) & (data <= -50))
-    return bool(max(air, fat) >= 1e-3 * data.size)
+def _about_a_scan_without_air(data: np.ndarray, fat: float) -> list[str]:
+    """MR can have the few negative values that resampling makes; CT inside a body is soft tissue with fat."""
+    bright = np.count_nonzero(data > 300) / data.size
+    if fat >= 0.01 and bright <= 0.3:
+        return []
+    return [
+        f"No voxel shows air, {fat:.1%} show fat (-200 to -50) and {bright:.0%} more than 300: if this is no CT, for "
+        "example MR, a limit in HU means nothing."
+    ]
+
+
+def _about_clipping(data: np.ndarray, lowest: float, highest: float) -> list[str]:
+    """A window leaves a plateau at either end; scanners themselves end at air or below, and above bone."""
+    low, high = np.count_nonzero(data == lowest) / data.size, np.count_nonzero(data == highest) / data.size
+    at_top = high >= 5e-4 and highest < 2000
+    if low < 5e-3 or not (at_top or lowest > -900):
+        return []
+    ends = f"{low:.0%} of the voxels are exactly {lowest:g}" + (
+        f" and {high:.1%} exactly {highest:g}" if at_top else ""
+    )
+    return [
+        f"{ends}: the scan was clipped to a window before. What lay outside is lost, and no change can leave the "
+        "window; load the original CT."
+    ]

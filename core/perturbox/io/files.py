@@ -47,6 +47,18 @@ def unreadable(path: Path, error: OSError) -> InputError:
     )
 
 
+def damaged(path: Path) -> InputError:
+    """The refusal for a file that isn't what its name says."""
+    return InputError(
+        f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
+    )
+
+
+def truncated(path: Path) -> InputError:
+    """The refusal for a file that lacks its end."""
+    return InputError(f"{path} ends too early (truncated); copy or export it again.")
+
+
 def require_new(path: Path, overwrite: bool) -> None:
     """Raises InputError if writing to `path` would replace something or has no folder to go to."""
     if path.is_dir():

@@ -1,9 +1,11 @@
-"""NRRD, MetaImage and photographs through SimpleITK, and the one place where ITK's LPS axes become RAS."""
+"""NRRD and MetaImage through SimpleITK, writing pictures, and the one place where ITK's LPS axes become RAS."""
 
 import os
+import re
+import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
+from perturbox.io import headers, voxels
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import suffix
+from perturbox.io.files import damaged, suffix
 from perturbox.types import ADVERSARIAL_NOTICE, PHOTOGRAPHS, InputError, Volume
 
 # The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
@@ -32,40 +35,73 @@ HOLDS = {".png": "uint8 uint16", ".bmp": "uint8"} | dict.fromkeys(
     (".tif", ".tiff"), "uint8 int8 uint16 int16 uint32 int32 float32"
 )
 COMPRESSION = 3
+# What is said of a file that leaves open which way its axes run; {} is how.
+NO_ORIENTATION = (
+    "The file states no orientation ({}): i was taken to run to the left and j to the back, as SimpleITK and Slicer do."
+)
 
 
 def read(path: Path) -> Stored:
-    """The numbers in a NRRD, MetaImage, PNG, JPEG, TIFF or BMP file; raises InputError for damaged or unusable ones."""
+    """The numbers in a NRRD or MetaImage file; raises InputError for damaged or unusable ones.
+
+    ITK reads a header of our own making, for the geometry; the voxels behind the file's own are read here.
+    """
+    header = headers.read(path)
     format = suffix(path)
-    if format in (".jpg", ".jpeg", ".bmp"):
-        _require_end(path, format)
-    if format == ".png":
-        _refuse_grey_with_alpha(path)
+    with tempfile.TemporaryDirectory(prefix="perturbox-") as scratch, silence():
+        place = Path(scratch) / f"header{'.nrrd' if format in ('.nrrd', '.nhdr') else '.mha'}"
+        place.write_text(header.text, encoding="ascii", newline="")
+        reader = _reader(place, format)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            raise damaged(path) from None
+        _check_place(path, reader)
+    spatial = tuple(n for axis, n in enumerate(header.shape) if axis != header.channel_axis)
+    channels = 1 if header.channel_axis is None else header.shape[header.channel_axis]
+    if spatial != reader.GetSize() or channels != reader.GetNumberOfComponents():
+        raise InputError(f"{path} says in several ways which of its axes are in space; export it again as .nii.gz.")
+    _require_one_value(path, channels, len(spatial), header.remarks)
+    values = voxels.read(header)
+    values = values[None] if header.channel_axis is None else np.moveaxis(values, header.channel_axis, 0)
+    metadata, oriented = _metadata(reader) | dict(header.remarks), _oriented(header.text)
+    return Stored(
+        values=values,
+        affine=affine_of(reader),
+        format=format,
+        header={"metadata": metadata},
+        geometry="patient" if oriented else "spacing",
+        notes=() if oriented or len(spatial) < 3 else (NO_ORIENTATION.format("no space, directions or transform"),),
+    )
+
+
+def _oriented(header: str) -> bool:
+    """Whether a NRRD or MetaImage header says which way its axes run."""
+    keys = {re.split("[:=]", line, maxsplit=1)[0].strip() for line in header.splitlines()}
+    return bool(keys & {"space", "space dimension", "TransformMatrix", "Rotation", "Orientation"})
+
+
+def _reader(path: Path, format: str) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(READERS[format])
-    with silence():
-        try:
-            reader.ReadImageInformation()
-            dims = reader.GetDimension()
-            if format in PHOTOGRAPHS and 0 in reader.GetSize():  # how ITK's PNG reader takes what is no PNG
-                raise RuntimeError
-            check_size(path, reader.GetSize())
-            check_spacing(path, reader.GetSpacing())
-            axes = np.array(reader.GetDirection()).reshape(dims, dims)
-            if abs(np.linalg.det(axes)) < 1e-6:
-                raise InputError(
-                    f"{path} has two axes along the same direction (a singular affine); export the scan again."
-                )
-            image = reader.Execute()
-        except RuntimeError:
-            raise _damaged(path) from None
-    values = values_of(image)
-    if format in PHOTOGRAPHS and dims != 2:
-        raise InputError(f"{path} holds several pages; save one page, or the volume as .nii.gz or .nrrd.")
-    values = _grey_or_rgb(path, values, format)
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
-    return Stored(values=values, affine=affine_of(image), format=format, header={"metadata": metadata})
+    return reader
+
+
+def _check_place(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises InputError for sizes, spacing or directions that no image has; `path`: what the user calls it."""
+    dims = reader.GetDimension()
+    check_size(path, reader.GetSize())
+    check_spacing(path, reader.GetSpacing())
+    axes = np.array(reader.GetDirection()).reshape(dims, dims)
+    if abs(np.linalg.det(axes)) < 1e-6:
+        raise InputError(f"{path} has two axes along the same direction (a singular affine); export the scan again.")
+
+
+def _metadata(image: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:
+    """What a file says of itself, without what ITK can't put into words."""
+    found = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if not key.startswith("ITK_")}
+    return {key: value for key, value in found.items() if "UNKNOWN_PRINT_CHARACTERISTICS" not in value}
 
 
 def write(path: Path, volume: Volume, adversarial: bool, description: str) -> None:
@@ -109,6 +145,19 @@ def require_room(path: Path, format: str, volume: Volume) -> None:
         raise InputError(f"{path} can't hold float16; write it as float32.")
 
 
+def geometry(path: Path, reader_name: str) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """(sizes, ijk -> RAS) of a file as ITK's own reader of that name understands it; None if it can't."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(reader_name)
+    with silence():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return None
+    return reader.GetSize(), affine_of(reader)
+
+
 def values_of(image: sitk.Image) -> np.ndarray:
     """An image's pixels as "c *s" with spatial axes (i, j, k); ITK's arrays come slice first and channel last."""
     array = sitk.GetArrayFromImage(image)
@@ -117,7 +166,7 @@ def values_of(image: sitk.Image) -> np.ndarray:
     return np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
 
 
-def affine_of(image: sitk.Image) -> np.ndarray:
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     """ijk -> RAS in mm of an ITK image, whose own axes are LPS."""
     return lps_to_ras(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
 
@@ -142,48 +191,16 @@ def _place(image: sitk.Image, volume: Volume) -> None:
     image.SetOrigin(affine[:dims, 3].tolist())
 
 
-def _grey_or_rgb(path: Path, values: np.ndarray, format: str) -> np.ndarray:
-    channels = values.shape[0]
-    if channels == 4 and format in PHOTOGRAPHS:
-        if (values[-1] != np.iinfo(values.dtype).max).any():
-            raise InputError(f"{path} is partly transparent; save it without an alpha channel.")
-        values = values[:-1]
-    elif channels not in (1, 3):
+def _require_one_value(path: Path, channels: int, dims: int, remarks: Mapping[str, str]) -> None:
+    """Raises InputError for anything but one value per voxel, or red, green and blue of a 2D image."""
+    if channels > 1 and any(key.startswith("Segment") for key in remarks):
+        raise InputError(
+            f"{path} holds {channels} layers of segments that overlap; in Slicer, export the segments as a label map."
+        )
+    if channels not in (1, 3):
         raise InputError(f"{path} holds {channels} values per voxel, like a time series; save one of them.")
-    # BMP has no grey type, only a grey palette, which comes back as three equal channels.
-    if format == ".bmp" and len(values) == 3 and (values == values[0]).all():
-        values = values[:1]
-    if len(values) == 3 and values.ndim == 4:
+    if channels == 3 and dims == 3:
         raise InputError(f"{path} is a colour or vector volume; save one channel of it.")
-    return values
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(
-        f"{path} can't be read as {suffix(path)} (damaged, truncated or another format); export it again."
-    )
-
-
-def _require_end(path: Path, format: str) -> None:
-    """Raises InputError for a JPEG or BMP file that ends too early, which decoders fill up without a word."""
-    raw = path.read_bytes()
-    if format == ".bmp":
-        if int.from_bytes(raw[2:6], "little") > len(raw):
-            raise _damaged(path)
-        return
-    position = 2
-    # Walk over the segments before the pixels: a thumbnail in one of them has an end marker of its own.
-    while raw[position : position + 1] == b"\xff" and raw[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(raw[position + 2 : position + 4], "big")
-    if not raw.startswith(b"\xff\xd8") or raw.find(b"\xff\xd9", position) < 0:
-        raise _damaged(path)
-
-
-def _refuse_grey_with_alpha(path: Path) -> None:
-    """Raises InputError for the one kind of PNG (colour type 4, RFC 2083, 4.1.1) that SimpleITK can't read."""
-    with open(path, "rb") as file:
-        if file.read(26)[25:] == b"\x04":
-            raise InputError(f"{path} is grey with transparency; save it without an alpha channel.")
 
 
 def _comment_png(path: Path, text: str) -> None:

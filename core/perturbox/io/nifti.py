@@ -15,8 +15,10 @@ from nibabel.nifti1 import Nifti1Extension, Nifti1Header, data_type_codes
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
+from perturbox.io import itk
 from perturbox.io.checks import Stored, check_size, check_spacing
 from perturbox.io.files import NIFTI, suffix, unreadable
+from perturbox.io.itk import lps_to_ras
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 SUFFIXES = NIFTI
@@ -46,13 +48,16 @@ def read(path: Path) -> Stored:
     channels = shape[4] if len(shape) == 5 else 1
     spatial = shape[: 2 if channels > 1 and shape[2] == 1 else 3]
     slope, intercept = _scaling(path, header)
+    affine = _affine(header, len(spatial))
     return Stored(
         values=np.moveaxis(values.reshape(*spatial, channels, order="F"), -1, 0),
-        affine=_affine(header, len(spatial)),
+        affine=affine,
         format=suffix(path),
         slope=slope,
         intercept=intercept,
         header={"nifti": header},
+        geometry="patient" if _oriented(header) else "spacing",
+        notes=tuple(_about_geometry(path, header, affine, spatial)),
     )
 
 
@@ -189,14 +194,48 @@ def _scaling(path: Path, header: Nifti1Header) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
 
 
+def _oriented(header: Nifti1Header) -> bool:
+    return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+
+
 def _affine(header: Nifti1Header, dims: int) -> np.ndarray:
-    """sform, else qform, else spacing alone, as nibabel reads it; a 2D image's third axis stands on the other two."""
+    """sform, else qform, as nibabel reads them; where there is neither, spacing alone with i to the left and j to the
+    back, as ITK reads it. A 2D image's third axis stands on the other two."""
+    if not _oriented(header):
+        return lps_to_ras(np.eye(dims), header.get_zooms()[:dims], np.zeros(dims))
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     if dims == 2:
         normal = np.cross(affine[:3, 0], affine[:3, 1])
         length = np.linalg.norm(normal)
         affine[:3, 2] = normal / length if length > 0 else 0.0
     return affine
+
+
+def _about_geometry(path: Path, header: Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
+    """Which rule was followed where the header doesn't say where the voxels are, or says it twice."""
+    if not _oriented(header):
+        if len(shape) == 3:
+            yield itk.NO_ORIENTATION.format("sform_code = qform_code = 0")
+        return
+    spacing, apart = np.linalg.norm(affine[:3, : len(shape)], axis=0), np.array(header.get_zooms()[: len(shape)])
+    used = "sform" if int(header["sform_code"]) > 0 else "qform"
+    if np.abs(spacing - apart).max() > 1e-3 * spacing.max():
+        sizes = [" × ".join(f"{length:.4g}" for length in lengths) for lengths in (apart, spacing)]
+        yield (
+            f"The file's header contradicts itself: voxels of {sizes[0]} mm (pixdim) and of {sizes[1]} mm ({used}); "
+            f"the {used} was used, as nibabel does, and SimpleITK and Slicer may place the voxels otherwise."
+        )
+        return
+    other = itk.geometry(path, "NiftiImageIO")
+    if other is None or other[0] != shape or len(shape) < 3:
+        return
+    ends = np.array(np.meshgrid(*((0, n - 1) for n in shape), [1], indexing="ij")).reshape(4, -1)
+    away = float(np.linalg.norm(((other[1] - affine) @ ends)[:3], axis=0).max())
+    if away > 0.1 * spacing.min():
+        yield (
+            f"The file's sform and qform place voxels up to {away:.3g} mm apart; the {used} was used, as nibabel does, "
+            "and SimpleITK and Slicer use the other."
+        )
 
 
 def _header_for(volume: Volume) -> Nifti1Header:

@@ -33,7 +33,7 @@ def take_in(order: Order, folder: Path) -> Order:
         if path.is_dir():
             shutil.copytree(path, place)
         else:
-            shutil.copyfile(path, place)
+            place = io.copy_scan(path, place)
         paths[field] = str(place)
     return dataclasses.replace(order, job=dataclasses.replace(order.job, **paths))
 

@@ -57,7 +57,7 @@ class Affine:
             ]
             return torch.stack(rows)[None]
 
-        return settle(warped(x, field, *self.motion(z, x, budget)) - x, x, budget)
+        return settle(warped(budget.without_padding(x), field, *self.motion(z, x, budget)) - x, x, budget)
 
     def largest(self, z: Tensor, x: Tensor, budget: Budget) -> float:
         """How far z moves the voxel that it moves furthest, in mm: one of those in the corners."""

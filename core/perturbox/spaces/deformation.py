@@ -102,7 +102,7 @@ class Deformation:
                 u = apply_along(matrix[first:end] if axis == 0 else matrix, u, axis + 2)
             return u
 
-        return settle(warped(x, field, u) - x, x, budget)
+        return settle(warped(budget.without_padding(x), field, u) - x, x, budget)
 
     def project(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         length = z.norm(dim=1, keepdim=True)

@@ -1,6 +1,5 @@
-"""Uploaded files: of their names only a known suffix is kept, and a header must not send the reader to another file."""
+"""Uploaded files: of their names only a known suffix is kept, and a header must not send a reader to another file."""
 
-import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -8,22 +7,14 @@ from pathlib import Path, PurePosixPath
 from fastapi import UploadFile
 
 from lib.guard.errors import Refusal, bad
+from perturbox.io import headers
+from perturbox.types import InputError
 
 # What the readers take in one file. Detached headers (.nhdr, .mhd) name another file to read, so they stay out.
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABELS = (".nii.gz", ".nii", ".nrrd")
 # Labels and regions of a job: also of photographs, but not JPEG, which changes values.
 MASKS = (*LABELS, ".mha", ".png", ".tif", ".tiff", ".bmp")
-HEADER_BYTES = 64 * 1024
-# NRRD and MetaImage headers may say that the voxels lie elsewhere, at any path: only "here" is accepted.
-ELSEWHERE = {
-    ".nrrd": re.compile(rb"^data ?file\s*:", re.IGNORECASE | re.MULTILINE),
-    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=(?![ \t]*LOCAL[ \t]*\r?\n)", re.IGNORECASE | re.MULTILINE),
-}
-ENDS = {
-    ".nrrd": re.compile(rb"\n\r?\n"),
-    ".mha": re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[^\n]*\n", re.IGNORECASE | re.MULTILINE),
-}
 BLOCK = 2**20
 
 
@@ -46,18 +37,15 @@ def stem_of(name: str, suffix: str) -> str:
 
 
 def check_content(path: Path, suffix: str) -> None:
-    """Raises a 422 for an empty file, and for one whose header sends the reader to another file."""
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES)
-    if not head:
+    """Raises a 422 for an empty file, and for one whose header breaks the rules or says the voxels lie elsewhere."""
+    if not path.stat().st_size:
         raise bad("The uploaded file is empty (0 bytes).", "Export it again.")
-    if suffix not in ELSEWHERE:
+    if suffix not in headers.SUFFIXES:
         return
-    end = ENDS[suffix].search(head)
-    if end is None:
-        raise bad("The uploaded file's header has no end within 64 KiB.", "Export it again, as .nii.gz if you can.")
-    if ELSEWHERE[suffix].search(head, 0, end.end()):
-        raise bad("The uploaded file's header says that its voxels lie in another file.", "Send one whole file.")
+    try:
+        headers.require_whole(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), "The uploaded file")) from None
 
 
 def keep(upload: UploadFile, folder: Path, name: str, known: tuple[str, ...] = SCANS) -> Path:
@@ -73,9 +61,9 @@ def keep(upload: UploadFile, folder: Path, name: str, known: tuple[str, ...] = S
 def check_spooled(upload: UploadFile, known: tuple[str, ...] = SCANS) -> str:
     """Check an upload that MONAI Label will save itself; returns its suffix."""
     suffix = suffix_of(upload.filename, known)
-    with tempfile.NamedTemporaryFile() as head:
+    with tempfile.NamedTemporaryFile(suffix=suffix) as head:
         upload.file.seek(0)
-        head.write(upload.file.read(HEADER_BYTES))
+        head.write(upload.file.read(headers.MOST_BYTES))
         head.flush()
         upload.file.seek(0)
         check_content(Path(head.name), suffix)
