@@ -23,7 +23,8 @@ def listen(tell: Callable[[Trouble], None] | None) -> None:
 
 
 def report(error: Exception) -> Trouble:
-    """Log a mistake and tell it; a Trouble is no mistake and is only told. A mistake that goes on is logged once."""
+    """Log a mistake and tell it; a Trouble is no mistake and is only told. The same one in a row, as at every tick of a
+    timer, is logged once."""
     global _last
     if isinstance(error, Trouble):
         said = error
@@ -51,10 +52,12 @@ def tried(call: Callable, *arguments):
 
 
 def told(call: Callable) -> Callable:
-    """Decorator of what Qt or VTK calls: a failure is reported and goes no further."""
+    """Decorator of what Qt or VTK calls: a failure is reported, as often as it happens, and goes no further."""
 
     @functools.wraps(call)
     def run(*arguments):
+        global _last
+        _last = ""
         return tried(call, *arguments)
 
     return run
