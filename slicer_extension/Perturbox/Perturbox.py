@@ -5,16 +5,16 @@ and each section of the panel in a file of its own.
 """
 
 import json
-import time
 from typing import Annotated
 
 import qt
 import slicer
 import vtk
-from PerturboxLib import example, keys, scene, sending, session
+from PerturboxLib import example, keys, mistakes, scene, scripting, sending, session
 from PerturboxLib.attackpanel import AttackPanel
 from PerturboxLib.inputpanel import InputPanel, firstScan
 from PerturboxLib.lookpanel import MODES, LookPanel
+from PerturboxLib.mistakes import told, tried
 from PerturboxLib.resultpanel import ResultPanel
 from PerturboxLib.savepanel import SavePanel
 from PerturboxLib.serverpanel import ServerPanel
@@ -94,6 +94,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updating = False
         self._again = False
         self._guiTag = None
+        self._mistake = None
+        self._begun = 0
 
     # ------------------------------------------------------------ Slicer's calls
 
@@ -104,6 +106,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
+        mistakes.listen(self.showMistake)
         self.logic = PerturboxLogic()
         self.session = self.logic.session
         self.session.changed, self.session.finished = self.onSession, self.onFinished
@@ -124,6 +127,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:  # the module was reloaded while it was shown
             self.enter()
 
+    @told
     def enter(self) -> None:
         """The module is shown: take the keys, and the views back to the result that was looked at."""
         self.entered = True
@@ -131,6 +135,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.keys.enter()
         self.update()
 
+    @told
     def exit(self) -> None:
         """Another module is shown: give keys and views back. A running job goes on."""
         self.entered = False
@@ -141,10 +146,11 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The panel is destroyed: end every thread, timer, observer and shortcut."""
         self.timer.stop()
         self.exit()
-        self.session.close()
-        self.server.stopLocal()
-        self.setParameterNode(None)
+        for end in (self.session.close, self.server.stopLocal, self.attack.close):
+            tried(end)
+        tried(self.setParameterNode, None)
         self.removeObservers()
+        mistakes.listen(None)
 
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, with the scan one most likely means."""
@@ -165,15 +171,31 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # ------------------------------------------------------------ events
 
+    @told
     def onParameters(self, caller=None, event=None) -> None:
         self.update()
 
     def onTimer(self) -> None:
-        self.session.process()
-        self.server.process()
+        tried(self.session.process)
+        tried(self.server.process)
 
     def onSession(self) -> None:
-        """The session has news: keep the job's id for the next start of Slicer, and take up one that was kept."""
+        """The session has news: show them. A mistake's sentence stays until the user begins something else."""
+        if self.session.begun != self._begun:
+            self._begun, self._mistake = self.session.begun, None
+        tried(self.keepJob)
+        if self.session.trouble is not None:
+            self.show(self.session.trouble)
+        elif self._mistake is not None:
+            self.show(self._mistake)
+        elif self.session.note:
+            self.note(self.session.note)
+        elif self.session.busy or self.session.state == session.CONNECTING:
+            self.ui.troubleFrame.visible = False
+        self.update()
+
+    def keepJob(self) -> None:
+        """Keep the job's id for the next start of Slicer, and take up one that was kept."""
         if self.parameters is not None:
             if self.session.jobId and self.parameters.jobId != self.session.jobId:
                 self.parameters.jobId, self.parameters.jobServer = self.session.jobId, self.session.client.address
@@ -182,13 +204,6 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     self.takeUp()
                 else:
                     self.parameters.jobId = ""
-        if self.session.trouble is not None:
-            self.show(self.session.trouble)
-        elif self.session.note:
-            self.note(self.session.note)
-        elif self.session.busy or self.session.state == session.CONNECTING:
-            self.ui.troubleFrame.visible = False
-        self.update()
 
     def takeUp(self) -> None:
         """Follow the job that ran when Slicer was closed or the connection was left."""
@@ -207,27 +222,41 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parameters is None:
             return
         self.parameters.jobId = ""
+        if kind == "attack":
+            self.parameters.result = node
+        tried(self.learn, kind, record)
+        if kind == "attack":
+            tried(self.findMargin, node, record)
+        self.update()
+
+    def learn(self, kind: str, record: dict) -> None:
+        """Keep what a result tells of its scan's noise and of the model's pace."""
         scan = self.parameters.inputVolume
         sigma = (record.get("noise") or {}).get("sigma") or 0.0
         if scan is not None and kind != "margin":
             self.parameters.noise = json.dumps({**json.loads(self.parameters.noise or "{}"), scan.GetID(): sigma})
         if kind == "attack":
             self.attack.rememberPace(record)
-            self.parameters.result = node
-            if self.parameters.findMargin and not record.get("stopped_early") and not self.attack.obstacle():
-                self.session.run(self.attack.marginRequest(), self.input.parcel(scanOnly=True), scan, node)
-        self.update()
 
+    def findMargin(self, node, record: dict) -> None:
+        """Look for the breaking points of a result, if that is asked for and the attack came to its end."""
+        if self.parameters.findMargin and not record.get("stopped_early") and not self.attack.obstacle():
+            request, parcel = self.attack.marginRequest(), self.input.parcel(scanOnly=True)
+            self.session.run(request, parcel, self.parameters.inputVolume, node)
+
+    @told
     def onSceneStartClose(self, caller=None, event=None) -> None:
         self.session.abandon("The scene was closed, so the attack was stopped.")
         self.look.leave()
         self.setParameterNode(None)
 
+    @told
     def onSceneEnd(self, caller=None, event=None) -> None:
         if self.entered or self.parameters is None:
             self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
+    @told
     def onNodeRemoved(self, caller, event, node) -> None:
         """The scan under attack is removed: nothing is left to show the result on. A result is: let go of its views."""
         if node is None:
@@ -240,7 +269,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------ what the sections share
 
     def update(self) -> None:
-        """Bring the whole panel to what parameters and session say; edits that come of it are taken in once more."""
+        """Bring the whole panel to what parameters and session say; edits that come of it are taken in once more. A
+        section that fails is reported and keeps no other from it."""
         if self.updating:
             self._again = True
             return
@@ -249,7 +279,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             for _round in range(3):
                 self._again = False
                 for section in (self.server, self.input, self.attack, self.result, self.look):
-                    section.update()
+                    tried(section.update)
                 if not self._again:
                     break
         finally:
@@ -263,6 +293,11 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.troubleDetailsGroupBox.collapsed = True
         self.ui.troubleFrame.visible = True
 
+    def showMistake(self, trouble: Trouble) -> None:
+        """Show it until the user begins something else."""
+        self._mistake = trouble
+        self.show(trouble)
+
     def note(self, text: str) -> None:
         """A sentence that is no trouble."""
         self.show(Trouble("note", text, ""))
@@ -273,6 +308,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return None
         return json.loads(self.parameters.noise or "{}").get(volume.GetID())
 
+    @told
     def openExample(self) -> None:
         """Show the finished example, which needs no server."""
         try:
@@ -297,6 +333,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "Esc": self.onEscape,
         }
 
+    @told
     def onEscape(self) -> None:
         """Blink off; else stop the attack."""
         if self.ui.blinkButton.checked:
@@ -320,46 +357,11 @@ class PerturboxLogic(ScriptedLoadableModuleLogic):
 
         Raises Trouble for whatever goes wrong, a time-out included.
         """
-        return self._wait(volumeNode, address, token, seconds, {"kind": "attack", **request})
+        return scripting.run(volumeNode, address, token, seconds, {"kind": "attack", **request})
 
     def segment(self, volumeNode, address: str, token: str = "", seconds: float = 3600, **request):
         """Segment a volume and wait; returns the segmentation node."""
-        return self._wait(volumeNode, address, token, seconds, {"kind": "segment", **request})
-
-    def _wait(self, volumeNode, address, token, seconds, request):
-        results = []
-        talk = session.Session(finished=lambda kind, node, record: results.append(node))
-        try:
-            end = time.monotonic() + seconds
-            talk.connect(address, token)
-            self._until(talk, lambda: talk.connected, end)
-            request.setdefault("victim", talk.schema["defaults"]["victim"])
-            victim = talk.victim(request["victim"])
-            if victim is None:
-                raise Trouble(
-                    "no-model", f"The server has no model '{request['victim']}'.", "Choose one that it serves."
-                )
-            talk.run(request, sending.pack(volumeNode, victim), volumeNode)
-            self._until(talk, lambda: results or not talk.busy, end)
-            if not results:
-                raise Trouble("over", talk.note or "There is no result.", "")
-            return results[0]
-        finally:
-            talk.close()
-
-    @staticmethod
-    def _until(talk, met, end: float) -> None:
-        while not met():
-            talk.process()
-            slicer.app.processEvents()
-            if talk.trouble is not None:
-                raise talk.trouble
-            if time.monotonic() > end:
-                talk.stop(keep=False)
-                raise Trouble(
-                    "time-out", "It took longer than was allowed.", "Allow more seconds, or ask for fewer steps."
-                )
-            time.sleep(0.02)
+        return scripting.run(volumeNode, address, token, seconds, {"kind": "segment", **request})
 
 
 class PerturboxTest(ScriptedLoadableModuleTest):

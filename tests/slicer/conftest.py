@@ -1,5 +1,6 @@
 """Fixtures for tests of the Slicer module: application, clean scene, loaded module, real servers and scans."""
 
+import logging
 import os
 import sys
 import threading
@@ -73,6 +74,23 @@ def excepthook(request):
         pytest.skip(request.node.stash[UNABLE])
     if caught:
         pytest.fail("an exception reached sys.excepthook:\n" + "\n".join(caught), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def mistakes():
+    """Tracebacks of the module's own mistakes that it logged; a test fails at its end if any is left here."""
+    logged = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record):
+            logged.append(record.getMessage())
+
+    keeper = Keeper(logging.ERROR)
+    logging.getLogger("Perturbox").addHandler(keeper)
+    yield logged
+    logging.getLogger("Perturbox").removeHandler(keeper)
+    if logged:
+        pytest.fail("the module logged mistakes:\n" + "\n".join(logged), pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ def carry_out(work, seconds: float = 20) -> list[tasks.Event]:
     background = tasks.Background()
     background.start(work)
     assert background.wait(seconds), "the thread doesn't end"
-    return background.drain()
+    return list(background.drain())
 
 
 def work_of(moment: str, client: Client):

@@ -158,7 +158,7 @@ def test_path_line_and_double_spin_box(slicer_app):
     line, box, got = ctk.ctkPathLineEdit(), ctk.ctkDoubleSpinBox(), []
     line.connect("currentPathChanged(QString)", got.append)
     line.currentPath = "/usr/bin/python3"
-    box.setRange(0, 1)
+    box.minimum, box.maximum = 0, 1
     box.connect("valueChanged(double)", got.append)
     box.value = 0.25
     assert got == ["/usr/bin/python3", 0.25] and line.currentPath == got[0]

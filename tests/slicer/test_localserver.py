@@ -251,7 +251,7 @@ def test_the_real_server_answers_to_its_token_alone_and_leaves_nothing_behind(tm
         background = tasks.Background()
         background.start(tasks.connect(Client(server.address, server.token)))
         assert background.wait(30)
-        assert background.drain()[0].data["victims"][0]["name"] == "tiny"
+        assert next(background.drain()).data["victims"][0]["name"] == "tiny"
         with pytest.raises(Trouble) as caught:
             Client(server.address).connect()
         assert caught.value.code == "token-missing"

@@ -150,7 +150,7 @@ def test_progress_and_live_dice_are_seen_while_slicer_stays_usable(ready):
     ready.wait(lambda: len(ready.session.trace) >= 5, 60)
     assert not ui.attackButton.enabled and ui.stopButton.enabled and not ui.inputVolumeSelector.enabled
     assert not ui.progressBar.isHidden() and "of 400" in ui.progressBar.format
-    assert "Stop keeps the best result so far" in ui.liveLabel.text and not ui.traceView.isHidden()
+    assert "Stop keeps the best result so far" in ui.liveLabel.text and not ui.traceContainer.isHidden()
     trace = len(ready.session.trace)
     ready.wait(lambda: len(ready.session.trace) > trace, 30, "the trace grows")
     ui.stopButton.click()

@@ -48,7 +48,7 @@ PANEL = {
     "QToolButton": "compareButton differenceButton heatButton fourUpButton",
     "QCheckBox": "marginCheckBox signedCheckBox isolateCheckBox",
     "QProgressBar": "progressBar",
-    "qMRMLPlotView": "traceView",
+    "QWidget": "traceContainer",
     "QTableView": "structureTable",
 }
 KIND = re.compile(r"[a-z]\w*(Button|Slider|ComboBox|CheckBox|Label|Selector|GroupBox|Table|LineEdit|progressBar|View)")
@@ -182,7 +182,7 @@ def test_scene_and_window_reach_the_selectors():
         for end in ("sender", "receiver"):
             assert connection.findtext(end) in WIDGETS
     reached = {connection.findtext("receiver") for connection in UI.iter("connection")}
-    assert {name for name, kind in WIDGETS.items() if kind in ("qMRMLNodeComboBox", "qMRMLPlotView")} <= reached
+    assert {name for name, kind in WIDGETS.items() if kind == "qMRMLNodeComboBox"} <= reached
 
 
 def test_what_can_be_pressed_says_what_it_does():

@@ -66,7 +66,7 @@ def test_the_whole_story(load_module, wait_until, server, ct, picture, dialogs, 
     ui.attackButton.click()
     wait_until(lambda: len(panel.session.trace) >= 5, 300, "five steps")
     assert f"of {STEPS}" in ui.progressBar.format and "Stop keeps the best" in ui.liveLabel.text
-    assert not ui.traceView.isHidden()
+    assert not ui.traceContainer.isHidden()
     picture("slicer-attacking", panel.widget.parent)
     panel.wait_for_end(600)
     assert not panel.trouble, panel.trouble

@@ -32,7 +32,7 @@ def until(background, met, seconds: float = 30) -> list[tasks.Event]:
 def ending(background, seconds: float = 30) -> list[tasks.Event]:
     """All events of a work that ends by itself: the last is an end, and the only one."""
     assert background.wait(seconds), "the thread doesn't end"
-    events = background.drain()
+    events = list(background.drain())
     assert [event.name in ENDS for event in events].count(True) == 1
     assert events[-1].name in ENDS
     return events

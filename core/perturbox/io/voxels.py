@@ -57,7 +57,7 @@ def read(header: Header) -> np.ndarray:
 
 def fill(path: Path, values: np.ndarray, blocks: Iterator[bytes]) -> None:
     """Fill an array with bytes as they come; what comes after its last one is left. Raises InputError for too few."""
-    wanted, got = memoryview(values.view(np.uint8)), 0
+    wanted, got = memoryview(values.view(np.uint8)), 0  # type: ignore[arg-type]
     for block in blocks:
         part = block[: len(wanted) - got]
         wanted[got : got + len(part)] = part

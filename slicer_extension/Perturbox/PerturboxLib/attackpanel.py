@@ -9,6 +9,7 @@ import slicer
 from . import presets, session, settings, words
 from .charts import LiveTrace
 from .form import Form, kinds
+from .mistakes import told
 from .results import DICE_LIMIT
 from .serverpanel import mayGo
 from .trouble import Trouble
@@ -22,7 +23,11 @@ class AttackPanel:
     def __init__(self, module):
         self.module, self.ui, self.session = module, module.ui, module.session
         self.form = Form(self.ui.formContainer, self.onForm)
-        self.live = LiveTrace(self.ui.traceView, DICE_LIMIT)
+        # In Python, as .ui files can't: Slicer has no designer plug-in for plot views.
+        self.traceView = slicer.qMRMLPlotView()
+        self.traceView.setMRMLScene(slicer.mrmlScene)
+        self.ui.traceContainer.layout().addWidget(self.traceView)
+        self.live = LiveTrace(self.traceView, DICE_LIMIT)
         self._methods = self._built = None
         self._drawn = 0
         for effort in presets.EFFORTS:
@@ -32,7 +37,7 @@ class AttackPanel:
         self.ui.resetButton.connect("clicked(bool)", self.onReset)
         self.ui.segmentButton.connect("clicked(bool)", lambda _: self.begin("segment"))
         self.ui.attackButton.connect("clicked(bool)", lambda _: self.begin("attack"))
-        self.ui.stopButton.connect("clicked(bool)", lambda _: self.session.stop())
+        self.ui.stopButton.connect("clicked(bool)", lambda _: self.stop())
 
     @property
     def parameters(self):
@@ -40,6 +45,7 @@ class AttackPanel:
 
     # ------------------------------------------------------------ what a user changes
 
+    @told
     def onEffort(self, index) -> None:
         if self.module.updating or not self.parameters or index < 0:
             return
@@ -52,15 +58,18 @@ class AttackPanel:
         self.form.setValues(presets.values(effort, self.ownSteps()))
         self.keep()
 
+    @told
     def onMethod(self, index) -> None:
         if self.module.updating or not self.parameters or index < 0:
             return
         self.parameters.attack = self.ui.methodComboBox.itemData(index)
 
+    @told
     def onForm(self) -> None:
         self.parameters.effort = presets.CUSTOM
         self.keep()
 
+    @told
     def onReset(self, *_) -> None:
         self.form.reset()
         self.parameters.effort = presets.CUSTOM
@@ -94,6 +103,7 @@ class AttackPanel:
             return str(error)
         return ""
 
+    @told
     def begin(self, kind: str) -> None:
         """Check, ask where it must be asked, and submit."""
         if self.obstacle(kind):
@@ -112,6 +122,17 @@ class AttackPanel:
             self.module.show(trouble)
             return
         self.session.run(request, parcel, scan)
+
+    @told
+    def stop(self) -> None:
+        """Ask the job to end, with the best result so far."""
+        self.session.stop()
+
+    def close(self) -> None:
+        """The panel is destroyed: take the live chart out of the scene, and its view away."""
+        self.live.clear()
+        self.traceView.setMRMLScene(None)
+        self.traceView.deleteLater()
 
     def request(self, kind: str, parcel) -> dict:
         """The job as the server understands it. Raises Trouble where nothing is left to attack."""
@@ -270,7 +291,7 @@ class AttackPanel:
     def _progress(self, busy: bool) -> None:
         job, trace = self.session.job, self.session.trace
         self.ui.progressBar.visible = busy
-        self.ui.traceView.visible = busy and len(trace) > 1
+        self.ui.traceContainer.visible = busy and len(trace) > 1
         self.ui.liveLabel.visible = busy
         if not busy:
             self._drawn = 0

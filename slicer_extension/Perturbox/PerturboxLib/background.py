@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +119,9 @@ class _Events:
                 self._waiting.pop()
             self._waiting.append(Event(name, data))
 
-    def drain(self) -> list[Event]:
+    def take(self) -> Event | None:
         with self._lock:
-            found = list(self._waiting)
-            self._waiting.clear()
-            return found
+            return self._waiting.popleft() if self._waiting else None
 
     def close(self) -> None:
         with self._lock:
@@ -152,11 +150,12 @@ class Background:
         self._threads.append(threading.Thread(target=_carryOut, args=told, name="Perturbox", daemon=True))
         self._threads[-1].start()
 
-    def drain(self) -> list[Event]:
-        """What has happened since the last call, oldest first; waits for a moment while there is work."""
+    def drain(self) -> Iterator[Event]:
+        """What has happened, oldest first; waits for a moment while there is work. What isn't taken stays for the next
+        call."""
         if self.running:
             self._wishes.giveTurn(TURN_SECONDS)
-        return self._events.drain()
+        yield from iter(self._events.take, None)
 
     def cancel(self, keep: bool = True) -> None:
         """Have the job cancelled on the server; keep: after its step, with the best so far. The work goes on to its

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import qt
 import slicer
 
+from .mistakes import told
 from .results import Result
 from .scene import Nodes
 from .trouble import Trouble
@@ -94,6 +95,7 @@ class BlindRead:
         viewer.onChange(self.abort)
         self._ask()
 
+    @told
     def answer(self, left: bool) -> None:
         """The reader says that the left, or the right, picture is the altered one."""
         if self.over:
@@ -102,6 +104,7 @@ class BlindRead:
         self.said.text = "Right." if right else "Wrong."
         self._ask() if self.quiz.question else self.finish()
 
+    @told
     def finish(self) -> None:
         """Show the views as they were, and the score."""
         if self.over:
@@ -116,6 +119,7 @@ class BlindRead:
             button.visible = False
         self.endButton.text = "Close"
 
+    @told
     def abort(self) -> None:
         """Something else is to be shown: end without a score."""
         if not self.over:
@@ -152,6 +156,7 @@ class BlindRead:
         self.dialog.connect("rejected()", self.finish)
         self.dialog.show()
 
+    @told
     def _close(self) -> None:
         """The first press shows the score, the next one closes the window."""
         if self.over:

@@ -2,6 +2,8 @@
 
 import qt
 
+from .mistakes import told
+
 INTERVAL_MS = 250  # each picture; 2 Hz, below the 3 flashes a second that can harm (WCAG)
 
 
@@ -30,11 +32,13 @@ class Blink:
         self._show("before")
         self.timer.start()
 
+    @told
     def flip(self) -> None:
         """Show the other picture."""
         if self.running:
             self._show("after" if self.phase == "before" else "before")
 
+    @told
     def stop(self) -> None:
         """End it and show what the mode shows."""
         self.timer.stop()

@@ -9,6 +9,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from .mistakes import told
 from .palette import CURSOR, LIMIT, lineStyle, onLight, readable, rgb, structureColour
 from .results import DICE_LIMIT, Result
 
@@ -217,6 +218,7 @@ class Clicks:
     def stop(self) -> None:
         self.plotView.disconnect("dataSelected(vtkStringArray*, vtkCollection*)", self._selected)
 
+    @told
     def _selected(self, seriesIds, selections) -> None:
         if self.busy or seriesIds is None:
             return

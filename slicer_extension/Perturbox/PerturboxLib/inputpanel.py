@@ -5,6 +5,7 @@ import json
 import slicer
 
 from . import form, palette, sending
+from .mistakes import told
 from .trouble import Trouble
 
 
@@ -37,11 +38,13 @@ class InputPanel:
         known = structuresOf(self.victim)
         return [name for name in json.loads(self.parameters.targets or "[]") if name in known]
 
+    @told
     def onModel(self, index) -> None:
         if self.module.updating or not self.parameters or index < 0:
             return
         self.parameters.model = self.ui.modelComboBox.itemData(index)
 
+    @told
     def onTargets(self, *_) -> None:
         if self.module.updating or not self.parameters:
             return
@@ -50,10 +53,12 @@ class InputPanel:
         chosen = [known[row] for row in rows if row < len(known)]
         self.parameters.targets = json.dumps([] if len(chosen) == len(known) else chosen)
 
+    @told
     def onRoi(self, node) -> None:
         if not self.module.updating and self.parameters:
             self.parameters.roi = node
 
+    @told
     def onRoiSegment(self, index) -> None:
         if self.module.updating or not self.parameters or index < 0:
             return

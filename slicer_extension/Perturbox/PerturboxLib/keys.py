@@ -3,6 +3,8 @@
 import qt
 import slicer
 
+from .mistakes import told
+
 
 class Keys:
     """actions: {key sequence: function}. `enter` makes the shortcuts, `leave` takes them away."""
@@ -28,6 +30,7 @@ class Keys:
             shortcut.deleteLater()
         self.shortcuts = []
 
+    @told
     def press(self, action) -> None:
         """Do it, unless a text field has the focus."""
         if not isTyping(qt.QApplication.focusWidget()):

@@ -5,6 +5,7 @@ import slicer
 
 from . import blindread, scene
 from .blink import Blink
+from .mistakes import told
 from .navigation import Navigation
 from .results import Result
 from .trouble import Trouble
@@ -52,17 +53,20 @@ class LookPanel:
 
     # ------------------------------------------------------------ what a user does
 
+    @told
     def setMode(self, mode: str) -> None:
         if self.parameters:
             self.parameters.mode = mode
             self.module.update()
 
+    @told
     def step(self, direction: int) -> None:
         """To the next (1) or previous (-1) changed slice of the selected rows."""
         if self.ready():
             go = self.navigation.next if direction > 0 else self.navigation.previous
             go(self.module.result.selected() or None)
 
+    @told
     def worst(self) -> None:
         """To the slice of the selected rows where most changed."""
         if self.ready():
@@ -76,6 +80,7 @@ class LookPanel:
         if self.module.result.selected():
             self.worst()
 
+    @told
     def onBlink(self, on: bool) -> None:
         if self.blink is None or self.module.updating:
             return
@@ -85,21 +90,26 @@ class LookPanel:
             self.blink.stop()
             self.ui.blinkButton.checked = False
 
+    @told
     def onStyle(self, index) -> None:
         if not self.module.updating and self.parameters and index >= 0:
             self.parameters.labelStyle = self.ui.labelStyleComboBox.itemData(index)
 
+    @told
     def onWindow(self, index) -> None:
         if not self.module.updating and self.parameters and index >= 0:
             self.parameters.window = self.ui.windowComboBox.itemData(index)
 
+    @told
     def nextWindow(self) -> None:
         box = self.ui.windowComboBox
         box.currentIndex = (box.currentIndex + 1) % box.count
 
+    @told
     def toggleIsolate(self) -> None:
         self.ui.isolateCheckBox.checked = not self.ui.isolateCheckBox.checked
 
+    @told
     def onSlice(self, index: int) -> None:
         """The views show another slice: say which, and what differs there."""
         if self.module.result.node is None:
@@ -110,6 +120,7 @@ class LookPanel:
             f"{result.plane.capitalize()} {index + 1} / {result.slices} · differs here {result.ml(ml)}"
         )
 
+    @told
     def blindRead(self) -> None:
         if self.ready():
             self.ui.blinkButton.checked = False

@@ -6,6 +6,7 @@ import qt
 import slicer
 
 from . import scene
+from .mistakes import told
 from .rows import VERDICTS
 
 HEADER = 14  # characters in a line of a column's heading
@@ -39,6 +40,7 @@ class ResultPanel:
         parameters = self.module.parameters
         return parameters.result if parameters else None
 
+    @told
     def onSelection(self, *_) -> None:
         if not self.module.updating:
             self.module.look.onStructures()
@@ -56,6 +58,7 @@ class ResultPanel:
             if self.rows[self.sorter.mapToSource(self.sorter.index(row, 0)).row()].name == name:
                 self.ui.structureTable.selectRow(row)
 
+    @told
     def copy(self) -> None:
         """Put the table on the clipboard as tab-separated text."""
         if self.node is None:

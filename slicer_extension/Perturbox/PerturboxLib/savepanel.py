@@ -4,6 +4,7 @@ import qt
 import slicer
 
 from . import saving, scene
+from .mistakes import told
 from .trouble import Trouble
 
 
@@ -17,16 +18,19 @@ class SavePanel:
         self.ui.slicesButton.connect("clicked(bool)", lambda _: self.slices())
         self.ui.removeButton.connect("clicked(bool)", lambda _: self.remove())
 
+    @told
     def toFolder(self) -> None:
         """Everything of the result into a new folder."""
         self._into("Folder for this result", saving.saveFolder)
 
+    @told
     def slices(self) -> None:
         """A picture of every changed slice, as the views show it now."""
         viewer = self.module.look.viewer
         if viewer is not None:
             self._into("Folder for the pictures", lambda node, folder: saving.saveSlices(node, viewer, folder))
 
+    @told
     def report(self) -> None:
         """The HTML report."""
         path = qt.QFileDialog.getSaveFileName(
@@ -35,6 +39,7 @@ class SavePanel:
         if path:
             self._try(lambda: saving.saveReport(self.module.result.node, path, replace=True))
 
+    @told
     def remove(self) -> None:
         """Delete the result from the scene, after a question."""
         node = self.module.result.node

@@ -4,6 +4,7 @@ import slicer
 
 from . import session, settings
 from .localserver import LocalServer
+from .mistakes import told
 from .trouble import Trouble
 
 
@@ -20,6 +21,7 @@ class ServerPanel:
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
 
+    @told
     def onConnect(self, *_) -> None:
         """Connect to the address in the box, or leave the server one is connected to."""
         if self.session.state != session.DISCONNECTED:
@@ -33,6 +35,7 @@ class ServerPanel:
         except Trouble as trouble:
             self.module.show(trouble)
 
+    @told
     def onLocalServer(self, *_) -> None:
         """Start a server on this computer, or stop the one that was started."""
         if self.local is not None:

@@ -6,7 +6,9 @@
 import slicer
 
 from . import scene, tasks
+from .background import ENDS
 from .client import Client
+from .mistakes import report, tried
 from .trouble import Trouble
 
 DISCONNECTED, CONNECTING, READY = "disconnected", "connecting", "ready"
@@ -16,7 +18,8 @@ BUSY = (RUNNING, RECONNECTING, STOPPING, IMPORTING)
 
 class Session:
     """changed() is called whenever something a panel shows has changed; finished(kind, node, record) when a result is
-    in the scene, node None for kinds that make none."""
+    in the scene, node None for kinds that make none. Whatever fails in these two, or here, is reported; the job, its
+    events and its result don't suffer from it."""
 
     def __init__(self, changed=lambda: None, finished=lambda kind, node, record: None):
         self.changed, self.finished = changed, finished
@@ -33,6 +36,8 @@ class Session:
         self.resultId = ""
         self.answered = False
         """Whether this connection has taken up, or been asked for, a job."""
+        self.begun = 0
+        """How often a user has begun something."""
         self._importing = None
         self._bundle = self._node = None
 
@@ -61,8 +66,9 @@ class Session:
     def disconnect(self) -> None:
         """Forget the server. A job that runs there goes on."""
         self.background.stop()
+        self._dropImport()
         self.client = self.schema = self.job = None
-        self.jobId, self.sourceId, self.trace, self._importing = "", "", [], None
+        self.jobId, self.sourceId, self.trace = "", "", []
         self._set(DISCONNECTED)
 
     def run(self, request: dict, parcel, sourceNode, resultNode=None) -> None:
@@ -89,9 +95,7 @@ class Session:
         """The scan or the scene is gone: drop the job on the server too, and everything of it here."""
         if not self.busy:
             return
-        if self._importing is not None:
-            self._importing.close()
-        self._importing = None
+        self._dropImport()
         self.background.cancel(keep=False)
         self.background.stop()
         self.job, self.jobId, self.sourceId, self.trace = None, "", "", []
@@ -100,10 +104,14 @@ class Session:
 
     def close(self) -> None:
         """End every thread; the job, if one runs, goes on and can be taken up again."""
-        if self._importing is not None:
-            self._importing.close()
-            self._importing = None
+        self._dropImport()
         self.background.stop()
+
+    def _dropImport(self) -> None:
+        """Take back what was made of a result so far."""
+        importing, self._importing, self._bundle, self._node = self._importing, None, None, None
+        if importing is not None:
+            tried(importing.close)
 
     # ------------------------------------------------------------ what the timer does
 
@@ -113,7 +121,12 @@ class Session:
             self._importOn()
             return
         for event in self.background.drain():
-            getattr(self, f"_on{event.name.capitalize()}")(event.data)
+            try:
+                getattr(self, f"_on{event.name.capitalize()}")(event.data)
+            except Exception as error:
+                said = report(error)
+                if event.name in ENDS:  # nothing comes after it
+                    self._onTrouble(said)
 
     def _onConnected(self, schema) -> None:
         self.schema = schema
@@ -155,27 +168,27 @@ class Session:
             return
         except StopIteration as end:
             self._node = end.value or self._node
-        except Trouble as trouble:
-            self._onTrouble(trouble)
+        except Exception as error:
+            self._onTrouble(error if isinstance(error, Trouble) else report(error))
             return
         bundle, node = self._bundle, self._node
         self._importing = self._bundle = self._node = None
         self._over()
-        self.finished(bundle.kind, node, bundle.record)
+        tried(self.finished, bundle.kind, node, bundle.record)
 
     def _addMargin(self, record) -> None:
         node = slicer.mrmlScene.GetNodeByID(self.resultId) if self.resultId else None
         if node is not None:
             scene.addMargin(node, record)
         self._over("" if node is not None else "The result was removed, so its breaking points were not kept.")
-        self.finished("margin", node, record)
+        tried(self.finished, "margin", node, record)
 
     def _onOver(self, _) -> None:
         self._over("Stopped before there was anything to keep.")
 
     def _onTrouble(self, trouble) -> None:
         self.trouble = trouble
-        self._importing = None
+        self._dropImport()
         failed = self.state == CONNECTING
         if failed:
             self.client = self.schema = None
@@ -191,8 +204,9 @@ class Session:
         self.trouble, self.note, self.job, self.jobId, self.trace = None, "", None, "", []
         self.sourceId = sourceNode.GetID() if sourceNode else ""
         self.resultId = resultNode.GetID() if resultNode else ""
+        self.begun += 1
         self._set(state)
 
     def _set(self, state: str) -> None:
         self.state = state
-        self.changed()
+        tried(self.changed)

@@ -12,6 +12,7 @@ import vtk
 from . import charts, layouts
 from .layouts import AFTER_VIEW, BEFORE_VIEW, DIFFERENCE_VIEW, LAYOUTS, SHOWN
 from .looks import Looks
+from .mistakes import told
 from .placing import SavedView, centre, fit, indexAt, jumpTo, orient
 from .scene import Nodes
 from .trouble import Trouble
@@ -198,6 +199,7 @@ class Viewer:
         shown.SetWindowLevel(window.width, window.level)
         self._copyWindow(shown)
 
+    @told
     def _copyWindow(self, changed, *_) -> None:
         """Both scans in the same grey levels, whichever the user changes."""
         if not self._alive():
@@ -242,6 +244,7 @@ class Viewer:
         for callback in self._changeCallbacks:
             callback()
 
+    @told
     def _onView(self, *_) -> None:
         if not self._alive():
             return

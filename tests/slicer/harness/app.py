@@ -54,7 +54,7 @@ class qSlicerModuleManager(qt.QObject):
     def factoryManager(self):
         return self
 
-    def loadedModuleNames(self) -> list[str]:
+    def modulesNames(self) -> list[str]:
         return [module.name for module in vars(slicer.modules).values() if hasattr(module, "name")]
 
 

@@ -1,10 +1,16 @@
-"""Reads .ui files strictly: an unknown class, property or connection is an error."""
+"""Reads .ui files as strictly as Slicer, and more so.
 
+A class without a designer plug-in becomes the class it is said to extend, as there. An unknown class, property or
+connection, which Slicer passes over with a remark on the console, is an error.
+"""
+
+import sys
 import xml.etree.ElementTree as ET
 
 import slicer
 from PySide6 import QtCore, QtUiTools
 
+from .plugins import has_plugin
 from .pythonqt import connect, meta_object, qt
 from .widgets import ctk
 
@@ -42,10 +48,22 @@ def _check_properties(root: ET.Element, top: QtCore.QObject) -> None:
 class Loader(QtUiTools.QUiLoader):
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self._made = []
+        self._made, self._extends = [], {}
+
+    def _made_for(self, class_name: str) -> str:
+        """The class that Slicer makes where a .ui file names this one. Raises ValueError where it makes none."""
+        made, passed = class_name, []
+        while not has_plugin(made):
+            passed.append(made)
+            made = self._extends.get(made, "")
+            if not made or made in passed:
+                raise ValueError(f"the .ui file wants a {class_name}, for which Slicer has no designer plug-in")
+        if passed:
+            print(f"{class_name} has no designer plug-in; a {made} takes its place", file=sys.stderr)
+        return made
 
     def createWidget(self, class_name, parent=None, name=""):
-        widget = widget_class(class_name)(parent)
+        widget = widget_class(self._made_for(class_name))(parent)
         widget.setObjectName(name)
         self._made.append(widget)
         return widget
@@ -61,6 +79,8 @@ class Loader(QtUiTools.QUiLoader):
     def load(self, file, parent=None):
         """The widget of a .ui file. Raises ValueError for what Slicer would pass over in silence."""
         root = ET.fromstring(bytes(file.readAll().data()))
+        declared = root.iter("customwidget")
+        self._extends = {each.findtext("class") or "": each.findtext("extends") or "" for each in declared}
         connections = _take_scene_connections(root)
         buffer = QtCore.QBuffer()
         buffer.setData(ET.tostring(root))
@@ -74,7 +94,11 @@ class Loader(QtUiTools.QUiLoader):
             ends = [top if n == top.objectName else top.findChild(qt.QObject, n) for n in (sender, receiver)]
             if None in ends:
                 raise ValueError(f"{file.fileName()} connects {sender} to {receiver}; one of them doesn't exist")
-            connect(ends[0], signal, getattr(ends[1], slot.partition("(")[0]))
+            target = getattr(ends[1], slot.partition("(")[0], None)
+            if target is None:
+                kind = meta_object(ends[1]).className()
+                raise ValueError(f"{file.fileName()} connects to {slot} of {receiver}, a {kind} without such a slot")
+            connect(ends[0], signal, target)
         return top
 
 

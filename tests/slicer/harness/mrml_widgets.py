@@ -6,6 +6,7 @@ import slicer
 import vtk
 from PySide6 import QtWidgets
 
+from .exposed import for_tests
 from .pythonqt import qt
 from .widgets import Property, Signal, published, stored
 
@@ -77,7 +78,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     """Shows the scene's nodes of some types; follows nodes that come, go, are renamed or change attributes."""
 
     currentNodeChanged = Signal(object)
-    currentNodeValid = Signal(bool)
+    _currentNodeValid = Signal(bool)
     currentNodeIDChanged = Signal(str)
     currentNodeRenamed = Signal(str)
     nodeActivated = Signal(object)
@@ -96,7 +97,7 @@ class qMRMLNodeComboBox(qt.QWidget):
             "nodeAboutToBeRemoved",
             "nodeAboutToBeEdited",
         ),
-        "currentNodeChanged(bool)": "currentNodeValid(bool)",
+        "currentNodeChanged(bool)": "_currentNodeValid(bool)",
     }
 
     def __init__(self, *arguments):
@@ -218,7 +219,7 @@ class qMRMLNodeComboBox(qt.QWidget):
         if node is not self._current:
             self._current = node
             self.currentNodeChanged.emit(node)
-            self.currentNodeValid.emit(node is not None)
+            self._currentNodeValid.emit(node is not None)
             self.currentNodeIDChanged.emit(self.currentNodeID)
 
     # -- the current node
@@ -247,6 +248,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     def nodeFromIndex(self, index: int):
         return self._nodes[index] if 0 <= index < len(self._nodes) else None
 
+    @for_tests
     def nodes(self) -> list:
         return list(self._nodes)
 

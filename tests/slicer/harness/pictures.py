@@ -20,7 +20,7 @@ def render_all(widget: QtWidgets.QWidget) -> None:
     """Render every view inside a widget that is shown."""
     for view in widget.findChildren(QtWidgets.QWidget):
         if isinstance(view, RenderView) and view.isVisible():
-            view.forceRender()
+            view.array()
 
 
 def grab(shown: QtWidgets.QWidget) -> np.ndarray:

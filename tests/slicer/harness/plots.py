@@ -3,7 +3,8 @@
 import slicer
 import vtk
 
-from .mrml_widgets import Observations
+from .exposed import for_tests
+from .mrml_widgets import NODE, Observations
 from .views import RenderView, ViewWidget
 from .widgets import Signal, published
 
@@ -36,9 +37,10 @@ DRAGS = {
 
 @published(slicer)
 class qMRMLPlotView(RenderView):
+    mrmlSceneChanged = Signal(object)
     dataSelected = Signal(object, object)
     SIGNALS = {  # noqa: RUF012
-        **RenderView.SIGNALS,
+        "mrmlSceneChanged(vtkMRMLScene*)": f"mrmlSceneChanged({NODE})",
         "dataSelected(vtkStringArray*,vtkCollection*)": "dataSelected(PyObject,PyObject)",
     }
 
@@ -60,6 +62,14 @@ class qMRMLPlotView(RenderView):
     def chart(self):
         return self._chart
 
+    def setMRMLScene(self, scene) -> None:
+        if scene is not self._scene:
+            super().setMRMLScene(scene)
+            if self._node is not None and self._node.GetScene() is not scene:
+                self.setMRMLPlotViewNode(None)
+            self.mrmlSceneChanged.emit(scene)
+
+    @for_tests
     def mrmlPlotViewNode(self):
         return self._node
 
@@ -67,8 +77,9 @@ class qMRMLPlotView(RenderView):
         self._observations.clear()
         self._node = node
         if node is not None:
-            self._observations.add(node, vtk.vtkCommand.ModifiedEvent, lambda *_: self.scheduleRender())
+            self._observations.add(node, vtk.vtkCommand.ModifiedEvent, lambda *_: self._render_later())
 
+    @for_tests
     def array(self):
         self.renderWindow()
         self._resize()
@@ -156,6 +167,7 @@ class qMRMLPlotView(RenderView):
 
     # -- a mouse
 
+    @for_tests
     def position_of(self, series, row: int) -> tuple[int, int]:
         """The pixel of a series' point, from the lower left corner."""
         self.array()
@@ -170,6 +182,7 @@ class qMRMLPlotView(RenderView):
             place.append(low + (value - axis.GetMinimum()) / (axis.GetMaximum() - axis.GetMinimum()) * (high - low))
         return tuple(round(part) for part in place)
 
+    @for_tests
     def click_point(self, series, row: int) -> None:
         """Click with the left mouse button on the point of a table's row, inside the axes where it lies on them."""
         place = self.position_of(series, row)
@@ -178,6 +191,7 @@ class qMRMLPlotView(RenderView):
         inside = tuple(int(min(max(at, low + 2), high - 2)) for at, (low, high) in zip(place, ends, strict=True))
         self.drag(inside, inside)
 
+    @for_tests
     def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
         """Press the left mouse button at one pixel, release it at another."""
         self.array()

@@ -13,13 +13,13 @@ CHANGES = ("SegmentAdded", "SegmentRemoved", "SegmentModified")
 @published(slicer)
 class qMRMLSegmentSelectorWidget(qMRMLWidget):
     currentNodeChanged = Signal(object)
-    currentNodeValid = Signal(bool)
+    _currentNodeValid = Signal(bool)
     currentSegmentChanged = Signal(str)
     segmentSelectionChanged = Signal("QStringList")
     SIGNALS = {  # noqa: RUF012
         **qMRMLWidget.SIGNALS,
         **node_signals("currentNodeChanged"),
-        "currentNodeChanged(bool)": "currentNodeValid(bool)",
+        "currentNodeChanged(bool)": "_currentNodeValid(bool)",
     }
 
     def __init__(self, *arguments):
@@ -57,7 +57,7 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
                 self._observations.add(node.GetSegmentation(), event, lambda *_: self._fill())
         self._fill()
         self.currentNodeChanged.emit(node)
-        self.currentNodeValid.emit(node is not None)
+        self._currentNodeValid.emit(node is not None)
 
     def _fill(self) -> None:
         segmentation = self.currentNode().GetSegmentation() if self.currentNode() is not None else None

@@ -14,6 +14,7 @@ import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 from vtk.util.numpy_support import vtk_to_numpy
 
+from .exposed import for_tests
 from .mrml_widgets import qMRMLWidget
 from .pythonqt import qt
 from .widgets import published
@@ -96,11 +97,12 @@ def to_image(array: np.ndarray) -> QtGui.QImage:
     return QtGui.QImage(array.data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
 
 
-class RenderView(qMRMLWidget):
+class RenderView(qt.QWidget):
     """An offscreen render window in a widget that shows its last picture."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
+        self._scene = None
         self._window, self._renderer, self._image = None, None, None
         self._corner = vtk.vtkCornerAnnotation()
         self._corner.GetTextProperty().SetFontSize(14)
@@ -132,23 +134,18 @@ class RenderView(qMRMLWidget):
             self._make_window()
         return self._window
 
+    def setMRMLScene(self, scene) -> None:
+        self._scene = scene
+
+    @for_tests
     def renderer(self):
         self.renderWindow()
         return self._renderer
 
-    def interactor(self):
-        self.renderWindow()
-        return self._interactor
-
-    def cornerAnnotation(self):
-        return self._corner
-
-    def scheduleRender(self) -> None:
+    def _render_later(self) -> None:
         self._image = None
 
-    def forceRender(self) -> None:
-        self.array()
-
+    @for_tests
     def array(self) -> np.ndarray:
         """The picture now, uint8 "h w 3"."""
         shown = pixels(self.renderWindow())
@@ -168,8 +165,25 @@ class RenderView(qMRMLWidget):
         painter.end()
 
 
+class SceneView(RenderView):
+    """What the views of slices and of 3D have in common."""
+
+    def interactor(self):
+        self.renderWindow()
+        return self._interactor
+
+    def cornerAnnotation(self):
+        return self._corner
+
+    def scheduleRender(self) -> None:
+        self._render_later()
+
+    def forceRender(self) -> None:
+        self.array()
+
+
 @published(slicer)
-class qMRMLSliceView(RenderView):
+class qMRMLSliceView(SceneView):
     def __init__(self, logic):
         super().__init__()
         self._logic = logic
@@ -200,6 +214,7 @@ class qMRMLSliceView(RenderView):
         if list(self.mrmlSliceNode().GetDimensions()[:2]) != [width, height]:
             self._logic.ResizeSliceNode(width, height)
 
+    @for_tests
     def array(self) -> np.ndarray:
         self.renderWindow()
         self._resize()
@@ -290,6 +305,7 @@ class qMRMLSliceWidget(ViewWidget):
     def fitSliceToBackground(self) -> None:
         self._logic.FitSliceToBackground()
 
+    @for_tests
     def scroll(self, steps: int) -> None:
         """Turn the mouse wheel over the view, forward for positive steps."""
         event = "MouseWheelForwardEvent" if steps > 0 else "MouseWheelBackwardEvent"
@@ -298,7 +314,7 @@ class qMRMLSliceWidget(ViewWidget):
 
 
 @published(slicer)
-class qMRMLThreeDView(RenderView):
+class qMRMLThreeDView(SceneView):
     def __init__(self, node):
         super().__init__()
         self._node = node

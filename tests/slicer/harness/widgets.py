@@ -4,7 +4,9 @@ import types
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
+from . import exposed
 from .dialogs import MessageBox
+from .exposed import for_tests
 from .pythonqt import qt
 
 Property, Signal = QtCore.Property, QtCore.Signal
@@ -12,13 +14,18 @@ ctk = types.ModuleType("ctk", __doc__)
 
 
 def published(module: types.ModuleType):
-    """Class decorator: a class of this module, with `setX` for every property `x` it declares."""
+    """Class decorator: a class of this module, with `setX` for a property `x` where the desktop's class has that as a
+    slot. Raises TypeError for a class that can more than the desktop's."""
 
     def publish(cls):
         for name, declared in list(vars(cls).items()):
             setter = "set" + name[0].upper() + name[1:]
-            if isinstance(declared, Property) and not hasattr(cls, setter):
+            callable_there = cls.__name__ not in exposed.CLASSES or setter in exposed.names(cls.__name__)
+            if isinstance(declared, Property) and callable_there and not hasattr(cls, setter):
                 setattr(cls, setter, lambda self, value, name=name: setattr(self, name, value))
+        more = exposed.surplus(cls)
+        if more:
+            raise TypeError(f"{cls.__name__} shows {', '.join(sorted(more))}, which Slicer's doesn't")
         cls.__module__ = module.__name__
         setattr(module, cls.__name__, cls)
         return cls
@@ -137,9 +144,6 @@ class _Number(qt.QWidget):
     def _changed(self, value: float) -> None:
         self.valueChanged.emit(value)
 
-    def setRange(self, low: float, high: float) -> None:
-        self.minimum, self.maximum = low, high
-
 
 @published(ctk)
 class ctkDoubleSpinBox(_Number):
@@ -155,6 +159,7 @@ class ctkDoubleSpinBox(_Number):
     suffix = forwarded(str, "_spin", "suffix")
     prefix = forwarded(str, "_spin", "prefix")
 
+    @for_tests
     def spinBox(self):
         return self._spin
 
@@ -195,9 +200,11 @@ class ctkSliderWidget(_Number):
         bool, lambda self: not self._spin.isHidden(), lambda self, value: self._spin.setVisible(value)
     )
 
+    @for_tests
     def spinBox(self):
         return self._spin
 
+    @for_tests
     def slider(self):
         return self._slider
 
