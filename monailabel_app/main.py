@@ -7,7 +7,20 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 
 import perturbox
-from lib import activelearning, api, backend, dicomweb, ending, guard, infers, scoring, trainers, victims
+from lib import (
+    activelearning,
+    api,
+    backend,
+    dicomweb,
+    ending,
+    guard,
+    infers,
+    private,
+    scoring,
+    tasks,
+    trainers,
+    victims,
+)
 from lib.options import Options, refuse
 from perturbox.jobs import Queue
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
@@ -19,7 +32,8 @@ class Perturbox(MONAILabelApp):
     def __init__(self, app_dir, studies, conf):
         server = sys.modules.get("monailabel.app")  # only the server process has it
         guard.logs.install()  # before MONAI Label names every image it finds
-        self.options = Options.read(conf or {}, os.environ, sys.argv)
+        private.take(os.environ)
+        self.options = Options.read(conf or {}, {**os.environ, **private.kept()}, sys.argv)
         # Scoring is an attack on every image: started on request, never at each start.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
         settings.MONAI_LABEL_SESSION_PATH = settings.MONAI_LABEL_SESSION_PATH or str(self.options.home / "sessions")
@@ -42,6 +56,7 @@ class Perturbox(MONAILabelApp):
         )
         if server is not None:
             self.options.tell_children()
+            self.background = tasks.of_server(backend.queue)
             api.install(server.app, self, backend.queue)
             guard.install(
                 server.app,
@@ -65,12 +80,21 @@ class Perturbox(MONAILabelApp):
         self._infers, self._trainers = self.init_infers(), self.init_trainers()
         self.datastore().refresh()
 
+    def batch_infer(self, request, datastore=None):
+        return tasks.carry_out(super().batch_infer, request, datastore)
+
+    def scoring(self, request, datastore=None):
+        return tasks.carry_out(super().scoring, request, datastore)
+
+    def train(self, request):
+        return tasks.carry_out(super().train, request)
+
     def _init_dicomweb_datastore(self):
         # MONAI Label's own fetches a program (dcmqi) at the start, and doesn't start where it can't.
         return dicomweb.connect(self.studies, self.options.home)
 
     def init_infers(self):
-        return infers.tasks(self)
+        return infers.infers(self)
 
     def init_batch_infer(self):
         return infers.Batch()
@@ -82,4 +106,4 @@ class Perturbox(MONAILabelApp):
         return activelearning.strategies()
 
     def init_trainers(self):
-        return trainers.tasks(self.options)
+        return trainers.trainers(self.options)

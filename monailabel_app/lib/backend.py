@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from lib import forms, labels
+from lib import forms, labels, private
+from lib import tasks as background
 from lib.dicomweb import DicomServer
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
@@ -177,7 +178,7 @@ class Backend(Protocol):
 
 def current() -> Backend:
     """How this process reaches the queue."""
-    return Near(queue) if queue is not None else Far(os.environ[SERVER_URL], os.environ.get(TOKEN))
+    return Near(queue) if queue is not None else Far(os.environ[SERVER_URL], private.get(TOKEN))
 
 
 class Near:
@@ -202,6 +203,8 @@ class Far:
 
     def __init__(self, url: str, token: str | None):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if (task := background.here()) is not None:
+            headers[background.HEADER] = task
         # The server may show a certificate of its own making; it is this machine's.
         self.client = httpx.Client(base_url=url, headers=headers, timeout=60, verify=False, trust_env=False)
 

@@ -4,10 +4,6 @@ import asyncio
 import signal
 import sys
 import threading
-from contextlib import suppress
-
-import psutil
-from monailabel.utils.async_tasks.utils import background_processes
 
 from perturbox.jobs import Queue
 
@@ -27,7 +23,7 @@ def watch(app, queue: Queue) -> None:
 
     def close(number: int) -> None:
         try:
-            end_children()
+            app.background.close()
             queue.close()
         finally:
             inherited(number, None)
@@ -50,12 +46,3 @@ async def _announce(app, server) -> None:
         await asyncio.sleep(0.05)
     names = ", ".join(app.victims)
     print(f"Perturbox serves {app.options.url} - victims {names}; Ctrl-C ends it.", file=sys.stderr, flush=True)
-
-
-def end_children() -> None:
-    """End what MONAI Label started in the background: batch inference, scoring, training."""
-    for process in [process for running in background_processes.values() for process in running.values()]:
-        with suppress(psutil.Error):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-        process.kill()

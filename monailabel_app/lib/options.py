@@ -79,7 +79,7 @@ class Options:
             )
 
     def tell_children(self) -> None:
-        """Let the processes that MONAI Label starts find this server; the token they inherit."""
+        """Let the processes that MONAI Label starts find this server."""
         os.environ[SERVER_URL] = self.url
 
 

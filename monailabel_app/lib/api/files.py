@@ -7,7 +7,6 @@ the result folder holds.
 import hashlib
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from starlette.datastructures import UploadFile
 
 from lib.guard import archive, uploads
 from lib.guard.errors import Refusal
+from lib.packing import zip_of
 from perturbox import io
 from perturbox.jobs import Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
@@ -32,7 +32,6 @@ MEDIA = {
     ".tiff": "image/tiff",
     ".bmp": "image/bmp",
 }
-PACKED = (".nii.gz", ".png")  # compressing them again gains nothing
 CONVERTIBLE = (".nii.gz", ".nii", ".mha", ".nrrd")
 NRRD_TYPES = {"float32": "float", "float64": "double"}
 BLOCK = 2**20
@@ -122,39 +121,9 @@ def listing(folder: Path) -> list[dict[str, object]]:
     ]
 
 
-class _Drain:
-    """What `ZipFile` writes to when it can't seek: bytes are taken away as they come."""
-
-    def __init__(self) -> None:
-        self.waiting = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self.waiting += data
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    def take(self) -> bytes:
-        taken = bytes(self.waiting)
-        self.waiting.clear()
-        return taken
-
-
 def zipped(folder: Path, top: str) -> Iterator[bytes]:
-    """All files of a folder as a zip under the folder name `top`, made while it is sent: no memory, no disk."""
-    drain = _Drain()
-    with zipfile.ZipFile(drain, "w") as packed:  # type: ignore[arg-type]  # it only writes and flushes
-        for name in names(folder):
-            entry = zipfile.ZipInfo(f"{top}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if io.suffix(name) in PACKED else zipfile.ZIP_DEFLATED
-            entry.file_size = (folder / name).stat().st_size
-            with (folder / name).open("rb") as source, packed.open(entry, "w") as target:
-                while block := source.read(BLOCK):
-                    target.write(block)
-                    yield drain.take()
-    yield drain.take()
+    """All files of a folder as a zip under the folder name `top`."""
+    return zip_of((f"{top}/{name}", folder / name) for name in names(folder))
 
 
 def as_nrrd(source: Path, scratch: Path) -> IO[bytes]:

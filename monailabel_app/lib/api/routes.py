@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from monailabel.config import settings
 from starlette.datastructures import FormData, UploadFile
 
+from lib import tasks
 from lib.api import answers, files, requests, sources
 from lib.api.answers import PREFIX, REFUSALS
 from lib.api.requests import Cancel, Submission
@@ -137,6 +138,8 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         else:
             detail = f"The body is of type {kind[:80]}."
             raise Refused(415, Problem("other-type", detail, "Send application/json or multipart/form-data."))
+        if (task := request.headers.get(tasks.HEADER)) is not None:
+            await apart(instance.background.submitted, task, record.id)
         place = f"{PREFIX}/jobs/{record.id}"
         return JSONResponse(told(record), 202, {"Location": place})
 

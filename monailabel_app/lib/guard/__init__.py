@@ -5,7 +5,6 @@ behind checks and in threads; `infer`, `session`, `routes` and `proxy` those ans
 what is told to clients and to the operator.
 """
 
-import os
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from fastapi.routing import APIRoute
 from monailabel.config import settings
 from starlette.middleware import Middleware
 
-from lib import backend
+from lib import backend, private
 from lib.guard import asgi, errors, infer, login, logs, oidc, proxy, routes, session, store, upstream
 from lib.options import TOKEN
 
@@ -53,7 +52,7 @@ def gate(token: str | None, upload_limit: int, cors: Sequence[str], auth: bool) 
     """What every request passes, outermost first."""
     asked: list[Middleware] = []
     if auth:
-        oidc.mend(os.environ.setdefault(TOKEN, secrets.token_urlsafe(32)))  # background processes inherit it
+        oidc.mend(private.keep(TOKEN, secrets.token_urlsafe(32)))  # background processes are told it
         asked = [Middleware(asgi.OpenId, verify=oidc.verify, login=login.OPEN)]
     elif token:
         asked = [Middleware(asgi.Bearer, token=token, login=login.OPEN)]

@@ -102,11 +102,6 @@ def _goodbye_label(app: Any, values: dict[str, Any]) -> None:
     store.check_removable(app, values["id"], values["tag"])
 
 
-def _dataset(app: Any, values: dict[str, Any]) -> None:
-    if not app.datastore().datalist():
-        raise missing("No image of this datastore has a final label.", "Save a label with the tag 'final' first.")
-
-
 def _session(app: Any, values: dict[str, Any]) -> None:
     id = values["session_id"] = names.check_session(values["session_id"])
     found = app.sessions().get_session(id, update_ts=False) if app.sessions() is not None else None
@@ -161,7 +156,6 @@ RULES: dict[str, Rule] = {
     "datastore.api_get_label_info": _label,
     "datastore.api_put_label_info": _label,
     "datastore.api_update_label_info": _label,
-    "datastore.api_download_dataset": _dataset,
     "session.api_get_session": _session,
     "session.api_remove_session": _session,
     "model.api_download_model": _model,

@@ -1,18 +1,16 @@
 """Scoring "robustness": how much of each case's segmentation is left after the worst of an ensemble of attacks."""
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from lib import backend, forms
+from lib import backend, forms, tasks
 from perturbox.jobs import Order, Refused
 from perturbox.types import InputError
 
-logger = logging.getLogger(__name__)
 KEY = "robustness"
 ATTACK = "ensemble"
 EPS, STEPS = 4.0, 10
@@ -42,8 +40,18 @@ class Robustness(ScoringMethod):
         for number, image in enumerate(images, 1):
             scores[image] = score(victim, image, datastore.get_image_uri(image), settings)
             datastore.update_image_info(image, {KEY: scores[image]})
-            logger.info(f"{KEY}: image {number} of {len(images)}")
+            tasks.progress.info("Scored image %d of %d: %s", number, len(images), said(scores[image]))
+        found = [score["worst_dice"] for score in scores.values() if score["worst_dice"] is not None]
+        tasks.progress.info(
+            "Scored %d of %d images%s", len(found), len(images), f", the lowest {min(found):.3f}" if found else ""
+        )
         return scores
+
+
+def said(score: Mapping[str, Any]) -> str:
+    """A case's score in words that name nobody."""
+    worst = score["worst_dice"]
+    return "could not be attacked" if worst is None else f"worst-case Dice {worst:.3f}"
 
 
 def score(victim: str, image: str, path: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-import logging
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 from safetensors.torch import save_file
 
-from lib import backend, forms, victims
+from lib import backend, forms, tasks, victims
 from lib.labels import FINAL, label_map
 from lib.options import Options
 from lib.trainers.finetune import Settings, finetune
@@ -23,7 +23,6 @@ from perturbox.ready import read_expert
 from perturbox.types import InputError
 from perturbox.victim import Victim
 
-logger = logging.getLogger(__name__)
 NAME = "adversarial_finetuning"
 JUDGED_CASES = 2  # before and after; each is a whole attack
 JUDGED_STEPS = 10
@@ -119,7 +118,7 @@ class AdversarialFinetuning(TrainTask):
         victim = load_victim(served.spec, device)
         scans = [read(case, victim) for case in training]
         before = judge(victim, judging, settings)
-        logger.info(f"{NAME}: before {before}")
+        tasks.progress.info("Before: %s", in_words(before))
         network = finetune(victim, scans, settings, lambda epoch, loss: self._tell(epoch, settings, loss))
         name = self._free_name(served.name)
         title = f"{served.title}, fine-tuned against PGD at {settings.eps:g} {served.described['unit']}"
@@ -140,11 +139,11 @@ class AdversarialFinetuning(TrainTask):
             "what_to_do": SERVED,
         }
         self._save(name, title, served.spec, network, report)
-        logger.info(f"{NAME}: {json.dumps(report)}")
+        tasks.progress.info("After: %s; %s is kept. %s", in_words(after), name, SERVED)
         return report
 
     def _tell(self, epoch: int, settings: Settings, loss: float) -> None:
-        logger.info(f"{NAME}: epoch {epoch} of {settings.epochs}, loss under attack {loss:.4f}")
+        tasks.progress.info("Epoch %d of %d, loss under attack %.4f", epoch, settings.epochs, loss)
 
     def _free_name(self, base: str) -> str:
         place = victims.folder(self.options.home)
@@ -173,11 +172,15 @@ def labelled(datastore) -> list[LabelledCase]:
 
 def read(case: LabelledCase, victim: Victim):
     """(scan, labels in the victim's values). Raises InputError in one sentence."""
-    image = io.read_volume(case.image, unit=victim.unit, channels=victim.channels)
+    try:
+        image = io.read_volume(case.image, unit=victim.unit, channels=victim.channels)
+    except InputError as error:
+        raise InputError(str(error).replace(str(case.image), f"'{case.name}'")) from None
     try:
         labels = read_expert(str(case.label), label_map(case.info, victim.structures), image, victim)
     except InputError as error:
-        raise InputError(f"The final label of '{case.name}' can't be used: {error}") from None
+        said = str(error).replace(str(case.label), "it")  # no path of the server's
+        raise InputError(f"The final label of '{case.name}' can't be used: {said}") from None
     if not labels.any():
         raise InputError(f"The final label of '{case.name}' is empty; outline a structure, or remove the label.")
     return image, labels
@@ -205,6 +208,12 @@ def judge(victim: Victim, cases: list[LabelledCase], settings: Settings) -> dict
     return {"clean_dice": means["clean"], "attacked_dice": means["adversarial"]}
 
 
+def in_words(scores: Mapping[str, float | None]) -> str:
+    """ "clean Dice 0.912, attacked Dice 0.204"."""
+    told = {name.replace("_dice", " Dice"): value for name, value in scores.items()}
+    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.3f}'}" for name, value in told.items())
+
+
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) else value
 
@@ -216,5 +225,5 @@ def _at_least(least: int, name: str, value: Any) -> int:
     return found
 
 
-def tasks(options: Options) -> dict[str, TrainTask]:
+def trainers(options: Options) -> dict[str, TrainTask]:
     return {NAME: AdversarialFinetuning(options)}
