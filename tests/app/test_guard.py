@@ -453,9 +453,9 @@ def test_headers_cannot_send_the_reader_to_another_file(tmp_path, name):
     suffix, content = other("/etc/passwd")[name]
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="The uploaded file") as refused:
+    with pytest.raises(errors.Refusal, match="The uploaded file") as refused:
         uploads.check_content(path, suffix)
-    assert str(tmp_path) not in str(refused.value)
+    assert refused.value.status_code == 422 and str(tmp_path) not in str(refused.value)
 
 
 def test_an_empty_file_is_refused(tmp_path):

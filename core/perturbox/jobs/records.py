@@ -9,6 +9,7 @@ from perturbox.job import Job
 
 KINDS = ("segment", "attack", "margin")
 STATES = ("queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted")
+READING = "Reading the scan"  # a phase with a deadline of its own
 OVER = ("done", "cancelled", "failed", "interrupted")
 
 

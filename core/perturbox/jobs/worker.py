@@ -20,7 +20,7 @@ import torch
 
 from perturbox.estimate import JUDGING
 from perturbox.jobs import files
-from perturbox.jobs.records import Order, Problem
+from perturbox.jobs.records import READING, Order, Problem
 from perturbox.load import load_victim
 from perturbox.types import InputError
 from perturbox.victim import Victim
@@ -84,6 +84,7 @@ def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
     reporter = _Reporter(id, tell)
     reporter.say("Loading the model")
     victim = load_cached(order.job.victim, order.job.device)
+    reporter.say(READING)
     hook = victim.network.register_forward_pre_hook(lambda *_: reporter.check())
     try:
         listener = reporter.listener(victim)

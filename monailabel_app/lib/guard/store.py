@@ -34,6 +34,9 @@ ONE_AT_A_TIME = [
 ]
 
 
+ALIAS = "client_name"  # what a client called an image that is kept under another name
+
+
 def share(datastore: Any) -> None:
     """Let several threads use a local datastore, which is written for one."""
     if not isinstance(datastore, LocalDatastore) or isinstance(datastore, DicomServer):
@@ -57,9 +60,20 @@ def lock_of(datastore: Any) -> Any:
     return getattr(datastore, "guard_lock", None) or threading.RLock()
 
 
+def resolve(datastore: Any, image: str) -> str:
+    """The datastore's own id of an image, by that id or by what the client that sent it called it; raises a 422 for
+    what neither can be. One that isn't there comes back as it is."""
+    if isinstance(datastore, DicomServer):
+        return names.check("image", image)
+    if image in datastore.list_images():
+        return image
+    names.check_id(image)
+    kept = names.stored(image)
+    return kept if kept != image and datastore.get_image_info(kept).get(ALIAS) == image else image
+
+
 def check_image(app: Any, image: str) -> None:
-    """Raises a 422 for what is no id, a 404 for one that the datastore hasn't."""
-    names.check("image", image)
+    """Raises a 404 for an id that the datastore hasn't."""
     datastore = app.datastore()
     if isinstance(datastore, DicomServer):  # asked for the image itself, for its list may be a minute old
         datastore.study(image)
@@ -73,8 +87,7 @@ def scan_of(datastore: Any, image: str) -> str:
 
 
 def check_label(app: Any, label: str, tag: str) -> None:
-    """Raises a 422 for what is no id or tag, a 404 for a label that the datastore hasn't."""
-    names.check("label", label)
+    """Raises a 422 for what is no tag, a 404 for a label that the datastore hasn't."""
     names.check("tag", tag)
     if not app.datastore().get_label_uri(label, tag):
         raise missing("The datastore has no label of this id and tag.", "GET /datastore/?output=all lists them.")
@@ -90,6 +103,16 @@ def check_new(app: Any, image: str, suffix: str) -> None:
     root = root_of(app)
     if root is not None and os.path.lexists(root / f"{image}{suffix}"):
         raise Refusal(409, "The studies folder has a file of this name already.", "Choose another id.")
+
+
+def add_image(app: Any, image: str, file: Path, info: dict[str, Any]) -> str:
+    """Add an image; where that fails no half of it stays in the studies folder, which would be listed as one."""
+    try:
+        return app.datastore().add_image(image, str(file), info)
+    except OSError:
+        if (root := root_of(app)) is not None and image not in app.datastore().list_images():
+            (root / f"{image}{file.name.removeprefix('image')}").unlink(missing_ok=True)
+        raise
 
 
 def check_tag_for(model: str, tag: Any) -> None:

@@ -6,6 +6,9 @@ Here one step drives such a coroutine to its end in a thread.
 
 import hashlib
 import inspect
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from monailabel.endpoints import (
     session,
     train,
 )
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.async_tasks.utils import background_tasks
 from starlette.responses import Response
 
@@ -56,10 +60,14 @@ def _new_image(app: Any, values: dict[str, Any]) -> None:
     suffix = uploads.check_spooled(values["file"], DATASTORE_FILES)
     if not values.get("image"):
         values["image"] = uploads.stem_of(values["file"].filename, suffix)
-    names.check("image", values["image"])
-    values["file"].filename = f"image{suffix}"
+    called = names.check_id(values["image"])
+    values["image"] = names.stored(called)
     store.check_new(app, values["image"], suffix)
     _check_info(values)
+    info = parameters.parse(values["params"])
+    info |= {store.ALIAS: called} if called != values["image"] else {}
+    values["params"] = json.dumps(info)
+    values["file"].filename = f"image{suffix}"
 
 
 def _image(app: Any, values: dict[str, Any]) -> None:
@@ -142,6 +150,33 @@ def _run(kind: str, method: str, there: Callable[[Any], Iterable[str]]) -> Rule:
     return rule
 
 
+def _add_image(app: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI Label adds it; but what fails leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="perturbox-image-") as scratch:
+        info = parameters.parse(values["params"]) | {"user": values["user"].username}
+        file = _spooled(values["file"], Path(scratch))
+        return {"image": store.add_image(app, values["image"], file, info)}
+
+
+def _save_label(app: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI Label saves it; but what fails leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="perturbox-label-") as scratch:
+        file, tag = _spooled(values["label"], Path(scratch)), values["tag"] or DefaultLabelTag.FINAL.value
+        label = app.datastore().save_label(values["image"], str(file), tag, parameters.parse(values["params"]))
+        return {**(app.on_save_label(values["image"], label) or {}), "image": values["image"], "label": label}
+
+
+def _spooled(upload: Any, folder: Path) -> Path:
+    path = folder / upload.filename
+    with path.open("xb") as copy:
+        shutil.copyfileobj(upload.file, copy, uploads.BLOCK)
+    return path
+
+
+OURS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "datastore.api_add_image": _add_image,
+    "datastore.api_save_label": _save_label,
+}
 RULES: dict[str, Rule] = {
     "datastore.api_add_image": _new_image,
     "datastore.api_remove_image": _goodbye_image,
@@ -200,13 +235,16 @@ def _add(router: APIRouter, route: APIRoute, endpoint: Callable[..., Any]) -> No
 def _behind(
     app: Any, key: str, endpoint: Callable[..., Any], slow: CapacityLimiter, whole: CapacityLimiter
 ) -> Callable[..., Any]:
-    rule = RULES.get(key)
+    rule, own, section = RULES.get(key), OURS.get(key), key.partition(".")[0]
 
     def serve(values: dict[str, Any]) -> Any:
         names.check_all(values)
+        for kind in ("image", "id", "label"):
+            if section == "datastore" and isinstance(values.get(kind), str) and values[kind]:
+                values[kind] = store.resolve(app.datastore(), values[kind])
         if rule is not None:
             rule(app, values)
-        answer = drive(endpoint(**values))
+        answer = own(app, values) if own is not None else drive(endpoint(**values))
         return answer if isinstance(answer, Response) else plain(answer)
 
     async def threaded(**values: Any) -> Any:

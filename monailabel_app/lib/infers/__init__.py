@@ -6,7 +6,7 @@ from pathlib import Path
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from lib import backend, forms, tasks
+from lib import backend, forms, results, tasks
 from lib.victims import Served
 from perturbox.jobs import Refused
 from perturbox.recipes import Recipe
@@ -38,10 +38,12 @@ class Task(InferTask):
         image = str(request["image"])
         name = str(request.get("_image_id") or request.get("image_id") or Path(image).name.split(".")[0])
         order = backend.order_for(self.name, request, image, name, "stock batch", self.app.datastore())
+        wanted = results.wanted(request)
         here = backend.current()
         record, folder = here.run(order)
         try:
-            return backend.answer(order, record, folder, self.app.datastore())
+            file, told = backend.answer(order, record, folder, self.app.datastore())
+            return results.converted(file, wanted), told
         finally:
             here.forget(folder)
 
