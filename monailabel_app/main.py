@@ -1,6 +1,7 @@
 """Perturbox as a MONAI Label app: victims and attacks as tasks for every client, and a job API for its own."""
 
 import os
+import sqlite3
 import sys
 
 from monailabel.config import settings
@@ -21,7 +22,8 @@ from lib import (
     trainers,
     victims,
 )
-from lib.options import Options, refuse
+from lib.guard import store
+from lib.options import Options, refuse, unusable
 from perturbox.jobs import Queue
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
@@ -31,6 +33,7 @@ class Perturbox(MONAILabelApp):
 
     def __init__(self, app_dir, studies, conf):
         server = sys.modules.get("monailabel.app")  # only the server process has it
+        os.umask(0o077)  # what is kept here are patients' scans
         guard.logs.install()  # before MONAI Label names every image it finds
         private.take(os.environ)
         self.options = Options.read(conf or {}, {**os.environ, **private.kept()}, sys.argv)
@@ -39,6 +42,7 @@ class Perturbox(MONAILabelApp):
         settings.MONAI_LABEL_SESSION_PATH = settings.MONAI_LABEL_SESSION_PATH or str(self.options.home / "sessions")
         try:
             if server is not None:
+                self.options.check_token()
                 self.options.check_host(auth=settings.MONAI_LABEL_AUTH_ENABLE)
             backend.victims, backend.device = victims.load(self.options), self.options.device
             if server is not None and backend.queue is None:
@@ -46,6 +50,8 @@ class Perturbox(MONAILabelApp):
                 backend.queue = Queue(options.home, scheduler=options.scheduler, device=options.device)
         except InputError as error:
             refuse(error)
+        except (OSError, sqlite3.Error) as error:
+            refuse(unusable(self.options.home, error))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -79,6 +85,9 @@ class Perturbox(MONAILabelApp):
         backend.victims.update(found)  # the job API holds on to the same dictionary
         self._infers, self._trainers = self.init_infers(), self.init_trainers()
         self.datastore().refresh()
+
+    def init_datastore(self):
+        return store.open_folder(self.studies, self.options.home) or super().init_datastore()
 
     def batch_infer(self, request, datastore=None):
         return tasks.carry_out(super().batch_infer, request, datastore)

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 
+from lib import patience
 from perturbox.jobs import Queue
 
 REQUESTS_SECONDS = 3
@@ -19,6 +20,7 @@ def watch(app, queue: Queue) -> None:
         return
     # A client that never finishes its request would keep the server for ever.
     server.config.timeout_graceful_shutdown = REQUESTS_SECONDS
+    patience.limit(server)
     begun = threading.Event()
 
     def close(number: int) -> None:

@@ -6,10 +6,10 @@ background are told them through their standard input.
 
 import ctypes
 import json
-import os
 import re
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import IO
 
 from monailabel.config import settings
@@ -53,16 +53,14 @@ def tell(input: IO[str]) -> None:
 
 
 def _overwrite(name: str) -> None:
-    """Blot out a value where the process was given it, the block that /proc/PID/environ shows for as long as it
-    lives."""
+    """Blot out a value in the block that the process was started with, which /proc/PID/environ shows all its life."""
     if not sys.platform.startswith("linux"):
         return
-    mark = f"{name}=".encode()
-    entry = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
-    for place in range(len(os.environ) + 1000):
-        address = entry[place]
-        if not address:
-            return
-        held = ctypes.string_at(address)
-        if held.startswith(mark):
-            ctypes.memset(address + len(mark), ord("*"), len(held) - len(mark))
+    # After the name in brackets come fields 3 and on; 50 and 51 are where the block begins and ends (proc(5)).
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    begin, end = int(fields[47]), int(fields[48])
+    block = b"\0" + ctypes.string_at(begin, end - begin)
+    at = block.find(f"\0{name}=".encode())
+    if at >= 0:
+        value = at + len(name) + 2
+        ctypes.memset(begin + value - 1, ord("*"), block.find(b"\0", value) - value)

@@ -11,6 +11,7 @@ MEMORY = Problem(
 )
 FAILED = Problem("internal", "The worker could not take this job on.", "Install the same Perturbox there as here.")
 FULL = Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
+LOCKED = Problem("unavailable", "The server can't change its records now.", "Try again in a moment.")
 GONE = Problem("bad-input", "The job's own copy of the scan is gone.", "Submit the scan again.")
 UNREADABLE = Problem(
     "bad-input",

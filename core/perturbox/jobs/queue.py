@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
@@ -45,7 +46,8 @@ class Queue:
 
     waiting: orders that may wait, more are refused; keep_days, keep_bytes: what is over goes when it is older, or when
     all together takes more; grace: seconds an order has to stop before its worker is replaced; stuck_after: seconds of
-    silence after which it is, read_after: while it reads its scan. Raises InputError where `home` is in use or the scheduler isn't there.
+    silence after which it is, read_after: while it reads its scan. Raises InputError where `home` is in use or the
+    scheduler isn't there.
     """
 
     def __init__(
@@ -175,7 +177,10 @@ class Queue:
             record = self._shelf.known(id)
             if not record.over:
                 raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Cancel it first."))
-            self._shelf.forget(record)
+            try:
+                self._shelf.forget(record)
+            except sqlite3.Error:
+                raise Refused(503, problems.LOCKED) from None
 
     def result(self, id: str) -> Path:
         """The result folder; raises Refused (409) where there is none."""

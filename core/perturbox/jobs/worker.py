@@ -1,6 +1,7 @@
 """What runs in a worker process: one order at a time, told as it goes, dropped between two windows when asked to."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import psutil
 import torch
 
 from perturbox.estimate import JUDGING
-from perturbox.jobs import files
+from perturbox.jobs import files, problems
 from perturbox.jobs.records import READING, Order, Problem
 from perturbox.load import load_victim
 from perturbox.types import InputError
@@ -172,6 +173,8 @@ def load_cached(spec: str, device: str) -> Victim:
 
 def explain(error: Exception) -> Problem:
     """An exception as a problem that tells nothing of files or code; where it happened goes to the worker's log."""
+    if _is_full(error) or _is_full(error.__cause__):
+        return problems.FULL
     if isinstance(error, InputError):
         return Problem("bad-input", str(error), "Change the request as the sentence says and submit it again.")
     if _is_memory(error):
@@ -180,13 +183,15 @@ def explain(error: Exception) -> Problem:
             "The memory ran out.",
             "Crop the scan to the organ, ask for fewer windows at once, or use a machine with more memory.",
         )
-    if isinstance(error, OSError) and error.errno == 28:
-        return Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
     # Where, but not what it said: an exception's words may quote a file.
     logger.error("job failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     return Problem(
         "internal", f"An internal error stopped it ({type(error).__name__}).", "Report it with the server's log."
     )
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _is_memory(error: BaseException) -> bool:

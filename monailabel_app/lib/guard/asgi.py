@@ -29,6 +29,7 @@ ALWAYS = [
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"x-content-type-options", b"nosniff"),
 ]
+GUESS_SECONDS = 0.5
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 2**20, 5.0
 
 
@@ -106,6 +107,7 @@ class Bearer:
 
     def __init__(self, app: ASGIApp, token: str, login: Sequence[str] = ()):
         self.app, self.token, self.login = app, token.encode(), frozenset(login)
+        self.guessing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] in self.login:
@@ -115,6 +117,9 @@ class Bearer:
         if sent is not None and hmac.compare_digest(sent.encode("latin-1"), self.token):
             await self.app(scope, receive, send)
             return
+        if sent is not None:
+            async with self.guessing:  # one wrong token after the other, however many try
+                await asyncio.sleep(GUESS_SECONDS)
         detail = "This server needs its token." if sent is None else "This is not the server's token."
         await refuse(Refusal(401, detail), scope, receive, send)
 
