@@ -6,7 +6,6 @@ MONAI Label itself is never imported here: it is another program, started on our
 import hashlib
 import importlib.util
 import ipaddress
-import json
 import os
 import shutil
 import socket
@@ -66,7 +65,7 @@ def serve(asked: Serving) -> NoReturn:
     conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
     conf |= {"scheduler": asked.scheduler or "", "cors": ",".join(asked.cors)}
     command += [word for key, value in conf.items() if value for word in ("--conf", key, value)]
-    become(command, environment(asked.token) | origins(asked))
+    become(command, environment(asked.token))
 
 
 def require_monai_label() -> None:
@@ -178,13 +177,6 @@ def environment(token: str | None) -> dict[str, str]:
     """The server's environment; the token goes here, for a command line can be read by every user."""
     given = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
     return given | ({TOKEN: token} if token else {})
-
-
-def origins(asked: Serving) -> dict[str, str]:
-    """Which pages may call, for MONAI Label to print: the server's own and those listed. `lib.guard` sees to it."""
-    host = f"[{asked.host}]" if ":" in asked.host else asked.host
-    listed = [page for page in asked.cors if page.startswith(("http://", "https://"))]
-    return {"MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{host}:{asked.port}", *listed])}
 
 
 def become(command: Sequence[str], environment: dict[str, str]) -> NoReturn:

@@ -48,3 +48,5 @@ async def _announce(app, server) -> None:
         await asyncio.sleep(0.05)
     names = ", ".join(app.victims)
     print(f"Perturbox serves {app.options.url} - victims {names}; Ctrl-C ends it.", file=sys.stderr, flush=True)
+    # MONAI Label has printed its own default, "Allow Origins: ['*']", which the guard has put out of force.
+    print(f"Allow Origins, in force: {list(app.options.cors)}", file=sys.stderr, flush=True)

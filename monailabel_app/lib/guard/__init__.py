@@ -15,7 +15,7 @@ from monailabel.config import settings
 from starlette.middleware import Middleware
 
 from lib import backend, private
-from lib.guard import asgi, errors, infer, login, logs, oidc, proxy, routes, session, store, upstream
+from lib.guard import asgi, errors, infer, login, logs, oidc, page, proxy, routes, session, store, upstream
 from lib.options import TOKEN
 
 __all__ = ["install", "logs"]
@@ -84,8 +84,9 @@ def _replace_routes(
     }
     if token and not auth:
         ours.include_router(login.router(token))
-    for route in upstream.remove(app):  # the docs page and its icon
+    for route in upstream.remove(app):
         ours.add_api_route(route.path, route.endpoint, include_in_schema=False)
+    app.include_router(page.router(app))
     app.include_router(ours, prefix=settings.MONAI_LABEL_API_STR)
     app.include_router(upstream.guarded(instance, replaced, auth), prefix=settings.MONAI_LABEL_API_STR)
     app.openapi_schema = None

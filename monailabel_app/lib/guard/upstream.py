@@ -33,6 +33,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.async_tasks.utils import background_tasks
 from starlette.responses import Response
 
+from lib.dicomweb import DicomServer
 from lib.guard import names, oidc, parameters, store, uploads
 from lib.guard.errors import Refusal, bad, missing, plain
 
@@ -173,6 +174,13 @@ def _spooled(upload: Any, folder: Path) -> Path:
     return path
 
 
+def _without_place(app: Any, answer: Any) -> Any:
+    """A DICOM server's image without the path of its copy in this server's home."""
+    if isinstance(app.datastore(), DicomServer) and isinstance(answer, dict):
+        return {key: value for key, value in answer.items() if key != "path"}
+    return answer
+
+
 OURS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "datastore.api_add_image": _add_image,
     "datastore.api_save_label": _save_label,
@@ -245,6 +253,7 @@ def _behind(
         if rule is not None:
             rule(app, values)
         answer = own(app, values) if own is not None else drive(endpoint(**values))
+        answer = _without_place(app, answer) if section == "activelearning" else answer
         return answer if isinstance(answer, Response) else plain(answer)
 
     async def threaded(**values: Any) -> Any:
@@ -274,11 +283,13 @@ def is_upstream(route: Any) -> bool:
 
 
 def remove(app: FastAPI) -> list[APIRoute]:
-    """Take MONAI Label's routes out of the app; returns those that belong to no router: the docs page and its icon."""
-    ours = [route for route in app.router.routes if not is_upstream(route)]
+    """Take MONAI Label's routes, and FastAPI's page that loads scripts from elsewhere, out of the app; returns the one
+    that belongs to no router: the icon."""
+    pages = ("/docs", "/docs/oauth2-redirect", "/redoc")
+    ours = [route for route in app.router.routes if not is_upstream(route) and getattr(route, "path", "") not in pages]
     single = [route for route in app.router.routes if isinstance(route, APIRoute) and is_upstream(route)]
     app.router.routes[:] = ours
-    return [route for route in single if route.path in ("/", "/favicon.ico")]
+    return [route for route in single if route.path == "/favicon.ico"]
 
 
 def _check_info(values: dict[str, Any]) -> None:
