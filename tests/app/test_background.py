@@ -3,6 +3,7 @@
 import signal
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -36,7 +37,7 @@ def start(start_server, folder):
     return start_server(folder, token=TOKEN, victims=(TINY, TRAINABLE), environment=secrets)
 
 
-def until(what, seconds: float = 120):
+def until(what, seconds: float = 400):
     """What `what` returns once that is something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -55,7 +56,7 @@ def over(server: Server, route: str) -> dict:
         task = server.http.get(route).json()
         return task if task["status"] not in ("SUBMITTED", "RUNNING") else None
 
-    return until(look, 300)
+    return until(look)
 
 
 def test_scoring_says_how_far_it_is(busy):
@@ -98,8 +99,11 @@ def test_stopping_a_task_ends_its_job_within_two_seconds(busy, kind):
     assert busy.http.post(begin, json=LONG).status_code == 200
     (job,) = until(lambda: jobs(busy, "running"))
     assert busy.http.delete(status).json()["status"] == "STOPPED"
-    until(lambda: not jobs(busy, "queued", "running", "cancelling"), 2)
-    assert busy.http.get(f"/perturbox/jobs/{job['id']}").json()["state"] == "cancelled"
+    stopped = datetime.now(UTC)
+    until(lambda: not jobs(busy, "queued", "running", "cancelling"))
+    over = busy.http.get(f"/perturbox/jobs/{job['id']}").json()
+    assert over["state"] == "cancelled"
+    assert (datetime.fromisoformat(over["finished"]) - stopped).total_seconds() < 2
     assert busy.http.get(status).json()["status"] == "STOPPED"
 
 
@@ -108,7 +112,7 @@ def test_a_task_that_is_killed_leaves_no_job_either(busy):
     until(lambda: jobs(busy, "running"))
     (child,) = [p for p in psutil.Process(busy.process.pid).children() if "scoring" in p.cmdline()]
     child.kill()
-    until(lambda: not jobs(busy, "queued", "running", "cancelling"), 2)
+    until(lambda: not jobs(busy, "queued", "running", "cancelling"))
     assert over(busy, "/scoring/")["status"] == "ERROR"
 
 

@@ -230,6 +230,9 @@ def test_a_case_that_cannot_be_attacked_says_why_and_the_others_are_scored(lib, 
     assert scores["a"]["worst_dice"] is None and "found none of its structures" in scores["a"]["problem"]
     assert 0 <= scores["b"]["worst_dice"] <= 1
     answer = lib.activelearning.MostFragile()({}, datastore)
+    assert answer["id"] == "b" and answer["worst_dice"] == scores["b"]["worst_dice"]
+    label_finally(datastore, "b")
+    answer = lib.activelearning.MostFragile()({}, datastore)
     assert answer["id"] == "a" and answer["why"].startswith("could not be scored: The model found none")
 
 
@@ -392,9 +395,9 @@ def test_fine_tuning_makes_a_sturdier_victim_beside_the_old(lib, store, tmp_path
     assert again == report["after"]  # what is served is what was judged
     stats = task.stats()
     assert stats["best_metric"] == report["after"]["attacked_dice"] and stats["epoch"] == stats["total_epochs"] == 4
-    # One step of next to nothing is no gain, whatever its third decimal says.
+    # One step of next to nothing is no gain, though attacks that set out elsewhere end elsewhere.
     second = task({**request, "max_epochs": "1", "crops": "1", "learning_rate": "1e-9"}, datastore)
-    assert second["victim"] == "trainable-finetuned" and abs(second["gain"]) < 0.01
+    assert second["victim"] == "trainable-finetuned" and second["gain"] < lib.trainers.GAIN < report["gain"]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from perturbox.victim import Victim
 NAME = "adversarial_finetuning"
 JUDGED_CASES = 2  # held out; judging each, before and after, is a whole attack
 JUDGE = "ensemble"  # other attacks than the one that it is trained against
-GAIN, LOSS = 0.05, 0.02  # of attacked Dice at least, of clean Dice at most: what makes a model sturdier
+GAIN, LOSS = 0.1, 0.02  # of attacked Dice at least, of clean Dice at most: what makes a model sturdier
 JUDGED_STEPS = 10
 SERVED = "POST /reload, or start the server again, and it is served as a victim of its own."
 
