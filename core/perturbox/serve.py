@@ -51,12 +51,19 @@ def serve(asked: Serving) -> NoReturn:
     specs = check_victims(asked)
     folder = base_folder()
     home = asked.home.resolve() if asked.home else folder / "server"
+    os.umask(0o077)  # what the server keeps are patients' scans: nobody else's on this machine
     for place in (folder / "app", home / "jobs"):
         require_writable(place)
-    app = copy_app(find_app(), folder)
-    if studies is None:
-        studies = str(home / "studies")
-        Path(studies).mkdir(parents=True, exist_ok=True)
+    try:
+        app = copy_app(find_app(), folder)
+        if studies is None:
+            studies = str(home / "studies")
+            Path(studies).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"The server can't write to {folder} ({reason}); free space, or set {HOME} to another folder."
+        ) from None
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", asked.host, "--port", str(asked.port)]
     conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
@@ -79,7 +86,10 @@ def require_token(asked: Serving) -> None:
             f"At --host {asked.host} other machines reach the server; give --token or set {TOKEN}, "
             "or keep it to this machine with --host 127.0.0.1."
         )
-    if asked.token is not None and (len(asked.token) < 8 or not asked.token.isascii() or not asked.token.isprintable()):
+    for source, token in (("--token", asked.token), (TOKEN, os.environ.get(TOKEN))):
+        if token and (len(token) < 8 or not token.isascii() or not token.isprintable()):
+            raise InputError(f"{source} needs eight or more plain characters; take those of `openssl rand -hex 16`.")
+    if asked.token == "":
         raise InputError("--token needs eight or more plain characters; take those of `openssl rand -hex 16`.")
 
 
@@ -103,6 +113,8 @@ def find_studies(asked: Serving) -> str | None:
 
 def require_free_port(host: str, port: int) -> None:
     """Raises InputError where the server couldn't listen."""
+    if not 0 < port < 2**16:
+        raise InputError(f"There is no port {port}; choose a --port from 1 to 65535.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from lib import forms, labels
+from lib import forms, labels, private
+from lib import tasks as background
 from lib.dicomweb import DicomServer
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
@@ -137,7 +138,11 @@ def order_for(
         return Order("segment", job, name=name, client=client)
     default = Job(image=image)
     target = given.pop("target", forms.ALL)
+    if isinstance(target, list) and not all(isinstance(name, str) for name in target):
+        raise InputError(f"'target' must be names of structures, not '{str(target)[:60]}'.")
     label, label_map = None, None
+    if request.get("label_map") and given.get("reference") != forms.FINAL:
+        raise InputError("label_map says how to read a label; set 'reference' to 'final' too, or leave it out.")
     if forms.choice("reference", given.pop("reference", forms.PREDICTION), fields["reference"]) == forms.FINAL:
         if datastore is None:
             raise InputError("A scan that is sent along has no final label; take the prediction as the reference.")
@@ -180,7 +185,7 @@ class Backend(Protocol):
 
 def current() -> Backend:
     """How this process reaches the queue."""
-    return Near(queue) if queue is not None else Far(os.environ[SERVER_URL], os.environ.get(TOKEN))
+    return Near(queue) if queue is not None else Far(os.environ[SERVER_URL], private.get(TOKEN))
 
 
 class Near:
@@ -207,6 +212,8 @@ class Far:
 
     def __init__(self, url: str, token: str | None):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if (task := background.here()) is not None:
+            headers[background.HEADER] = task
         # The server may show a certificate of its own making; it is this machine's.
         self.client = httpx.Client(base_url=url, headers=headers, timeout=60, verify=False, trust_env=False)
 
@@ -318,6 +325,8 @@ def _keep_perturbed(order: Order, record: Record, file: Path, datastore) -> tupl
     id = perturbed_id(order, record)
     if datastore.get_image_uri(id):
         return id, []  # the job was asked for again
+    if not os.access(datastore._datastore.image_path(), os.W_OK):
+        return None, ["The studies folder can't be written to; get the perturbed scan from the job's files."]
     with tempfile.TemporaryDirectory(prefix="perturbox-") as scratch:
         copy = Path(scratch) / f"adversarial{suffix(file)}"  # the store takes the suffix from the first dot on
         shutil.copyfile(file, copy)

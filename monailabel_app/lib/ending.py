@@ -4,11 +4,8 @@ import asyncio
 import signal
 import sys
 import threading
-from contextlib import suppress
 
-import psutil
-from monailabel.utils.async_tasks.utils import background_processes
-
+from lib import patience
 from perturbox.jobs import Queue
 
 REQUESTS_SECONDS = 3
@@ -23,11 +20,12 @@ def watch(app, queue: Queue) -> None:
         return
     # A client that never finishes its request would keep the server for ever.
     server.config.timeout_graceful_shutdown = REQUESTS_SECONDS
+    patience.limit(server)
     begun = threading.Event()
 
     def close(number: int) -> None:
         try:
-            end_children()
+            app.background.close()
             queue.close()
         finally:
             inherited(number, None)
@@ -50,12 +48,5 @@ async def _announce(app, server) -> None:
         await asyncio.sleep(0.05)
     names = ", ".join(app.victims)
     print(f"Perturbox serves {app.options.url} - victims {names}; Ctrl-C ends it.", file=sys.stderr, flush=True)
-
-
-def end_children() -> None:
-    """End what MONAI Label started in the background: batch inference, scoring, training."""
-    for process in [process for running in background_processes.values() for process in running.values()]:
-        with suppress(psutil.Error):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-        process.kill()
+    # MONAI Label has printed its own default, "Allow Origins: ['*']", which the guard has put out of force.
+    print(f"Allow Origins, in force: {list(app.options.cors)}", file=sys.stderr, flush=True)

@@ -53,6 +53,14 @@ def label_map(info: Mapping[str, Any], structures: Mapping[str, int]) -> str | N
     return ",".join(f"{name}={value}" for name, value in known)
 
 
+def named(info: Mapping[str, Any]) -> set[str]:
+    """The structures that a saved label names; none where its notes contradict themselves."""
+    try:
+        return {name for name, _ in _named(info)}
+    except InputError:
+        return set()
+
+
 def _named(info: Mapping[str, Any]) -> list[tuple[str, int]]:
     """(name, value) of each segment: as viewers tell them, or as an inference of this server does."""
     told = info.get("label_info")

@@ -78,9 +78,20 @@ class Options:
                 f"start it with --host 127.0.0.1, or set {TOKEN} to a secret that clients must send."
             )
 
+    def check_token(self) -> None:
+        """Raises InputError for a token that could be guessed."""
+        if self.token and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
+            raise InputError(f"{TOKEN} needs eight or more plain characters; take those of `openssl rand -hex 16`.")
+
     def tell_children(self) -> None:
-        """Let the processes that MONAI Label starts find this server; the token they inherit."""
+        """Let the processes that MONAI Label starts find this server."""
         os.environ[SERVER_URL] = self.url
+
+
+def unusable(home: Path, error: Exception) -> InputError:
+    """Why a server can't keep what it must keep."""
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return InputError(f"The server can't use its folder {home} ({reason}); free space, or choose another home.")
 
 
 def refuse(error: InputError) -> NoReturn:

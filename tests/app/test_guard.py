@@ -1,10 +1,14 @@
 """The guard's parts by themselves: gate, names, parameters, uploads, archives, log lines, tokens of a provider."""
 
 import asyncio
+import gzip
 import io
 import json
 import logging
+import lzma
+import multiprocessing
 import os
+import resource
 import stat
 import tarfile
 import time
@@ -34,6 +38,7 @@ with warnings.catch_warnings():
     from monailabel.endpoints.user import auth
     from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
 
+    from lib import private
     from lib.guard import (
         archive,
         asgi,
@@ -140,6 +145,46 @@ def test_without_a_token_pages_of_other_sites_are_refused(origin):
     answer = call(toy(None), "POST", "/echo", headers={"Origin": origin})
     assert answer.status_code == 403
     assert "other sites" in told(answer)["detail"]
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("mode", "dest", "method", "status"),
+    [
+        ("no-cors", "image", "GET", 403),
+        ("no-cors", "script", "GET", 403),
+        ("no-cors", "empty", "POST", 403),
+        ("cors", "empty", "GET", 403),
+        ("navigate", "iframe", "GET", 403),
+        ("navigate", "document", "POST", 403),
+        ("navigate", "document", "GET", 200),
+        ("", "", "GET", 403),
+    ],
+)
+def test_without_a_token_what_other_sites_embed_is_refused(site, mode, dest, method, status):
+    """A picture's address in a page is asked for without an Origin."""
+    sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+    assert call(toy(None), method, "/echo", headers=sent).status_code == status
+    listed = {**sent, "Origin": "https://viewer.example"}
+    assert call(toy(None, ("https://viewer.example",)), method, "/echo", headers=listed).status_code == 200
+    assert call(toy(TOKEN), method, "/echo", headers=sent).status_code == 401
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_what_a_user_asks_for_passes(site):
+    sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    assert call(toy(None), "GET", "/echo", headers=sent).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "status"), [("/echo", 200), ("/mistake", 500), ("/nowhere", 404)])
+def test_no_answer_can_be_embedded_elsewhere(path, status):
+    answer = call(toy(), "GET", path, TOKEN)
+    assert answer.status_code == status
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    refused = call(toy(), "GET", path)
+    assert refused.status_code == 401 and refused.headers["cross-origin-resource-policy"] == "same-origin"
 
 
 def test_own_and_listed_pages_pass():
@@ -408,9 +453,9 @@ def test_headers_cannot_send_the_reader_to_another_file(tmp_path, name):
     suffix, content = other("/etc/passwd")[name]
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="The uploaded file") as refused:
+    with pytest.raises(errors.Refusal, match="The uploaded file") as refused:
         uploads.check_content(path, suffix)
-    assert str(tmp_path) not in str(refused.value)
+    assert refused.value.status_code == 422 and str(tmp_path) not in str(refused.value)
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -449,6 +494,141 @@ def test_good_archives_are_unpacked_under_plain_names(tmp_path):
     (tmp_path / "tar").mkdir()
     packed = tarred(tmp_path / "b", entry("d", tarfile.DIRTYPE), entry("d/a.dcm", size=3))
     assert [path.read_bytes() for path in archive.unpack(packed, tmp_path / "tar", 100)] == [b"xxx"]
+
+
+@pytest.mark.parametrize("packing", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_are_read_as_python_reads_them(tmp_path, packing, format):
+    rng = np.random.default_rng(0)
+    names = ["a.dcm", "d/b.dcm", "d/" + "long" * 20 + ".dcm"]
+    names += ["d/" * 20 + "e" * 90 + ".nii.gz", "Ä b.dcm"]
+    names += ["f/" + "very-long" * 25 + ".dcm"] if format != tarfile.USTAR_FORMAT else []
+    held = {name: rng.bytes(size) for name, size in zip(names, (0, 1, 512, 70_000, 513, 3_000_000), strict=False)}
+    with tarfile.open(tmp_path / "a", packing, format=format) as packed:
+        packed.addfile(entry("d", tarfile.DIRTYPE))
+        for name, content in held.items():
+            told = entry(name, size=len(content))
+            packed.addfile(told, io.BytesIO(content))
+    (tmp_path / "out").mkdir()
+    found = archive.unpack(tmp_path / "a", tmp_path / "out", 10**7)
+    assert [path.read_bytes() for path in found] == list(held.values())
+
+
+def raw_entry(name: str, kind: bytes, size: int) -> bytes:
+    return entry(name, kind, size=size).tobuf(tarfile.GNU_FORMAT)
+
+
+def gzipped(path: Path, *pieces: tuple[bytes, int]) -> Path:
+    """A gzip file of each piece so many times; never whole in memory."""
+    with gzip.open(path, "wb", 1) as packed:
+        for piece, times in pieces:
+            for _ in range(times):
+                packed.write(piece)
+    return path
+
+
+MIB = bytes(2**20)
+MANY = 120_000
+
+
+def long_names_in_a_row(path):
+    return gzipped(path, (raw_entry("././@LongLink", b"L", 8) + b"a.dcm".ljust(512, b"\0"), MANY // 3))
+
+
+def many_folders_in_a_zip(path):
+    with zipfile.ZipFile(path, "w") as packed:
+        for number in range(MANY // 3):
+            packed.writestr(f"folder-with-a-long-name-{number:060d}/", b"")
+    return path
+
+
+def nested_sizes(path):
+    """A pax header that says of its member that it is larger than any disk."""
+    said = b"30 size=1000000000000000000000\n"
+    record = raw_entry("x", b"x", len(said)) + said.ljust(512, b"\0") + raw_entry("a.dcm", b"0", 0)
+    return gzipped(path, (record, 1), (MIB, 64))
+
+
+def zip_with_lzma(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("a.dcm", b"x")
+    return path
+
+
+def xz_with_a_huge_dictionary(path):
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]
+    path.write_bytes(lzma.compress(raw_entry("a.dcm", b"0", 0) + bytes(1024), filters=filters))
+    return path
+
+
+def many_files_on_one_content(path):
+    """Entries of a zip's table that all mean the same megabytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.dcm", MIB * 32)
+        first = packed.filelist[0]
+        for number in range(1000):
+            other = zipfile.ZipInfo(f"{number:04d}.dcm")
+            for field in ("header_offset", "CRC", "compress_size", "file_size", "compress_type"):
+                setattr(other, field, getattr(first, field))
+            other.orig_filename = other.filename
+            packed.filelist.append(other)
+        packed._didModify = True
+    return path
+
+
+def zip_of_zeros(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("a.dcm", "w") as member:
+        for _ in range(256):
+            member.write(MIB)
+    return path
+
+
+BOMBS = {
+    "a GNU long name of 256 MiB": lambda path: gzipped(path, (raw_entry("l", b"L", 2**28), 1), (MIB, 256)),
+    "a GNU long link of 256 MiB": lambda path: gzipped(path, (raw_entry("l", b"K", 2**28), 1), (MIB, 256)),
+    "a pax header of 256 MiB": lambda path: gzipped(path, (raw_entry("p", b"x", 2**28), 1), (b"9" * 2**20, 256)),
+    "a global pax header of 256 MiB": lambda path: gzipped(path, (raw_entry("p", b"g", 2**28), 1), (MIB, 256)),
+    "long names in a row": long_names_in_a_row,
+    "a size beyond any disk": nested_sizes,
+    "a sparse file": lambda path: gzipped(path, (raw_entry("s.dcm", b"S", 512), 1), (b"\1" * 512, MANY)),
+    "folders without end": lambda path: gzipped(path, (raw_entry("d/", b"5", 0), MANY)),
+    "files without end": lambda path: gzipped(path, (raw_entry("a.dcm", b"0", 0), MANY)),
+    "a folder of 256 MiB": lambda path: gzipped(path, (raw_entry("d", b"5", 2**28), 1), (MIB, 256)),
+    "a file of 256 MiB": lambda path: gzipped(path, (raw_entry("a.dcm", b"0", 2**28), 1), (MIB, 256)),
+    "many folders in a zip": many_folders_in_a_zip,
+    "a zip of zeros": zip_of_zeros,
+    "many files on one content": many_files_on_one_content,
+    "a zip with lzma": zip_with_lzma,
+    "a dictionary of 1 GiB": xz_with_a_huge_dictionary,
+}
+
+
+def unpack_watched(bomb: Path, folder: Path, told) -> None:
+    """Say how unpacking ends: the refusal, bytes written, seconds of computing, KiB by which this process has grown."""
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        archive.unpack(bomb, folder, 64 * 2**20)
+        status = 0
+    except errors.Refusal as refused:
+        status = refused.status_code
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    told.send((status, written, time.process_time() - begun, grown))
+
+
+@pytest.mark.parametrize("name", list(BOMBS))
+def test_archive_bombs_are_refused_in_bounded_memory_and_time(tmp_path, name):
+    """In a process of its own, whose largest size is known: 64 MiB may be unpacked."""
+    bomb = BOMBS[name](tmp_path / "bomb")
+    (tmp_path / "out").mkdir()
+    mine, its = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=unpack_watched, args=(bomb, tmp_path / "out", its))
+    process.start()
+    assert mine.poll(300)
+    status, written, seconds, kib = mine.recv()
+    process.join()
+    assert status in (413, 422)
+    assert written <= 65 * 2**20 and seconds < 20 and kib < 100 * 1024
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/abs", "..\\x", "C:\\x", "a\nb"])
@@ -686,7 +866,7 @@ def provider(monkeypatch):
     monkeypatch.setattr(auth.settings, "MONAI_LABEL_AUTH_ENABLE", True)
     monkeypatch.setattr(auth, "jwt", auth.jwt)
     monkeypatch.setattr(auth, "from_token", auth.from_token)
-    monkeypatch.setenv("PERTURBOX_TOKEN", "of-the-servers-own-processes")
+    monkeypatch.setitem(private._kept, "PERTURBOX_TOKEN", "of-the-servers-own-processes")
     claims = {"preferred_username": "doe", "realm_access": {"roles": ["monailabel-user"]}, "exp": time.time() + 60}
 
     def sign(key=key, algorithm="RS256", **changes):

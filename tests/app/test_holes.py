@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tarfile
+import time
 import uuid
 import zipfile
 from pathlib import Path
@@ -47,6 +48,32 @@ def refused(answer, *statuses: int) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- who gets in
+
+
+def test_the_dataset_leaves_no_copy(start_server, tmp_path):
+    """MONAI Label keeps a zip of all labelled scans in the temporary folder for each time it was asked."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    server = start_server(environment={"TMPDIR": str(scratch)})
+    tiny.write_scan(server.studies / "case_a.nii.gz")
+    image = (server.studies / "case_a.nii.gz").read_bytes()
+    end = time.monotonic() + 60
+    while "case_a" not in server.http.get("/datastore/?output=all").json()["objects"] and time.monotonic() < end:
+        time.sleep(0.2)
+    label = {"label": ("l.nii.gz", image)}
+    assert server.http.put("/datastore/label?image=case_a&tag=final", files=label).status_code == 200
+    before = sorted(scratch.rglob("*"))
+    elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    assert server.http.get("/datastore/dataset", headers=elsewhere).status_code == 403
+    for _ in range(3):
+        answer = server.http.get("/datastore/dataset")
+        assert answer.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        assert packed.testzip() is None
+        assert packed.namelist() == ["image/case_a.nii.gz", "label/case_a.nii.gz", "metadata.json"]
+        assert packed.read("image/case_a.nii.gz") == image
+        assert json.loads(packed.read("metadata.json"))["objects"]["case_a"]["labels"]["final"]
+    assert sorted(scratch.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

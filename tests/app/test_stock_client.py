@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -236,3 +237,54 @@ def test_a_real_ct_is_segmented_and_attacked(real_ct, start_server, tmp_path):
     assert told["volumes_ml"]["liver"] > 300 and not np.array_equal(voxels(clean), voxels(attacked))
     assert harm["budget"]["measured"]["linf"] <= 4
     assert sha256(server.studies / "patient.nii.gz") == before == sha256(real_ct)
+
+
+# ---------------------------------------------------------------- ids as Slicer's module makes them
+
+IDS = ["2: CT Abdomen", "5: Thorax/Abd ^ 1.0; 50% *", "Ä" * 200, "CT 1/2", "<b>x</b>?|", "3: " + "long" * 40]
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_slicers_ids_are_uploaded_segmented_and_labelled(server, client, tmp_path, id):
+    """Slicer's module calls a volume from DICOM "NUMBER: DESCRIPTION" and uses that as the image's id throughout."""
+    before = set(server.studies.iterdir())
+    scan = tmp_path / "scan.nii.gz"
+    tiny.write_scan(scan, seed=3)
+    kept = client.upload_image(str(scan), id)["image"]
+    try:
+        assert (server.studies / f"{kept}.nii.gz").read_bytes() == scan.read_bytes()
+        file, told = client.infer("tiny", id, {})
+        assert voxels(file).shape == tiny.SHAPE and told["victim"] == "tiny"
+        assert client.save_label(id, file, "mine", {})["image"] == kept
+        assert np.array_equal(voxels(server.studies / "labels" / "mine" / f"{kept}.nii.gz"), voxels(file))
+        answer = server.http.get("/datastore/image", params={"image": id})
+        assert answer.status_code == 200 and answer.content == scan.read_bytes()
+        assert server.http.get("/datastore/image/info", params={"image": id}).json()["client_name"] == id
+        job = server.http.post("/perturbox/jobs", json={"kind": "segment", "image": id})
+        assert job.status_code == 202
+        again = {"file": ("x.nii.gz", scan.read_bytes())}
+        assert server.http.put("/datastore/image", params={"image": id}, files=again).status_code == 409
+    finally:
+        assert server.http.delete("/datastore/image", params={"id": id}).status_code == 200
+    assert set(server.studies.iterdir()) - before <= {server.studies / "labels"}
+
+
+def test_files_of_such_names_in_the_studies_folder_can_be_used(server, client):
+    name = "2: CT ^ 50%; *"
+    tiny.write_scan(server.studies / f"{name}.nii.gz", seed=4)
+    try:
+        end = time.monotonic() + 30
+        while name not in client.datastore()["objects"] and time.monotonic() < end:
+            time.sleep(0.2)
+        file, _ = client.infer("tiny", name, {})
+        assert voxels(file).shape == tiny.SHAPE
+        assert server.http.get("/datastore/image", params={"image": name}).status_code == 200
+    finally:
+        (server.studies / f"{name}.nii.gz").unlink()
+
+
+@pytest.mark.parametrize("id", ["../x", "/x", "a/../x", "a//b", "..", ".", "a\\b", "~/x", "a\nb", "a\0b", "x" * 201])
+def test_ids_that_read_like_paths_are_refused(server, id):
+    scan = {"file": ("x.nii.gz", (server.studies / "case_a.nii.gz").read_bytes())}
+    assert server.http.put("/datastore/image", params={"image": id}, files=scan).status_code == 422
+    assert server.http.post("/infer/tiny", params={"image": id}).status_code == 422

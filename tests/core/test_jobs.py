@@ -1,5 +1,6 @@
 """The queue: what it hands out equals what the command line writes, and its records stay true whatever happens."""
 
+import gzip
 import json
 import shutil
 import signal
@@ -8,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
 import tiny
 
 from perturbox import io
+from perturbox.io.files import atomic
 from perturbox.job import Job, run_job, segment
 from perturbox.types import InputError
 
@@ -212,6 +215,35 @@ def test_one_that_is_stuck_is_ended(scan, tmp_path):
         assert (failed.state, failed.problem.error) == ("failed", "stuck")
     finally:
         queue.close()
+
+
+def test_one_that_reads_for_too_long_is_given_up(scan, tmp_path):
+    """Long before it counts as stuck; 512 MiB take longer to read than a fifth of a second."""
+    slow = tmp_path / "slow.nii.gz"
+    header = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)).header.copy()
+    header.set_data_shape((1024, 1024, 256))
+    with gzip.open(slow, "wb", 1) as packed:
+        packed.write(header.binaryblock + bytes(4))
+        for number in range(512):
+            packed.write(bytes([number % 256]) * 2**20)
+    queue = Queue(tmp_path / "home", read_after=0.2)
+    try:
+        failed = queue.wait(queue.submit(order(slow, "segment")).id, SOON)
+        assert (failed.state, failed.problem.error) == ("failed", "bad-input")
+        assert failed.problem.detail == "Reading the scan took too long, so it was given up."
+        assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state in ("done", "failed")
+    finally:
+        queue.close()
+
+
+def test_a_full_disk_is_no_fault_of_the_scans(tmp_path):
+    """/dev/full takes nothing; the sentence for the command line names the path, the server's doesn't."""
+    with pytest.raises(InputError, match="no space left") as refused, atomic(tmp_path / "x.nii.gz") as temporary:
+        temporary.symlink_to("/dev/full")
+        with open(temporary, "wb", buffering=0) as file:
+            file.write(b"x")
+    problem = worker.explain(refused.value)
+    assert problem.error == "disk-full" and str(tmp_path) not in problem.detail
 
 
 def test_a_restart_keeps_history_and_calls_the_rest_interrupted(scan, tmp_path):

@@ -164,6 +164,6 @@ def atomic(path: Path) -> Iterator[Path]:
         reason = (error.strerror or str(error)).lower()
         raise InputError(
             f"{path} can't be written ({reason}); free space, change permissions or write elsewhere."
-        ) from None
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

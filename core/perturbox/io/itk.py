@@ -1,7 +1,9 @@
 """NRRD and MetaImage through SimpleITK, writing pictures, and the one place where ITK's LPS axes become RAS."""
 
+import errno
 import os
 import re
+import shutil
 import tempfile
 import threading
 import zlib
@@ -130,7 +132,9 @@ def write(path: Path, volume: Volume, adversarial: bool, description: str) -> No
         try:
             writer.Execute(image)
         except RuntimeError:
-            raise OSError("the writer gave up") from None
+            full = shutil.disk_usage(path.parent).free < volume.data.nbytes
+            reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError("the writer gave up")
+            raise reason from None
     if format == ".png" and notice:
         _comment_png(path, ". ".join(notice.values()))
 

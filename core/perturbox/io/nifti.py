@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from perturbox.io import itk
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import NIFTI, suffix, unreadable
+from perturbox.io.files import NIFTI, suffix, truncated, unreadable
 from perturbox.io.itk import lps_to_ras
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
@@ -27,6 +27,9 @@ VECTOR, LABEL = 1007, 1002  # intent codes
 ALIGNED_ANAT = 2
 LARGEST_NIFTI1_AXIS = 32767
 COMPRESSION = 3
+MOST_BEFORE = 64 * 2**20  # bytes of header and extensions
+MOST_TAIL = 16  # MiB
+MOST_PACKED = 1032  # bytes that one byte of deflate can hold at most
 
 _silent = logging.getLogger("perturbox.io.nifti")
 _silent.addHandler(logging.NullHandler())
@@ -114,8 +117,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise InputError(f"{path} is a gzip file although its name ends in .nii; rename it to .nii.gz.")
         with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
             yield cast(BinaryIO, file)
-            while file.read(2**20):  # to its end, where gzip compares its checksum
-                pass
+            for _ in range(MOST_TAIL):  # to its end, where gzip compares its checksum
+                if not file.read(2**20):
+                    break
+            else:
+                raise InputError(f"{path} goes on for more than {MOST_TAIL} MiB after its voxels; export it again.")
     except EOFError:
         raise InputError(f"{path} ends too early (truncated); copy or export it again.") from None
     except (zlib.error, gzip.BadGzipFile):
@@ -134,8 +140,12 @@ def _read_header(path: Path, file: BinaryIO) -> Nifti1Header:
         raise InputError(f"{path} isn't a NIfTI file although it is named like one; export the scan as NIfTI again.")
     if pair:
         raise InputError(f"{path} is one half of a NIfTI pair (.hdr and .img); save the scan as a single .nii.gz file.")
-    file.seek(0)
     try:
+        # Before nibabel reads what stands between header and voxels, as long as it is said to be.
+        bare = kind(start + file.read(kind.sizeof_hdr - len(start)), check=False)
+        if not 0 <= int(bare["vox_offset"]) <= MOST_BEFORE:
+            raise ValueError
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddly sized extensions are read as they are
             header = kind.from_fileobj(file, check=False)
@@ -145,8 +155,6 @@ def _read_header(path: Path, file: BinaryIO) -> Nifti1Header:
             header.check_fix(logger=_silent, error_level=40)
             units = header.get_xyzt_units()[0]
             header.get_best_affine()
-            if not 0 <= int(header["vox_offset"]) < 2**62:  # where no file has its voxels
-                raise ValueError
     except InputError:
         raise
     except (HeaderDataError, KeyError, ValueError, OverflowError, MemoryError):
@@ -169,6 +177,9 @@ def _shape(path: Path, header: Nifti1Header) -> tuple[int, ...]:
 
 def _read_values(path: Path, file: BinaryIO, header: Nifti1Header, count: int, dtype: np.dtype) -> np.ndarray:
     file.seek(int(header["vox_offset"]))
+    packed = MOST_PACKED if suffix(path) == ".nii.gz" else 1
+    if count * dtype.itemsize > packed * path.stat().st_size:
+        raise truncated(path)
     try:
         values = np.empty(count, dtype)
     except (MemoryError, ValueError):

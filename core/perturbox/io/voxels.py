@@ -57,10 +57,10 @@ def read(header: Header) -> np.ndarray:
 
 def fill(path: Path, values: np.ndarray, blocks: Iterator[bytes]) -> None:
     """Fill an array with bytes as they come; what comes after its last one is left. Raises InputError for too few."""
-    wanted, got = memoryview(values.view(np.uint8)), 0  # type: ignore[arg-type]
+    wanted, got = values.view(np.uint8), 0
     for block in blocks:
         part = block[: len(wanted) - got]
-        wanted[got : got + len(part)] = part
+        wanted[got : got + len(part)] = np.frombuffer(part, np.uint8)
         got += len(part)
         if got == len(wanted):
             return

@@ -11,5 +11,11 @@ MEMORY = Problem(
 )
 FAILED = Problem("internal", "The worker could not take this job on.", "Install the same Perturbox there as here.")
 FULL = Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
+LOCKED = Problem("unavailable", "The server can't change its records now.", "Try again in a moment.")
 GONE = Problem("bad-input", "The job's own copy of the scan is gone.", "Submit the scan again.")
+UNREADABLE = Problem(
+    "bad-input",
+    "Reading the scan took too long, so it was given up.",
+    "Export the scan again, as .nii.gz if you can, and crop it to what is needed.",
+)
 STUCK = Problem("stuck", "The job gave no sign of life for too long and was ended.", "Submit it again; report it.")

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from perturbox.jobs import files, problems
 from perturbox.jobs.cluster import Cluster
-from perturbox.jobs.records import KINDS, Order, Problem, Record, Refused
+from perturbox.jobs.records import KINDS, READING, Order, Problem, Record, Refused
 from perturbox.jobs.shelf import Shelf
 from perturbox.types import InputError
 
@@ -45,7 +46,8 @@ class Queue:
 
     waiting: orders that may wait, more are refused; keep_days, keep_bytes: what is over goes when it is older, or when
     all together takes more; grace: seconds an order has to stop before its worker is replaced; stuck_after: seconds of
-    silence after which it is. Raises InputError where `home` is in use or the scheduler isn't there.
+    silence after which it is, read_after: while it reads its scan. Raises InputError where `home` is in use or the
+    scheduler isn't there.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Queue:
         keep_bytes: int = 20 * 2**30,
         grace: float = 10,
         stuck_after: float = 600,
+        read_after: float = 180,
     ):
         self.home, self.device, self.waiting, self.grace, self.stuck_after = home, device, waiting, grace, stuck_after
+        self.read_after = read_after
         self.keep_days, self.keep_bytes = keep_days, keep_bytes
         home.mkdir(parents=True, exist_ok=True)
         self._claim = FileLock(home / "lock")
@@ -173,7 +177,10 @@ class Queue:
             record = self._shelf.known(id)
             if not record.over:
                 raise Refused(409, Problem("not-over", f"This job is {record.state}.", "Cancel it first."))
-            self._shelf.forget(record)
+            try:
+                self._shelf.forget(record)
+            except sqlite3.Error:
+                raise Refused(503, problems.LOCKED) from None
 
     def result(self, id: str) -> Path:
         """The result folder; raises Refused (409) where there is none."""
@@ -315,15 +322,20 @@ class Queue:
         those that are gone."""
         now = time.monotonic()
         with self._changed:
-            runs = [run for run in self._runs.values() if run.ended is None]
-        for run in runs:
+            runs = [
+                (run, self._shelf.records[id].progress["phase"] == READING)
+                for id, run in self._runs.items()
+                if run.ended is None
+            ]
+        for run, reading in runs:
             late = run.asked is not None and now - run.asked > self.grace
             silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
             lost = run.address is not None and self._cluster.lost(run.address)
-            if not (late or silent or lost):
+            endless = reading and now - run.beat > self.read_after
+            if not (late or silent or lost or endless):
                 continue
             died = problems.MEMORY if run.short_of_memory else problems.DIED
-            run.ended = died if lost else problems.STUCK
+            run.ended = died if lost else problems.UNREADABLE if endless else problems.STUCK
             run.future.cancel(force=True)
             if run.address is not None and not lost:
                 self._cluster.replace(run.address)

@@ -9,7 +9,11 @@ from perturbox.job import Job
 
 KINDS = ("segment", "attack", "margin")
 STATES = ("queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted")
+READING = "Reading the scan"  # a phase with a deadline of its own
 OVER = ("done", "cancelled", "failed", "interrupted")
+
+
+LATEST = 253_402_300_800.0  # the year 10000, which no date can say
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,13 @@ class Record:
     @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def sound(self) -> bool:
+        """Whether what was read back has a known state and times that are some."""
+        times = [self.created, *(moment for moment in (self.started, self.finished) if moment is not None)]
+        told = isinstance(self.progress, dict) and isinstance(self.progress.get("trace"), list)
+        return told and self.state in STATES and all(0 <= moment < LATEST for moment in times)
 
     def to_json(self) -> dict[str, Any]:
         document = dataclasses.asdict(self)

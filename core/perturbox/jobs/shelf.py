@@ -27,9 +27,14 @@ class Shelf:
     def __init__(self, home: Path):
         self.place = home / "jobs"
         self.place.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)  # also where an earlier version left it open to others
         self._store = Store(home / "jobs.sqlite")
+        if self._store.damaged and any(self.place.iterdir()):  # results whose records are lost
+            self.place.rename(self.place.with_name(f"jobs.damaged-{int(time.time())}"))
+            self.place.mkdir()
         self.records = {record.id: record for record in self._store.load()}
         self._unsaved: set[str] = set()
+        self._began, self._ticked = time.time(), time.monotonic()  # a clock that is set forward makes nothing old
 
     def close(self) -> None:
         self._store.close()
@@ -47,7 +52,7 @@ class Shelf:
             for draft in self.folder(record.id).glob(".result-*"):
                 shutil.rmtree(draft, ignore_errors=True)
         for folder in self.place.iterdir():
-            if folder.name not in self.records:
+            if folder.name not in self.records and folder.name not in self._store.unreadable:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def end(self, record: Record, state: str, problem: Problem | None = None) -> None:
@@ -66,17 +71,21 @@ class Shelf:
     def expire(self, days: float, most_bytes: int) -> None:
         """Forget what is over and older than that, and the oldest where all together take more."""
         over = [record for record in self.records.values() if record.over]
-        oldest = time.time() - days * 86400
+        oldest = self._began + (time.monotonic() - self._ticked) - days * 86400
         total = sum(record.bytes for record in over)
         for record in over:
             if (record.finished or record.created) < oldest or total > most_bytes:
                 total -= record.bytes
-                self.forget(record)
+                try:
+                    self.forget(record)
+                except sqlite3.Error as error:
+                    logger.error("a record can't be deleted: %s", error)
+                    return
 
     def forget(self, record: Record) -> None:
-        """Delete an order's record and files."""
-        shutil.rmtree(self.folder(record.id), ignore_errors=True)
+        """Delete an order's record and files; raises sqlite3.Error, and keeps both, where the record can't be."""
         self._store.delete(record.id)
+        shutil.rmtree(self.folder(record.id), ignore_errors=True)
         self.records.pop(record.id)
         self._unsaved.discard(record.id)
 

@@ -1,6 +1,7 @@
 """What runs in a worker process: one order at a time, told as it goes, dropped between two windows when asked to."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -19,8 +20,8 @@ import psutil
 import torch
 
 from perturbox.estimate import JUDGING
-from perturbox.jobs import files
-from perturbox.jobs.records import Order, Problem
+from perturbox.jobs import files, problems
+from perturbox.jobs.records import READING, Order, Problem
 from perturbox.load import load_victim
 from perturbox.record import Unfinished
 from perturbox.types import InputError
@@ -89,6 +90,7 @@ def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
     reporter = _Reporter(id, tell)
     reporter.say("Loading the model")
     victim = load_cached(order.job.victim, order.job.device)
+    reporter.say(READING)
     hook = victim.network.register_forward_pre_hook(lambda *_: reporter.check())
     try:
         listener = reporter.listener(victim)
@@ -183,6 +185,8 @@ def _failed(error: BaseException) -> dict[str, Any]:
 
 def explain(error: BaseException) -> Problem:
     """An exception as a problem that tells nothing of files or code; where it happened goes to the worker's log."""
+    if _is_full(error) or _is_full(error.__cause__):
+        return problems.FULL
     if isinstance(error, Unfinished) and error.__cause__ is not None:
         why = explain(error.__cause__)
         kept = "What the attack found is kept, but nothing of it is measured: see the job's files."
@@ -195,13 +199,15 @@ def explain(error: BaseException) -> Problem:
             "The memory ran out.",
             "Crop the scan to the organ, ask for fewer windows at once, or use a machine with more memory.",
         )
-    if isinstance(error, OSError) and error.errno == 28:
-        return Problem("disk-full", "The server's disk is full.", "Delete old jobs or ask the operator for space.")
     # Where, but not what it said: an exception's words may quote a file.
     logger.error("job failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     return Problem(
         "internal", f"An internal error stopped it ({type(error).__name__}).", "Report it with the server's log."
     )
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -64,7 +64,9 @@ class Status(BaseModel):
 
 
 class Jobs(BaseModel):
-    jobs: list[Status] = Field(description="All jobs, newest first, without their traces.")
+    jobs: list[Status] = Field(description="Jobs, newest first, without their traces.")
+    total: int = Field(description="How many there are.")
+    next: int | None = Field(None, description="The offset of those that come after; null where there are no more.")
 
 
 class File(BaseModel):
@@ -171,6 +173,8 @@ def in_words(text: str, record: Record) -> str:
     for path, name in ((job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")):
         if path:
             text = text.replace(path, name)
+    if len(folder := Path(job.image).parents) > 2 and folder[2].name == record.id:  # jobs/ID/inputs/image/scan.nii.gz
+        text = text.replace(f"{folder[2]}/", "")
     return for_clients(text)
 
 

@@ -7,20 +7,19 @@ the result folder holds.
 import hashlib
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import numpy as np
 from starlette.datastructures import UploadFile
 
 from lib.guard import archive, uploads
 from lib.guard.errors import Refusal
+from lib.nrrd import CONVERTIBLE, write_nrrd
+from lib.packing import zip_of
 from perturbox import io
 from perturbox.jobs import Problem, Refused
-from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 MEDIA = {
     ".nii.gz": "application/gzip",
@@ -32,9 +31,6 @@ MEDIA = {
     ".tiff": "image/tiff",
     ".bmp": "image/bmp",
 }
-PACKED = (".nii.gz", ".png")  # compressing them again gains nothing
-CONVERTIBLE = (".nii.gz", ".nii", ".mha", ".nrrd")
-NRRD_TYPES = {"float32": "float", "float64": "double"}
 BLOCK = 2**20
 
 
@@ -122,39 +118,9 @@ def listing(folder: Path) -> list[dict[str, object]]:
     ]
 
 
-class _Drain:
-    """What `ZipFile` writes to when it can't seek: bytes are taken away as they come."""
-
-    def __init__(self) -> None:
-        self.waiting = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self.waiting += data
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    def take(self) -> bytes:
-        taken = bytes(self.waiting)
-        self.waiting.clear()
-        return taken
-
-
 def zipped(folder: Path, top: str) -> Iterator[bytes]:
-    """All files of a folder as a zip under the folder name `top`, made while it is sent: no memory, no disk."""
-    drain = _Drain()
-    with zipfile.ZipFile(drain, "w") as packed:  # type: ignore[arg-type]  # it only writes and flushes
-        for name in names(folder):
-            entry = zipfile.ZipInfo(f"{top}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if io.suffix(name) in PACKED else zipfile.ZIP_DEFLATED
-            entry.file_size = (folder / name).stat().st_size
-            with (folder / name).open("rb") as source, packed.open(entry, "w") as target:
-                while block := source.read(BLOCK):
-                    target.write(block)
-                    yield drain.take()
-    yield drain.take()
+    """All files of a folder as a zip under the folder name `top`."""
+    return zip_of((f"{top}/{name}", folder / name) for name in names(folder))
 
 
 def as_nrrd(source: Path, scratch: Path) -> IO[bytes]:
@@ -166,52 +132,3 @@ def as_nrrd(source: Path, scratch: Path) -> IO[bytes]:
         target.close()
         raise
     return target
-
-
-def write_nrrd(source: Path, target: IO[bytes]) -> None:
-    """Write an image file as raw NRRD, which Slicer reads fastest: same numbers and place; notice and labels as keys.
-
-    Raises InputError for files that hold no volume.
-    """
-    if io.suffix(source) not in CONVERTIBLE:
-        raise InputError(f"'{source.name}' is no volume; leave format out to get it as it is.")
-    volume = io.read_volume(source, allow_constant=True)
-    plain = (volume.slope, volume.intercept) == (1.0, 0.0)
-    voxels = volume.stored() if plain else volume.data
-    voxels = voxels[0] if len(voxels) == 1 else voxels
-    voxels = voxels[..., None] if volume.dims == 2 else voxels  # a picture is a volume of one slice
-    target.write(_nrrd_header(volume, voxels).encode("ascii", "replace"))
-    for part in np.moveaxis(voxels, -1, 0):  # slice by slice, so that no second volume is held
-        target.write(part.astype(part.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
-
-
-def _nrrd_header(volume: Volume, voxels: np.ndarray) -> str:
-    channel = voxels.ndim - 3
-    columns = [f"({','.join(repr(float(v)) for v in volume.affine[:3, axis])})" for axis in range(3)]
-    lines = [
-        "NRRD0005",
-        f"type: {NRRD_TYPES.get(voxels.dtype.name, voxels.dtype.name)}",
-        f"dimension: {voxels.ndim}",
-        "space: right-anterior-superior",
-        f"sizes: {' '.join(map(str, voxels.shape))}",
-        f"space directions: {' '.join(['none'] * channel + columns)}",
-        f"kinds: {' '.join(['vector'] * channel + ['domain'] * 3)}",
-        "endian: little",
-        "encoding: raw",
-        f"space origin: ({','.join(repr(float(v)) for v in volume.affine[:3, 3])})",
-        *(f"{key}:={text}" for key, text in _remarks(volume).items()),
-    ]
-    return "\n".join(lines) + "\n\n"
-
-
-def _remarks(volume: Volume) -> dict[str, str]:
-    """What a file says of itself beyond its voxels: the notice of a perturbed scan, the names of labels."""
-    metadata = volume.header.get("metadata")
-    said = list(metadata.values()) if isinstance(metadata, dict) else []
-    header = volume.header.get("nifti")
-    for extension in getattr(header, "extensions", ()):
-        content = extension.get_content()
-        said += (content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)).splitlines()
-    labels = [line.strip("\0 ") for line in said if str(line).startswith("labels: ")]
-    notice = {"notice": ADVERSARIAL_NOTICE} if any(ADVERSARIAL_NOTICE in str(line) for line in said) else {}
-    return notice | ({"description": labels[0]} if labels else {})

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from monailabel.config import settings
 from starlette.datastructures import FormData, UploadFile
 
+from lib import tasks
 from lib.api import answers, files, requests, sources
 from lib.api.answers import PREFIX, REFUSALS
 from lib.api.requests import Cancel, Submission
@@ -25,6 +26,7 @@ from perturbox.types import InputError
 
 JSON_LIMIT = 2**20
 UNPACKED = 4  # times the upload limit: what a zip may grow to
+PAGE = 100  # jobs in one answer
 AT_ONCE = 4  # uploads, conversions and hashes at work together; what is quick never waits for them
 Id = Annotated[str, InPath(description="Id of a job.", max_length=64, examples=["3f0c…"])]
 UPLOADS = ("image", "label", "roi")
@@ -137,6 +139,8 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         else:
             detail = f"The body is of type {kind[:80]}."
             raise Refused(415, Problem("other-type", detail, "Send application/json or multipart/form-data."))
+        if (task := request.headers.get(tasks.HEADER)) is not None:
+            await apart(instance.background.submitted, task, record.id)
         place = f"{PREFIX}/jobs/{record.id}"
         return JSONResponse(told(record), 202, {"Location": place})
 
@@ -158,9 +162,15 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    @routes.get("/jobs", summary="All jobs, newest first", response_model=answers.Jobs, responses=some())
-    def jobs() -> JSONResponse:
-        return JSONResponse({"jobs": [told(record, None) for record in queue.list()]})
+    @routes.get("/jobs", summary="Jobs, newest first", response_model=answers.Jobs, responses=some())
+    def jobs(
+        offset: Annotated[int, Query(ge=0, le=10**9, description="Leave out so many of the newest.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = PAGE,
+    ) -> JSONResponse:
+        found = queue.list()
+        end = offset + limit
+        page = [told(record, None) for record in found[offset:end]]
+        return JSONResponse({"jobs": page, "total": len(found), "next": end if end < len(found) else None})
 
     @routes.get("/jobs/{id}", summary="State and progress", response_model=answers.Status, responses=some(404))
     def job(

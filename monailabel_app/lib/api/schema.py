@@ -30,7 +30,7 @@ def check_handshake(sent: str | None) -> None:
     theirs = sent.strip().partition(".")[0]
     if theirs == ours:
         return
-    newer = theirs.isdecimal() and int(theirs) > int(ours)
+    newer = theirs.isascii() and theirs.isdecimal() and (len(theirs), theirs) > (len(ours), ours)
     detail = f"This server speaks version {API} of the job API and the client asked for '{sent[:20]}'."
     raise Refused(409, Problem("other-version", detail, f"Update the {'server' if newer else 'client'}."))
 

@@ -10,6 +10,7 @@ from lib import labels
 from lib.api.requests import Files, Submission
 from lib.dicomweb import DicomServer
 from lib.guard.names import check_session
+from lib.guard.store import resolve
 from perturbox.jobs import Problem, Refused
 
 
@@ -26,14 +27,15 @@ def locate(
     Raises Refused(404) for ids that the datastore or the sessions don't know.
     """
     if submission.image is not None:
-        image, name = from_datastore(instance.datastore(), submission.image), submission.image
+        name = resolve(instance.datastore(), submission.image)
+        image = from_datastore(instance.datastore(), name)
     elif submission.session is not None:
         image, name = from_session(instance.sessions(), submission.session), submission.session
     else:
         image, name = local["image"], client_name(sent["image"].filename or "upload")
     label, label_map = local.get("label"), None
     if submission.label is not None:
-        datastore, id = instance.datastore(), submission.image or ""
+        datastore, id = instance.datastore(), name
         label = labelled(datastore, id, submission.label)
         if submission.label_map is None:
             by_names = labels.label_map(datastore.get_label_info(id, submission.label), structures)

@@ -5,7 +5,6 @@ behind checks and in threads; `infer`, `session`, `routes` and `proxy` those ans
 what is told to clients and to the operator.
 """
 
-import os
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +14,8 @@ from fastapi.routing import APIRoute
 from monailabel.config import settings
 from starlette.middleware import Middleware
 
-from lib import backend
-from lib.guard import asgi, errors, infer, login, logs, oidc, proxy, routes, session, store, upstream
+from lib import backend, private
+from lib.guard import asgi, errors, infer, login, logs, oidc, page, proxy, routes, session, store, upstream
 from lib.options import TOKEN
 
 __all__ = ["install", "logs"]
@@ -53,7 +52,7 @@ def gate(token: str | None, upload_limit: int, cors: Sequence[str], auth: bool) 
     """What every request passes, outermost first."""
     asked: list[Middleware] = []
     if auth:
-        oidc.mend(os.environ.setdefault(TOKEN, secrets.token_urlsafe(32)))  # background processes inherit it
+        oidc.mend(private.keep(TOKEN, secrets.token_urlsafe(32)))  # background processes are told it
         asked = [Middleware(asgi.OpenId, verify=oidc.verify, login=login.OPEN)]
     elif token:
         asked = [Middleware(asgi.Bearer, token=token, login=login.OPEN)]
@@ -85,8 +84,9 @@ def _replace_routes(
     }
     if token and not auth:
         ours.include_router(login.router(token))
-    for route in upstream.remove(app):  # the docs page and its icon
+    for route in upstream.remove(app):
         ours.add_api_route(route.path, route.endpoint, include_in_schema=False)
+    app.include_router(page.router(app))
     app.include_router(ours, prefix=settings.MONAI_LABEL_API_STR)
     app.include_router(upstream.guarded(instance, replaced, auth), prefix=settings.MONAI_LABEL_API_STR)
     app.openapi_schema = None

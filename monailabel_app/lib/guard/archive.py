@@ -1,17 +1,20 @@
-"""Unpacking what a client packed: only ordinary files, only into one folder, only so many and so much."""
+"""Unpacking what a client packed: only ordinary files, only into one folder, only so many and so much.
 
-import gzip
-import lzma
-import tarfile
+What an archive says of itself is never believed before it is bounded: tables and long names are read into memory.
+"""
+
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from lib.guard import tar
 from lib.guard.errors import Refusal, bad
 
 MOST_FILES = 20_000
+MOST_ENTRIES = 2 * MOST_FILES  # folders too
+MOST_TABLE = 6 * 2**20  # bytes of a zip's table of contents, about 300 for each file
 BLOCK = 2**20
 KEPT = 40  # characters of a suffix
 
@@ -25,18 +28,25 @@ def unpack(path: Path, folder: Path, most_bytes: int) -> list[Path]:
     written: list[Path] = []
     total = 0
     try:
-        for name, stream in _members(path):
-            if len(written) >= MOST_FILES:
+        for entry, (name, blocks) in enumerate(_members(path, most_bytes)):
+            if entry >= MOST_ENTRIES or len(written) >= MOST_FILES:
                 raise Refusal(413, f"The archive holds more than {MOST_FILES} files.", "Pack one series only.")
+            _check_name(name)
+            if blocks is None:
+                continue
             target = folder / f"{len(written) + 1:05d}{_suffix(name)}"
-            with stream, target.open("xb") as file:
-                while block := stream.read(BLOCK):
+            with target.open("xb") as file:
+                for block in blocks:
                     total += len(block)
                     if total > most_bytes:
-                        raise Refusal(413, f"The archive unpacks to more than {most_bytes / 2**20:g} MiB.")
+                        raise _too_large(most_bytes)
                     file.write(block)
             written.append(target)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except tar.TooLarge:
+        raise _too_large(most_bytes) from None
+    except tar.Special:
+        raise _unsafe("a link or a device") from None
+    except (zipfile.BadZipFile, tar.Damaged, EOFError, zlib.error) as error:
         raise bad("The archive is damaged.", "Pack it again.") from error
     except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
         raise bad("The archive can't be unpacked: it has a password or an unknown compression.") from error
@@ -45,33 +55,48 @@ def unpack(path: Path, folder: Path, most_bytes: int) -> list[Path]:
     return written
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                _check_name(member.filename)
-                kind = member.external_attr >> 16 & 0o170000
-                if kind not in (0, 0o100000, 0o040000):
-                    raise _unsafe("a link or a device")
-                if not member.is_dir():
-                    yield member.filename, archive.open(member)
+Member = tuple[str, Iterator[bytes] | None]
+"""A name, and the content of a file, None of a folder."""
+
+
+def _members(path: Path, most_bytes: int) -> Iterator[Member]:
+    if not zipfile.is_zipfile(path):
+        if not tar.is_tar(path):
+            raise bad("The file is no archive, though 'uncompress' was asked for.", "Send a zip or a tar.")
+        yield from tar.members(path, most_bytes)
         return
-    with _tar(path) as packed:
-        for entry in packed:
-            _check_name(entry.name)
-            if entry.isdir():
-                continue
-            stream = packed.extractfile(entry) if entry.isreg() else None
-            if stream is None:
+    _check_table(path)
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            kind = member.external_attr >> 16 & 0o170000
+            if kind not in (0, 0o100000, 0o040000):
                 raise _unsafe("a link or a device")
-            yield entry.name, stream
+            if member.is_dir():
+                yield member.filename, None
+                continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NotImplementedError
+            with archive.open(member) as stream:
+                yield member.filename, _blocks(stream)
 
 
-def _tar(path: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path, errorlevel=1)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError):
-        raise bad("The file is no archive, though 'uncompress' was asked for.", "Send a zip or a tar.") from None
+def _check_table(path: Path) -> None:
+    """Raises a 413 for a zip whose table of contents, which is read whole, would grow this process."""
+    with path.open("rb") as file:
+        found = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # the very reading that ZipFile goes by
+    if found is None:
+        raise zipfile.BadZipFile
+    if found[zipfile._ECD_SIZE] > MOST_TABLE:  # type: ignore[attr-defined]
+        raise Refusal(413, f"The archive holds more than {MOST_FILES} files.", "Pack one series only.")
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    while block := stream.read(BLOCK):
+        yield block
+
+
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(413, f"The archive unpacks to more than {most_bytes / 2**20:g} MiB.")
 
 
 def _check_name(name: str) -> None:

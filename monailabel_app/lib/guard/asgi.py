@@ -23,6 +23,13 @@ from lib.guard.errors import Refusal
 from lib.guard.logs import note_request
 
 WITH_BODY = ("POST", "PUT", "PATCH")
+# Pages of other sites may neither show nor embed what is answered, nor guess at its kind.
+ALWAYS = [
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"x-content-type-options", b"nosniff"),
+]
+GUESS_SECONDS = 0.5
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 2**20, 5.0
 
 
@@ -45,6 +52,7 @@ class Watch:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), *ALWAYS]}
             await send(message)
 
         try:
@@ -86,7 +94,7 @@ class Origins:
             await refuse(error, scope, receive, send)
         elif origin is not None and origin.lower() in self.listed:
             await self.cors(scope, receive, send)
-        elif self.local_only and origin is not None and not _same(origin, host):
+        elif self.local_only and (_from_elsewhere(headers, scope["method"]) or not _same(origin, host)):
             detail = "Pages of other sites may not use this server."
             error = Refusal(403, detail, "List the page's origin when starting the server.")
             await refuse(error, scope, receive, send)
@@ -99,6 +107,7 @@ class Bearer:
 
     def __init__(self, app: ASGIApp, token: str, login: Sequence[str] = ()):
         self.app, self.token, self.login = app, token.encode(), frozenset(login)
+        self.guessing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] in self.login:
@@ -108,6 +117,9 @@ class Bearer:
         if sent is not None and hmac.compare_digest(sent.encode("latin-1"), self.token):
             await self.app(scope, receive, send)
             return
+        if sent is not None:
+            async with self.guessing:  # one wrong token after the other, however many try
+                await asyncio.sleep(GUESS_SECONDS)
         detail = "This server needs its token." if sent is None else "This is not the server's token."
         await refuse(Refusal(401, detail), scope, receive, send)
 
@@ -225,7 +237,21 @@ def _parses(host: str) -> bool:
         return False
 
 
-def _same(origin: str, host: str) -> bool:
+def _from_elsewhere(headers: Headers, method: str) -> bool:
+    """Whether a browser says that another site's page asks; a link that a user follows is no such thing.
+
+    Pictures, scripts and frames of a page are asked for without an Origin.
+    """
+    if headers.get("sec-fetch-site", "none").lower() not in ("cross-site", "same-site"):
+        return False
+    followed = (headers.get("sec-fetch-mode", ""), headers.get("sec-fetch-dest", "")) == ("navigate", "document")
+    return not (followed and method in ("GET", "HEAD"))
+
+
+def _same(origin: str | None, host: str) -> bool:
+    """Whether a page of that origin is this server's own; where none is said, no page asks."""
+    if origin is None:
+        return True
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:

@@ -77,6 +77,7 @@ def explain(error: BaseException) -> tuple[int, Problem]:
     if isinstance(error, HTTPException):
         status = 422 if error.status_code == MALFORMED else error.status_code
         detail = error.detail if isinstance(error.detail, str) else "The request can't be served."
+        detail = _ended(detail.lstrip("+ "))  # as MONAI Label marks some
         return status, _problem(status, detail)
     if isinstance(error, InputError):
         wrong, _, to_do = for_clients(str(error)).partition("; ")

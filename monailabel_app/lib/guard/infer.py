@@ -26,7 +26,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.others.generic import get_mime_type, remove_file
 from requests_toolbelt import MultipartEncoder
 
-from lib import backend
+from lib import backend, results
 from lib.guard import names, parameters, store, uploads
 from lib.guard.errors import Refusal, bad, missing, plain
 from perturbox.jobs import Order, Queue, Record
@@ -79,9 +79,10 @@ def router(app: Any, queue: Queue) -> APIRouter:
         output: Output | None = None,
         user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),
     ) -> Any:
-        names.check_all({"model": model, "image": image, "session_id": session_id})
+        names.check_all({"model": model, "session_id": session_id})
         asked = parameters.parse(params)
         parameters.check_request(asked)
+        wanted = results.wanted(asked)
         if model not in app._infers:
             raise missing(f"There is no model '{model}' here.", "GET /info/ lists them.")
         if asked.get("save_label") is True:
@@ -96,6 +97,7 @@ def router(app: Any, queue: Queue) -> APIRouter:
             record = await anyio.to_thread.run_sync(queue.submit, order)
         record = await _finish(queue, record, request)
         found, told = await anyio.to_thread.run_sync(_answer, app, queue, order, record, model, asked, source)
+        found = await anyio.to_thread.run_sync(results.converted, found, wanted)
         return await anyio.to_thread.run_sync(_respond, found, told, output, background_tasks)
 
     return made
@@ -112,6 +114,7 @@ def _source(app: Any, scratch: Path, image: str, session_id: str, file: UploadFi
         return Source(str(uploads.keep(file, scratch, "upload")), "upload", False)
     if not image:
         raise bad("No scan was given.", "Name an 'image' of the datastore or a 'session_id', or send a 'file'.")
+    image = store.resolve(app.datastore(), image)
     store.check_image(app, image)
     return Source(store.scan_of(app.datastore(), image), image, True)
 

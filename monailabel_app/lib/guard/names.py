@@ -1,5 +1,6 @@
 """Names that clients send: what an id, a tag, a task or a session may look like, so that none can become a path."""
 
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ PATTERNS = {
     **dict.fromkeys(("model", "strategy", "method"), TASK),
     "check_sum": CHECKSUM,
 }
+LONGEST = 200  # characters, and bytes where it becomes a file's name
+ALLOWED_ID = f"printable characters, at most {LONGEST}, and nothing that reads like a path"
 ALLOWED = {
     IMAGE: "letters, digits, spaces and . , + = @ # & ' ( ) [ ] ~ - _, at most 200, no '..'",
     TAG: "letters, digits, '.', '-' and '_', at most 64",
@@ -36,6 +39,26 @@ def check(kind: str, name: str) -> str:
     return name
 
 
+def check_id(name: str) -> str:
+    """The name itself, if a client may call an image so; raises a 422 otherwise.
+
+    Slicer calls what it loads from DICOM "2: CT Abdomen". Such a name is looked up, and never a part of a path.
+    """
+    parts = name.split("/") if isinstance(name, str) else [""]
+    fine = name and len(name) <= LONGEST and name.isprintable() and "\\" not in name and not name.startswith("~")
+    if not fine or any(part.strip() in ("", ".", "..") for part in parts):
+        raise bad("This image is no name the server knows how to keep.", f"Use {ALLOWED_ID}.")
+    return name
+
+
+def stored(name: str) -> str:
+    """The name under which an image that a client calls so is kept: the same, where a file may have it."""
+    if IMAGE.fullmatch(name) and not TWO_IN_ONE.search(name) and len(name.encode()) <= LONGEST:
+        return name
+    plain = re.sub(r"[^\w.,+=@#&'()\[\] -]", "_", name, flags=re.ASCII).strip(" .-+=@#&',)]").replace("..", "_")
+    return f"{plain[:100] or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def check_session(session: str) -> str:
     """A session's id in the form the server gives them; raises a 422 for anything else."""
     try:
@@ -48,7 +71,7 @@ def check_session(session: str) -> str:
 
 def check_all(values: Mapping[str, Any]) -> None:
     """Check whatever among an endpoint's arguments is a name; absent ones are the endpoint's to miss."""
-    for kind in PATTERNS:
+    for kind in PATTERNS.keys() - {"image", "id", "label"}:  # those are looked up
         value = values.get(kind)
         if isinstance(value, str) and value:
             check(kind, value)

@@ -35,7 +35,7 @@ RESERVED = frozenset(
     ]
 )
 # What says that an image is adversarial, and what the datastore keeps about its files.
-MARKS = frozenset(["adversarial", "notice", "source", "job", "attack", "eps", "name", "path", "ext"])
+MARKS = frozenset(["adversarial", "notice", "source", "job", "attack", "eps", "name", "path", "ext", "client_name"])
 FREE_TEXT = ("client_id", "label_info", "user")
 DEVICE = re.compile(r"(cpu|mps|cuda(:\d{1,2})?)?")
 GPUS = re.compile(r"(all|\d{1,2}(,\d{1,2})*)?")

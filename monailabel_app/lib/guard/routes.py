@@ -10,14 +10,15 @@ from typing import Any
 
 import anyio
 from fastapi import APIRouter, Depends, UploadFile
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from monailabel import endpoints
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
+from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.others.generic import get_mime_type
 
 from lib.guard import names, store
 from lib.guard.errors import Refusal, missing, plain
+from lib.packing import zip_of
 
 USER, ADMIN = settings.MONAI_LABEL_AUTH_ROLE_USER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN
 MOST_LOG_LINES = 10_000
@@ -73,6 +74,14 @@ def router(app: Any, info: Info) -> APIRouter:
         info.forget()
         return {}
 
+    @made.get("/datastore/dataset", tags=["Datastore"], summary="Download full dataset as ZIP archive")
+    def api_download_dataset(
+        limit_cases: int | None = None, _: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+    ) -> StreamingResponse:
+        # MONAI Label's own leaves a copy of all scans in the temporary folder.
+        headers = {"Content-Disposition": 'attachment; filename="dataset.zip"'}
+        return StreamingResponse(zip_of(_dataset(app.datastore(), limit_cases)), 200, headers, "application/zip")
+
     @made.put("/model/{model}", tags=["Model"], summary="Closed: models are not uploaded", dependencies=admin)
     def api_update_model(model: str, file: UploadFile) -> None:
         _check_model(app, model)
@@ -109,6 +118,17 @@ def router(app: Any, info: Info) -> APIRouter:
         return _page(OHIF, path)
 
     return made
+
+
+def _dataset(datastore: Any, limit: int | None) -> list[tuple[str, Path | bytes]]:
+    """Images and their final labels as (name in the archive, file), and what the datastore notes of them."""
+    cases = datastore.datalist()
+    if not cases:
+        raise missing("No image of this datastore has a final label.", "Save a label with the tag 'final' first.")
+    cases = cases[:limit] if limit and limit > 0 else cases
+    files = [(f"{kind}/{Path(file).name}", Path(file)) for case in cases for kind, file in case.items()]
+    notes = datastore._datastore.model_dump_json(exclude={"base_path"})
+    return [*files, ("metadata.json", notes.encode())]
 
 
 def _check_model(app: Any, model: str) -> None:

@@ -5,79 +5,87 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, Depends, File, UploadFile
+from fastapi import APIRouter, Depends, Request
 from monailabel.config import RBAC_USER, settings
 from monailabel.endpoints.user.auth import RBAC, User
 
-from lib.guard import archive, uploads
+from lib.guard import archive, multipart, uploads
 from lib.guard.errors import Refusal, bad
+from lib.guard.multipart import Received
 
 MOST_UPLOADS = 5000  # slices of a series sent one by one
-UNPACKED_TIMES = 8  # how much larger than the upload limit an archive may become
+UNPACKED_TIMES = 4  # how much larger than the upload limit an archive may become
+BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        }
+    },
+}
 
 
 def router(app: Any, upload_limit: int) -> APIRouter:
     """The route that creates sessions."""
     made = APIRouter(prefix="/session", tags=["Session"])
 
-    @made.put("/", summary=f"{RBAC_USER}Create new session with Image")
+    @made.put("/", summary=f"{RBAC_USER}Create new session with Image", openapi_extra={"requestBody": BODY})
     async def api_create_session(
+        request: Request,
         uncompress: bool = False,
         expiry: int = 0,
-        files: list[UploadFile] = File(...),
         user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),
     ) -> dict[str, Any]:
         if app.sessions() is None:
             raise Refusal(406, "This server keeps no sessions.")
-        if len(files) > MOST_UPLOADS:
-            raise Refusal(413, f"A session takes at most {MOST_UPLOADS} files.", "Send them as one zip.")
-        if uncompress and len(files) > 1:
-            raise bad("Only one archive can be unpacked into a session.", "Send one zip or tar.")
         if not 0 <= expiry <= 10**9:
             raise bad("'expiry' is no number of seconds.", "Send seconds, or 0 for the server's own limit.")
-        return await anyio.to_thread.run_sync(create, app.sessions(), files, uncompress, expiry, upload_limit)
+        with tempfile.TemporaryDirectory(prefix="perturbox-session-") as scratch:
+            came = Path(scratch) / "came"
+            came.mkdir()
+            files = await multipart.receive(request, "files", came, MOST_UPLOADS)
+            if uncompress and len(files) > 1:
+                raise bad("Only one archive can be unpacked into a session.", "Send one zip or tar.")
+            work = partial(create, app.sessions(), Path(scratch), files, uncompress, expiry, upload_limit)
+            return await anyio.to_thread.run_sync(work)
 
     return made
 
 
-def create(sessions: Any, files: list[UploadFile], uncompress: bool, expiry: int, upload_limit: int) -> dict[str, Any]:
+def create(
+    sessions: Any, scratch: Path, files: list[Received], uncompress: bool, expiry: int, upload_limit: int
+) -> dict[str, Any]:
     """Keep the files as a new session; blocking. Raises 413, 415 or 422 for what can't be kept."""
-    with tempfile.TemporaryDirectory(prefix="perturbox-session-") as scratch:
-        image = _receive(Path(scratch), files, uncompress, upload_limit)
-        id, info = sessions.add_session(str(image), expiry, uncompress=False)
+    image = _image(scratch, files, uncompress, upload_limit)
+    id, info = sessions.add_session(str(image), expiry, uncompress=False)
     return {"session_id": id, "session_info": info.to_json()}
 
 
-def _receive(scratch: Path, files: list[UploadFile], uncompress: bool, upload_limit: int) -> Path:
+def _image(scratch: Path, files: list[Received], uncompress: bool, upload_limit: int) -> Path:
     """The image in `scratch`: one file, or a folder of several."""
     folder = scratch / "image"
     folder.mkdir()
     if uncompress:
-        packed = scratch / "packed"
-        with packed.open("xb") as copy:
-            shutil.copyfileobj(files[0].file, copy, uploads.BLOCK)
-        found = archive.unpack(packed, folder, UNPACKED_TIMES * upload_limit)
+        found = archive.unpack(files[0].path, folder, UNPACKED_TIMES * upload_limit)
     elif len(files) == 1:
-        return uploads.keep(files[0], scratch, "scan")
-    else:
-        found = [_keep(file, folder, number) for number, file in enumerate(files, 1)]
+        suffix = uploads.suffix_of(files[0].filename)
+        found = [files[0].path.rename(folder / f"scan{suffix}")]
+    else:  # as a rule DICOM slices, whose names say nothing
+        found = [file.path.rename(folder / f"{file.path.name}{uploads.known_suffix(file.filename)}") for file in files]
     for path in found:
         uploads.check_content(path, uploads.known_suffix(path.name))
-    if len(found) == 1 and uploads.known_suffix(found[0].name):
-        return found[0].rename(scratch / f"scan{uploads.known_suffix(found[0].name)}")
+    if len(found) == 1 and (suffix := uploads.known_suffix(found[0].name)):
+        return found[0].rename(scratch / f"scan{suffix}")
     return folder
-
-
-def _keep(upload: UploadFile, folder: Path, number: int) -> Path:
-    """One of several files, as a rule a DICOM slice, whose name says nothing."""
-    path = folder / f"{number:05d}{uploads.known_suffix(upload.filename or '')}"
-    with path.open("xb") as copy:
-        shutil.copyfileobj(upload.file, copy, uploads.BLOCK)
-    return path
 
 
 def sweep(sessions: Any) -> None:

@@ -1,11 +1,14 @@
 """The datastore as clients may use it: only what is registered, nothing outside its folder, one writer at a time."""
 
 import functools
+import hashlib
+import logging
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
@@ -34,6 +37,30 @@ ONE_AT_A_TIME = [
 ]
 
 
+logger = logging.getLogger("perturbox.server")
+ALIAS = "client_name"  # what a client called an image that is kept under another name
+
+
+def open_folder(studies: str, home: Path) -> LocalDatastore | None:
+    """The datastore of a folder that can't be written to, as archives are mounted: its table and labels are kept in
+    `home`. None for any other, which MONAI Label opens itself."""
+    if studies.startswith(("http://", "https://")) or not os.path.isdir(studies) or os.access(studies, os.W_OK):
+        return None
+    images = os.path.realpath(studies)
+    place = home / "read-only" / hashlib.sha256(images.encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    logger.warning("the studies folder can't be written to; labels are kept in the server's home")
+    return LocalDatastore(
+        str(place), images_dir=images, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, auto_reload=False
+    )
+
+
+def is_read_only(app: Any) -> bool:
+    """Whether nothing can be written to the studies folder."""
+    datastore = app.datastore()
+    return isinstance(datastore, LocalDatastore) and os.path.isabs(datastore._datastore.images_dir)
+
+
 def share(datastore: Any) -> None:
     """Let several threads use a local datastore, which is written for one."""
     if not isinstance(datastore, LocalDatastore) or isinstance(datastore, DicomServer):
@@ -57,9 +84,20 @@ def lock_of(datastore: Any) -> Any:
     return getattr(datastore, "guard_lock", None) or threading.RLock()
 
 
+def resolve(datastore: Any, image: str) -> str:
+    """The datastore's own id of an image, by that id or by what the client that sent it called it; raises a 422 for
+    what neither can be. One that isn't there comes back as it is."""
+    if isinstance(datastore, DicomServer):
+        return names.check("image", image)
+    if image in datastore.list_images():
+        return image
+    names.check_id(image)
+    kept = names.stored(image)
+    return kept if kept != image and datastore.get_image_info(kept).get(ALIAS) == image else image
+
+
 def check_image(app: Any, image: str) -> None:
-    """Raises a 422 for what is no id, a 404 for one that the datastore hasn't."""
-    names.check("image", image)
+    """Raises a 404 for an id that the datastore hasn't."""
     datastore = app.datastore()
     if isinstance(datastore, DicomServer):  # asked for the image itself, for its list may be a minute old
         datastore.study(image)
@@ -73,8 +111,7 @@ def scan_of(datastore: Any, image: str) -> str:
 
 
 def check_label(app: Any, label: str, tag: str) -> None:
-    """Raises a 422 for what is no id or tag, a 404 for a label that the datastore hasn't."""
-    names.check("label", label)
+    """Raises a 422 for what is no tag, a 404 for a label that the datastore hasn't."""
     names.check("tag", tag)
     if not app.datastore().get_label_uri(label, tag):
         raise missing("The datastore has no label of this id and tag.", "GET /datastore/?output=all lists them.")
@@ -85,11 +122,23 @@ def check_new(app: Any, image: str, suffix: str) -> None:
     if isinstance(app.datastore(), DicomServer):
         detail = "Images are not stored on the DICOM server from here."
         raise Refusal(409, detail, "Store it there yourself, or send the scan along with your request.")
+    if is_read_only(app):
+        raise Refusal(409, "The studies folder can't be written to.", "Send the scan along with your request.")
     if image in app.datastore().list_images():
         raise Refusal(409, "The datastore has an image of this id already.", "Choose another id, or delete that one.")
     root = root_of(app)
     if root is not None and os.path.lexists(root / f"{image}{suffix}"):
         raise Refusal(409, "The studies folder has a file of this name already.", "Choose another id.")
+
+
+def add_image(app: Any, image: str, file: Path, info: dict[str, Any]) -> str:
+    """Add an image; where that fails no half of it stays in the studies folder, which would be listed as one."""
+    try:
+        return app.datastore().add_image(image, str(file), info)
+    except OSError:
+        if (root := root_of(app)) is not None and image not in app.datastore().list_images():
+            (root / f"{image}{file.name.removeprefix('image')}").unlink(missing_ok=True)
+        raise
 
 
 def check_tag_for(model: str, tag: Any) -> None:
@@ -102,6 +151,8 @@ def check_tag_for(model: str, tag: Any) -> None:
 def check_place(app: Any, image: str, tag: str, suffix: str) -> None:
     """Raises a 409 where a label would be written through a link that leads out of the studies folder."""
     names.check("tag", tag)
+    if is_read_only(app):  # labels lie in the server's home
+        return
     _check_inside(app, root_of(app) and str(root_of(app) / "labels" / tag / f"{image}{suffix}"))  # type: ignore[operator]
 
 
@@ -113,8 +164,11 @@ def check_removable(app: Any, image: str, tag: str | None = None) -> None:
     if isinstance(datastore, DicomServer):
         raise Refusal(409, "Images of a DICOM server are not deleted from here.", "Delete them on the DICOM server.")
     if tag is not None:
-        _check_inside(app, datastore.get_label_uri(image, tag))
+        if not is_read_only(app):
+            _check_inside(app, datastore.get_label_uri(image, tag))
         return
+    if is_read_only(app):
+        raise Refusal(409, "The studies folder can't be written to.", "Whoever runs this server can delete its files.")
     _check_inside(app, datastore.get_image_uri(image))
     for held in datastore.get_labels_by_image_id(image):
         _check_inside(app, datastore.get_label_uri(image, held))

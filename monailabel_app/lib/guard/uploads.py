@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from fastapi import UploadFile
 
-from lib.guard.errors import Refusal, bad
+from lib.guard.errors import Refusal, bad, explain
 from perturbox.io import headers
 from perturbox.types import InputError
 
@@ -45,7 +45,8 @@ def check_content(path: Path, suffix: str) -> None:
     try:
         headers.require_whole(path)
     except InputError as error:
-        raise InputError(str(error).replace(str(path), "The uploaded file")) from None
+        _, problem = explain(InputError(str(error).replace(str(path), "The uploaded file")))
+        raise bad(problem.detail, problem.what_to_do) from None
 
 
 def keep(upload: UploadFile, folder: Path, name: str, known: tuple[str, ...] = SCANS) -> Path:

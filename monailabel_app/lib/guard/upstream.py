@@ -6,6 +6,9 @@ Here one step drives such a coroutine to its end in a thread.
 
 import hashlib
 import inspect
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,11 @@ from monailabel.endpoints import (
     session,
     train,
 )
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.async_tasks.utils import background_tasks
 from starlette.responses import Response
 
+from lib.dicomweb import DicomServer
 from lib.guard import names, oidc, parameters, store, uploads
 from lib.guard.errors import Refusal, bad, missing, plain
 
@@ -56,10 +61,14 @@ def _new_image(app: Any, values: dict[str, Any]) -> None:
     suffix = uploads.check_spooled(values["file"], DATASTORE_FILES)
     if not values.get("image"):
         values["image"] = uploads.stem_of(values["file"].filename, suffix)
-    names.check("image", values["image"])
-    values["file"].filename = f"image{suffix}"
+    called = names.check_id(values["image"])
+    values["image"] = names.stored(called)
     store.check_new(app, values["image"], suffix)
     _check_info(values)
+    info = parameters.parse(values["params"])
+    info |= {store.ALIAS: called} if called != values["image"] else {}
+    values["params"] = json.dumps(info)
+    values["file"].filename = f"image{suffix}"
 
 
 def _image(app: Any, values: dict[str, Any]) -> None:
@@ -102,11 +111,6 @@ def _goodbye_label(app: Any, values: dict[str, Any]) -> None:
     store.check_removable(app, values["id"], values["tag"])
 
 
-def _dataset(app: Any, values: dict[str, Any]) -> None:
-    if not app.datastore().datalist():
-        raise missing("No image of this datastore has a final label.", "Save a label with the tag 'final' first.")
-
-
 def _session(app: Any, values: dict[str, Any]) -> None:
     id = values["session_id"] = names.check_session(values["session_id"])
     found = app.sessions().get_session(id, update_ts=False) if app.sessions() is not None else None
@@ -147,6 +151,40 @@ def _run(kind: str, method: str, there: Callable[[Any], Iterable[str]]) -> Rule:
     return rule
 
 
+def _add_image(app: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI Label adds it; but what fails leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="perturbox-image-") as scratch:
+        info = parameters.parse(values["params"]) | {"user": values["user"].username}
+        file = _spooled(values["file"], Path(scratch))
+        return {"image": store.add_image(app, values["image"], file, info)}
+
+
+def _save_label(app: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI Label saves it; but what fails leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="perturbox-label-") as scratch:
+        file, tag = _spooled(values["label"], Path(scratch)), values["tag"] or DefaultLabelTag.FINAL.value
+        label = app.datastore().save_label(values["image"], str(file), tag, parameters.parse(values["params"]))
+        return {**(app.on_save_label(values["image"], label) or {}), "image": values["image"], "label": label}
+
+
+def _spooled(upload: Any, folder: Path) -> Path:
+    path = folder / upload.filename
+    with path.open("xb") as copy:
+        shutil.copyfileobj(upload.file, copy, uploads.BLOCK)
+    return path
+
+
+def _without_place(app: Any, answer: Any) -> Any:
+    """A DICOM server's image without the path of its copy in this server's home."""
+    if isinstance(app.datastore(), DicomServer) and isinstance(answer, dict):
+        return {key: value for key, value in answer.items() if key != "path"}
+    return answer
+
+
+OURS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "datastore.api_add_image": _add_image,
+    "datastore.api_save_label": _save_label,
+}
 RULES: dict[str, Rule] = {
     "datastore.api_add_image": _new_image,
     "datastore.api_remove_image": _goodbye_image,
@@ -161,7 +199,6 @@ RULES: dict[str, Rule] = {
     "datastore.api_get_label_info": _label,
     "datastore.api_put_label_info": _label,
     "datastore.api_update_label_info": _label,
-    "datastore.api_download_dataset": _dataset,
     "session.api_get_session": _session,
     "session.api_remove_session": _session,
     "model.api_download_model": _model,
@@ -206,13 +243,17 @@ def _add(router: APIRouter, route: APIRoute, endpoint: Callable[..., Any]) -> No
 def _behind(
     app: Any, key: str, endpoint: Callable[..., Any], slow: CapacityLimiter, whole: CapacityLimiter
 ) -> Callable[..., Any]:
-    rule = RULES.get(key)
+    rule, own, section = RULES.get(key), OURS.get(key), key.partition(".")[0]
 
     def serve(values: dict[str, Any]) -> Any:
         names.check_all(values)
+        for kind in ("image", "id", "label"):
+            if section == "datastore" and isinstance(values.get(kind), str) and values[kind]:
+                values[kind] = store.resolve(app.datastore(), values[kind])
         if rule is not None:
             rule(app, values)
-        answer = drive(endpoint(**values))
+        answer = own(app, values) if own is not None else drive(endpoint(**values))
+        answer = _without_place(app, answer) if section == "activelearning" else answer
         return answer if isinstance(answer, Response) else plain(answer)
 
     async def threaded(**values: Any) -> Any:
@@ -242,11 +283,13 @@ def is_upstream(route: Any) -> bool:
 
 
 def remove(app: FastAPI) -> list[APIRoute]:
-    """Take MONAI Label's routes out of the app; returns those that belong to no router: the docs page and its icon."""
-    ours = [route for route in app.router.routes if not is_upstream(route)]
+    """Take MONAI Label's routes, and FastAPI's page that loads scripts from elsewhere, out of the app; returns the one
+    that belongs to no router: the icon."""
+    pages = ("/docs", "/docs/oauth2-redirect", "/redoc")
+    ours = [route for route in app.router.routes if not is_upstream(route) and getattr(route, "path", "") not in pages]
     single = [route for route in app.router.routes if isinstance(route, APIRoute) and is_upstream(route)]
     app.router.routes[:] = ours
-    return [route for route in single if route.path in ("/", "/favicon.ico")]
+    return [route for route in single if route.path == "/favicon.ico"]
 
 
 def _check_info(values: dict[str, Any]) -> None:

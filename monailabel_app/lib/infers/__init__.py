@@ -1,14 +1,16 @@
 """Infer tasks: each victim, and each attack on each victim. Every client that lists segmentations lists them."""
 
+import itertools
 from pathlib import Path
 
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from lib import backend, forms
+from lib import backend, forms, results, tasks
 from lib.victims import Served
+from perturbox.jobs import Refused
 from perturbox.recipes import Recipe
-from perturbox.types import ADVERSARIAL_NOTICE
+from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 
 class Task(InferTask):
@@ -36,10 +38,12 @@ class Task(InferTask):
         image = str(request["image"])
         name = str(request.get("_image_id") or request.get("image_id") or Path(image).name.split(".")[0])
         order = backend.order_for(self.name, request, image, name, "stock batch", self.app.datastore())
+        wanted = results.wanted(request)
         here = backend.current()
         record, folder = here.run(order)
         try:
-            return backend.answer(order, record, folder, self.app.datastore())
+            file, told = backend.answer(order, record, folder, self.app.datastore())
+            return results.converted(file, wanted), told
         finally:
             here.forget(folder)
 
@@ -54,8 +58,22 @@ class Batch(BatchInferTask):
         return [image for image in images if not backend.is_adversarial(datastore, image)]
 
     def __call__(self, request, datastore, infer):
-        return super().__call__({"device": backend.device, "multi_gpu": False, **request}, datastore, infer)
+        request = {"device": backend.device, "multi_gpu": False, **request}
+        total = len(self.get_images(request, datastore))
+        total = min(total, int(request.get("max_batch_size") or total))
+        count = itertools.count(1)  # images are done by several threads
+
+        def told(asked, datastore):
+            """One image; one that can't be done leaves the others their turn."""
+            try:
+                result, problem = infer(asked, datastore), ""
+            except (InputError, Refused, backend.Unfinished) as error:
+                result, problem = {}, f" could not be done: {error}".replace(str(asked.get("image")), "the scan")
+            tasks.progress.info("Image %d of %d%s", next(count), total, problem or " is done")
+            return result
+
+        return super().__call__(request, datastore, told)
 
 
-def tasks(app) -> dict[str, Task]:
+def infers(app) -> dict[str, Task]:
     return {name: Task(name, *pair, app) for name, pair in backend.tasks().items()}

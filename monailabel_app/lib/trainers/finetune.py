@@ -55,11 +55,12 @@ def finetune(
         raise InputError(f"{victim.name} has no weights to train; choose another victim.")
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
     generator = np.random.default_rng(settings.seed)
+    noise = torch.Generator().manual_seed(settings.seed)
     on_grid = [_on_grid(victim, image, labels) for image, labels in cases]
     for epoch in range(1, settings.epochs + 1):
         losses = []
         for example in _windows(victim, on_grid, settings.crops, generator):
-            delta = _perturb(network, victim, example, settings)
+            delta = _perturb(network, victim, example, settings, noise)
             clean = _loss(network, victim, example.x, example)
             perturbed = _loss(network, victim, example.x + delta, example)
             optimiser.zero_grad()
@@ -110,9 +111,10 @@ def _loss(network: nn.Module, victim: Victim, x: Tensor, example: Example) -> Te
     return dice_ce(logits, example.labels, example.weight, classes or (0,))
 
 
-def _perturb(network: nn.Module, victim: Victim, example: Example, settings: Settings) -> Tensor:
-    """PGD on one window, from a random point of the ball."""
-    generator = torch.Generator().manual_seed(settings.seed)
+def _perturb(
+    network: nn.Module, victim: Victim, example: Example, settings: Settings, generator: torch.Generator
+) -> Tensor:
+    """PGD on one window, from a random point of the ball, which the generator draws anew for each."""
     start = torch.rand(example.x.shape, generator=generator) * 2 - 1
     delta = settings.eps * start.to(example.x)
     alpha = 2.5 * settings.eps / max(1, settings.steps)
