@@ -27,7 +27,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "result.json"
     if not path.is_file():
         raise InputError(
-            f"'{folder}' is no result folder: it has no result.json; give the folder that an attack wrote."
+            f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote."
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
