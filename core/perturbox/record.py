@@ -112,7 +112,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise InputError(
-            f"'{folder}' is no result folder: it has no result.json; give the folder that an attack wrote."
+            f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote."
         )
     try:
         return upgraded(read_json(path), path)
