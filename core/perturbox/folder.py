@@ -19,6 +19,7 @@ from perturbox.measure import measure
 from perturbox.metrics import broken_by, to_json
 from perturbox.record import file_of, read_record, required_file
 from perturbox.types import Case, InputError, Volume
+from perturbox.victim import Victim
 
 # Parts of result.json that the files determine; the rest is a record of how they came about.
 VERIFIED = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices")
@@ -33,7 +34,7 @@ def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]
     return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
 
 
-def verify(folder: Path, listener: Listener | None = None) -> list[str]:
+def verify(folder: Path, listener: Listener | None = None, victim: Victim | None = None) -> list[str]:
     """Recompute every number of result.json from the saved files; returns a line per number that differs.
 
     Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another
@@ -42,10 +43,10 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     """
     listener = listener or Listener()
     if (folder / "margin.json").is_file():
-        return _verify_margin(folder, listener)
+        return _verify_margin(folder, listener, victim)
     result = read_record(folder)
     clean, adversarial = read_scans(folder, result)
-    victim = load_victim(result["victim"]["spec"], result["device"])
+    victim = victim or load_victim(result["victim"]["spec"], result["device"])
     if victim.sha256 != result["victim"]["sha256"]:
         raise InputError(
             f"'{victim.name}' has other weights here than when this result was made; use the same version."
@@ -89,7 +90,7 @@ def verify(folder: Path, listener: Listener | None = None) -> list[str]:
     return problems + list(differences(images, numbers["image_metrics"], "image_metrics"))
 
 
-def _verify_margin(folder: Path, listener: Listener) -> list[str]:
+def _verify_margin(folder: Path, listener: Listener, victim: Victim | None) -> list[str]:
     """As `verify`, for the folder of a search for the margin: every file that is said to break a structure must do so,
     at the largest change that is reported, and repeat what the search found."""
     margin = json.loads((folder / "margin.json").read_text(encoding="utf-8"))
@@ -104,7 +105,7 @@ def _verify_margin(folder: Path, listener: Listener) -> list[str]:
         if witness not in checked:
             checked.add(witness)
             listener.say(f"Verifying {witness}")
-            problems += [f"{witness}: {line}" for line in verify(folder / witness, listener)]
+            problems += [f"{witness}: {line}" for line in verify(folder / witness, listener, victim)]
             repeated = read_record(folder / witness).get("margin")
             problems += differences(repeated, margin["structures"], f"{witness}: margin")
         result = read_record(folder / witness)

@@ -37,7 +37,7 @@ from perturbox.measure import benign_floor
 from perturbox.noise import scan_noise
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
-from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import BoundVictim, Victim
 
 SCHEMA = "perturbox-margin/1"
@@ -55,12 +55,17 @@ class Trial:
 
 
 def find_margin(
-    job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None, victim: Victim | None = None
+    job: Job,
+    out: Path,
+    max_eps: float = 32.0,
+    listener: Listener | None = None,
+    victim: Victim | None = None,
+    image: Volume | None = None,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
     `out`.
 
-    victim: as in `job.prepare`. Raises InputError for bad input, as an attack does, and where the job's norm isn't
+    victim, image: as in `job.prepare`. Raises InputError for bad input, as an attack does, and if the job's norm isn't
     linf.
     """
     require_new_folder(out)
@@ -70,7 +75,7 @@ def find_margin(
         )
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
-    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True), victim=victim)
+    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True), image, victim)
     if ready.image.step is not None and max_eps < ready.image.step:
         raise InputError(
             f"--max-eps {max_eps:g} is less than the file can store; choose at least {ready.image.step:g}."
