@@ -1,5 +1,5 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo serve test test-all test-server test-slicer lint bench bench-attacks bench-strength attacks
+.PHONY: setup demo serve test test-all test-server test-slicer lint docs release bench bench-attacks bench-strength attacks
 
 # The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
 # tests of the Slicer module.
@@ -39,6 +39,18 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+# Build the documentation site into build/site.
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "Open build/site/index.html in a browser."
+
+.venv-docs/ready: pyproject.toml constraints.txt scripts/setup
+	sh scripts/setup docs
+
+# Build the wheel and the sdist into dist/, and try the wheel in a clean environment.
+release: .venv/ready
+	sh scripts/release
 
 # Measure speed and memory; writes docs/benchmarks.md.
 bench: .venv/ready

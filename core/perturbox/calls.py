@@ -39,11 +39,14 @@ def chosen(prediction: Any, output: str | int | None) -> Tensor:
 
 
 @contextmanager
-def evaluating(network: Network) -> Iterator[None]:
-    """Eval mode, frozen parameters, and one attention kernel whether or not a graph is recorded; all restored."""
+def evaluating(network: Network, frozen: bool = True) -> Iterator[None]:
+    """Eval mode, frozen parameters (unless told otherwise), and one attention kernel whether or not a graph is
+    recorded; all restored."""
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
     training = [module for module in modules if getattr(module, "training", False)]
-    trainable = [p for p in network.parameters() if p.requires_grad] if isinstance(network, nn.Module) else []
+    trainable = (
+        [p for p in network.parameters() if p.requires_grad] if frozen and isinstance(network, nn.Module) else []
+    )
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in training:

@@ -16,29 +16,35 @@ from perturbox.metrics import BROKEN, Limits, limit_of
 from perturbox.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
 from perturbox.record import file_of, inside, read_json, read_whole_record, required_file
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
+from perturbox.victim import Victim
 
 __all__ = ["Findings", "differences", "examine", "read_scans", "replay", "verify"]
 
 
-def verify(folder: Path, listener: Listener | None = None, *, trust: bool = False) -> list[str]:
+def verify(
+    folder: Path, listener: Listener | None = None, *, trust: bool = False, victim: Victim | None = None
+) -> list[str]:
     """One line for everything in a result's, or a margin search's, folder that its other parts contradict.
 
     Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another
-    order. trust: whether to load a model that is Python code, see `recompute.require_trust`.
+    order. trust: whether to load a model that is Python code, see `recompute.require_trust`. victim: the model, if it
+    is at hand already.
     Raises InputError where nothing can be recomputed: no result, a damaged one, other weights, a model not trusted.
     """
-    return examine(folder, listener, trust=trust).problems
+    return examine(folder, listener, trust=trust, victim=victim).problems
 
 
-def examine(folder: Path, listener: Listener | None = None, *, trust: bool = False) -> Findings:
+def examine(
+    folder: Path, listener: Listener | None = None, *, trust: bool = False, victim: Victim | None = None
+) -> Findings:
     """As `verify`, with notes and counts of what was recomputed and what is only recorded."""
     folder, listener = Path(folder), listener or Listener()
     if inside(folder, "margin.json").is_file():
-        return _examine_margin(folder, listener, trust)
-    return recompute(folder, read_whole_record(folder), listener, trust)
+        return _examine_margin(folder, listener, trust, victim)
+    return recompute(folder, read_whole_record(folder), listener, trust, victim)
 
 
-def _examine_margin(folder: Path, listener: Listener, trust: bool) -> Findings:
+def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victim | None) -> Findings:
     """Every file that is said to break a structure must do so, at the largest change that is reported, and repeat what
     the search found."""
     document = read_json(inside(folder, "margin.json"))
@@ -54,7 +60,7 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool) -> Findings:
                 found.problems.append(f"{name}: is missing; copy the whole folder")
                 continue
             listener.say(f"Verifying {name}")
-            found.add(recompute(place, read_whole_record(place), listener, trust), name)
+            found.add(recompute(place, read_whole_record(place), listener, trust, victim), name)
             witnesses[name] = read_whole_record(place)
             found.problems += differences(witnesses[name]["margin"], rows, f"{name}: margin")
         listed = {"margin.json", *names, *IGNORED}
@@ -90,7 +96,7 @@ def _margin_anew(
             "noise": {key: result["noise"][key] for key in ("sigma", "region")},
             "benign": result["control"]["benign"],
             "victim": result["victim"],
-            "source": {key: result["source"][key] for key in ("sha256", "shape")},
+            "source": {key: result["source"][key] for key in ("sha256", "shape", "sizes") if key in document["source"]},
         }
     if not witnesses:
         found.notes.append(

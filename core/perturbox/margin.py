@@ -41,7 +41,7 @@ from perturbox.noise import scan_noise
 from perturbox.record import begin, finishing, write_json
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
-from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import BoundVictim, Victim, as_input
 
 SCHEMA = "perturbox-margin/1"
@@ -68,12 +68,17 @@ class Trial:
 
 
 def find_margin(
-    job: Job, out: Path, max_eps: float = 32.0, listener: Listener | None = None, victim: Victim | None = None
+    job: Job,
+    out: Path,
+    max_eps: float = 32.0,
+    listener: Listener | None = None,
+    victim: Victim | None = None,
+    image: Volume | None = None,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
     `out`.
 
-    victim: as in `job.prepare`. Raises InputError for bad input, as an attack does, and where the job's norm isn't
+    victim, image: as in `job.prepare`. Raises InputError for bad input, as an attack does, and if the job's norm isn't
     linf.
     """
     require_new_folder(out)
@@ -84,7 +89,7 @@ def find_margin(
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
-    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), victim=victim)
+    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), image, victim)
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
         found = _Search(ready, max_eps, listener)

@@ -103,14 +103,16 @@ def require_trust(folder: Path, job: Job, trust: bool) -> None:
             )
 
 
-def recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trust: bool = False) -> Findings:
+def recompute(
+    folder: Path, result: Mapping[str, Any], listener: Listener, trust: bool = False, victim: Victim | None = None
+) -> Findings:
     """Everything that can be recomputed of a result folder, compared with what it says.
 
     Raises InputError where nothing could be, or the model's weights aren't those of the result.
     """
     found = check_files(folder, result)
     try:
-        _recompute(folder, result, listener, trust, found)
+        _recompute(folder, result, listener, trust, victim, found)
     except InputError as error:
         if not found.problems:
             raise
@@ -142,12 +144,20 @@ def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
     return found
 
 
-def _recompute(folder: Path, result: Mapping[str, Any], listener: Listener, trust: bool, found: Findings) -> None:
+def _recompute(
+    folder: Path,
+    result: Mapping[str, Any],
+    listener: Listener,
+    trust: bool,
+    victim: Victim | None,
+    found: Findings,
+) -> None:
     job, parameters = job_of(result), result["attack"]["parameters"]
-    require_trust(folder, job, trust)
     clean, adversarial = read_scans(folder, result)
-    listener.say(f"Loading the model {job.victim}")
-    victim = load_victim(job.victim, job.device)
+    if victim is None:
+        require_trust(folder, job, trust)
+        listener.say(f"Loading the model {job.victim}")
+        victim = load_victim(job.victim, job.device)
     if victim.sha256 != result["victim"]["sha256"]:
         raise InputError(
             f"'{victim.name}' has other weights here than when this result was made; use the same version."

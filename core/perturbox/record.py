@@ -111,9 +111,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"'{folder}' isn't measured: something failed after the attack, as its {UNFINISHED} says; run it again."
         )
     if not path.is_file():
-        raise InputError(
-            f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote."
-        )
+        raise InputError(f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote.")
     try:
         return upgraded(read_json(path), path)
     except (KeyError, TypeError, AttributeError):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from perturbox.calls import Network, chosen, current_autocast, evaluating, saved_storages, tapped
@@ -63,6 +63,7 @@ def sliding_window(
     memory_budget: int | None = None,
     effort: Effort | None = None,
     output: str | int | None = None,
+    train: bool = False,
 ) -> Tensor:
     """Predict a volume window by window; the result is differentiable with respect to `x`, exactly.
 
@@ -74,11 +75,13 @@ def sliding_window(
     output: which entry of a tuple, list or dict the network returns; by default the first, or the entry named "out",
     "pred" or "logits".
 
-    The network runs in eval mode and its parameters get no gradient; both are restored. It must be deterministic, and a
-    plain function must see to eval mode itself. The gradient can't be differentiated again.
+    train: also differentiable with respect to those parameters of the network (then an `nn.Module`) that require it.
+
+    The network runs in eval mode and, unless `train` is set, its parameters get no gradient; both are restored. It must
+    be deterministic, and a plain function must see to eval mode itself. The gradient can't be differentiated again.
     Raises InputError when x, window and the network's output don't fit together.
     """
-    settings = {"support": support, "memory_budget": memory_budget, "effort": effort, "output": output}
+    settings = {"support": support, "memory_budget": memory_budget, "effort": effort, "output": output, "train": train}
     return sliding_window_with(network, x, window, None, **settings)[0]
 
 
@@ -92,6 +95,7 @@ def sliding_window_with(
     memory_budget: int | None = None,
     effort: Effort | None = None,
     output: str | int | None = None,
+    train: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As `sliding_window`, and the sum of a loss inside the windows (0 without one), both differentiable, exactly."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
@@ -100,9 +104,14 @@ def sliding_window_with(
         )
     effort = Effort() if effort is None else effort
     grid, autocast = Grid.over(x, window, support), current_autocast(x)
-    sweep = _Sweep(network, window, grid, effort, output, memory_budget, autocast, inside)
-    if torch.is_grad_enabled() and x.requires_grad:
-        found = _Stitch.apply(x, sweep)
+    weights: list[Tensor] = []
+    if train:
+        if not isinstance(network, nn.Module):
+            raise InputError("Only the parameters of an nn.Module can be trained; give the network as one.")
+        weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    sweep = _Sweep(network, window, grid, effort, output, memory_budget, autocast, inside, tuple(weights))
+    if torch.is_grad_enabled() and (x.requires_grad or weights):
+        found = _Stitch.apply(x, sweep, *weights)
         assert isinstance(found, tuple)
         return found
     return sweep.stitch(x.detach(), keep_graphs=False)
@@ -112,19 +121,21 @@ class _Stitch(torch.autograd.Function):
     """The two passes as one node of PyTorch's graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sweep: "_Sweep") -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, sweep: "_Sweep", *weights: Tensor) -> tuple[Tensor, Tensor]:
         ctx.sweep = sweep
         ctx.save_for_backward(x)
-        return sweep.stitch(x, keep_graphs=True)
+        # The weights are arguments for the graph's sake alone; the network holds them itself.
+        return sweep.stitch(x.detach(), keep_graphs=True)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, share: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor, share: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "The gradient of a sliding-window prediction can't be differentiated again; drop create_graph=True."
             )
         (x,) = ctx.saved_tensors
-        return ctx.sweep.pull_back(x, gradient, share), None
+        pulled, weights = ctx.sweep.pull_back(x, gradient, share)
+        return pulled, None, *weights
 
 
 class _Lent(torch.autograd.Function):
@@ -168,6 +179,7 @@ class _Sweep:
     memory_budget: int | None
     autocast: Callable[[], AbstractContextManager]
     inside: Inside | None = None
+    weights: tuple[Tensor, ...] = ()
     batches: list[list[int]] = field(default_factory=list)
     graphs: dict[int, _Graph] = field(default_factory=dict)
     graph_bytes: int | None = None
@@ -195,22 +207,23 @@ class _Sweep:
             self.batches.append(batch)
             sums.append(prediction.flatten(1).sum(1))  # not looked at before the end, so that a device needn't wait
 
-        with evaluating(self.network), torch.no_grad():
+        with evaluating(self.network, frozen=not self.weights), torch.no_grad():
             self._walk(list(range(len(self.grid.places))), add)
         assert stitched is not None
         stitched.div_(self.grid.total)
         self.effort.undefined = undefined_of(stitched, sums)
         return stitched, total
 
-    def pull_back(self, x: Tensor, gradient: Tensor, share: Tensor) -> Tensor:
-        """The gradient "b c *s" with respect to x, from that with respect to the blended prediction and that with
-        respect to the loss inside the windows (`share`).
+    def pull_back(self, x: Tensor, gradient: Tensor, share: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The gradients with respect to x, "b c *s", and to the weights that are trained, from that with respect to the
+        blended prediction and that with respect to the loss inside the windows (`share`).
 
         Windows without upstream gradient and without such a loss are skipped. What is left of a batch that held some is
         pooled into full batches, so that a sparse gradient costs what its windows cost; pooled windows are always
         recomputed, so that which windows share a batch depends on the gradient alone, never on the budget.
         """
         pulled = torch.zeros_like(x)
+        trained = [torch.zeros_like(weight) for weight in self.weights]
         pooled: list[int] = []
 
         def pull(batch: list[int]) -> None:
@@ -229,20 +242,24 @@ class _Sweep:
             enters, entering = [graph.prediction], [upstream.to(graph.dtype)]
             if graph.inside is not None:
                 enters, entering = [*enters, graph.inside], [*entering, share]
-            # Only the patches are asked for, so that no gradient of a parameter is ever computed.
-            (part,) = torch.autograd.grad(enters, graph.patches, entering, allow_unused=True)
+            # Only what is asked for is computed: no gradient of a parameter unless it is trained.
+            asked = (graph.patches, *self.weights)
+            part, *shares = torch.autograd.grad(enters, asked, entering, allow_unused=True)
             self.effort.backwards += len(batch) / self.grid.count
             self.effort.windows_kept += len(batch) if kept else 0
             if part is not None:
                 for index, window in zip(batch, part, strict=True):
                     self.grid.places[index].of(pulled)[0].add_(window)
+            for total, one in zip(trained, shares, strict=True):
+                if one is not None:
+                    total.add_(one)
 
-        with evaluating(self.network), self.autocast():
+        with evaluating(self.network, frozen=not self.weights), self.autocast():
             for batch in self.batches:
                 self._walk(batch, pull)
             self._walk(pooled, pull)
         self.effort.windows += len(self.grid.places)
-        return pulled
+        return pulled, trained
 
     # ---- one window batch
 
