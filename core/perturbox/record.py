@@ -26,9 +26,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "result.json"
     if not path.is_file():
-        raise InputError(
-            f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote."
-        )
+        raise InputError(f"'{folder}' is no result folder: it has no result.json; give one that an attack wrote.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -172,4 +170,4 @@ def required_file(folder: Path, record: Mapping[str, Any], name: str) -> Path:
 
 def described(folder: Path, files: Mapping[str, str | None]) -> dict[str, dict[str, str] | None]:
     """The entry "files" of result.json: each file's name in the folder and its SHA-256."""
-    return {name: file and {"path": file, "sha256": sha256(folder / file)} for name, file in files.items()}
+    return {name: {"path": file, "sha256": sha256(folder / file)} if file else None for name, file in files.items()}
