@@ -4,7 +4,7 @@ import json
 import posixpath
 import re
 
-LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]*)")
+LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]*|[\w/]+\.ipynb)")
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -14,7 +14,7 @@ def on_page_markdown(markdown, page, config, files):
     def outside(match):
         target = posixpath.normpath(posixpath.join(here, match[2]))
         if target.startswith("docs/"):
-            return match[0]
+            return match[0].replace(".ipynb", ".md")
         return f"{match[1]}{config['repo_url']}/blob/main/{target}"
 
     return LINK.sub(outside, markdown)

@@ -16,6 +16,7 @@ from scipy import fft
 from perturbox import summary
 from perturbox.budget import padding_mask
 from perturbox.defaults import ATTACK
+from perturbox.metrics import TOLERANCE_MM
 from perturbox.types import Volume
 
 # ---------------------------------------------------------------- controls: equally large, but not aimed
@@ -135,16 +136,6 @@ def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list
 # ---------------------------------------------------------------- what the victim can't see
 
 
-def uninfluential_fraction(touched: np.ndarray, structural: np.ndarray | None = None) -> float:
-    """Fraction of voxels "*s" that never had a gradient (`touched` false) and that the victim's grid doesn't reach.
-
-    structural: voxels the resampling reads, or None if unknown. A voxel it reads may lack a gradient only because the
-    window saturates it, so it still counts as influential.
-    """
-    influential = touched if structural is None else touched | structural
-    return 1.0 - float(np.count_nonzero(influential)) / influential.size
-
-
 def energy_above(delta: np.ndarray, spacing: Sequence[float], victim_spacing: Sequence[float] | None) -> float:
     """Fraction of the energy of `delta` at frequencies the victim's grid can't hold.
 
@@ -174,7 +165,6 @@ def energy_above(delta: np.ndarray, spacing: Sequence[float], victim_spacing: Se
 
 # ---------------------------------------------------------------- what the numbers can't carry
 
-NSD_TOLERANCE_MM = 2.0
 CLAIM_STEPS = 100
 POOR_DICE = 0.70
 NO_CHANGE = 0.005  # of mean Dice
@@ -339,7 +329,7 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
     if size > budget["eps"] * (1 + 1e-6) + 5e-4:
         yield f"The saved perturbation measures {size:g} in {budget['norm']}, above its limit of {budget['eps']:g}."
     spacing = 0.0 if result["source"]["sizes"] == "pixels" else max(result["source"]["spacing_mm"])
-    tolerance = result["metrics"].get("tolerance_mm", NSD_TOLERANCE_MM)
+    tolerance = result["metrics"].get("tolerance_mm", TOLERANCE_MM)
     if spacing > tolerance * (1 + 1e-6):
         yield (
             f"The NSD tolerance of {tolerance:g} mm is below the slice spacing of {spacing:g} mm: "

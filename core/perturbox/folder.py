@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from perturbox import io, margin, recipes
+from perturbox import io, recipes
 from perturbox.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.io.files import require_new_folder, sha256
 from perturbox.job import Job, Listener, execute, prepare, versions
 from perturbox.metrics import BROKEN, Limits, limit_of
 from perturbox.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
 from perturbox.record import file_of, inside, read_json, read_whole_record, required_file
+from perturbox.trials import MEANING, SCHEMA
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 from perturbox.victim import Victim
 
@@ -52,8 +53,8 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
     try:
         rows = document["structures"]
         names = sorted({row["witness"] for row in rows.values() if row["witness"] is not None})
-        if document["schema"] != margin.SCHEMA:
-            raise InputError(f"'{folder}/margin.json' doesn't follow {margin.SCHEMA}; it was made by another version.")
+        if document["schema"] != SCHEMA:
+            raise InputError(f"'{folder}/margin.json' doesn't follow {SCHEMA}; it was made by another version.")
         for name in names:
             place = inside(folder, name)
             if not place.is_dir():
@@ -83,7 +84,7 @@ def _margin_anew(
 ) -> dict[str, Any]:
     """margin.json as its witnesses, its trials and the installed recipe give it."""
     told = dict(document)
-    told |= {"notice": ADVERSARIAL_NOTICE, "meaning": margin.MEANING, "limits": dataclasses.asdict(Limits())}
+    told |= {"notice": ADVERSARIAL_NOTICE, "meaning": MEANING, "limits": dataclasses.asdict(Limits())}
     recipe = recipes.get(document["attack"]["name"])
     told["attack"] = {"name": recipe.name, "paper": recipe.paper}
     if "witnesses" in document:

@@ -21,8 +21,9 @@ from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
 from perturbox.measure import Measurement, measure
-from perturbox.metrics import difference_map, to_json
+from perturbox.metrics import difference_map
 from perturbox.noise import scan_noise
+from perturbox.plain import to_json
 from perturbox.ready import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.record import SCHEMA, begin, described, finishing, write_json
 from perturbox.report import write_report

@@ -9,10 +9,7 @@ that does break the structure; "> 32" means that nothing up to 32 was found, nev
 """
 
 import dataclasses
-import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +35,13 @@ from perturbox.job import (
 )
 from perturbox.measure import Asking, benign_floor, said_of_undefined
 from perturbox.noise import scan_noise
+from perturbox.plain import to_json
 from perturbox.record import begin, finishing, write_json
 from perturbox.runner import run
 from perturbox.steps import Outcome, Step
+from perturbox.trials import MEANING, SCHEMA, Trial, folder_name
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 from perturbox.victim import BoundVictim, Victim, as_input
-
-SCHEMA = "perturbox-margin/1"
-MEANING = (
-    "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up to "
-    "`above` was found, which is no proof of safety"
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One judged attack: the limit it was given, what it measured on the saved file, and each structure's verdict.
-    untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`."""
-
-    eps: float
-    aimed: tuple[int, ...]
-    linf: float
-    verdicts: dict[str, str]
-    untested: dict[str, str | None]
-    notes: dict[str, str]
-
-    def breaks(self, name: str) -> bool:
-        return self.verdicts[name] in metrics.BROKEN
 
 
 def find_margin(
@@ -98,7 +75,7 @@ def find_margin(
         found.save(draft)
     with finishing(out):
         found.measure(out)
-        margin = metrics.to_json(found.document())
+        margin = to_json(found.document())
         assert isinstance(margin, dict)
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
         write_json(out / "margin.json", margin)
@@ -179,7 +156,7 @@ class _Search:
     def save(self, folder: Path) -> None:
         """Write each file that broke something into a folder of its own."""
         self.structures, self.witnesses = self._bounds()
-        begin(folder, metrics.to_json(self.document()))
+        begin(folder, to_json(self.document()))
         for trial, name in self.witnesses.items():
             save(folder / name, self._ready_for(trial), self.found[trial])
 
@@ -211,7 +188,7 @@ class _Search:
         """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
         smallest = {self.names[value]: self._smallest_break(value) for value in self.goal.targets}
         folders = {
-            trial: _folder_name([name for name, other in smallest.items() if other is trial], trial.linf)
+            trial: folder_name([name for name, other in smallest.items() if other is trial], trial.linf)
             for trial in smallest.values()
             if trial is not None
         }
@@ -410,9 +387,3 @@ class _Search:
             (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.breaks(name) and t.eps < below),
             default=0.0,
         )
-
-
-def _folder_name(names: Sequence[str], linf: float) -> str:
-    """What broke and at how much, as a name every file system takes."""
-    said = names if len(names) <= 8 else [*names[:7], f"{len(names) - 7}-more"]
-    return re.sub(r"[^\w.-]+", "-", "-".join(said)[:120]) + f"_{linf:g}"

@@ -19,7 +19,8 @@ from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
 from perturbox.job import Job, Listener, file_names, present_targets, settled
 from perturbox.load import load_victim, runs_code
 from perturbox.measure import measure
-from perturbox.metrics import difference_map, to_json
+from perturbox.metrics import difference_map
+from perturbox.plain import to_json
 from perturbox.record import file_of, inside, required_file
 from perturbox.report import rebuild, same_page
 from perturbox.summary import summarise

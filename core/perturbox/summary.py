@@ -30,6 +30,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
+    """That many decimals, a true minus sign; "–" for no value."""
     return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
 
 
@@ -44,6 +45,7 @@ def at_most(value: float, decimals: int = 2) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Names as one says them: "liver, spleen and kidney"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -168,12 +168,6 @@ def test_half_voxel_reference_is_the_vote_of_the_surrounding_labels(rng):
 # ---------------------------------------------------------------- grids
 
 
-def test_uninfluential_fraction():
-    touched = np.array([True, False, False, False])
-    assert checks.uninfluential_fraction(touched) == 0.75
-    assert checks.uninfluential_fraction(touched, np.array([True, True, False, False])) == 0.5
-
-
 @pytest.mark.parametrize(("cycles", "above"), [(3, 0.0), (8, 0.0), (9, 1.0), (20, 1.0)])
 def test_energy_above_of_a_sinusoid(cycles, above):
     """64 mm at 1 mm: a victim's 4 mm grid holds waves of 8 mm and longer, 8 cycles and fewer."""

@@ -15,6 +15,7 @@ from monai.metrics.surface_dice import compute_surface_dice
 from scipy import ndimage
 
 from perturbox import metrics
+from perturbox.plain import to_json
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}
 SPACING = (0.7, 0.9, 2.5)
@@ -127,7 +128,7 @@ def test_structures_golden():
       "spleen": {"dice": 0.0, "iou": 0.0, "hd95_mm": null, "nsd": 0.0, "volume_ml": 0.0},
       "kidney": {"dice": null, "iou": null, "hd95_mm": null, "nsd": null, "volume_ml": 0.0}
     }"""
-    assert json.loads(json.dumps(metrics.to_json(rows), allow_nan=False)) == json.loads(golden)
+    assert json.loads(json.dumps(to_json(rows), allow_nan=False)) == json.loads(golden)
     assert {type(v) for row in rows.values() for v in row.values()} == {float, type(None)}
 
 
@@ -293,7 +294,7 @@ def test_to_json_leaves_only_json():
         "none": None,
         "floats": np.array([0.5, np.nan]),
     }
-    plain = metrics.to_json(value)
+    plain = to_json(value)
     assert json.loads(json.dumps(plain, allow_nan=False)) == {
         "1": 0.5,
         "nan": None,
@@ -304,7 +305,7 @@ def test_to_json_leaves_only_json():
         "floats": [0.5, None],
     }
     with pytest.raises(TypeError, match="set has no JSON form"):
-        metrics.to_json({1, 2})
+        to_json({1, 2})
 
 
 def test_a_256_cube_takes_seconds():

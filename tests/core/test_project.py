@@ -158,10 +158,10 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("core", ()),
+        ("core", ("frames",)),
         ("core/perturbox/jobs", ("server",)),
         ("monailabel_app", ("server",)),
-        ("tests", ("server", "dev")),
+        ("tests", ("server", "dev", "frames")),
         ("benchmarks", ("server", "dev")),
     ],
 )
@@ -198,7 +198,7 @@ def pins() -> dict[str, str]:
 
 
 def test_every_dependency_is_pinned_within_its_range():
-    requirements, pinned = declared("server", "dev", "slicer-test"), pins()
+    requirements, pinned = declared("server", "dev", "slicer-test", "docs", "frames"), pins()
     assert set(pinned) == {*requirements, *WITHOUT_DEPENDENCIES}
     assert [name for name in requirements if not requirements[name].specifier.contains(pinned[name])] == []
 

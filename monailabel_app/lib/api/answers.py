@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from lib.api.schema import Offer
 from lib.words import for_clients
 from perturbox.jobs import Problem, Record
-from perturbox.metrics import to_json
+from perturbox.plain import to_json
 
 PREFIX = "/perturbox"
 NO_DICOM = "DICOM can't be written yet: the perturbed scan comes as NRRD."

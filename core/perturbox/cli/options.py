@@ -1,0 +1,52 @@
+"""The options that several commands share, with their help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Image = Annotated[str, typer.Argument(help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, or a DICOM folder.")]
+Folder = Annotated[Path, typer.Argument(help="A result folder: the --out of an attack.")]
+VictimSpec = Annotated[
+    str, typer.Option("--victim", metavar="SPEC", help="The model: a built-in name, or FILE.py:NAME.")
+]
+AttackName = Annotated[str, typer.Option("--attack", metavar="NAME", help="The attack; see `perturbox list attacks`.")]
+Eps = Annotated[
+    float,
+    typer.Option(
+        "--eps", metavar="HU", help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0)."
+    ),
+]
+NormName = Annotated[str, typer.Option("--norm", metavar="linf|l2|l0", help="How the size of a change is measured.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Steps of the attack; as many as it needs if not given."),
+]
+MarginSteps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Steps of each attack; half of what it needs alone if not given."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="S[,S]", help="Structures to attack; all that the model finds if not given."),
+]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--surrogate",
+        metavar="SPEC",
+        help="Craft the attack on this model instead, and only judge it on --victim; may be repeated.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack, e.g. loss=ce; may be repeated."),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Seed of all that is random; the same seed gives the same files.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
+NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
