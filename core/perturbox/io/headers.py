@@ -51,19 +51,19 @@ class Header:
         return self.data != self.path
 
 
-def read(path: Path) -> Header:
-    """The header of a NRRD or MetaImage file. Raises InputError for one that doesn't keep the rules above."""
+def read(path: Path, whole: bool = False) -> Header:
+    """The header of a NRRD or MetaImage file. Raises InputError for one that doesn't keep the rules above, and with
+    `whole` for one whose voxels lie in another file."""
     with open(path, "rb") as file:
         start = file.read(MOST_BYTES)
     if not start.startswith(b"NRRD") and not META_START.match(start):
         raise damaged(path)
-    return _nrrd(path, start) if suffix(path) in (".nrrd", ".nhdr") else _metaimage(path, start)
+    return (_nrrd if suffix(path) in (".nrrd", ".nhdr") else _metaimage)(path, start, whole)
 
 
 def require_whole(path: Path) -> None:
     """Raises InputError unless the file holds its voxels itself."""
-    if read(path).detached:
-        raise InputError(f"{path} says that its voxels lie in another file; send one whole file.")
+    read(path, whole=True)
 
 
 def write_whole(header: Header, target: Path) -> None:
@@ -129,6 +129,10 @@ def _put(path: Path, found: dict[str, str], key: str, value: str) -> None:
 
 def _bad(path: Path, what: str) -> InputError:
     return InputError(f"{path} has a header that {what}; export it again, as .nii.gz if you can.")
+
+
+def _elsewhere(path: Path) -> InputError:
+    return InputError(f"{path} says that its voxels lie in another file; send one whole file.")
 
 
 def _short(text: str) -> str:
@@ -237,11 +241,13 @@ DATA_FILE = re.compile(r"data ?file:(?!=)", re.IGNORECASE)
 VECTOR = re.compile(r"\s*(none|\([^()]*\))\s*")
 
 
-def _nrrd(path: Path, start: bytes) -> Header:
+def _nrrd(path: Path, start: bytes, whole: bool) -> Header:
     if not re.match(rb"NRRD000[1-5]\r?\n", start):
         raise damaged(path)
     lines, end = _lines(path, start, lambda line: line == b"")
     attached = not any(DATA_FILE.match(line) for line in lines)
+    if whole and not attached:
+        raise _elsewhere(path)
     if attached and lines[-1]:
         raise truncated(path)
     fields, remarks = _nrrd_lines(path, lines[1:])
@@ -395,11 +401,12 @@ META_FIELDS = META_UNUSED | {
     *("Offset", "TransformMatrix", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData", "HeaderSize"),
     *("Modality", "ElementDataFile", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
 }
+HERE = ("LOCAL", "Local", "local")
 META_LINE = re.compile(r"[ \t]*([^=:]*[^=: \t])[ \t]*[=:][ \t]*(.*?)[ \t]*")
 LAST = re.compile(r"[ \t]*ElementDataFile[ \t]*[=:]")
 
 
-def _metaimage(path: Path, start: bytes) -> Header:
+def _metaimage(path: Path, start: bytes, whole: bool) -> Header:
     lines, end = _lines(path, start, lambda line: LAST.match(line.decode("latin-1")) is not None)
     if not LAST.match(lines[-1]):
         raise truncated(path)
@@ -422,6 +429,8 @@ def _metaimage(path: Path, start: bytes) -> Header:
         if name != key and fields.get(name) == value:
             continue  # the same under another name, as some writers do
         _put(path, fields, name, value)
+    if whole and fields.get("ElementDataFile") not in HERE:
+        raise _elsewhere(path)
     for key in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
         if key not in fields:
             raise _bad(path, f"lacks '{key}'")
@@ -451,7 +460,7 @@ def _metaimage_of(path: Path, fields: dict[str, str], remarks: dict[str, str], e
     packing = ("zlib" if packed else "raw") if binary else "text"
     if packed and not binary:
         raise _bad(path, "says that its text is compressed")
-    local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
+    local = fields["ElementDataFile"] in HERE
     skip = _whole(path, "HeaderSize", fields.get("HeaderSize", "0"))
     if skip < -1 or (skip and packing != "raw") or (skip > 0 and local):
         raise _wrong(path, "HeaderSize", str(skip))
