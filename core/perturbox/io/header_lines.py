@@ -1,4 +1,4 @@
-"""What headers of NRRD and MetaImage have in common: lines "key: value" read strictly, and what they say."""
+"""What headers of NRRD and MetaImage have in common: lines, numbers, and voxels that may lie beside them."""
 
 import os
 import re
@@ -41,7 +41,15 @@ class Header:
         return self.data != self.path
 
 
-def read_lines(path: Path, start: bytes, is_last: Callable[[bytes], bool]) -> tuple[list[str], int]:
+def size(header: Header) -> int:
+    """Bytes of the voxels, unpacked."""
+    count = header.dtype.itemsize
+    for length in header.shape:
+        count *= length
+    return count
+
+
+def lines_of(path: Path, start: bytes, is_last: Callable[[bytes], bool]) -> tuple[list[str], int]:
     """The header's lines without their ends, up to the one that is last or the file's end, and where the data begin."""
     lines: list[str] = []
     at = 0
@@ -54,7 +62,7 @@ def read_lines(path: Path, start: bytes, is_last: Callable[[bytes], bool]) -> tu
         line = start[at:end].removesuffix(b"\r")
         if found := CONTROL.search(line):
             raise bad(path, f"holds the control character 0x{found[0][0]:02x} in line {len(lines) + 1}")
-        lines.append(as_text(line))
+        lines.append(text(line))
         at = min(end + 1, len(start))
         if is_last(line):
             return lines, at
@@ -63,7 +71,7 @@ def read_lines(path: Path, start: bytes, is_last: Callable[[bytes], bool]) -> tu
     return lines, at
 
 
-def as_text(line: bytes) -> str:
+def text(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -80,6 +88,10 @@ def bad(path: Path, what: str) -> InputError:
     return InputError(f"{path} has a header that {what}; export it again, as .nii.gz if you can.")
 
 
+def elsewhere(path: Path) -> InputError:
+    return InputError(f"{path} says that its voxels lie in another file; send one whole file.")
+
+
 def short(text: str) -> str:
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= 40 else f"{plain[:39]}…"
@@ -89,14 +101,14 @@ def wrong(path: Path, key: str, value: str) -> InputError:
     return bad(path, f"gives '{short(value)}' for '{key}'")
 
 
-def whole(path: Path, key: str, value: str) -> int:
+def whole_number(path: Path, key: str, value: str) -> int:
     if not re.fullmatch(r"-?\d{1,15}", value, re.ASCII):
         raise wrong(path, key, value)
     return int(value)
 
 
-def sizes_of(path: Path, key: str, value: str, count: int) -> tuple[int, ...]:
-    sizes = tuple(whole(path, key, word) for word in value.split())
+def sizes(path: Path, key: str, value: str, count: int) -> tuple[int, ...]:
+    sizes = tuple(whole_number(path, key, word) for word in value.split())
     if len(sizes) != count or min(sizes) < 0:
         raise wrong(path, key, value)
     return sizes
@@ -111,7 +123,7 @@ def number(path: Path, key: str, word: str) -> str:
         raise wrong(path, key, word) from None
 
 
-def as_numbers(path: Path, key: str, value: str) -> str:
+def numbers(path: Path, key: str, value: str) -> str:
     return " ".join(number(path, key, word) for word in value.split())
 
 

@@ -13,26 +13,27 @@ from pathlib import Path
 
 from perturbox.io import metaimage, nrrd
 from perturbox.io.files import damaged, suffix
-from perturbox.io.header_lines import MOST_BYTES, Header
-from perturbox.types import InputError
+from perturbox.io.header_lines import MOST_BYTES, Header, size
+
+__all__ = ["MOST_BYTES", "SUFFIXES", "Header", "read", "require_whole", "size", "write_whole"]
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 META_START = re.compile(rb"[\s]*[A-Za-z]+[ \t]*[=:]")
 
 
-def read(path: Path) -> Header:
-    """The header of a NRRD or MetaImage file. Raises InputError for one that doesn't keep the rules above."""
+def read(path: Path, whole: bool = False) -> Header:
+    """The header of a NRRD or MetaImage file. Raises InputError for one that doesn't keep the rules above, and with
+    `whole` for one whose voxels lie in another file."""
     with open(path, "rb") as file:
         start = file.read(MOST_BYTES)
     if not start.startswith(b"NRRD") and not META_START.match(start):
         raise damaged(path)
-    return (nrrd if suffix(path) in (".nrrd", ".nhdr") else metaimage).read(path, start)
+    return (nrrd if suffix(path) in (".nrrd", ".nhdr") else metaimage).read(path, start, whole)
 
 
 def require_whole(path: Path) -> None:
     """Raises InputError unless the file holds its voxels itself."""
-    if read(path).detached:
-        raise InputError(f"{path} says that its voxels lie in another file; send one whole file.")
+    read(path, whole=True)
 
 
 def write_whole(header: Header, target: Path) -> None:
@@ -48,11 +49,3 @@ def write_whole(header: Header, target: Path) -> None:
             source.seek(header.offset)
         while block := source.read(2**20):
             whole.write(block)
-
-
-def size(header: Header) -> int:
-    """Bytes of the voxels, unpacked."""
-    count = header.dtype.itemsize
-    for length in header.shape:
-        count *= length
-    return count

@@ -1,4 +1,4 @@
-"""Headers of MetaImage files; see `headers`."""
+"""Headers of MetaImage, as far as one volume or picture needs."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,15 @@ from perturbox.io.header_lines import (
     MOST_AXES,
     WORD,
     Header,
-    as_numbers,
     bad,
     beside,
+    elsewhere,
+    lines_of,
+    numbers,
     put,
-    read_lines,
     short,
-    sizes_of,
-    whole,
+    sizes,
+    whole_number,
     wrong,
 )
 from perturbox.types import InputError
@@ -53,13 +54,13 @@ META_FIELDS = META_UNUSED | {
     *("Offset", "TransformMatrix", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData", "HeaderSize"),
     *("Modality", "ElementDataFile", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
 }
+HERE = ("LOCAL", "Local", "local")
 META_LINE = re.compile(r"[ \t]*([^=:]*[^=: \t])[ \t]*[=:][ \t]*(.*?)[ \t]*")
 LAST = re.compile(r"[ \t]*ElementDataFile[ \t]*[=:]")
 
 
-def read(path: Path, start: bytes) -> Header:
-    """The header that a file starts with; raises InputError for one that doesn't keep the rules of `headers`."""
-    lines, end = read_lines(path, start, lambda line: LAST.match(line.decode("latin-1")) is not None)
+def read(path: Path, start: bytes, whole: bool) -> Header:
+    lines, end = lines_of(path, start, lambda line: LAST.match(line.decode("latin-1")) is not None)
     if not LAST.match(lines[-1]):
         raise truncated(path)
     fields: dict[str, str] = {}
@@ -81,6 +82,8 @@ def read(path: Path, start: bytes) -> Header:
         if name != key and fields.get(name) == value:
             continue  # the same under another name, as some writers do
         put(path, fields, name, value)
+    if whole and fields.get("ElementDataFile") not in HERE:
+        raise elsewhere(path)
     for key in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
         if key not in fields:
             raise bad(path, f"lacks '{key}'")
@@ -93,15 +96,15 @@ def _metaimage_of(path: Path, fields: dict[str, str], remarks: dict[str, str], e
     if fields["ElementType"] not in META_TYPES:
         raise wrong(path, "ElementType", fields["ElementType"])
     dtype = np.dtype(META_TYPES[fields["ElementType"]])
-    axes = whole(path, "NDims", fields["NDims"])
+    axes = whole_number(path, "NDims", fields["NDims"])
     if not 1 <= axes <= MOST_AXES:
         raise wrong(path, "NDims", fields["NDims"])
-    shape = sizes_of(path, "DimSize", fields["DimSize"], axes)
-    channels = whole(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
+    shape = sizes(path, "DimSize", fields["DimSize"], axes)
+    channels = whole_number(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
     if not 1 <= channels <= 2**16:
         raise wrong(path, "ElementNumberOfChannels", str(channels))
-    if as_numbers(path, "slope", fields.get("ElementToIntensityFunctionSlope", "1")) != "1.0" or (
-        as_numbers(path, "offset", fields.get("ElementToIntensityFunctionOffset", "0")) != "0.0"
+    if numbers(path, "slope", fields.get("ElementToIntensityFunctionSlope", "1")) != "1.0" or (
+        numbers(path, "offset", fields.get("ElementToIntensityFunctionOffset", "0")) != "0.0"
     ):
         raise InputError(f"{path} has a slope or offset for its values; save it with its final values.")
     binary = _truth(path, "BinaryData", fields.get("BinaryData", "True"))
@@ -110,8 +113,8 @@ def _metaimage_of(path: Path, fields: dict[str, str], remarks: dict[str, str], e
     packing = ("zlib" if packed else "raw") if binary else "text"
     if packed and not binary:
         raise bad(path, "says that its text is compressed")
-    local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
-    skip = whole(path, "HeaderSize", fields.get("HeaderSize", "0"))
+    local = fields["ElementDataFile"] in HERE
+    skip = whole_number(path, "HeaderSize", fields.get("HeaderSize", "0"))
     if skip < -1 or (skip and packing != "raw") or (skip > 0 and local):
         raise wrong(path, "HeaderSize", str(skip))
     text = ["ObjectType = Image", f"NDims = {axes}", f"BinaryData = {binary}", f"BinaryDataByteOrderMSB = {big}"]
@@ -119,10 +122,10 @@ def _metaimage_of(path: Path, fields: dict[str, str], remarks: dict[str, str], e
     lengths = {"TransformMatrix": axes * axes, "Offset": axes, "ElementSpacing": axes, "ElementSize": axes}
     for key, count in lengths.items():
         if key in fields:
-            numbers = as_numbers(path, key, fields[key])
-            if len(numbers.split()) != count:
+            written = numbers(path, key, fields[key])
+            if len(written.split()) != count:
                 raise wrong(path, key, fields[key])
-            text.append(f"{key} = {numbers}")
+            text.append(f"{key} = {written}")
     if WORD.fullmatch(fields.get("Modality", "")):
         text.append(f"Modality = {fields['Modality']}")
     text += [f"DimSize = {' '.join(map(str, shape))}", f"ElementNumberOfChannels = {channels}"]

@@ -1,4 +1,4 @@
-"""Headers of NRRD files; see `headers`."""
+"""Headers of NRRD (teem.sourceforge.net/nrrd/format.html), as far as one volume or picture needs."""
 
 import re
 from collections.abc import Mapping
@@ -11,15 +11,16 @@ from perturbox.io.header_lines import (
     MOST_AXES,
     WORD,
     Header,
-    as_numbers,
     bad,
     beside,
+    elsewhere,
+    lines_of,
     number,
+    numbers,
     put,
-    read_lines,
     short,
-    sizes_of,
-    whole,
+    sizes,
+    whole_number,
     wrong,
 )
 from perturbox.types import InputError
@@ -71,12 +72,13 @@ DATA_FILE = re.compile(r"data ?file:(?!=)", re.IGNORECASE)
 VECTOR = re.compile(r"\s*(none|\([^()]*\))\s*")
 
 
-def read(path: Path, start: bytes) -> Header:
-    """The header that a file starts with; raises InputError for one that doesn't keep the rules of `headers`."""
+def read(path: Path, start: bytes, whole: bool) -> Header:
     if not re.match(rb"NRRD000[1-5]\r?\n", start):
         raise damaged(path)
-    lines, end = read_lines(path, start, lambda line: line == b"")
+    lines, end = lines_of(path, start, lambda line: line == b"")
     attached = not any(DATA_FILE.match(line) for line in lines)
+    if whole and not attached:
+        raise elsewhere(path)
     if attached and lines[-1]:
         raise truncated(path)
     fields, remarks = _nrrd_lines(path, lines[1:])
@@ -86,10 +88,10 @@ def read(path: Path, start: bytes) -> Header:
     if fields["type"].lower() not in NRRD_TYPES:
         raise wrong(path, "type", fields["type"])
     dtype, canonical = NRRD_TYPES[fields["type"].lower()]
-    axes = whole(path, "dimension", fields["dimension"])
+    axes = whole_number(path, "dimension", fields["dimension"])
     if not 1 <= axes <= MOST_AXES:
         raise wrong(path, "dimension", fields["dimension"])
-    shape = sizes_of(path, "sizes", fields["sizes"], axes)
+    shape = sizes(path, "sizes", fields["sizes"], axes)
     packing = NRRD_PACKINGS.get(fields["encoding"].lower())
     if packing is None:
         raise InputError(f"{path} is packed as '{short(fields['encoding'])}'; save it raw or with gzip.")
@@ -151,10 +153,10 @@ def _nrrd_geometry(path: Path, fields: Mapping[str, str], axes: int) -> tuple[di
             raise wrong(path, "space", fields["space"])
         said["space"] = fields["space"]
     if "space dimension" in fields:
-        said["space dimension"] = str(whole(path, "space dimension", fields["space dimension"]))
+        said["space dimension"] = str(whole_number(path, "space dimension", fields["space dimension"]))
     for key in ("spacings", "thicknesses", "axis mins", "axis maxs"):
         if key in fields:
-            said[key] = as_numbers(path, key, fields[key])
+            said[key] = numbers(path, key, fields[key])
     for key in ("centers", "kinds"):
         if key in fields:
             words = fields[key].split()
@@ -189,9 +191,9 @@ def _vectors(path: Path, key: str, value: str) -> list[str]:
 
 
 def _nrrd_offset(path: Path, fields: Mapping[str, str], end: int, packing: str) -> int | None:
-    if whole(path, "line skip", fields.get("line skip", "0")) != 0:
+    if whole_number(path, "line skip", fields.get("line skip", "0")) != 0:
         raise InputError(f"{path} skips lines before its voxels; save it as one .nrrd file.")
-    skip = whole(path, "byte skip", fields.get("byte skip", "0"))
+    skip = whole_number(path, "byte skip", fields.get("byte skip", "0"))
     if skip < -1 or (skip and packing != "raw"):
         raise wrong(path, "byte skip", str(skip))
     return None if skip == -1 else end + skip

@@ -20,8 +20,8 @@ class MostFragile(Strategy):
 
     def __init__(self):
         super().__init__(
-            "Most fragile first: cases never scored, then the lowest score of the method 'robustness' at the same "
-            "victim, eps and steps; cases that can't be scored come last"
+            "Most fragile first: lowest score of the method 'robustness' at the same victim, eps and steps; cases not "
+            "scored yet come before, those that can't be scored last"
         )
 
     def __call__(self, request, datastore) -> dict[str, Any] | None:

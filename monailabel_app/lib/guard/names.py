@@ -39,15 +39,15 @@ def check(kind: str, name: str) -> str:
     return name
 
 
-def check_id(name: str) -> str:
+def check_id(name: str, kind: str = "image") -> str:
     """The name itself, if a client may call an image so; raises a 422 otherwise.
 
     Slicer calls what it loads from DICOM "2: CT Abdomen". Such a name is looked up, and never a part of a path.
     """
     parts = name.split("/") if isinstance(name, str) else [""]
-    fine = name and len(name) <= LONGEST and name.isprintable() and "\\" not in name and not name.startswith("~")
+    fine = name and len(name) <= LONGEST and name.isprintable() and "\\" not in name and not name.startswith(("~", "-"))
     if not fine or any(part.strip() in ("", ".", "..") for part in parts):
-        raise bad("This image is no name the server knows how to keep.", f"Use {ALLOWED_ID}.")
+        raise bad(f"This {kind} is no name the server knows how to keep.", f"Use {ALLOWED_ID}.")
     return name
 
 

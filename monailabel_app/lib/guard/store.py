@@ -84,14 +84,14 @@ def lock_of(datastore: Any) -> Any:
     return getattr(datastore, "guard_lock", None) or threading.RLock()
 
 
-def resolve(datastore: Any, image: str) -> str:
+def resolve(datastore: Any, image: str, kind: str = "image") -> str:
     """The datastore's own id of an image, by that id or by what the client that sent it called it; raises a 422 for
     what neither can be. One that isn't there comes back as it is."""
     if isinstance(datastore, DicomServer):
-        return names.check("image", image)
+        return names.check(kind, image)
     if image in datastore.list_images():
         return image
-    names.check_id(image)
+    names.check_id(image, kind)
     kept = names.stored(image)
     return kept if kept != image and datastore.get_image_info(kept).get(ALIAS) == image else image
 

@@ -248,8 +248,9 @@ def _behind(
     def serve(values: dict[str, Any]) -> Any:
         names.check_all(values)
         for kind in ("image", "id", "label"):
-            if section == "datastore" and isinstance(values.get(kind), str) and values[kind]:
-                values[kind] = store.resolve(app.datastore(), values[kind])
+            new = key == "datastore.api_add_image" and not values.get(kind)  # called by its file's name then
+            if section == "datastore" and isinstance(values.get(kind), str) and not new:
+                values[kind] = store.resolve(app.datastore(), values[kind], kind)
         if rule is not None:
             rule(app, values)
         answer = own(app, values) if own is not None else drive(endpoint(**values))
