@@ -12,28 +12,26 @@ from .trouble import Trouble, trouble
 
 log = logging.getLogger("Perturbox")
 _listeners: list[Callable[[Trouble], None]] = []
-_last = ""
+_logged: dict[str, str] = {}
 
 
 def listen(tell: Callable[[Trouble], None] | None) -> None:
     """Have every mistake told by `tell`, and no longer by whoever did before; None for nobody."""
-    global _last
     _listeners[:] = [] if tell is None else [tell]
-    _last = ""
+    _logged.clear()
 
 
-def report(error: Exception) -> Trouble:
-    """Log a mistake and tell it; a Trouble is no mistake and is only told. The same one in a row, as at every tick of a
-    timer, is logged once."""
-    global _last
+def report(error: Exception, place: str = "") -> Trouble:
+    """Log a mistake and tell it; a Trouble is no mistake and is only told. place: where the same mistake may come again
+    and again, as at every tick of a timer; there it is logged once."""
     if isinstance(error, Trouble):
         said = error
     else:
         detail = "".join(traceback.format_exception(error))
         said = trouble("internal", detail, kind=type(error).__name__)
-        if detail != _last:
+        if not place or _logged.get(place) != detail:
             log.error("%s\n%s", said.sentence, detail)
-        _last = detail
+        _logged[place] = detail
     for tell in _listeners:
         try:
             tell(said)
@@ -43,21 +41,23 @@ def report(error: Exception) -> Trouble:
 
 
 def tried(call: Callable, *arguments):
-    """What a call gives; None where it fails, which is reported."""
+    """What a call gives that is made again and again; None where it fails, which is reported."""
     try:
         return call(*arguments)
     except Exception as error:
-        report(error)
+        report(error, getattr(call, "__qualname__", repr(call)))
         return None
 
 
 def told(call: Callable) -> Callable:
-    """Decorator of what Qt or VTK calls: a failure is reported, as often as it happens, and goes no further."""
+    """Decorator of what Qt or VTK calls: a failure is reported and goes no further."""
 
     @functools.wraps(call)
     def run(*arguments):
-        global _last
-        _last = ""
-        return tried(call, *arguments)
+        try:
+            return call(*arguments)
+        except Exception as error:
+            report(error)
+            return None
 
     return run

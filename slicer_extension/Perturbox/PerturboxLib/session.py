@@ -124,7 +124,7 @@ class Session:
             try:
                 getattr(self, f"_on{event.name.capitalize()}")(event.data)
             except Exception as error:
-                said = report(error)
+                said = report(error, event.name)
                 if event.name in ENDS:  # nothing comes after it
                     self._onTrouble(said)
 
