@@ -72,6 +72,7 @@ def lines_of(path: Path, start: bytes, is_last: Callable[[bytes], bool]) -> tupl
 
 
 def text(line: bytes) -> str:
+    """A line as text: UTF-8, else Latin-1."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -79,35 +80,42 @@ def text(line: bytes) -> str:
 
 
 def put(path: Path, found: dict[str, str], key: str, value: str) -> None:
+    """Note a key's value; raises InputError if the key has one already."""
     if key in found:
         raise bad(path, f"says '{short(key)}' twice")
     found[key] = value
 
 
 def bad(path: Path, what: str) -> InputError:
+    """What is wrong with a header, as an error to raise."""
     return InputError(f"{path} has a header that {what}; export it again, as .nii.gz if you can.")
 
 
 def elsewhere(path: Path) -> InputError:
+    """The refusal of a header whose voxels lie in another file."""
     return InputError(f"{path} says that its voxels lie in another file; send one whole file.")
 
 
 def short(text: str) -> str:
+    """A value from a header as a sentence may quote it."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= 40 else f"{plain[:39]}…"
 
 
 def wrong(path: Path, key: str, value: str) -> InputError:
+    """The refusal of a key's value."""
     return bad(path, f"gives '{short(value)}' for '{key}'")
 
 
 def whole_number(path: Path, key: str, value: str) -> int:
+    """A whole number; raises InputError for anything else."""
     if not re.fullmatch(r"-?\d{1,15}", value, re.ASCII):
         raise wrong(path, key, value)
     return int(value)
 
 
 def sizes(path: Path, key: str, value: str, count: int) -> tuple[int, ...]:
+    """So many sizes, none below 0; raises InputError otherwise."""
     sizes = tuple(whole_number(path, key, word) for word in value.split())
     if len(sizes) != count or min(sizes) < 0:
         raise wrong(path, key, value)
@@ -115,6 +123,7 @@ def sizes(path: Path, key: str, value: str, count: int) -> tuple[int, ...]:
 
 
 def number(path: Path, key: str, word: str) -> str:
+    """One number, written anew; raises InputError for anything else."""
     try:
         if "_" in word or not word.isascii():
             raise ValueError
@@ -124,6 +133,7 @@ def number(path: Path, key: str, word: str) -> str:
 
 
 def numbers(path: Path, key: str, value: str) -> str:
+    """Several numbers, written anew with blanks between them."""
     return " ".join(number(path, key, word) for word in value.split())
 
 

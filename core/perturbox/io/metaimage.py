@@ -60,6 +60,8 @@ LAST = re.compile(r"[ \t]*ElementDataFile[ \t]*[=:]")
 
 
 def read(path: Path, start: bytes, whole: bool) -> Header:
+    """The header that a file starts with; raises InputError for one that breaks the rules of `headers`. whole: refuse
+    voxels in another file."""
     lines, end = lines_of(path, start, lambda line: LAST.match(line.decode("latin-1")) is not None)
     if not LAST.match(lines[-1]):
         raise truncated(path)

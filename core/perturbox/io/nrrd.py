@@ -73,6 +73,8 @@ VECTOR = re.compile(r"\s*(none|\([^()]*\))\s*")
 
 
 def read(path: Path, start: bytes, whole: bool) -> Header:
+    """The header that a file starts with; raises InputError for one that breaks the rules of `headers`. whole: refuse
+    voxels in another file."""
     if not re.match(rb"NRRD000[1-5]\r?\n", start):
         raise damaged(path)
     lines, end = lines_of(path, start, lambda line: line == b"")
