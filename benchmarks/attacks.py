@@ -32,7 +32,7 @@ import pages
 import prepared
 import store
 from perturbox import checks, io, recipes
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.types import Case, Effort, InputError, Volume
 from quality import judged
 

@@ -15,7 +15,7 @@ import torch
 
 from perturbox import io
 from perturbox.job import Job, run_job
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.report import write_report
 from perturbox.types import Volume
 from perturbox.zoo.phantom import phantom_case

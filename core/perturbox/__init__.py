@@ -1,3 +1,45 @@
-"""How small a change of this scan makes a medical segmentation model wrong, and where?"""
+"""How small a change of this scan makes a medical segmentation model wrong, and where?
+
+`import perturbox as px` gives one call per question (docs/python.md). The import itself loads nothing heavy: each name
+is fetched from its module when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# The public names, by the module that has them.
+_HOMES = {
+    "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
+    "inferer": ("ExactSlidingWindowInferer",),
+    "sliding": ("sliding_window",),
+    "types": ("InputError", "Volume"),
+    "victim": ("IntensityWindow", "Victim"),
+    "windows": ("Window",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [
+    "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim", "Volume", "Window",
+    "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "verify",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
+    from perturbox.inferer import ExactSlidingWindowInferer
+    from perturbox.sliding import sliding_window
+    from perturbox.types import InputError, Volume
+    from perturbox.victim import IntensityWindow, Victim
+    from perturbox.windows import Window
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'perturbox' has no attribute '{name}'")
+    value = getattr(import_module(f"perturbox.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,7 +22,7 @@ from perturbox.io.files import require_new_folder
 from perturbox.io.objects import from_object
 from perturbox.job import Job, Listener, run_job
 from perturbox.load import load_victim
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.metrics import BROKEN
 from perturbox.record import read_record, required_file
 from perturbox.types import InputError, Volume

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Budget
 from perturbox.job import Ready
 from perturbox.measure import CONTROL_SEEDS

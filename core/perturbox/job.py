@@ -16,7 +16,7 @@ import torch
 
 import perturbox
 from perturbox import checks, io, recipes
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map

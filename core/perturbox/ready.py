@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from perturbox import io, recipes
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.io.files import sha256

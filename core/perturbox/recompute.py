@@ -11,7 +11,7 @@ import torch
 
 import perturbox
 from perturbox import checks, io, recipes
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.compare import RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.goals import Goal

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Budget, middle_limit
 from perturbox.finite import without_undefined
 from perturbox.goals import Goal

@@ -8,7 +8,7 @@ non-differentiable inference on the same pieces, with resampling back, arg-max a
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -92,12 +92,15 @@ class Victim:
     orientation, spacing: the grid the network wants (None: the scan's own). dims 2 with a 3D scan: slice by slice along
     the network's third axis. clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
     gradient. intended_use, training_data, limits: what reports say about the model, in sentences.
+
+    Shorthand: without a name it has that of the network's class; window may be its sizes alone, normalise two numbers
+    (`IntensityWindow`). Raises InputError for labels, regions and ranges that can't be.
     """
 
-    name: str
-    network: nn.Module
-    labels: Mapping[str, int]
-    window: Window
+    name: str = ""
+    network: nn.Module = field(default=cast(nn.Module, None))
+    labels: Mapping[str, int] = field(default=cast(Mapping[str, int], None))
+    window: Window = field(default=cast(Window, None))
     normalise: Callable[[Tensor], Tensor] = field(default=lambda x: x)
     orientation: str | None = None
     spacing: tuple[float | None, ...] | None = None
@@ -115,6 +118,15 @@ class Victim:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
+        if self.network is None or self.labels is None or self.window is None:
+            raise InputError("A victim needs its network, labels and window; give all three by name.")
+        short: dict[str, Any] = {"name": self.name or type(self.network).__name__.lower()}
+        if not isinstance(self.window, Window):
+            short["window"] = Window(self.window)
+        if not callable(self.normalise):
+            short["normalise"] = IntensityWindow(*self.normalise)
+        for name, value in short.items():
+            object.__setattr__(self, name, value)
         for name, value in self.labels.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"{self.name} gives {name} the label {value!r}; labels are whole numbers from 0 up.")

@@ -27,7 +27,9 @@ USED = (
     "monailabel.datastore.local, monailabel.datastore.dicom, monailabel.datastore.xnat, monailabel.datastore.dsa"
 )
 # Modules of ours that the server process or a worker loads.
-OURS = "perturbox.jobs, perturbox.margin, lib.api, lib.guard, lib.infers, lib.scoring, lib.activelearning, lib.trainers"
+OURS = (
+    "perturbox.jobs, perturbox.margins, lib.api, lib.guard, lib.infers, lib.scoring, lib.activelearning, lib.trainers"
+)
 SHOW = f"""
 import json, sys, warnings
 warnings.simplefilter("ignore")

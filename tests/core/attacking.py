@@ -9,7 +9,7 @@ import torch
 import victims
 
 from perturbox import recipes
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.fitting import fit_features
 from perturbox.goals import Goal
 from perturbox.runner import run

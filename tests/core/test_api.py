@@ -1,5 +1,12 @@
 """The Python face: an attack on objects in memory is the command line's, and arrays are what the files hold."""
 
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,9 +15,11 @@ import tiny
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+import perturbox as px
 from perturbox import api, io
 from perturbox.io.itk import FLIP
 from perturbox.job import Job, run_job
+from perturbox.metrics import BROKEN
 from perturbox.record import read_record
 from perturbox.types import InputError, Volume
 
@@ -154,3 +163,67 @@ def test_what_is_no_image_is_refused_in_a_sentence(image, sentence):
 def test_what_is_no_victim_is_refused(scan):
     with pytest.raises(InputError, match="wrap a network in px"):
         api.segment(scan, torch.nn.Identity())
+
+
+def test_the_public_names_are_these():
+    assert px.__all__ == sorted(px.__all__, key=lambda name: (not name[0].isupper(), name))
+    assert set(px.__all__) == {
+        "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim", "Volume", "Window",
+        "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "verify",
+    }  # fmt: skip
+    assert all(getattr(px, name) is not None for name in px.__all__)
+    assert px.attack is api.attack and px.margin is api.margin  # no module of that name hides them
+    with pytest.raises(AttributeError, match="no attribute 'defend_all'"):
+        _ = px.defend_all
+
+
+def test_the_import_loads_nothing_heavy():
+    code = "import sys, perturbox; print(sorted({'torch', 'numpy', 'monai', 'SimpleITK'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_victim_in_short(victim, scan):
+    short = px.Victim(network=tiny.Ranges(3), labels=tiny.LABELS, window=(16, 16, 16), normalise=(-250, 350))
+    assert (short.name, short.window, short.normalise) == ("ranges", px.Window((16, 16, 16)), tiny.RANGE_HU)
+    long = px.Victim("x", tiny.Ranges(3), tiny.LABELS, px.Window((16, 16, 16)), normalise=tiny.RANGE_HU)
+    assert np.array_equal(px.segment((scan, AFFINE), short), px.segment((scan, AFFINE), long))
+    with pytest.raises(InputError, match="needs its network, labels and window"):
+        px.Victim(network=tiny.Ranges(3))
+    with pytest.raises(InputError, match="window size"):
+        px.Victim(network=tiny.Ranges(3), labels=tiny.LABELS, window=(16,))
+
+
+NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+def test_a_notebook_runs(name, tmp_path):
+    """Cell by cell in a process of its own, warnings being errors; the last value of a cell is shown, as there."""
+    cells = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (tmp_path / "cells.json").write_text(json.dumps(sources), encoding="utf-8")
+    runner = (
+        "import ast, json, pathlib\n"
+        "space = {}\n"
+        "for source in json.loads(pathlib.Path('cells.json').read_text(encoding='utf-8')):\n"
+        "    tree = ast.parse(source)\n"
+        "    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None\n"
+        "    exec(compile(tree, 'cell', 'exec'), space)\n"
+        "    if last is not None:\n"
+        "        value = eval(compile(ast.Expression(last.value), 'cell', 'eval'), space)\n"
+        "        shown = value._repr_html_() if hasattr(value, '_repr_html_') else repr(value)\n"
+        "        print(shown[:300].replace('\\n', ' '))\n"
+    )
+    ours = {**os.environ, "PYTHONPATH": str(Path(px.__file__).parents[1])}
+    command = [sys.executable, "-W", "error", "-c", runner]
+    done = subprocess.run(command, cwd=tmp_path, env=ours, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stdout.splitlines()
+    if name == "exact_inferer.ipynb":
+        clean, robust = ast.literal_eval(said[-1])
+        assert said[0] == "True" and clean > 0.8 and robust > 0.5
+    else:
+        assert "<Result of annealed on ranges" in said[1] and "<iframe" in said[4]
+        breaks_at, word = ast.literal_eval(said[-1])
+        assert 0 < breaks_at <= 16 and word in BROKEN

@@ -10,10 +10,10 @@ import victims
 from attacking import built, live_score, outcome_of, same_bits
 
 from perturbox import recipes
-from perturbox.attack import compose
+from perturbox.attacks import compose
 from perturbox.goals import Goal
 from perturbox.job import Job
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.recipes.ensemble import DEFAULT
 from perturbox.types import InputError
 

@@ -8,7 +8,7 @@ import torch
 import victims
 from attacking import attacked, built, live_score, outcome_of
 
-from perturbox.attack import compose
+from perturbox.attacks import compose
 from perturbox.budget import middle_limit
 from perturbox.goals import Goal
 from perturbox.runner import run

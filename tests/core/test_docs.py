@@ -20,7 +20,7 @@ from perturbox.cli import main
 from perturbox.folder import verify
 from perturbox.job import Job, run_job
 from perturbox.load import load_victim
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.sliding import Window
 from perturbox.types import ADVERSARIAL_NOTICE, Volume
 from perturbox.victim import Victim

@@ -23,7 +23,7 @@ from attacking import (
 )
 
 from perturbox import recipes
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.types import Case, InputError

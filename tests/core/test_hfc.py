@@ -12,7 +12,7 @@ import victims
 from attacking import attacked, built, multi_label, prepared, same_bits, with_channels
 
 from perturbox import recipes
-from perturbox.attack import climb
+from perturbox.attacks import climb
 from perturbox.budget import Budget
 from perturbox.cli import main
 from perturbox.features import Features, Pool, cut

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import tiny
 
-from perturbox import io, job, margin, serve
+from perturbox import io, job, serve
+from perturbox import margins as margin
 from perturbox.cli import main
 from perturbox.folder import replay, verify
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job import Job, Listener, run_job
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.record import Unfinished, read_record
 from perturbox.report import write_report
 from perturbox.types import InputError

@@ -9,7 +9,7 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox.attack import Attack, Scene, climb, compose
+from perturbox.attacks import Attack, Scene, climb, compose
 from perturbox.budget import Budget
 from perturbox.goals import Goal
 from perturbox.objectives import Voxels, cross_entropy

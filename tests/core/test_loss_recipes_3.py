@@ -7,7 +7,7 @@ import victims
 from attacking import attacked, built, multi_label, same_bits
 from test_loss_recipes_2 import REGIONS, field, nested
 
-from perturbox.attack import Scene
+from perturbox.attacks import Scene
 from perturbox.goals import Goal
 from perturbox.oracle import Oracle
 from perturbox.recipes.asma import Growing, Masked, rescaled

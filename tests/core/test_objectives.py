@@ -8,7 +8,7 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from perturbox import chunked
-from perturbox.attack import Scene, climb
+from perturbox.attacks import Scene, climb
 from perturbox.objectives import LOSSES, cross_entropy, dice_ce, margin, soft_dice
 
 SHAPE = (1, 4, 5, 4, 3)

@@ -9,7 +9,7 @@ import victims
 from attacking import attacked, built, channels_scan, same_bits, with_channels
 from scipy import ndimage
 
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget
 from perturbox.recipes.deformation import unit_vectors
 from perturbox.spaces import deformation, slice_axis, warp

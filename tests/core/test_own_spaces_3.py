@@ -10,7 +10,7 @@ from attacking import attacked, built, channels_scan, with_channels
 from scipy import fft
 
 from perturbox import recipes
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget
 from perturbox.recipes.kspace import only_mr, unit_phasors
 from perturbox.recipes.watermark import Placing

@@ -11,7 +11,7 @@ import victims
 from attacking import attacked, built, same_bits
 
 from perturbox import io
-from perturbox.attack import Scene, climb
+from perturbox.attacks import Scene, climb
 from perturbox.budget import Budget
 from perturbox.estimate import estimate_attack
 from perturbox.folder import replay, verify

@@ -12,7 +12,7 @@ from peers import installed
 from torch import Tensor, nn
 
 from perturbox import recipes
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.goals import Goal
 from perturbox.load import load_victim
 from perturbox.runner import run

@@ -7,7 +7,7 @@ from typing import Annotated, get_args, get_type_hints
 import pytest
 
 from perturbox import recipes
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param
 from perturbox.solvers.ascent import Ascent, chain, sign

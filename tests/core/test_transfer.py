@@ -217,7 +217,7 @@ def test_transforming_anything_keeps_its_labels_in_place():
     bound = victim.on(image)
     reference = bound.to_grid(victim.predict(image))
     generator = torch.Generator().manual_seed(0)
-    from perturbox.attack import Scene
+    from perturbox.attacks import Scene
 
     scene = Scene(reference, torch.ones_like(reference).float(), False, (1,), generator=generator)
 

@@ -14,7 +14,7 @@ import victims
 from attacking import attacked, built, multi_label, same_bits, with_channels
 
 from perturbox import io
-from perturbox.attack import own_draw
+from perturbox.attacks import own_draw
 from perturbox.budget import Budget
 from perturbox.folder import replay, verify
 from perturbox.goals import Goal

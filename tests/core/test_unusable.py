@@ -20,7 +20,7 @@ from perturbox.fitting import fit_features
 from perturbox.folder import verify
 from perturbox.goals import Goal
 from perturbox.job import Job, run_job
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.measure import measure
 from perturbox.objectives import Loss
 from perturbox.runner import run

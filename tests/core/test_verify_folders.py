@@ -17,7 +17,7 @@ from perturbox import io
 from perturbox.compare import MARGIN_RECORDED, leaves, only_recorded
 from perturbox.folder import examine, verify
 from perturbox.job import Job, run_job
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.types import InputError
 
 HERE = Path(tiny.__file__)

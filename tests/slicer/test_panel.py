@@ -308,7 +308,7 @@ NEW_RECIPE = '''"""A recipe that a test adds."""
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

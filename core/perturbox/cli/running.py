@@ -16,7 +16,7 @@ from perturbox.fitting import fit_features
 from perturbox.io.files import VOLUMES, require_new_file, require_new_folder, require_new_label_map, suffix
 from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.load import load_victim
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.record import read_whole_record
 from perturbox.types import InputError
 

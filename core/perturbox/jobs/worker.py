@@ -49,7 +49,7 @@ async def ask(id: str, how: str) -> None:
 
 def warm_up() -> None:
     """Import what the first order needs, with the courtesy the server needs to stay responsive."""
-    import perturbox.margin  # noqa: F401
+    import perturbox.margins  # noqa: F401
 
     os.nice(max(0, 10 - os.nice(0)))
 
@@ -85,7 +85,7 @@ def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], te
 
 def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
     from perturbox.job import run_job, segment
-    from perturbox.margin import find_margin
+    from perturbox.margins import find_margin
 
     reporter = _Reporter(id, tell)
     reporter.say("Loading the model")

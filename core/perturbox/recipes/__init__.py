@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.defaults import ATTACK as DEFAULT
 from perturbox.defaults import STEPS
 from perturbox.types import InputError

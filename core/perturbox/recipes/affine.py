@@ -7,7 +7,7 @@ Chen et al. 2022, Medical Image Analysis, arXiv 2108.03429 (AdvChain). There is 
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe

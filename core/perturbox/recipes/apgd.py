@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES, Voxels, average
 from perturbox.recipes import Param, recipe

@@ -7,7 +7,7 @@ Chen et al. 2020 (MICCAI, arXiv 2006.13322) and 2022 (AdvChain, arXiv 2108.03429
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe

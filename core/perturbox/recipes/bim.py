@@ -7,7 +7,7 @@ Kurakin, Goodfellow & Bengio 2017, arXiv 1607.02533.
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

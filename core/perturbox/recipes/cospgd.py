@@ -9,7 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import Voxels, average
 from perturbox.recipes import Param, recipe

@@ -7,7 +7,7 @@ by Adam, for a c found by binary search. Carlini & Wagner 2017, IEEE S&P, arXiv 
 
 from typing import Annotated
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Norm
 from perturbox.constraints import descend, missing
 from perturbox.recipes import Param, recipe

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Norm
 from perturbox.constraints import missing, sought
 from perturbox.objectives import Loss, Voxels

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attack import Attack, Objective, Scene, climb
+from perturbox.attacks import Attack, Objective, Scene, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from perturbox import recipes
-from perturbox.attack import Attack, compose
+from perturbox.attacks import Attack, compose
 from perturbox.budget import Norm
 from perturbox.recipes import Param, recipe
 from perturbox.types import InputError

@@ -8,7 +8,7 @@ sought is that of DeepFool: 0 exactly where every voxel of the targets has lost 
 
 from typing import Annotated
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Norm
 from perturbox.recipes import Param, recipe
 from perturbox.recipes.deepfool import distance_left

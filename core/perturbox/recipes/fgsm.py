@@ -7,7 +7,7 @@ Goodfellow, Shlens & Szegedy 2015, arXiv 1412.6572.
 
 from typing import Annotated, Literal
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

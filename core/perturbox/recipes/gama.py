@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Budget, Norm
 from perturbox.chunked import slabwise_sum
 from perturbox.objectives import Voxels, average, mean

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from perturbox import recipes
-from perturbox.attack import Attack, Objective, Scene
+from perturbox.attacks import Attack, Objective, Scene
 from perturbox.budget import Norm
 from perturbox.features import Features, cut, groups_of, require_maps
 from perturbox.recipes import Param, recipe

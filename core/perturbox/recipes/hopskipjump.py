@@ -8,7 +8,7 @@ Chen, Jordan & Wainwright 2020, IEEE S&P, arXiv 1904.02144. The solver has the f
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

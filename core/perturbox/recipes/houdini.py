@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import Loss, Voxels, mean, one_minus_dice, overlap_sums
 from perturbox.recipes import Param, recipe

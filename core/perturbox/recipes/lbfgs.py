@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Norm
 from perturbox.constraints import descend
 from perturbox.objectives import Voxels

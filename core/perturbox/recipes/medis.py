@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attack import Attack, Objective, Scene, climb, compose
+from perturbox.attacks import Attack, Objective, Scene, climb, compose
 from perturbox.budget import Norm
 from perturbox.objectives import Loss, Voxels, average, dice_plus, dice_sums, mean, soft_dices
 from perturbox.recipes import Param, recipe

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Norm
 from perturbox.chunked import slabwise_sum
 from perturbox.objectives import cross_entropy, mean

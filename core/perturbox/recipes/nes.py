@@ -7,7 +7,7 @@ Ilyas et al. 2018, ICML, arXiv 1804.08598.
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.oracle import Antithetic

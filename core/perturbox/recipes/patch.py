@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, Objective, Scene, climb
+from perturbox.attacks import Attack, Objective, Scene, climb
 from perturbox.budget import Budget, Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe

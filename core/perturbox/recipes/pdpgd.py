@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Norm
 from perturbox.chunked import slabwise_map, slabwise_sum
 from perturbox.constraints import missing, sought

@@ -8,7 +8,7 @@ Hanif et al. 2025, ISBI. There is no eps ball: rho bounds the change.
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Own, Param, recipe

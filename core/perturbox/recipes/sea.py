@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, climb, compose
+from perturbox.attacks import Attack, climb, compose
 from perturbox.budget import Norm
 from perturbox.objectives import Loss, Voxels, average
 from perturbox.recipes import Param, recipe

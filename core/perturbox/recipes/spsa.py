@@ -9,7 +9,7 @@ Uesato et al. 2018, ICML, arXiv 1802.05666; the estimate is Spall 1992, doi 10.1
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.oracle import Antithetic

@@ -7,7 +7,7 @@ Andriushchenko et al. 2020, ECCV, arXiv 1912.00049. The solver has the schedule 
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

@@ -8,7 +8,7 @@ K: Gaussian kernel of 15 voxels along each axis that reaches to 3 standard devia
 
 from typing import Annotated
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Norm
 from perturbox.objectives import LOSSES
 from perturbox.recipes import Param, recipe

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Norm
 from perturbox.recipes import Param, recipe
 from perturbox.recipes.fgsm import Surrogate

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from perturbox.attack import Attack, Scene
+from perturbox.attacks import Attack, Scene
 from perturbox.budget import Norm
 from perturbox.objectives import dice_ce
 from perturbox.recipes import Own, Param, recipe

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from perturbox.attack import Attack, climb
+from perturbox.attacks import Attack, climb
 from perturbox.budget import Budget, Norm
 from perturbox.objectives import LOSSES
 from perturbox.oracle import Oracle

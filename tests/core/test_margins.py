@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import victims
 
-from perturbox import io, margin, recipes
+from perturbox import io, recipes
+from perturbox import margins as margin
 from perturbox.folder import verify
 from perturbox.job import Job, Listener, prepare
-from perturbox.margin import find_margin
+from perturbox.margins import find_margin
 from perturbox.types import InputError, Volume
 
 HERE = Path(victims.__file__)
@@ -269,7 +270,7 @@ def test_attacks_that_seek_the_smallest_change_are_asked_once_and_then_bisected(
 
 def made_of(*names: str):
     """A recipe that keeps the worst of some others."""
-    from perturbox.attack import compose
+    from perturbox.attacks import compose
 
     @recipes.recipe(title="Both", paper="none", norms=("linf",), cost="all", family="combined")
     def both(eps: float, norm: str, steps: int):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from perturbox import io, metrics, recipes
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import middle_limit
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job import (

@@ -9,7 +9,7 @@ import victims
 from attacking import attacked, live_score
 
 from perturbox import recipes
-from perturbox.attack import Attack
+from perturbox.attacks import Attack
 from perturbox.budget import Budget, BudgetViolated
 from perturbox.goals import Goal
 from perturbox.runner import run
