@@ -111,3 +111,12 @@ def _short(value: Any) -> str:
         return f"{len(value)} rows" if len(value) > 6 else repr(value)
     said = repr(value)
     return said if len(said) <= 120 else said[:117] + "…"
+
+
+def as_known(found: Any, stored: Any) -> Any:
+    """What was recomputed, null where an older schema recorded nothing."""
+    if stored is None:
+        return None
+    if isinstance(found, dict) and isinstance(stored, dict):
+        return {key: as_known(value, stored.get(key)) for key, value in found.items()}
+    return found

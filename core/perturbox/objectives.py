@@ -7,7 +7,7 @@ which says the same of networks that choose one class and of those that answer y
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -94,13 +94,15 @@ Statistics = Callable[[Voxels], Tensor]
 class Loss:
     """statistics(voxels) -> vector of sums over a slab; formula(sums, classes) -> scalar.
 
-    descent: the statistics where the labels are to be reached instead of left, if they differ.
+    descent: the statistics where the labels are to be reached instead of left, if they differ. of_scores: whether it is
+    made of scores, not of probabilities, so that it has a gradient however far they lie apart.
     """
 
     name: str
     statistics: Statistics
     formula: Callable[[Tensor, tuple[int, ...]], Tensor]
     descent: Statistics | None = None
+    of_scores: bool = False
 
     def __call__(
         self,
@@ -164,7 +166,9 @@ cross_entropy = average("ce", lambda voxels: voxels.cross_entropy)
 soft_dice = Loss("dice", dice_sums, one_minus_dice)
 # Capped so that voxels long lost (or, towards a label, long won) stop pulling (Carlini & Wagner 2017, arXiv
 # 1608.04644).
-margin = average("margin", lambda v: v.margin.clamp(max=KAPPA), lambda v: v.margin.clamp(min=-KAPPA))
+margin = replace(
+    average("margin", lambda v: v.margin.clamp(max=KAPPA), lambda v: v.margin.clamp(min=-KAPPA)), of_scores=True
+)
 
 
 def dice_plus(name: str, other: Loss) -> Loss:

@@ -13,7 +13,7 @@ import perturbox
 from perturbox import checks, io, recipes
 from perturbox.attacks import own_draw
 from perturbox.budget import Budget, BudgetViolated
-from perturbox.compare import RECORDED, differences, leaves, only_recorded, with_recorded
+from perturbox.compare import RECORDED, as_known, differences, leaves, only_recorded, with_recorded
 from perturbox.goals import Goal
 from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
 from perturbox.job import Job, Listener, file_names, present_targets, settled
@@ -217,6 +217,7 @@ def _recompute(
     told = with_recorded({**numbers, "warnings": result["warnings"]}, result, RECORDED)
     if first:
         result, told = _as_first(result), _as_first(told, like=result)
+        told = as_known(told, result)
     found.recomputed = sum(not only_recorded(place) for place in leaves(dict(result)))
     found.recorded = sum(only_recorded(place) for place in leaves(dict(result)))
     for line in differences(dict(result), told, ""):

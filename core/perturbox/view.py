@@ -74,7 +74,11 @@ def climb(loss: Loss | Callable[[float], Loss]) -> Objective:
     towards them."""
 
     def objective(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Tensor:
-        return scene.gain(loss if isinstance(loss, Loss) else loss(progress), victim(x))
+        now = loss if isinstance(loss, Loss) else loss(progress)
+        logits = victim(x)
+        if now.of_scores and isinstance(victim, View) and victim.scale is not None:
+            victim.divides, logits = False, logits * victim.scale
+        return scene.gain(now, logits)
 
     return objective
 
@@ -96,6 +100,7 @@ class View:
     goal: Goal
     values: Mapping[int, int]
     point: Tensor | None = None
+    divides: bool = True  # whether the objective uses the divided scores
     prediction: Tensor | None = None
     undefined: Undefined | None = None
     scale: float | None = None
@@ -165,7 +170,7 @@ class View:
 
     @property
     def saturated(self) -> bool:
-        return self.scale not in (None, 1.0)
+        return self.scale not in (None, 1.0) and self.divides
 
     def watch(self, point: Tensor) -> None:
         """From here on, this is the point that is scored."""

@@ -10,7 +10,7 @@ import torch
 import unusable
 import victims
 from attacking import RECIPES, attacked
-from test_margin import job_on, three_tissues
+from test_margins import job_on, three_tissues
 from unusable import Layers, Regions, layered, nested
 
 from perturbox import recipes
