@@ -169,6 +169,7 @@ class Features:
             "schema": SCHEMA, "victim": self.victim, "sha256": self.sha256, "window": self.window, "cells": self.cells,
             "groups": self.groups, **self.facts,
         }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         try:
             save_file(tensors, part, metadata={key: json.dumps(value) for key, value in told.items()})

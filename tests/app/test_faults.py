@@ -16,7 +16,7 @@ import tiny
 from jobs_client import climbing, fetch_json, post, refused, status, submit, wait, wait_until
 from serving import TINY, Server
 
-LONG = {"image": "case_a", "steps": 10_000, "eps": 0.5}
+LONG = {"image": "case_a", "steps": 10_000, "eps": 1.0}
 FAULTY = Path(__file__).with_name("faulty.py")
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 

@@ -20,7 +20,7 @@ from serving import TINY, clean_environment
 from perturbox import io
 from perturbox.types import ADVERSARIAL_NOTICE
 
-LONG = {"image": "case_a", "steps": 10_000, "eps": 0.5}  # too small a change to break anything, so it goes on
+LONG = {"image": "case_a", "steps": 10_000, "eps": 1.0}  # too small a change to break anything, so it goes on
 QUICK = {"image": "case_a", "steps": 3, "eps": 8, "seed": 5}
 
 

@@ -422,7 +422,7 @@ def test_from_fitting_to_an_attack_that_replays(run, tmp_path):
     [
         (["--out", "f.npz"], "'f.npz' can't hold features; name --out something.safetensors."),
         (["--out", "f.safetensors", "--passes", 0], "--passes 0 must be at least 1."),
-        (["--out", "no/f.safetensors"], "isn't a folder; create it before writing"),
+        (["--out", "ct.nii.gz/f.safetensors"], "can't be made"),
         (["--out", "f.safetensors", "--layer", "zebra"], "The network has no layer 'zebra'; it has 0, 1, 2."),
     ],
 )
