@@ -100,7 +100,7 @@ def require_trust(folder: Path, job: Job, trust: bool) -> None:
         if runs_code(spec) and not trust and came in Path(spec.rpartition(":")[0]).resolve().parents:
             raise InputError(
                 f"This result names '{spec}' as a model: Python code that came with the folder and runs with your "
-                "rights; read it, then add --trust."
+                "rights; read it, then add `--trust`."
             )
 
 

@@ -209,7 +209,10 @@ def test_a_locked_database_keeps_a_job_and_its_files(lone):
         ({"port": 99999}, "There is no port 99999; choose a --port from 1 to 65535."),
         ({"port": 0}, "There is no port 0; choose a --port from 1 to 65535."),
         ({"token": "x"}, "PERTURBOX_TOKEN needs eight or more plain characters; take those of `openssl rand -hex 16`."),
-        ({"home": "/proc/nowhere"}, "'/proc/nowhere/app' can't be made (no such file or directory); choose another place."),
+        (
+            {"home": "/proc/nowhere"},
+            "'/proc/nowhere/app' can't be made (no such file or directory); choose another place.",
+        ),
     ],
 )
 def test_what_cannot_start_says_so_in_one_sentence(tmp_path, change, sentence):

@@ -16,6 +16,7 @@ import perturbox
 from lib import labels, trainers
 from lib.words import OPTION, for_clients
 from perturbox import io
+from perturbox.defaults import ATTACK
 from perturbox.job import Job, run_job
 from perturbox.load import load_victim
 from perturbox.types import InputError
@@ -105,8 +106,9 @@ def labelled(server, tmp_path):
     server.http.delete("/datastore/label", params={"id": "case_a", "tag": "final"})
 
 
-def expected(server, tmp_path, label: Path, label_map: str) -> dict:
-    job = Job(str(server.studies / "case_a.nii.gz"), TINY, label=str(label), label_map=label_map, eps=6.0, steps=2)
+def expected(server, tmp_path, label: Path, label_map: str, attack: str = ATTACK) -> dict:
+    scan, how = str(server.studies / "case_a.nii.gz"), {"eps": 6.0, "steps": 2}
+    job = Job(scan, TINY, attack, label=str(label), label_map=label_map, **how)
     run_job(job, tmp_path / "here")
     return json.loads((tmp_path / "here" / "result.json").read_text())
 
@@ -115,7 +117,7 @@ def test_a_stock_attack_is_measured_against_the_final_label(server, labelled, tm
     label = labelled(SWAPPED)
     sent = {"eps": "6", "steps": "2", "reference": "final"}
     _, told = server.stock_client(tmp_path).infer("tiny-pgd", "case_a", sent)
-    own = expected(server, tmp_path, label, "liver=2,bone=1")
+    own = expected(server, tmp_path, label, "liver=2,bone=1", "pgd")
     assert told["reference"] == own["reference"] == "label" and told["metrics"] == own["metrics"]
     _, plain = server.stock_client(tmp_path).infer("tiny-pgd", "case_a", {"eps": "6", "steps": "2"})
     assert plain["reference"] == "clean_prediction" and plain["metrics"] != told["metrics"]
