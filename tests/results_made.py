@@ -194,7 +194,7 @@ def headline(case: Case, record: dict, rows: dict) -> str:
     parts += [f"{listed(rest)} (not outlined: compared with the {OWN})"] if rest else []
     effect = f"broke {' and '.join(parts)}" if parts else "broke no structure, which is no proof of safety"
     if not parts and case.untested and case.schema == 2:
-        effect = f"broke no structure, but couldn't test this model ({case.untested})"
+        return f"Not tested: {case.untested}"
     said = f"A change of at most {size(used)}{' (' + '; '.join(notes) + ')' if notes else ''} {effect}"
     chosen = [rows[n] for n in (case.target or NAMES) if rows[n]["outlined"]]
     means = [[r[k] for r in chosen if r[k] is not None] for k in ("dice_before", "dice_after")]
@@ -349,7 +349,7 @@ def first_schema(record: dict, structures: dict) -> None:
 def bound_text(bound: dict) -> str:
     if bound["breaks_at"] is not None:
         return f"≤ {text(bound['breaks_at'])}"
-    return "–" if bound["above"] is None else f"> {text(bound['above'])}"
+    return "not tested" if bound["above"] is None else f"> {text(bound['above'])}"
 
 
 # ---------------------------------------------------------------- files

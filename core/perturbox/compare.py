@@ -34,6 +34,7 @@ SETTLED = ("attack.parameters.eps", "attack.parameters.norm", "attack.parameters
 
 MARGIN_RECORDED = (
     "attack.parameters",
+    "surrogates",
     "max_eps",
     "seed",
     "trials",

@@ -44,6 +44,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "budget.measured": (dict,),
     "control": (dict,),
     "verdicts": (dict,),
+    "outlined": (list, type(None)),
+    "summary": (dict,),
     "surrogates": (list,),
     "trace": (list,),
     "versions": (dict,),
@@ -301,7 +303,7 @@ def _check_kinds(record: Mapping[str, Any], path: Path) -> None:
             value = value.get(part, ...) if isinstance(value, dict) else ...
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise InputError(f"'{path}' is damaged: its {place} is missing or no {kinds[0].__name__}.")
-    texts = [*record["attack"]["parameters"]["target"]]
+    texts = [*record["attack"]["parameters"]["target"], *(record["outlined"] or ())]
     for entry in record["files"].values():
         if entry is None:
             continue

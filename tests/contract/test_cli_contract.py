@@ -19,7 +19,7 @@ REQUIRED = object()
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
 COMMANDS = {
-    "demo": {"--out": None},
+    "demo": {"--out": None, "--scan": None},
     "attack": {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,

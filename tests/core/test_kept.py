@@ -191,7 +191,7 @@ def test_a_servers_home_that_cannot_be_written_is_refused(run, monkeypatch, tmp_
     monkeypatch.setattr(serve, "require_monai_label", lambda: None)
     monkeypatch.setattr(serve, "become", lambda *_: pytest.fail("it was started"))
     monkeypatch.setenv(serve.HOME, str(tmp_path))
-    status, _, err = run("serve", "--home", "/proc/x", "--port", 0)
+    status, _, err = run("serve", "--home", "/proc/x", "--port", 18_997)
     assert status == 2 and err.startswith("'/proc/x/jobs' can't be made") and err.count("\n") == 1
 
 

@@ -15,6 +15,7 @@ from perturbox import margins as margin
 from perturbox.folder import verify
 from perturbox.job import Job, Listener, prepare
 from perturbox.margins import find_margin
+from perturbox.trials import folder_name
 from perturbox.types import InputError, Volume
 
 HERE = Path(victims.__file__)
@@ -299,9 +300,9 @@ def test_an_attack_made_of_others_is_never_above_any_of_them(tmp_path, monkeypat
 
 
 def test_folder_names_suit_every_file_system():
-    assert margin._folder_name(["liver"], 2.0) == "liver_2"
-    assert margin._folder_name(["liver", "left kidney", "a/b"], 2.5) == "liver-left-kidney-a-b_2.5"
-    many = margin._folder_name([f"vertebra {k}" for k in range(100)], 31.0)
+    assert folder_name(["liver"], 2.0) == "liver_2"
+    assert folder_name(["liver", "left kidney", "a/b"], 2.5) == "liver-left-kidney-a-b_2.5"
+    many = folder_name([f"vertebra {k}" for k in range(100)], 31.0)
     assert len(many) < 140 and many.endswith("93-more_31")
 
 

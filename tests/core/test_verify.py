@@ -40,7 +40,14 @@ def folder(tmp_path_factory) -> Path:
     roi[4:20, 4:18, 3:15] = 1
     nib.save(nib.Nifti1Image(roi, affine), place / "roi.nii.gz")
     job = Job(
-        str(scan), TINY, eps=12, steps=3, seed=3, label=str(place / "expert.nii.gz"), roi=str(place / "roi.nii.gz")
+        str(scan),
+        TINY,
+        "pgd",
+        eps=12,
+        steps=3,
+        seed=3,
+        label=str(place / "expert.nii.gz"),
+        roi=str(place / "roi.nii.gz"),
     )
     run_job(job, place / "R")
     return place / "R"
