@@ -461,3 +461,13 @@ def test_a_jobs_own_copy_of_a_detached_scan_is_whole(tmp_path, format):
     assert order.job.image == str(copy)
     headers.require_whole(copy)
     assert np.array_equal(read_volume(copy).data, read_volume(path).data)
+
+
+def test_voxels_in_several_files_are_told_as_that(tmp_path):
+    names = "".join(f"s{n:02}.raw\n" for n in range(3))
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 3\nencoding: raw\nendian: little\ndata file: LIST\n{names}"
+    )
+    (tmp_path / "list.nhdr").write_text(header)
+    with pytest.raises(InputError, match="has its voxels in several files; save it as one"):
+        headers.read(tmp_path / "list.nhdr")

@@ -344,15 +344,15 @@ def test_their_margin_says_so(tmp_path):
     assert sum("a masked gradient" in warning for warning in found["warnings"]) == 1
 
 
-def test_scores_are_divided_only_where_many_are_too_far_apart():
+def test_scores_are_divided_only_where_nearly_all_are_too_far_apart():
     weight = torch.ones(1, 100)
     logits = torch.zeros(1, 3, 100)
-    logits[0, 1, :10] = 1000.0  # a tenth of the voxels, not more
+    logits[0, 1, 3:] = 1000.0  # three voxels still carry a gradient
     assert scale_of(logits, weight, False) == 1.0
-    logits[0, 1, 10] = 1000.0
-    assert scale_of(logits, weight, False) == 16.0  # the next power of two that brings 1000 to 64 or less
-    logits[0, 1, 11:60] = 300.0
-    assert scale_of(logits, weight, False) == 64.0  # and the median of 300 to 8 or less
+    logits[0, 1, 2] = 1000.0
+    assert scale_of(logits, weight, False) == 128.0  # the next power of two that brings the median to 8 or less
+    logits[0, 1, 2:] = 81.0
+    assert scale_of(logits, weight, False) == 16.0
     assert scale_of(logits, (logits[0, :1] + logits[0, 1:2] == 0).float(), False) == 1.0  # not where the loss looks
     assert scale_of(torch.full((1, 1, 100), -79.0), weight, True) == 1.0
     assert scale_of(torch.full((1, 1, 100), -81.0), weight, True) == 16.0

@@ -141,6 +141,8 @@ def _nrrd_lines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str,
         if name not in FIELDS:
             raise bad(path, f"holds the field '{short(key)}', which NRRD doesn't have")
         put(path, fields, name, value.strip(" \t"))
+        if name == "data file" and value.strip().upper().startswith("LIST"):
+            beside(path, value.strip())  # refuses: from here on come names of files, not lines of a header
     return fields, remarks
 
 

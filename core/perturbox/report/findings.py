@@ -118,7 +118,7 @@ VERDICTS = {
     "volume": ("▼", "volume"),
     "distance": ("▲", "distance"),
     "local": ("◐", "locally"),
-    "benign": ("●", "as under benign changes"),
+    "benign": ("●", "as under harmless changes"),
     "held": ("●", "held"),
     "not-outlined": ("○", "not outlined"),
     "not-tested": ("?", "not tested"),
