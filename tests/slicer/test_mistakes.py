@@ -46,7 +46,7 @@ def works_again(panel) -> None:
     """An attack comes to its result, and the sentence is gone."""
     panel.wait(lambda: not panel.session.busy, 60)
     node = panel.attack()
-    assert panel.widget.result.node is node and panel.ui.verdictLabel.text.startswith("≤ ")
+    assert panel.widget.result.node is node and panel.ui.verdictLabel.text.startswith("A change of at most ")
     assert panel.ui.attackButton.enabled and not panel.ui.stopButton.enabled
 
 
@@ -128,7 +128,7 @@ def test_what_follows_a_result_does_not_hide_it(ready, monkeypatch, mistakes, pa
         broken.setattr(ready.widget, part, boom)
         ready.ui.attackButton.click()
         ready.wait_for_end(60)
-        assert ready.widget.result.rows and ready.ui.verdictLabel.text.startswith("≤ ")
+        assert ready.widget.result.rows and ready.ui.verdictLabel.text.startswith("A change of at most ")
         is_told(ready, mistakes)
     works_again(ready)
 

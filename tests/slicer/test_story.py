@@ -85,7 +85,7 @@ def test_the_whole_story(load_module, wait_until, server, ct, picture, dialogs, 
     own = nodes.clean.GetSegmentation()
     names = [own.GetNthSegment(n).GetName() for n in range(own.GetNumberOfSegments())]
     assert names == ["Liver", "Spleen", "Kidney", "Bone", "Muscle", "Gut", "Lung"][: len(names)] and len(names) >= 6
-    assert ui.verdictLabel.text.startswith(f"≤ {EPS} HU (") and panel.widget.result.rows[0].broken
+    assert ui.verdictLabel.text.startswith(f"A change of at most {EPS} HU (") and panel.widget.result.rows[0].broken
 
     # worst slice reached, next and previous
     assert look.viewer.index() == result.worst()
