@@ -124,7 +124,7 @@ class Victim:
         if not isinstance(self.window, Window):
             short["window"] = Window(self.window)
         if not callable(self.normalise):
-            short["normalise"] = IntensityWindow(*self.normalise)
+            short["normalise"] = IntensityWindow(*cast(tuple[float, float], self.normalise))
         for name, value in short.items():
             object.__setattr__(self, name, value)
         for name, value in self.labels.items():
