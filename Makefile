@@ -19,7 +19,8 @@ demo: .venv/ready
 serve: .venv/ready
 	.venv/bin/perturbox serve $(if $(STUDIES),--studies "$(STUDIES)")
 
-# The ordinary tests.
+# The ordinary tests, one process a core (a file's tests stay together: they share what is costly to make).
+SPREAD = -n auto --dist loadfile --durations=20
 test: test-server test-slicer
 
 # All tests: also the slow ones and those that install a peer to compare with.
@@ -27,11 +28,11 @@ test-all: MARKS = -m ""
 test-all: test-server test-slicer
 
 test-server: .venv/ready
-	.venv/bin/python -m pytest $(MARKS)
+	.venv/bin/python -m pytest $(SPREAD) $(MARKS)
 
 # Where .venv-slicer couldn't be made, setup has said why.
 test-slicer: .venv/ready .venv-slicer/ready
-	if [ -e .venv-slicer/ready ]; then .venv-slicer/bin/python -m pytest tests/slicer $(MARKS); fi
+	if [ -e .venv-slicer/ready ]; then .venv-slicer/bin/python -m pytest tests/slicer $(SPREAD) $(MARKS); fi
 
 # Style, format, types and the direction of dependencies.
 lint: .venv/ready
