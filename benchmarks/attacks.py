@@ -31,8 +31,10 @@ import attacks_page
 import pages
 import prepared
 import store
-from perturbox import checks, io, recipes
-from perturbox.attacks import own_draw
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import own_draw
+from perturbox.judge import checks
 from perturbox.types import Case, Effort, InputError, Volume
 from quality import judged
 

@@ -27,9 +27,9 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perturbox.sliding import Window, sliding_window
+from perturbox.model.sliding import Window, sliding_window
+from perturbox.model.windows import Grid
 from perturbox.types import Effort
-from perturbox.windows import Grid
 
 MB = 2**20
 WINDOW = Window((32, 32, 32), overlap=0.5, blend="gaussian", batch=4)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pictures
-from perturbox import recipes
-from perturbox.recipes import Recipe
+from perturbox.attacks import recipes
+from perturbox.attacks.recipes import Recipe
 
 HERE = Path(__file__).parent
 PAGE, GUIDE = HERE.parent / "docs" / "attacks.md", HERE / "attacks_guide.md"

@@ -19,9 +19,9 @@ from monai.losses.dice import DiceCELoss
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import Volume
-from perturbox.victim import Victim
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("PERTURBOX_DATA", ROOT.parent / "shared" / "data")) / "mr_hippocampus_msd"

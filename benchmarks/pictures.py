@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 import prepared
-from perturbox import recipes
-from perturbox.demo import EPS, STEPS
+from perturbox.attacks import recipes
+from perturbox.job.demo import EPS, STEPS
 from perturbox.report import colours
 from perturbox.types import ADVERSARIAL_NOTICE
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perturbox import io
-from perturbox.demo import SEED, VICTIM
-from perturbox.goals import Goal
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Outcome
+from perturbox.attacks.runner import run
+from perturbox.job.demo import SEED, VICTIM
+from perturbox.job.inputs import Job, Ready, prepare, present_targets
 from perturbox.load import load_victim
-from perturbox.ready import Job, Ready, prepare, present_targets
-from perturbox.runner import run
-from perturbox.steps import Outcome
+from perturbox.model.victim import IntensityWindow, Victim
 from perturbox.types import Case, Effort, Volume
-from perturbox.victim import IntensityWindow, Victim
 from perturbox.zoo.phantom import phantom_case
 
 # One window of the model high, with all of its structures; the whole demo case has 112 slices.
@@ -82,7 +82,7 @@ def other_scans(folder: Path) -> dict[str, Any]:
 
 def features_of_clean_scans(folder: Path) -> dict[str, Any]:
     """The model's features on two other phantoms."""
-    from perturbox.fitting import fit_features
+    from perturbox.attacks.fitting import fit_features
 
     path = folder / "features.safetensors"
     fit_features(model(), [phantom(seed) for seed in OTHERS], passes=2).write(path)

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perturbox import io, metrics, recipes
-from perturbox.goals import Goal
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.runner import run
+from perturbox.judge import metrics
 from perturbox.load import load_victim
-from perturbox.runner import run
+from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, Volume
-from perturbox.victim import Victim
 
 
 def judged(image: Volume, x_adv: np.ndarray, victim: Victim, clean_seg: np.ndarray) -> dict[str, float]:

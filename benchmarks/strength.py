@@ -29,12 +29,13 @@ import pages
 import prepared
 import store
 import strength_page
-from perturbox import io, recipes
-from perturbox.goals import Goal
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.runner import run
 from perturbox.load import load_victim
-from perturbox.runner import run
+from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, Volume
-from perturbox.victim import Victim
 
 ROOT = Path(__file__).resolve().parents[1]
 CT = hippocampus.DATA.parent / "ct_abdomen" / "example_ct.nii.gz"

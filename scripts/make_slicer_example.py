@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from perturbox import io
-from perturbox.job import Job, run_job
-from perturbox.margins import find_margin
+from perturbox.job.execute import Job, run_job
+from perturbox.job.margins import find_margin
 from perturbox.report import write_report
 from perturbox.types import Volume
 from perturbox.zoo.phantom import phantom_case

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import tiny
 
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
 
 HERE = Path("tests/core/first_schema")
 VICTIM = "tests/core/tiny.py:volume"

@@ -12,11 +12,11 @@ __version__ = "0.1.0"
 # The public names, by the module that has them.
 _HOMES = {
     "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
-    "inferer": ("ExactSlidingWindowInferer",),
-    "sliding": ("sliding_window",),
+    "model.inferer": ("ExactSlidingWindowInferer",),
+    "model.sliding": ("sliding_window",),
     "types": ("InputError", "Volume"),
-    "victim": ("IntensityWindow", "Victim"),
-    "windows": ("Window",),
+    "model.victim": ("IntensityWindow", "Victim"),
+    "model.windows": ("Window",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
@@ -26,11 +26,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
-    from perturbox.inferer import ExactSlidingWindowInferer
-    from perturbox.sliding import sliding_window
+    from perturbox.model.inferer import ExactSlidingWindowInferer
+    from perturbox.model.sliding import sliding_window
+    from perturbox.model.victim import IntensityWindow, Victim
+    from perturbox.model.windows import Window
     from perturbox.types import InputError, Volume
-    from perturbox.victim import IntensityWindow, Victim
-    from perturbox.windows import Window
 
 
 def __getattr__(name: str):

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 
 from perturbox import io
-from perturbox.folder import read_scans
-from perturbox.folder import verify as verify_folder
 from perturbox.io.files import require_new_folder
 from perturbox.io.objects import from_object
-from perturbox.job import Job, Listener, run_job
+from perturbox.job.execute import Job, Listener, run_job
+from perturbox.job.folder import read_scans
+from perturbox.job.folder import verify as verify_folder
+from perturbox.job.margins import find_margin
+from perturbox.judge.metrics import BROKEN
+from perturbox.judge.record import read_record, required_file
 from perturbox.load import load_victim
-from perturbox.margins import find_margin
-from perturbox.metrics import BROKEN
-from perturbox.record import read_record, required_file
+from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume
-from perturbox.victim import Victim
 
 __all__ = ["Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"]
 

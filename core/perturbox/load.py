@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from perturbox import zoo
+from perturbox.model.victim import Victim
 from perturbox.types import InputError
-from perturbox.victim import Victim
 
 
 def load_victim(spec: str, device: str = "cpu") -> Victim:

@@ -26,13 +26,13 @@ from lib.dicomweb import DicomServer
 from lib.options import SERVER_URL, TOKEN
 from lib.victims import Served
 from lib.words import for_clients
-from perturbox import recipes
-from perturbox.goals import Goal
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
 from perturbox.io import suffix
-from perturbox.job import Job
+from perturbox.job.execute import Job
 from perturbox.jobs import Order, Problem, Queue, Record, Refused
 from perturbox.jobs.records import OVER
-from perturbox.record import read_record
+from perturbox.judge.record import read_record
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 # Set by the app when it starts.

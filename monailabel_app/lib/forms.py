@@ -8,8 +8,8 @@ import math
 from typing import Any
 
 from lib.victims import Served
-from perturbox.job import Job
-from perturbox.recipes import Recipe
+from perturbox.attacks.recipes import Recipe
+from perturbox.job.execute import Job
 from perturbox.types import InputError
 
 ALL = "all"

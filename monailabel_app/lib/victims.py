@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.options import Options
+from perturbox.attacks.recipes import discover
 from perturbox.load import load_victim
-from perturbox.recipes import discover
 from perturbox.types import InputError
 
 

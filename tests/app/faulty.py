@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perturbox.victim import Victim
+from perturbox.model.victim import Victim
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 import tiny

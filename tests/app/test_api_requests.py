@@ -10,7 +10,7 @@ import pytest
 
 from lib.api import requests, schema
 from lib.api.schema import Offer
-from perturbox import recipes
+from perturbox.attacks import recipes
 from perturbox.jobs import Refused
 from perturbox.types import InputError
 

@@ -23,7 +23,7 @@ from orthanc import BINARY, MISSING, PASSWORD, PLUGINS, USER, Orthanc
 from serving import ROOT, TINY, UP_SECONDS, Server, start_server
 
 from perturbox import io
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
 
 pytestmark = [
     pytest.mark.slow,

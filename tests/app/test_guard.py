@@ -55,7 +55,7 @@ with warnings.catch_warnings():
         upstream,
     )
 
-from perturbox.job import Job
+from perturbox.job.execute import Job
 from perturbox.jobs import Order, Problem, Record, Refused
 from perturbox.types import InputError
 

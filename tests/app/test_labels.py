@@ -17,7 +17,7 @@ from lib import labels, trainers
 from lib.words import OPTION, for_clients
 from perturbox import io
 from perturbox.defaults import ATTACK
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
 from perturbox.load import load_victim
 from perturbox.types import InputError
 

@@ -28,7 +28,8 @@ USED = (
 )
 # Modules of ours that the server process or a worker loads.
 OURS = (
-    "perturbox.jobs, perturbox.margins, lib.api, lib.guard, lib.infers, lib.scoring, lib.activelearning, lib.trainers"
+    "perturbox.jobs, perturbox.job.margins, lib.api, lib.guard, lib.infers, lib.scoring, "
+    "lib.activelearning, lib.trainers"
 )
 SHOW = f"""
 import json, sys, warnings

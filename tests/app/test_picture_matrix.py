@@ -8,7 +8,7 @@ import spots
 from jobs_client import fetch, submit, wait
 
 from perturbox import io
-from perturbox.folder import verify
+from perturbox.job.folder import verify
 
 EPS = 20.0
 HERE = Path(__file__).resolve().parent.parent / "core" / "spots.py"

@@ -8,7 +8,7 @@ from monailabel.datastore.local import LocalDatastore
 import results_made
 from lib import backend
 from perturbox import io
-from perturbox.job import Job
+from perturbox.job.execute import Job
 from perturbox.jobs import Order, Record
 
 CASES = [case for case in results_made.cases() if case.schema == 2]

@@ -10,7 +10,7 @@ from jobs_client import climbing, fetch, submit, wait, wait_until
 from serving import ROOT, TINY, clean_environment, free_port
 
 from perturbox import io
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
 
 pytestmark = pytest.mark.slow
 SOON = 15

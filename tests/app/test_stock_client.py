@@ -13,8 +13,8 @@ import tiny
 import torch
 
 from perturbox import io
-from perturbox.metrics import dice
-from perturbox.recipes import discover
+from perturbox.attacks.recipes import discover
+from perturbox.judge.metrics import dice
 from perturbox.types import ADVERSARIAL_NOTICE
 
 ATTACK = {"eps": "10", "steps": "4", "seed": "3", "target": "liver"}

@@ -17,11 +17,11 @@ import torch
 from serving import TINY
 
 from perturbox import io
-from perturbox.job import Job, run_job
+from perturbox.attacks.recipes import discover
+from perturbox.attacks.recipes.ensemble import DEFAULT
+from perturbox.job.execute import Job, run_job
 from perturbox.jobs import Order, Record
 from perturbox.load import load_victim
-from perturbox.recipes import discover
-from perturbox.recipes.ensemble import DEFAULT
 from perturbox.types import InputError
 
 TRAINABLE = f"{Path(__file__).parent / 'trainable.py'}:volume"

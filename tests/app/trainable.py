@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from perturbox.sliding import Window
-from perturbox.victim import IntensityWindow, Victim
+from perturbox.model.sliding import Window
+from perturbox.model.victim import IntensityWindow, Victim
 
 LABELS = {"background": 0, "liver": 1, "bone": 2}
 LIMITS_HU = (0.0, 150.0)

@@ -354,5 +354,5 @@ def test_exit_statuses(folder, capsys, monkeypatch):
     def broken(*arguments, **settings):
         raise RuntimeError
 
-    monkeypatch.setattr("perturbox.folder.examine", broken)
+    monkeypatch.setattr("perturbox.job.folder.examine", broken)
     assert main(["verify", str(folder / "R"), "--trust", "--debug"]) == 1

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 import victims
 
-from perturbox import recipes
-from perturbox.attacks import Attack
-from perturbox.fitting import fit_features
-from perturbox.goals import Goal
-from perturbox.runner import run
-from perturbox.steps import Outcome
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack
+from perturbox.attacks.fitting import fit_features
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Outcome
+from perturbox.attacks.runner import run
+from perturbox.model.victim import Victim
 from perturbox.types import Case, Volume
-from perturbox.victim import Victim
 
 RECIPES = [(name, norm) for name, recipe in recipes.discover().items() for norm in recipe.norms]
 KNOWN = {name: {entry["name"] for entry in recipe.parameters} for name, recipe in recipes.discover().items()}

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perturbox import io
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import Volume
-from perturbox.victim import Victim
 
 LABELS = {"background": 0, "spot": 1}
 LIMIT = 100.0

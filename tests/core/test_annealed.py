@@ -8,13 +8,14 @@ import torch
 import victims
 from attacking import attacked, built, same_bits
 
-from perturbox import defaults, recipes
-from perturbox.budget import Budget
-from perturbox.goals import Goal
-from perturbox.ready import Job
-from perturbox.recipes import ensemble
-from perturbox.recipes.annealed import BY_GOAL
-from perturbox.solvers.ascent import chain, cosine, rms_normalise
+from perturbox import defaults
+from perturbox.attacks import recipes
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.recipes import ensemble
+from perturbox.attacks.recipes.annealed import BY_GOAL
+from perturbox.attacks.solvers.ascent import chain, cosine, rms_normalise
+from perturbox.job.inputs import Job
 from perturbox.types import Case
 
 

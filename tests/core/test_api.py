@@ -18,9 +18,9 @@ from monai.data.meta_tensor import MetaTensor
 import perturbox as px
 from perturbox import api, io
 from perturbox.io.itk import FLIP
-from perturbox.job import Job, run_job
-from perturbox.metrics import BROKEN
-from perturbox.record import read_record
+from perturbox.job.execute import Job, run_job
+from perturbox.judge.metrics import BROKEN
+from perturbox.judge.record import read_record
 from perturbox.types import InputError, Volume
 
 AFFINE = np.diag([*tiny.SPACING, 1.0])

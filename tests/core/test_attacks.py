@@ -8,12 +8,12 @@ import torch
 import victims
 from attacking import attacked, live_score
 
-from perturbox import recipes
-from perturbox.attacks import Attack
-from perturbox.budget import Budget, BudgetViolated
-from perturbox.goals import Goal
-from perturbox.runner import run
-from perturbox.steps import Step
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack
+from perturbox.attacks.budget import Budget, BudgetViolated
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Step
+from perturbox.attacks.runner import run
 from perturbox.types import Case, InputError, Volume
 
 # The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perturbox import recipes
+from perturbox.attacks import recipes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import attacks

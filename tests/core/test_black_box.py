@@ -6,9 +6,9 @@ import torch
 import victims
 from attacking import attacked
 
-from perturbox.budget import Budget
-from perturbox.oracle import Oracle
-from perturbox.solvers.random_search import Cubes
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers.random_search import Cubes
 from perturbox.types import Case, Effort
 
 
@@ -82,8 +82,8 @@ def test_no_gradient_is_ever_asked_for_and_queries_are_as_many_as_said(name, que
     reference = victim.predict(image)
     from attacking import built
 
-    from perturbox.goals import Goal
-    from perturbox.runner import run
+    from perturbox.attacks.goals import Goal
+    from perturbox.attacks.runner import run
 
     goal = Goal.parse("change", (), victim.labels)
     outcome = run(built(name, 8.0, steps=8), victim.on(image, effort), Case(image), reference, goal)

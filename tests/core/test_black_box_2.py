@@ -10,15 +10,15 @@ import torch.nn.functional as F
 import victims
 from attacking import attacked, built, same_bits
 
-from perturbox.budget import Budget
-from perturbox.goals import Goal
-from perturbox.oracle import Oracle
-from perturbox.runner import run
-from perturbox.solvers.adam import adam
-from perturbox.solvers.ascent import Ascent, chain, scale
-from perturbox.solvers.bandits import Bandits
-from perturbox.solvers.decision import CLOSE, HopSkipJump, _Walker
-from perturbox.solvers.estimated import Estimated
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.adam import adam
+from perturbox.attacks.solvers.ascent import Ascent, chain, scale
+from perturbox.attacks.solvers.bandits import Bandits
+from perturbox.attacks.solvers.decision import CLOSE, HopSkipJump, _Walker
+from perturbox.attacks.solvers.estimated import Estimated
 from perturbox.types import Case, Effort
 
 

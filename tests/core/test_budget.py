@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perturbox.budget import NORMS, Budget, BudgetViolated, padding_mask
+from perturbox.attacks.budget import NORMS, Budget, BudgetViolated, padding_mask
 from perturbox.types import Case, InputError, Volume
 
 SHAPE = (2, 4, 3, 2)

@@ -9,8 +9,8 @@ import tiny
 
 from perturbox import io
 from perturbox.cli import main
-from perturbox.folder import replay, verify
-from perturbox.job import Job, prepare, run_job
+from perturbox.job.execute import Job, prepare, run_job
+from perturbox.job.folder import replay, verify
 from perturbox.types import InputError
 
 TINY = f"{Path(tiny.__file__)}:volume"

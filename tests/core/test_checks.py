@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from perturbox import checks
+from perturbox.judge import checks
 from perturbox.types import Volume
 
 

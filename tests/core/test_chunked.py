@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from perturbox.chunked import SLAB_BYTES, slabwise_map, slabwise_sum
+from perturbox.attacks.slabs import SLAB_BYTES, slabwise_map, slabwise_sum
 from perturbox.types import InputError
 
 

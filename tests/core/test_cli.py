@@ -209,7 +209,7 @@ def test_margin_states_bounds_that_verify(run, scan, tmp_path):
 
 def test_the_demo_leaves_its_case_with_the_result_and_overwrites_nothing(run, tmp_path, monkeypatch):
     affine = np.diag([*tiny.SPACING, 1.0])
-    monkeypatch.setattr("perturbox.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
+    monkeypatch.setattr("perturbox.job.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
     monkeypatch.setitem(zoo.BUILT_IN, "ct-organs", tiny.volume)
     monkeypatch.chdir(tmp_path)
     for folder in ("demo", "demo-2"):

@@ -12,9 +12,11 @@ import pytest
 import tiny
 import torch
 
+from perturbox.attacks.outcome import Step
+from perturbox.attacks.recipes import FAMILIES, discover
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, about, duration
-from perturbox.estimate import (
+from perturbox.job.estimate import (
     JUDGING,
     Estimate,
     count_windows,
@@ -22,10 +24,8 @@ from perturbox.estimate import (
     estimate_margin,
     estimate_prediction,
 )
-from perturbox.job import Job, Listener, execute, prepare
-from perturbox.recipes import FAMILIES, discover
-from perturbox.steps import Step
-from perturbox.summary import amount, at_least, headline, mean_dice, summarise
+from perturbox.job.execute import Job, Listener, execute, prepare
+from perturbox.judge.summary import amount, at_least, headline, mean_dice, summarise
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"

@@ -9,12 +9,12 @@ import pytest
 import victims
 from attacking import built, live_score, outcome_of, same_bits
 
-from perturbox import recipes
-from perturbox.attacks import compose
-from perturbox.goals import Goal
-from perturbox.job import Job
-from perturbox.margins import find_margin
-from perturbox.recipes.ensemble import DEFAULT
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import compose
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.recipes.ensemble import DEFAULT
+from perturbox.job.execute import Job
+from perturbox.job.margins import find_margin
 from perturbox.types import InputError
 
 MEMBERS = DEFAULT.split("+")

@@ -8,10 +8,10 @@ import torch
 import victims
 from attacking import attacked, built, live_score, outcome_of
 
-from perturbox.attacks import compose
-from perturbox.budget import middle_limit
-from perturbox.goals import Goal
-from perturbox.runner import run
+from perturbox.attacks.attack import compose
+from perturbox.attacks.budget import middle_limit
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.runner import run
 from perturbox.types import Case
 
 MEDIS = ("weighted", "lovasz", "log-cosh", "dice-bce", "exp-log", "mix")
@@ -147,7 +147,7 @@ def test_limits_to_try_next():
 
 
 def test_exp_log_is_that_of_the_paper_and_rises_with_the_error():
-    from perturbox.recipes.medis import exp_log
+    from perturbox.attacks.recipes.medis import exp_log
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 3, 4, 4, generator=generator).double()
@@ -168,8 +168,8 @@ def test_exp_log_is_that_of_the_paper_and_rises_with_the_error():
 
 
 def test_log_cosh_and_dice_bce():
-    from perturbox.objectives import soft_dice
-    from perturbox.recipes.medis import dice_bce, log_cosh
+    from perturbox.attacks.objectives import soft_dice
+    from perturbox.attacks.recipes.medis import dice_bce, log_cosh
 
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(1, 3, 4, 4, generator=generator).double()
@@ -182,7 +182,7 @@ def test_log_cosh_and_dice_bce():
 
 
 def test_the_lovasz_extension_is_the_jaccard_loss_at_its_corners_and_convex_between():
-    from perturbox.recipes.medis import _lovasz_of
+    from perturbox.attacks.recipes.medis import _lovasz_of
 
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(2, (50,), generator=generator).double()
@@ -198,7 +198,7 @@ def test_the_lovasz_extension_is_the_jaccard_loss_at_its_corners_and_convex_betw
 
 
 def test_boundary_weights_are_those_of_a_window_in_mm():
-    from perturbox.recipes.medis import Weighted
+    from perturbox.attacks.recipes.medis import Weighted
 
     mask = torch.zeros(1, 1, 12, 10)
     mask[..., 4:8, 3:7] = 1
@@ -211,8 +211,8 @@ def test_boundary_weights_are_those_of_a_window_in_mm():
 
 
 def test_the_yes_or_no_loss_keeps_its_gradient_however_sure_the_model_is():
-    from perturbox.objectives import Voxels
-    from perturbox.recipes.medis import _yes_or_no
+    from perturbox.attacks.objectives import Voxels
+    from perturbox.attacks.recipes.medis import _yes_or_no
 
     generator = torch.Generator().manual_seed(2)
     logits = (3 * torch.randn(1, 4, 3, 3, generator=generator)).double().requires_grad_()
@@ -231,8 +231,8 @@ def test_the_yes_or_no_loss_keeps_its_gradient_however_sure_the_model_is():
 
 
 def test_what_members_hold_in_memory_is_known_to_the_estimate():
-    from perturbox.estimate import estimate_attack
-    from perturbox.job import Job, prepare
+    from perturbox.job.estimate import estimate_attack
+    from perturbox.job.execute import Job, prepare
 
     image, victim = victims.random_scan(), victims.textured()
     pgd, medis = (

@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from perturbox import io, recipes, zoo
+from perturbox import io, zoo
+from perturbox.attacks import recipes
 from perturbox.cli import main
-from perturbox.folder import verify
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
+from perturbox.job.folder import verify
+from perturbox.job.margins import find_margin
 from perturbox.load import load_victim
-from perturbox.margins import find_margin
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import ADVERSARIAL_NOTICE, Volume
-from perturbox.victim import Victim
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 sys.path.insert(0, str(DOCS.parent / "benchmarks"))
@@ -205,7 +206,7 @@ def test_the_readmes_commands_run_as_they_stand(tmp_path, monkeypatch, capfd):
     """Every line under "Use it", in order, in an empty folder; a tiny scan and model stand for the shipped ones."""
     names = {"background": 0, "liver": 1, "spleen": 2}
     affine = np.diag([*tiny.SPACING, 1.0])
-    monkeypatch.setattr("perturbox.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
+    monkeypatch.setattr("perturbox.job.demo.phantom_case", lambda seed: (tiny.scan(seed=seed), tiny.scan() > 0, affine))
     volume, flat = (dataclasses.replace(made(torch.device("cpu")), labels=names) for made in (tiny.volume, tiny.flat))
     unchanged = nn.Conv3d(1, 1, 1)
     nn.init.ones_(unchanged.weight), nn.init.zeros_(unchanged.bias)  # fit-features wants convolutions

@@ -22,10 +22,10 @@ from attacking import (
     with_channels,
 )
 
-from perturbox import recipes
-from perturbox.attacks import own_draw
-from perturbox.budget import Budget
-from perturbox.goals import Goal
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
 from perturbox.types import Case, InputError
 
 OWN = [name for name, recipe in recipes.discover().items() if recipe.own is not None]

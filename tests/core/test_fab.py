@@ -8,11 +8,11 @@ from attacking import attacked
 from scipy import optimize
 from test_identities import WEIGHTS, linear_case
 
-from perturbox.budget import Budget
-from perturbox.goals import Goal
-from perturbox.oracle import Oracle
-from perturbox.solvers import fab
-from perturbox.solvers.fab import Fab, nearest
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import fab
+from perturbox.attacks.solvers.fab import Fab, nearest
 from perturbox.types import Case
 
 
@@ -253,7 +253,7 @@ def test_the_range_of_values_is_known_without_the_norms_limit():
 
     from attacking import built
 
-    from perturbox.runner import run
+    from perturbox.attacks.runner import run
 
     roi = np.zeros(image.shape, bool)
     roi[-1] = True

@@ -7,11 +7,11 @@ import victims
 from attacking import multi_label
 from scipy.stats import multivariate_normal
 
-from perturbox.features import Features, Pool, cut, groups_of, own_groups
-from perturbox.fitting import convolutions, fit_features, group_names
-from perturbox.mixture import Mixture, fit_mixture
+from perturbox.attacks.features import Features, Pool, cut, groups_of, own_groups
+from perturbox.attacks.fitting import convolutions, fit_features, group_names
+from perturbox.attacks.mixture import Mixture, fit_mixture
+from perturbox.model.windows import Place
 from perturbox.types import InputError
-from perturbox.windows import Place
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from perturbox.cli import main
-from perturbox.folder import replay, verify
-from perturbox.record import read_record
+from perturbox.job.folder import replay, verify
+from perturbox.judge.record import read_record
 
 FOLDERS = Path(__file__).parent / "first_schema"
 

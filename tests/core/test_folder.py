@@ -12,10 +12,10 @@ import tiny
 import torch
 
 from perturbox import io
-from perturbox.folder import differences, read_scans, replay, verify
-from perturbox.job import Job, Listener, prepare, run_job, segment
-from perturbox.noise import scan_noise
-from perturbox.record import read_record
+from perturbox.job.execute import Job, Listener, prepare, run_job, segment
+from perturbox.job.folder import differences, read_scans, replay, verify
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.record import read_record
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"

@@ -5,10 +5,10 @@ import pytest
 import torch
 import victims
 
-from perturbox import recipes
-from perturbox.goals import Goal, dilate, structure_value
-from perturbox.objectives import LOSSES
-from perturbox.runner import run
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal, dilate, structure_value
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.runner import run
 from perturbox.types import Case, InputError
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}

@@ -11,19 +11,19 @@ import torch
 import victims
 from attacking import attacked, built, multi_label, prepared, same_bits, with_channels
 
-from perturbox import recipes
-from perturbox.attacks import climb
-from perturbox.budget import Budget
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import climb
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.features import Features, Pool, cut
+from perturbox.attacks.fitting import fit_features, group_names
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.mixture import Mixture
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes.hfc import Camouflaged, Clean
+from perturbox.attacks.view import View
 from perturbox.cli import main
-from perturbox.features import Features, Pool, cut
-from perturbox.fitting import fit_features, group_names
-from perturbox.goals import Goal
-from perturbox.mixture import Mixture
-from perturbox.objectives import LOSSES
-from perturbox.recipes.hfc import Camouflaged, Clean
-from perturbox.sliding import Inside
+from perturbox.model.sliding import Inside
 from perturbox.types import Case, InputError
-from perturbox.view import View
 
 LAYERS = ("0", "1")
 

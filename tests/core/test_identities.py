@@ -6,10 +6,10 @@ import torch
 import victims
 from attacking import attacked
 
-from perturbox.sliding import Window
-from perturbox.solvers.ascent import chain, l1_normalise, momentum, rms_normalise, scale, sign
+from perturbox.attacks.solvers.ascent import chain, l1_normalise, momentum, rms_normalise, scale, sign
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import Volume
-from perturbox.victim import Victim
 
 
 @pytest.mark.parametrize("loss", ["dice-ce", "dice", "ce", "margin"])

@@ -6,7 +6,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import nn
 
-from perturbox.inferer import ExactSlidingWindowInferer
+from perturbox.model.inferer import ExactSlidingWindowInferer
 from perturbox.types import InputError
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import victims
 
-from perturbox.sliding import Inside, Window, sliding_window_with
+from perturbox.model.sliding import Inside, Window, sliding_window_with
+from perturbox.model.windows import Grid
 from perturbox.types import Effort, InputError
-from perturbox.windows import Grid
 
 
 def network(dims: int) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_io_itk import corners_agree
 
 from perturbox.io import headers, read_volume, write_volume
-from perturbox.job import Job
+from perturbox.job.execute import Job
 from perturbox.jobs import Order
 from perturbox.jobs.files import take_in
 from perturbox.types import InputError

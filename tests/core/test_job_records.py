@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from perturbox.job import Job
+from perturbox.job.execute import Job
 from perturbox.jobs import Order, Record
 from perturbox.jobs.shelf import Shelf
 

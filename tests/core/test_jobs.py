@@ -17,7 +17,7 @@ import tiny
 
 from perturbox import io
 from perturbox.io.files import atomic
-from perturbox.job import Job, run_job, segment
+from perturbox.job.execute import Job, run_job, segment
 from perturbox.types import InputError
 
 pytest.importorskip("distributed", reason="the queue needs the extra 'server'")
@@ -175,7 +175,7 @@ def test_a_worker_keeps_what_an_attack_found(scan, tmp_path, monkeypatch, far):
     def broken(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("perturbox.job.measure", broken)
+    monkeypatch.setattr("perturbox.job.execute.measure", broken)
     asked, out = order(scan, steps=2), tmp_path / "result"
     where = {"files": as_content(asked)} if far else {"out": str(out)}
     answer = worker.carry_out("1", asked.to_json(), {**where, "threads": 1}, tell=lambda event: None)

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import tiny
 
-from perturbox import io, job, serve
-from perturbox import margins as margin
+from perturbox import io, serve
 from perturbox.cli import main
-from perturbox.folder import replay, verify
 from perturbox.io.files import new_folder, require_new_folder
-from perturbox.job import Job, Listener, run_job
-from perturbox.margins import find_margin
-from perturbox.record import Unfinished, read_record
+from perturbox.job import execute
+from perturbox.job import margins as margin
+from perturbox.job.execute import Job, Listener, run_job
+from perturbox.job.folder import replay, verify
+from perturbox.job.margins import find_margin
+from perturbox.judge.record import Unfinished, read_record
 from perturbox.report import write_report
 from perturbox.types import InputError
 
@@ -88,7 +89,7 @@ def test_the_command_line_says_what_failed_and_what_is_kept(run, scan, tmp_path,
     def broken(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(job, "measure", broken)
+    monkeypatch.setattr(execute, "measure", broken)
     status, out, err = run(*attack(scan, tmp_path / "kept"))
     assert (status, out) == (1, "")
     assert err.splitlines()[-1] == (
@@ -121,7 +122,7 @@ def test_a_report_that_fails_is_a_warning(run, scan, tmp_path, monkeypatch, erro
     def broken(folder):
         raise error
 
-    monkeypatch.setattr(job, "write_report", broken)
+    monkeypatch.setattr(execute, "write_report", broken)
     status, out, _ = run(*attack(scan, tmp_path / "R"))
     why = "no page" if isinstance(error, InputError) else type(error).__name__
     assert status == 0
@@ -155,7 +156,7 @@ def test_a_margin_whose_reports_fail_is_whole(scan, tmp_path, monkeypatch):
     def broken(folder):
         raise RuntimeError
 
-    monkeypatch.setattr(job, "write_report", broken)
+    monkeypatch.setattr(execute, "write_report", broken)
     found = find_margin(Job(str(scan), victim=TINY, steps=3), tmp_path / "M", 16)
     witnesses = {row["witness"] for row in found["structures"].values()} - {None}
     assert sum("could not be written (RuntimeError)" in line for line in found["warnings"]) == len(witnesses) > 0

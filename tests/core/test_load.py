@@ -8,16 +8,16 @@ import victims
 
 from perturbox import load, zoo
 from perturbox.load import check_device, load_victim
+from perturbox.model.victim import Victim
 from perturbox.types import InputError
-from perturbox.victim import Victim
 
 HERE = Path(victims.__file__)
 
 OWN = """
 import torch
 from torch import nn
-from perturbox.sliding import Window
-from perturbox.victim import Victim
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 
 made = Victim("own", nn.Conv3d(1, 2, 1), {"background": 0, "thing": 1}, Window((8, 8, 8)))
 number = 3

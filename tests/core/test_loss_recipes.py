@@ -6,15 +6,15 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox.goals import Goal
-from perturbox.objectives import Voxels, cross_entropy
-from perturbox.oracle import Oracle
-from perturbox.recipes.apgd import dlr_loss
-from perturbox.recipes.cospgd import cosine, cospgd_loss
-from perturbox.recipes.segpgd import segpgd_loss
-from perturbox.runner import run
-from perturbox.solvers.apgd import Apgd, checkpoints
-from perturbox.solvers.ascent import sign
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import Voxels, cross_entropy
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.recipes.apgd import dlr_loss
+from perturbox.attacks.recipes.cospgd import cosine, cospgd_loss
+from perturbox.attacks.recipes.segpgd import segpgd_loss
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.apgd import Apgd, checkpoints
+from perturbox.attacks.solvers.ascent import sign
 from perturbox.types import Case, InputError
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)

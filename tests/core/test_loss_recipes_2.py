@@ -9,17 +9,17 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox.attacks import Attack, Scene, climb, compose
-from perturbox.budget import Budget
-from perturbox.goals import Goal
-from perturbox.objectives import Voxels, cross_entropy
-from perturbox.recipes.gama import Corner, Guided, dropping, probability_margin
-from perturbox.recipes.houdini import LEAST, houdini_loss
-from perturbox.recipes.sea import balanced_sums, jensen_shannon, js, mce, mce_bal, split
-from perturbox.runner import run
-from perturbox.solvers.apgd import Apgd
-from perturbox.solvers.ascent import sign
-from perturbox.spaces.additive import Additive
+from perturbox.attacks.attack import Attack, Scene, climb, compose
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import Voxels, cross_entropy
+from perturbox.attacks.recipes.gama import Corner, Guided, dropping, probability_margin
+from perturbox.attacks.recipes.houdini import LEAST, houdini_loss
+from perturbox.attacks.recipes.sea import balanced_sums, jensen_shannon, js, mce, mce_bal, split
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.apgd import Apgd
+from perturbox.attacks.solvers.ascent import sign
+from perturbox.attacks.spaces.additive import Additive
 from perturbox.types import Case
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)

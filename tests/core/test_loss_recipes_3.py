@@ -7,13 +7,13 @@ import victims
 from attacking import attacked, built, multi_label, same_bits
 from test_loss_recipes_2 import REGIONS, field, nested
 
-from perturbox.attacks import Scene
-from perturbox.goals import Goal
-from perturbox.oracle import Oracle
-from perturbox.recipes.asma import Growing, Masked, rescaled
-from perturbox.recipes.msa import Scales, pooled
-from perturbox.sliding import Window
-from perturbox.solvers.ascent import rms_normalise
+from perturbox.attacks.attack import Scene
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.recipes.asma import Growing, Masked, rescaled
+from perturbox.attacks.recipes.msa import Scales, pooled
+from perturbox.attacks.solvers.ascent import rms_normalise
+from perturbox.model.sliding import Window
 from perturbox.types import Volume
 
 KINDS = [(field, None), (nested, REGIONS)]

@@ -9,15 +9,15 @@ import pytest
 
 import made_scores
 import results_made
-from perturbox import metrics
 from perturbox.cli import words
-from perturbox.record import SCHEMA, read_record
+from perturbox.judge import metrics
+from perturbox.judge.record import SCHEMA, read_record
+from perturbox.judge.summary import scores, summarise
 from perturbox.report import write_report
 from perturbox.report.findings import VERDICTS
 from perturbox.report.load import load
 from perturbox.report.story import tell
 from perturbox.report.words import fixed, headline
-from perturbox.summary import scores, summarise
 
 CASES = {case.name: case for case in results_made.cases()}
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import victims
 
-from perturbox import io, recipes
-from perturbox import margins as margin
-from perturbox.folder import verify
-from perturbox.job import Job, Listener, prepare
-from perturbox.margins import find_margin
-from perturbox.trials import folder_name
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.job import margins as margin
+from perturbox.job.execute import Job, Listener, prepare
+from perturbox.job.folder import verify
+from perturbox.job.margins import find_margin
+from perturbox.job.trials import folder_name
 from perturbox.types import InputError, Volume
 
 HERE = Path(victims.__file__)
@@ -271,7 +272,7 @@ def test_attacks_that_seek_the_smallest_change_are_asked_once_and_then_bisected(
 
 def made_of(*names: str):
     """A recipe that keeps the worst of some others."""
-    from perturbox.attacks import compose
+    from perturbox.attacks.attack import compose
 
     @recipes.recipe(title="Both", paper="none", norms=("linf",), cost="all", family="combined")
     def both(eps: float, norm: str, steps: int):

@@ -10,10 +10,10 @@ from spots import KINDS
 
 from perturbox import io
 from perturbox.cli import main
-from perturbox.folder import read_scans, replay, verify
-from perturbox.job import Job, run_job
-from perturbox.noise import scan_noise
-from perturbox.record import read_record, required_file
+from perturbox.job.execute import Job, run_job
+from perturbox.job.folder import read_scans, replay, verify
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.record import read_record, required_file
 from perturbox.report import write_report
 from perturbox.report.load import load
 from perturbox.report.page import windows

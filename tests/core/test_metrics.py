@@ -14,7 +14,7 @@ from monai.metrics.regression import SSIMMetric
 from monai.metrics.surface_dice import compute_surface_dice
 from scipy import ndimage
 
-from perturbox import metrics
+from perturbox.judge import metrics
 from perturbox.plain import to_json
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}

@@ -9,10 +9,10 @@ import victims
 from attacking import attacked, built
 from test_identities import WEIGHTS, linear_case
 
-from perturbox.goals import Goal
-from perturbox.oracle import Oracle
-from perturbox.runner import run
-from perturbox.solvers.minimal import Back, Boundary
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.minimal import Back, Boundary
 from perturbox.types import Case
 
 

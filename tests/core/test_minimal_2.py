@@ -8,16 +8,16 @@ from attacking import attacked
 from test_identities import WEIGHTS, linear_case
 from test_minimal import everything_lost, outcome_threshold
 
-from perturbox.constraints import descend, missing, sought
-from perturbox.goals import Goal
-from perturbox.objectives import Voxels
-from perturbox.oracle import Oracle
-from perturbox.recipes.cw import cw
-from perturbox.recipes.dag import Permuted, along_the_largest, cycle
-from perturbox.recipes.lbfgs import other_answer
-from perturbox.solvers.lbfgs import Lbfgs, two_loop
-from perturbox.solvers.tradeoff import Adam, Search, Tradeoff
-from perturbox.view import Scene
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.must_change import descend, missing, sought
+from perturbox.attacks.objectives import Voxels
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.recipes.cw import cw
+from perturbox.attacks.recipes.dag import Permuted, along_the_largest, cycle
+from perturbox.attacks.recipes.lbfgs import other_answer
+from perturbox.attacks.solvers.lbfgs import Lbfgs, two_loop
+from perturbox.attacks.solvers.tradeoff import Adam, Search, Tradeoff
+from perturbox.attacks.view import Scene
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)
 

@@ -11,14 +11,14 @@ from test_identities import WEIGHTS, linear_case
 from test_minimal import everything_lost, outcome_threshold
 from test_minimal_2 import KINDS, WINDOW, by_hand, scene_of
 
-from perturbox import chunked
-from perturbox.goals import Goal
-from perturbox.objectives import Voxels
-from perturbox.oracle import Oracle
-from perturbox.recipes import alma_prox, pdpgd
-from perturbox.recipes.alma_prox import Multipliers, falling, penalty, ratio, slope
-from perturbox.recipes.pdpgd import Duals
-from perturbox.solvers.proximal import PROX, Proximal, prox_l2, prox_linf
+from perturbox.attacks import slabs
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import Voxels
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.recipes import alma_prox, pdpgd
+from perturbox.attacks.recipes.alma_prox import Multipliers, falling, penalty, ratio, slope
+from perturbox.attacks.recipes.pdpgd import Duals
+from perturbox.attacks.solvers.proximal import PROX, Proximal, prox_l2, prox_linf
 
 FAR = torch.full((7,), torch.inf, dtype=torch.float64)
 
@@ -280,8 +280,8 @@ def test_the_objective_of_pdpgd_by_hand(kind, towards):
 @pytest.mark.parametrize("made", [lambda: alma_prox.Lagrangian(0.6, 4), lambda: pdpgd.Lagrangian(4, 0.1, 0.01)])
 def test_slab_by_slab_they_are_the_same(made, kind, towards, monkeypatch):
     found = []
-    for limit in (chunked.SLAB_BYTES, 150):
-        monkeypatch.setattr(chunked, "SLAB_BYTES", limit)
+    for limit in (slabs.SLAB_BYTES, 150):
+        monkeypatch.setattr(slabs, "SLAB_BYTES", limit)
         logits, scene = scene_of(kind, towards)
         objective, point = made(), logits.clone().requires_grad_()
         for _ in range(3):

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 import victims
 from attacking import attacked, multi_label
 
-from perturbox.estimate import estimate_attack
-from perturbox.goals import Goal
-from perturbox.job import Job, prepare
-from perturbox.objectives import LOSSES, Voxels
-from perturbox.view import channels_of
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import LOSSES, Voxels
+from perturbox.attacks.view import channels_of
+from perturbox.job.estimate import estimate_attack
+from perturbox.job.execute import Job, prepare
 
 REGIONS = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
 

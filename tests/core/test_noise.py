@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from perturbox import noise
+from perturbox.judge import noise
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3, "lung": 4}
 

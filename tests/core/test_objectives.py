@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.special import logsumexp, softmax
 
-from perturbox import chunked
-from perturbox.attacks import Scene, climb
-from perturbox.objectives import LOSSES, cross_entropy, dice_ce, margin, soft_dice
+from perturbox.attacks import slabs as by_slab
+from perturbox.attacks.attack import Scene, climb
+from perturbox.attacks.objectives import LOSSES, cross_entropy, dice_ce, margin, soft_dice
 
 SHAPE = (1, 4, 5, 4, 3)
 
@@ -139,7 +139,7 @@ def test_slabs_change_nothing(name, field, monkeypatch):
     statistics = LOSSES[name].statistics
     watched = dataclasses.replace(LOSSES[name], statistics=lambda v: calls.append(v.labels.shape[1]) or statistics(v))
     monkeypatch.setitem(LOSSES, name, watched)
-    monkeypatch.setattr(chunked, "SLAB_BYTES", 1)
+    monkeypatch.setattr(by_slab, "SLAB_BYTES", 1)
     slabs = with_gradient()
     assert len(calls) >= 5 and set(calls) == {1}
     torch.testing.assert_close(slabs, whole, rtol=1e-12, atol=1e-15)

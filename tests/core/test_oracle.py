@@ -6,9 +6,18 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from perturbox.oracle import Antithetic, Oracle, bpda, chosen_class, cleaned, resampled_nearest, rounded, thresholded
-from perturbox.solvers.ascent import Ascent, chain, scale
-from perturbox.solvers.estimated import Estimated
+from perturbox.attacks.oracle import (
+    Antithetic,
+    Oracle,
+    bpda,
+    chosen_class,
+    cleaned,
+    resampled_nearest,
+    rounded,
+    thresholded,
+)
+from perturbox.attacks.solvers.ascent import Ascent, chain, scale
+from perturbox.attacks.solvers.estimated import Estimated
 
 
 def gradient_of(made, x, upstream):

@@ -11,10 +11,11 @@ import pytest
 import tiny
 import torch
 
-from perturbox import io, metrics
+from perturbox import io
 from perturbox.cli import main
-from perturbox.folder import replay, verify
-from perturbox.job import Job, prepare, run_job
+from perturbox.job.execute import Job, prepare, run_job
+from perturbox.job.folder import replay, verify
+from perturbox.judge import metrics
 from perturbox.types import InputError
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:volume"

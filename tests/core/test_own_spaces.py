@@ -7,15 +7,15 @@ import victims
 from attacking import attacked, built, channels_scan, with_channels
 from scipy import fft, interpolate
 
-from perturbox.budget import Budget
-from perturbox.metrics import ssim as measured_ssim
-from perturbox.objectives import dice_ce
-from perturbox.recipes.vafa import alike_and_wrong
-from perturbox.smoothing import gaussian_mm, smooth, ssim, ssim_map
-from perturbox.spaces.bias_field import BiasField, spline_field, spline_matrix
-from perturbox.spaces.dct import Quantised, _SoftRound, along_blocks, cosine_matrix, to_blocks
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.objectives import dice_ce
+from perturbox.attacks.recipes.vafa import alike_and_wrong
+from perturbox.attacks.smoothing import gaussian_mm, smooth, ssim, ssim_map
+from perturbox.attacks.spaces.bias_field import BiasField, spline_field, spline_matrix
+from perturbox.attacks.spaces.dct import Quantised, _SoftRound, along_blocks, cosine_matrix, to_blocks
+from perturbox.attacks.view import Scene
+from perturbox.judge.metrics import ssim as measured_ssim
 from perturbox.types import Case
-from perturbox.view import Scene
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -111,8 +111,8 @@ def test_vafa_starts_at_the_coarsest_and_stays_within_its_table():
 
     import dataclasses
 
-    from perturbox.goals import Goal
-    from perturbox.runner import run
+    from perturbox.attacks.goals import Goal
+    from perturbox.attacks.runner import run
 
     watched = dataclasses.replace(attack, space=Watched(4, 5.0, 20.0))
     goal = Goal.parse("change", (), victim.labels)

@@ -9,14 +9,14 @@ import victims
 from attacking import attacked, built, channels_scan, same_bits, with_channels
 from scipy import ndimage
 
-from perturbox.attacks import own_draw
-from perturbox.budget import Budget
-from perturbox.recipes.deformation import unit_vectors
-from perturbox.spaces import deformation, slice_axis, warp
-from perturbox.spaces.affine import Affine
-from perturbox.spaces.bias_field import spline_matrix
-from perturbox.spaces.deformation import Deformation, exponential, least_jacobian
-from perturbox.spaces.warp import sampled, warped
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.recipes.deformation import unit_vectors
+from perturbox.attacks.spaces import deformation, slice_axis, warp
+from perturbox.attacks.spaces.affine import Affine
+from perturbox.attacks.spaces.bias_field import spline_matrix
+from perturbox.attacks.spaces.deformation import Deformation, exponential, least_jacobian
+from perturbox.attacks.spaces.warp import sampled, warped
 from perturbox.types import Case
 
 GENERATOR = torch.Generator().manual_seed(0)

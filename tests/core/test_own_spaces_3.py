@@ -9,14 +9,14 @@ import victims
 from attacking import attacked, built, channels_scan, with_channels
 from scipy import fft
 
-from perturbox import recipes
-from perturbox.attacks import own_draw
-from perturbox.budget import Budget
-from perturbox.recipes.kspace import only_mr, unit_phasors
-from perturbox.recipes.watermark import Placing
-from perturbox.spaces.dct import Multiplied, along_blocks, cosine_matrix, to_blocks
-from perturbox.spaces.kspace import KSpace
-from perturbox.spaces.watermark import MARGIN, WORD, Watermark, haar_matrix, tile, word_at
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.recipes.kspace import only_mr, unit_phasors
+from perturbox.attacks.recipes.watermark import Placing
+from perturbox.attacks.spaces.dct import Multiplied, along_blocks, cosine_matrix, to_blocks
+from perturbox.attacks.spaces.kspace import KSpace
+from perturbox.attacks.spaces.watermark import MARGIN, WORD, Watermark, haar_matrix, tile, word_at
 from perturbox.types import Case, InputError
 
 GENERATOR = torch.Generator().manual_seed(0)

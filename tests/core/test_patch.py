@@ -11,16 +11,16 @@ import victims
 from attacking import attacked, built, same_bits
 
 from perturbox import io
-from perturbox.attacks import Scene, climb
-from perturbox.budget import Budget
-from perturbox.estimate import estimate_attack
-from perturbox.folder import replay, verify
-from perturbox.goals import Goal
-from perturbox.job import Job, prepare, run_job
-from perturbox.objectives import LOSSES
-from perturbox.recipes.patch import Moved, expected
-from perturbox.runner import run
-from perturbox.spaces.patch import Box, Patch, Place
+from perturbox.attacks.attack import Scene, climb
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes.patch import Moved, expected
+from perturbox.attacks.runner import run
+from perturbox.attacks.spaces.patch import Box, Patch, Place
+from perturbox.job.estimate import estimate_attack
+from perturbox.job.execute import Job, prepare, run_job
+from perturbox.job.folder import replay, verify
 from perturbox.types import Case, InputError
 
 FLOAT = np.dtype(np.float32)

@@ -8,12 +8,12 @@ import torch
 from peers import installed
 from torch import nn
 
-from perturbox import recipes
-from perturbox.goals import Goal
-from perturbox.runner import run
-from perturbox.sliding import Window
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.runner import run
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import Case, Volume
-from perturbox.victim import Victim
 
 SIDE = 48
 LABELS = {"background": 0, "disc": 1, "square": 2}

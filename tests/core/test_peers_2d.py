@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from peers import installed
 from torch import Tensor, nn
 
-from perturbox import recipes
-from perturbox.attacks import Attack
-from perturbox.goals import Goal
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.runner import run
 from perturbox.load import load_victim
-from perturbox.runner import run
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import Case, Volume
-from perturbox.victim import Victim
 from perturbox.zoo.phantom import phantom_case
 
 pytestmark = pytest.mark.peer

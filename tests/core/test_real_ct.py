@@ -11,7 +11,7 @@ from monai.inferers import sliding_window_inference
 
 from perturbox import io
 from perturbox.cli import main
-from perturbox.folder import verify
+from perturbox.job.folder import verify
 from perturbox.load import load_victim
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -13,11 +13,11 @@ from scipy import ndimage
 from torch import nn
 
 from perturbox.io import check_hu, read_labels, read_mask, read_volume, write_volume
-from perturbox.job import Job, run_job
-from perturbox.ready import prepare
-from perturbox.sliding import Window
+from perturbox.job.execute import Job, run_job
+from perturbox.job.inputs import prepare
+from perturbox.model.sliding import Window
+from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume
-from perturbox.victim import Victim
 
 
 def refusal(call, *arguments, **options) -> str:

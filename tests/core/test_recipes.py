@@ -6,12 +6,12 @@ from typing import Annotated, get_args, get_type_hints
 
 import pytest
 
-from perturbox import recipes
-from perturbox.attacks import Attack, climb
-from perturbox.objectives import LOSSES
-from perturbox.recipes import Param
-from perturbox.solvers.ascent import Ascent, chain, sign
-from perturbox.spaces.additive import Additive
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes import Param
+from perturbox.attacks.solvers.ascent import Ascent, chain, sign
+from perturbox.attacks.spaces.additive import Additive
 from perturbox.types import InputError
 
 NAMES = list(recipes.discover())

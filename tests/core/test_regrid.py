@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from perturbox.regrid import Regrid, linear_matrix, nearest_index
+from perturbox.model.regrid import Regrid, linear_matrix, nearest_index
 
 AXES = ("LR", "PA", "IS")
 CODES = ["".join(axes) for order in permutations(AXES) for axes in product(*order)]
@@ -173,7 +173,7 @@ def test_labels_come_back_by_interpolating_scores(codes, tilt, slabs, rng, monke
     expected = np.empty(9 * 7 * 8, int)
     expected[index.long().flatten().numpy()] = oriented.flatten()
     if slabs > 1:
-        monkeypatch.setattr("perturbox.regrid.SLAB_VOXELS", int(np.prod(plan.oriented_shape)) // slabs)
+        monkeypatch.setattr("perturbox.model.regrid.SLAB_VOXELS", int(np.prod(plan.oriented_shape)) // slabs)
     found = plan.argmax_to_native(scores)
     assert found.dtype == np.uint8
     assert np.array_equal(found, expected.reshape(shape))

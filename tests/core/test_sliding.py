@@ -9,7 +9,7 @@ from monai.inferers.utils import sliding_window_inference
 from sliding_helpers import network, objective, one_thread, scan, value_and_gradient  # noqa: F401
 from torch import nn
 
-from perturbox.sliding import Window, sliding_window
+from perturbox.model.sliding import Window, sliding_window
 from perturbox.types import Effort, InputError
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}

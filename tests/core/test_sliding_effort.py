@@ -7,8 +7,8 @@ import torch
 from sliding_helpers import network, objective, one_thread, scan, value_and_gradient  # noqa: F401
 from torch import nn
 
-from perturbox.memory import UNKNOWN, available_bytes, graph_budget
-from perturbox.sliding import Window, sliding_window
+from perturbox.model.memory import UNKNOWN, available_bytes, graph_budget
+from perturbox.model.sliding import Window, sliding_window
 from perturbox.types import Effort
 
 

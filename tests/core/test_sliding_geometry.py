@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
-from perturbox.windows import Grid, Window, importance
+from perturbox.model.windows import Grid, Window, importance
 
 AXES = st.lists(st.tuples(st.integers(1, 20), st.integers(4, 9)), min_size=2, max_size=3)
 

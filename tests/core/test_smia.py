@@ -6,13 +6,13 @@ import torch
 import victims
 from attacking import attacked, built, multi_label, same_bits
 
-from perturbox.budget import Budget
-from perturbox.goals import Goal
-from perturbox.objectives import LOSSES
-from perturbox.recipes.smia import Stabilised, divergence
-from perturbox.runner import run
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes.smia import Stabilised, divergence
+from perturbox.attacks.runner import run
+from perturbox.attacks.view import Previous, Scene, View
 from perturbox.types import Case
-from perturbox.view import Previous, Scene, View
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)
 FLOATS = np.dtype(np.float32)

@@ -6,11 +6,11 @@ import torch
 import victims
 from attacking import attacked, built
 
-from perturbox import recipes
-from perturbox.goals import Goal
-from perturbox.recipes.di_fgsm import Shrunk, diverse
-from perturbox.runner import run
-from perturbox.solvers.ascent import gaussian
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.recipes.di_fgsm import Shrunk, diverse
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.ascent import gaussian
 from perturbox.types import Case, Effort, InputError
 
 
@@ -217,7 +217,7 @@ def test_transforming_anything_keeps_its_labels_in_place():
     bound = victim.on(image)
     reference = bound.to_grid(victim.predict(image))
     generator = torch.Generator().manual_seed(0)
-    from perturbox.attacks import Scene
+    from perturbox.attacks.attack import Scene
 
     scene = Scene(reference, torch.ones_like(reference).float(), False, (1,), generator=generator)
 

@@ -14,17 +14,17 @@ import victims
 from attacking import attacked, built, multi_label, same_bits, with_channels
 
 from perturbox import io
-from perturbox.attacks import own_draw
-from perturbox.budget import Budget
-from perturbox.folder import replay, verify
-from perturbox.goals import Goal
-from perturbox.job import Job, prepare, run_job
-from perturbox.oracle import Oracle
-from perturbox.recipes.uap_natural import crop, photograph, scenes
-from perturbox.runner import run
-from perturbox.sliding import Window
-from perturbox.solvers.one_by_one import OneByOne
-from perturbox.spaces.shared import Shared
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.recipes.uap_natural import crop, photograph, scenes
+from perturbox.attacks.runner import run
+from perturbox.attacks.solvers.one_by_one import OneByOne
+from perturbox.attacks.spaces.shared import Shared
+from perturbox.job.execute import Job, prepare, run_job
+from perturbox.job.folder import replay, verify
+from perturbox.model.sliding import Window
 from perturbox.types import Case, Effort, InputError, Volume
 from perturbox.zoo.leaves import dead_leaves
 
@@ -349,7 +349,7 @@ def test_scans_that_would_prove_nothing_are_refused(scans, tmp_path):
         with pytest.raises(InputError, match=words):
             prepare(job(scans[0], **settings))
     with pytest.raises(InputError, match=r"uap needs files of the machine it runs on \(scans\); run it there"):
-        from perturbox import recipes
+        from perturbox.attacks import recipes
 
         recipes.get("uap").build(8.0, "linf", 3, {"scans": str(copy)})
 

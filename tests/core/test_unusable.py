@@ -13,21 +13,21 @@ from attacking import RECIPES, attacked
 from test_margins import job_on, three_tissues
 from unusable import Layers, Regions, layered, nested
 
-from perturbox import recipes
+from perturbox.attacks import recipes
+from perturbox.attacks.fitting import fit_features
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.objectives import Loss
+from perturbox.attacks.runner import run
+from perturbox.attacks.saturation import scale_of
+from perturbox.attacks.usable import Usable
+from perturbox.attacks.view import climb
 from perturbox.cli import main
-from perturbox.finite import UndefinedScores, is_finite, undefined_of
-from perturbox.fitting import fit_features
-from perturbox.folder import verify
-from perturbox.goals import Goal
-from perturbox.job import Job, run_job
-from perturbox.margins import find_margin
-from perturbox.measure import measure
-from perturbox.objectives import Loss
-from perturbox.runner import run
-from perturbox.saturation import scale_of
+from perturbox.job.execute import Job, run_job
+from perturbox.job.folder import verify
+from perturbox.job.margins import find_margin
+from perturbox.judge.measure import measure
+from perturbox.model.finite import UndefinedScores, is_finite, undefined_of
 from perturbox.types import Case, Undefined, Volume
-from perturbox.usable import Usable
-from perturbox.view import climb
 
 HERE = unusable.__file__
 
@@ -333,7 +333,7 @@ def test_scores_times_ten_thousand_break_where_plain_ones_do(dims, make, network
 
 def test_without_dividing_them_they_would_seem_to_hold(monkeypatch):
     """Why they are divided: 16 HU break soft tissue and organ, whose scores have no gradient as they are."""
-    monkeypatch.setattr("perturbox.view.scale_of", lambda *_: 1.0)
+    monkeypatch.setattr("perturbox.attacks.view.scale_of", lambda *_: 1.0)
     found = attacked(three_tissues(), unusable.scaled(victims.CPU), "bim", eps=16.0, steps=4)
     assert found.best.score == 1.0 and found.untested is not None
 

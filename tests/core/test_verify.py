@@ -15,11 +15,11 @@ import pytest
 import tiny
 import torch
 
-from perturbox import recompute
-from perturbox.compare import RECORDED, SETTLED, leaves, only_recorded, within
-from perturbox.folder import changed_since, examine, replay, unlike, verify
-from perturbox.job import Job, Listener, run_job
-from perturbox.record import read_json, read_record
+from perturbox.job import recompute
+from perturbox.job.compare import RECORDED, SETTLED, leaves, only_recorded, within
+from perturbox.job.execute import Job, Listener, run_job
+from perturbox.job.folder import changed_since, examine, replay, unlike, verify
+from perturbox.judge.record import read_json, read_record
 from perturbox.report import same_page, write_report
 from perturbox.types import InputError
 

@@ -14,10 +14,10 @@ import tiny
 import victims
 
 from perturbox import io
-from perturbox.compare import MARGIN_RECORDED, leaves, only_recorded
-from perturbox.folder import examine, verify
-from perturbox.job import Job, run_job
-from perturbox.margins import find_margin
+from perturbox.job.compare import MARGIN_RECORDED, leaves, only_recorded
+from perturbox.job.execute import Job, run_job
+from perturbox.job.folder import examine, verify
+from perturbox.job.margins import find_margin
 from perturbox.types import InputError
 
 HERE = Path(tiny.__file__)
@@ -70,7 +70,7 @@ def test_every_leaf_of_margin_json_is_recomputed_or_only_recorded(search, tmp_pa
     (witness,) = {row["witness"] for row in document["structures"].values()} - {None}
     assert list(document["witnesses"]) == [witness]
     whole = found.__class__()  # the witness was verified above and stays as it is
-    monkeypatch.setattr("perturbox.folder.recompute", lambda *arguments: whole)
+    monkeypatch.setattr("perturbox.job.folder.recompute", lambda *arguments: whole)
     for place in leaves(document):
         changed = json.loads(json.dumps(document))
         target = changed

@@ -12,9 +12,9 @@ import victims
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import IntensityWindow, KeepComponents, as_input
 from perturbox.types import Effort, InputError, Volume
-from perturbox.victim import IntensityWindow, KeepComponents, as_input
 
 OBLIQUE = np.array([[0.0, -1.9, 0.4, 7.0], [1.5, 0.0, 0.0, -3.0], [0.0, 0.3, 2.6, 5.0], [0, 0, 0, 1.0]])
 

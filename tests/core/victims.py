@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import IntensityWindow, Victim
 from perturbox.types import Volume
-from perturbox.victim import IntensityWindow, Victim
 
 CPU = torch.device("cpu")
 HU_WINDOW = IntensityWindow(-250.0, 350.0)

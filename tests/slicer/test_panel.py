@@ -285,7 +285,7 @@ def test_the_form_of_a_server_with_a_new_attack_needs_no_change_here(panel, tmp_
 
     core = tmp_path / "core"
     shutil.copytree(ROOT / "core", core, ignore=shutil.ignore_patterns("__pycache__"))
-    (core / "perturbox" / "recipes" / "newest.py").write_text(NEW_RECIPE, encoding="utf-8")
+    (core / "perturbox" / "attacks" / "recipes" / "newest.py").write_text(NEW_RECIPE, encoding="utf-8")
     server = start_server(tmp_path / "server", victims=[TINY], core=core)
     try:
         panel.volume = scans.add_scan()
@@ -308,12 +308,12 @@ NEW_RECIPE = '''"""A recipe that a test adds."""
 
 from typing import Annotated
 
-from perturbox.attacks import Attack, climb
-from perturbox.budget import Norm
-from perturbox.objectives import LOSSES
-from perturbox.recipes import Param, recipe
-from perturbox.solvers.ascent import Ascent, chain, scale, sign
-from perturbox.spaces.additive import Additive
+from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.budget import Norm
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
+from perturbox.attacks.spaces.additive import Additive
 
 
 @recipe(title="Newest", paper="None", norms=("linf",), cost="steps", deviations=())

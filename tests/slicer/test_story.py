@@ -25,7 +25,9 @@ def ct(tmp_path_factory) -> Path:
     if real.exists():
         return real
     folder = tmp_path_factory.mktemp("phantom")
-    make = f"from pathlib import Path; from perturbox.demo import write_case; print(write_case(Path({str(folder)!r})))"
+    make = (
+        f"from pathlib import Path; from perturbox.job.demo import write_case; print(write_case(Path({str(folder)!r})))"
+    )
     done = subprocess.run([server_python(), "-c", make], capture_output=True, text=True, check=True)
     return Path(done.stdout.strip())
 

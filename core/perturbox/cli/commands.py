@@ -121,7 +121,7 @@ def attack(
     """
     from perturbox.cli.running import run_attack
     from perturbox.cli.words import show
-    from perturbox.job import Job
+    from perturbox.job.execute import Job
 
     if label_map is not None and label is None:
         raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
@@ -170,7 +170,7 @@ def margin(
     """
     from perturbox.cli.running import run_margin
     from perturbox.cli.words import show
-    from perturbox.job import Job
+    from perturbox.job.execute import Job
 
     job = Job(
         image=image,
@@ -254,7 +254,7 @@ def list_(
         raise InputError(f"Only attacks are told one by one; leave out '{name}'.")
     entries: list[dict[str, Any]] = []
     if kind == "attacks":
-        from perturbox.recipes import get, offered
+        from perturbox.attacks.recipes import get, offered
 
         chosen = offered() if name is None else [get(name)]
         entries = [recipe.describe() for recipe in chosen]
@@ -277,7 +277,7 @@ def report(folder: Folder) -> None:
     """Write a result folder's report.html anew."""
     from perturbox.cli.words import show
     from perturbox.io.files import require_writable
-    from perturbox.record import read_record
+    from perturbox.judge.record import read_record
     from perturbox.report import write_report
 
     read_record(folder)

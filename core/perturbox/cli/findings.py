@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from perturbox.folder import Findings
+from perturbox.job.folder import Findings
 
 
 def findings(found: Findings) -> list[str]:

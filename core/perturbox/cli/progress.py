@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perturbox.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from perturbox.steps import Step
+    from perturbox.attacks.outcome import Step
 
 PLAIN_LINES = 8  # lines per attack where no bar can be drawn, about
 SHOWN_AFTER = 3  # steps before the time left means anything
@@ -39,7 +39,7 @@ class Progress:
 
     def listener(self) -> Any:
         """The `job.Listener` that feeds this display."""
-        from perturbox.job import Listener
+        from perturbox.job.execute import Listener
 
         return Listener(say=self.say, step=self.step, stop=self._asked)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from perturbox.record import Unfinished
+from perturbox.judge.record import Unfinished
 from perturbox.types import InputError
 
 BAD_INPUT, INTERNAL = 2, 1

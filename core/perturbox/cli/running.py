@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perturbox import demo, estimate, folder
+from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
-from perturbox.fitting import fit_features
 from perturbox.io.files import VOLUMES, require_new_file, require_new_folder, require_new_label_map, suffix
-from perturbox.job import Job, Ready, execute, load_inputs, prepare, segment
+from perturbox.job import demo, estimate, folder
+from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
+from perturbox.job.margins import find_margin
+from perturbox.judge.record import read_whole_record
 from perturbox.load import load_victim
-from perturbox.margins import find_margin
-from perturbox.record import read_whole_record
 from perturbox.types import InputError
 
 

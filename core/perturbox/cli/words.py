@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perturbox.cli.progress import about
-from perturbox.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
+from perturbox.judge.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
 
 # Shape and word of each verdict, worst first.
 VERDICTS = {
@@ -183,7 +183,7 @@ def features_summary(features: Any) -> list[Any]:
 
 def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """First the few that one starts with, then all, family by family."""
-    from perturbox.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
+    from perturbox.attacks.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
 
     first = [[entry["name"] + " (default)" * entry["default"], entry["use"]] for entry in attacks if entry["use"]]
     starts = table(["Start with", "For"], first, words=2)
@@ -207,7 +207,7 @@ def limits(entry: Mapping[str, Any]) -> str:
 
 def attack_card(entry: Mapping[str, Any]) -> list[Any]:
     """All that is known of one attack."""
-    from perturbox.recipes import FAMILIES
+    from perturbox.attacks.recipes import FAMILIES
 
     own = entry["own_budget"]
     unit = f" {own['unit']}" if own and own["unit"] else ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from perturbox.job import Job
+from perturbox.job.execute import Job
 
 KINDS = ("segment", "attack", "margin")
 STATES = ("queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted")

@@ -13,7 +13,7 @@ from pathlib import Path
 from perturbox.jobs import files, problems
 from perturbox.jobs.records import Problem, Record, Refused
 from perturbox.jobs.store import Store
-from perturbox.record import UNFINISHED
+from perturbox.judge.record import UNFINISHED
 
 logger = logging.getLogger(__name__)
 

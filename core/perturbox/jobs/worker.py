@@ -19,13 +19,13 @@ from typing import Any
 import psutil
 import torch
 
-from perturbox.estimate import JUDGING
+from perturbox.job.estimate import JUDGING
 from perturbox.jobs import files, problems
 from perturbox.jobs.records import READING, Order, Problem
+from perturbox.judge.record import Unfinished
 from perturbox.load import load_victim
-from perturbox.record import Unfinished
+from perturbox.model.victim import Victim
 from perturbox.types import InputError
-from perturbox.victim import Victim
 
 TOPIC = "perturbox"
 BEAT_SECONDS = 1.0
@@ -49,7 +49,7 @@ async def ask(id: str, how: str) -> None:
 
 def warm_up() -> None:
     """Import what the first order needs, with the courtesy the server needs to stay responsive."""
-    import perturbox.margins  # noqa: F401
+    import perturbox.job.margins  # noqa: F401
 
     os.nice(max(0, 10 - os.nice(0)))
 
@@ -84,8 +84,8 @@ def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], te
 
 
 def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
-    from perturbox.job import run_job, segment
-    from perturbox.margins import find_margin
+    from perturbox.job.execute import run_job, segment
+    from perturbox.job.margins import find_margin
 
     reporter = _Reporter(id, tell)
     reporter.say("Loading the model")
@@ -144,8 +144,8 @@ class _Reporter:
         self.send({"phase": phase})
 
     def listener(self, victim: Victim):
-        from perturbox.job import Listener
-        from perturbox.steps import Step
+        from perturbox.attacks.outcome import Step
+        from perturbox.job.execute import Listener
 
         names = {value: name for name, value in victim.labels.items()}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perturbox import summary
-from perturbox.metrics import BROKEN, Limits
+from perturbox.judge import summary
+from perturbox.judge.metrics import BROKEN, Limits
 from perturbox.report.load import Result
 
 LIMITS = Limits()

@@ -9,7 +9,7 @@ import numpy as np
 
 from perturbox.io import read_stored, read_volume
 from perturbox.io.files import sha256
-from perturbox.record import read_record, required_file
+from perturbox.judge.record import read_record, required_file
 from perturbox.types import InputError
 
 # Free text of a record may carry what a page that travels must not: paths, names of scan files, DICOM UIDs and dates.

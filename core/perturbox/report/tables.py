@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from perturbox.judge.summary import upper_bound
 from perturbox.report import charts, words
 from perturbox.report.findings import LIMITS, VERDICTS, Finding
 from perturbox.report.story import Plane, Story
 from perturbox.report.words import fixed, number, signed, size
-from perturbox.summary import upper_bound
 
 CONTROLS = (
     ("noise", "Random noise", "white noise of the same RMS on the same voxels (worst of the seeds)."),

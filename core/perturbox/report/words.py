@@ -4,10 +4,10 @@ bold."""
 from dataclasses import dataclass
 from typing import Any
 
-from perturbox import summary
+from perturbox.judge import summary
+from perturbox.judge.summary import fixed, number
 from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.load import Result
-from perturbox.summary import fixed, number
 
 NO_PROOF = "An attack shows that a model can fail; not failing is no proof of safety."
 

@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 
-from perturbox.sliding import Window
+from perturbox.model.sliding import Window
+from perturbox.model.victim import IntensityWindow, KeepComponents, Victim
 from perturbox.types import InputError
-from perturbox.victim import IntensityWindow, KeepComponents, Victim
 from perturbox.zoo.models import MODELS, WEIGHTS, load_network
 
 TITLES = {

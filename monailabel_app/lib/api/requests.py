@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
-from perturbox import recipes
-from perturbox.goals import Goal
-from perturbox.job import Job
+from perturbox.attacks import recipes
+from perturbox.attacks.goals import Goal
+from perturbox.job.execute import Job
 from perturbox.jobs import Order
 from perturbox.load import check_device
 from perturbox.types import InputError

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import perturbox
-from perturbox import recipes
+from perturbox.attacks import recipes
 from perturbox.jobs import KINDS, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 

@@ -8,8 +8,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib import backend, forms, results, tasks
 from lib.victims import Served
+from perturbox.attacks.recipes import Recipe
 from perturbox.jobs import Refused
-from perturbox.recipes import Recipe
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 

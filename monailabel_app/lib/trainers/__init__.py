@@ -17,11 +17,11 @@ from lib.labels import FINAL, label_map, outlined
 from lib.options import Options
 from lib.trainers.finetune import Settings, finetune
 from perturbox import io
-from perturbox.job import Job, run_job
+from perturbox.job.execute import Job, run_job
+from perturbox.job.inputs import read_expert
 from perturbox.load import check_device, load_victim
-from perturbox.ready import read_expert
+from perturbox.model.victim import Victim
 from perturbox.types import InputError
-from perturbox.victim import Victim
 
 NAME = "adversarial_finetuning"
 JUDGED_CASES = 2  # held out; judging each, before and after, is a whole attack

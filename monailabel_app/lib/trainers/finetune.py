@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturbox.objectives import dice_ce
+from perturbox.attacks.objectives import dice_ce
+from perturbox.model.victim import Victim, as_input
 from perturbox.types import InputError, Volume
-from perturbox.victim import Victim, as_input
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What climbs: budgets, objectives, spaces, solvers and, one file per paper, the recipes."""

@@ -1,0 +1,41 @@
+"""What an attack that seeks the smallest change must reach voxel by voxel: a label given up, or (towards a label map)
+taken on. Each answer is a constraint `missing <= 0`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perturbox.attacks.objectives import Loss, Voxels
+from perturbox.attacks.view import Objective, Scene
+
+
+def sought(voxels: Voxels, classes: tuple[int, ...], towards: bool) -> Tensor:
+    """Weight "b a *g" of the answers that must change: of voxels labelled as one of the classes; towards a label map,
+    of all that matter (in the channels of the classes where answers are yes or no)."""
+    targets = voxels.targets
+    if voxels.regions is not None:
+        counted = torch.zeros_like(targets)
+        counted[:, list(classes)] = 1.0 if towards else targets[:, list(classes)]
+    else:
+        counted = torch.ones_like(targets[:, :1]) if towards else targets[:, list(classes)].sum(1, keepdim=True)
+    return counted * voxels.weight[:, None]
+
+
+def missing(voxels: Voxels, towards: bool) -> Tensor:
+    """Logits by which each answer is still what it mustn't be, "b a *g"; below 0 where it has changed."""
+    return voxels.margin if towards else -voxels.margin
+
+
+def descend(name: str, amount: Callable[[Voxels, bool], Tensor]) -> Objective:
+    """The objective that lets the sum of amount(voxels, towards), "b a *g", over the answers that must change fall."""
+
+    def objective(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+        def total(voxels: Voxels) -> Tensor:
+            return (amount(voxels, scene.towards) * sought(voxels, scene.classes, scene.towards)).sum()
+
+        loss = Loss(name, total, lambda sums, _: sums)
+        return -loss(view(x), scene.labels, scene.weight, scene.classes, scene.towards, scene.regions)
+
+    return objective

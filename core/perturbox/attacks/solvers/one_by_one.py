@@ -1,0 +1,29 @@
+"""Scan after scan: what is crafted on several scans takes a step for each of them in turn, not one for their mean."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.oracle import Oracle
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """One step is an epoch: in random order, each scan on which the goal isn't reached moves z by alpha along the sign
+    of its own gradient, and z is projected at once."""
+
+    alpha: float
+
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> torch.Generator:
+        return generator
+
+    def step(self, oracle: Oracle, z: Tensor, state: torch.Generator) -> tuple[Tensor, torch.Generator]:
+        assert oracle.single is not None
+        oracle.value(z)
+        for index in torch.randperm(oracle.views, generator=state).tolist():
+            _, slope, reached = oracle.single(z, index)
+            if not reached:
+                z = oracle.project(z + self.alpha * slope.sign())
+        return z, state

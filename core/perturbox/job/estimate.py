@@ -1,0 +1,231 @@
+"""What a job will cost, said before it starts: one window batch of the real victim is timed, the rest is counting.
+
+Metrics, files and the report are not timed; they take seconds.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.budget import Budget
+from perturbox.job.execute import Ready
+from perturbox.judge.measure import CONTROL_SEEDS
+from perturbox.model.memory import available_bytes, graph_budget, peak_bytes
+from perturbox.model.sliding import Inside, sliding_window
+from perturbox.model.victim import BoundVictim, Victim
+from perturbox.model.windows import Grid
+from perturbox.types import Effort, Volume
+
+# Predictions that judge an attack: clean, perturbed, random noise, rolled, and three harmless changes.
+JUDGING = 2 + CONTROL_SEEDS + 1 + 3
+# Volumes of the scan's size that are alive at once while it is attacked and measured, in 4-byte voxels.
+SCAN_BUFFERS = 14
+# The prediction, its gradient, and a loss's temporaries.
+LOGITS_BUFFERS = 4
+ALL_GRAPHS = 2**62
+# Time a call so often, or until so many seconds are spent; only a call that takes long is timed once, cold.
+REPEATS, ENOUGH, LONG = 5, 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of everything; afterwards: of what follows the attack; bytes: largest memory; least: with no graph kept;
+    available: memory free now; windows: of one prediction; device: where."""
+
+    seconds: float
+    afterwards: float
+    bytes: int
+    least: int
+    available: int
+    windows: int
+    device: str
+
+    @property
+    def fits(self) -> bool:
+        return self.least <= self.available
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one prediction (forward), of one step's gradient, of turning logits into labels; memory in bytes."""
+
+    windows: int
+    forward: float
+    gradient: float
+    labelling: float
+    buffers: int
+    graphs: int
+    one_graph: int
+
+    def prediction(self) -> float:
+        return self.forward + self.labelling
+
+
+def estimate_attack(ready: Ready) -> Estimate:
+    """Time and memory of an attack with its judging."""
+    costs = measure_costs(ready.victim, ready.image, ready)
+    afterwards = (JUDGING - 1) * costs.prediction()
+    return _estimate(costs, costs.prediction() + _climbing(ready, costs) + afterwards, afterwards, ready.victim)
+
+
+def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
+    """Time and memory of a search for the margin, at most: attacks end early where a structure breaks."""
+    costs = measure_costs(ready.victim, ready.image, ready)
+    doublings = max(1, math.ceil(math.log2(max_eps / (ready.image.step or max_eps / 64))) + 1)
+    # Bisecting below 2^n takes up to n - 1 attacks, and each structure has its own.
+    attacks = doublings + len(ready.goal.targets) * max(1, doublings - 2)
+    trial = _climbing(ready, costs) + costs.prediction()
+    afterwards = len(ready.goal.targets) * (JUDGING - 1) * costs.prediction()
+    return _estimate(costs, 4 * costs.prediction() + attacks * trial + afterwards, afterwards, ready.victim)
+
+
+def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
+    """Time and memory of one segmentation."""
+    costs = measure_costs(victim, image, None)
+    return _estimate(costs, costs.prediction(), 0.0, victim)
+
+
+def _climbing(ready: Ready, costs: Costs) -> float:
+    """Seconds of all rounds; with surrogates as if each of them were the victim."""
+
+    def one(leaf: Attack) -> float:
+        step = (costs.gradient if leaf.uses_gradient else costs.forward) + leaf.queries * costs.forward
+        return leaf.steps * step + costs.forward
+
+    rounds = [leaf.restarts * one(leaf) for leaf in ready.attack.leaves()]
+    views = max(1, len(ready.surrogates)) * max(1, len(ready.others))
+    return views * (sum(rounds) + ready.attack.refine * max(rounds))
+
+
+def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -> Estimate:
+    base = (peak_bytes(torch.device("cpu")) or 0) if victim.device.type == "cpu" else 0
+    fixed = base + costs.buffers
+    return Estimate(
+        seconds,
+        afterwards,
+        fixed + costs.graphs,
+        fixed + costs.one_graph,
+        base + available_bytes(victim.device),
+        costs.windows,
+        str(victim.device),
+    )
+
+
+def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
+    """Time one window batch, and resampling and loss on a slab; scale both to the scan. `ready` None: no gradient."""
+    bound = victim.on(image)
+    windows = count_windows(bound, image)
+    batch = min(victim.window.batch, windows)
+    effort = Effort()
+    patches = torch.randn(batch, victim.channels, *victim.window.size, device=victim.device)
+    needs_gradient = ready is not None and ready.attack.uses_gradient
+
+    classes = 0
+
+    def forward() -> None:
+        nonlocal classes
+        with torch.no_grad():
+            classes = sliding_window(victim.network, patches, victim.window).shape[1]
+        victim.require_channels(classes, effort)
+
+    def both() -> None:
+        x = patches.requires_grad_()
+        out = sliding_window(victim.network, x, victim.window, memory_budget=ALL_GRAPHS, effort=effort)
+        torch.autograd.grad(out.sum(), x)
+
+    batches = windows / batch
+    one_forward = _timed(forward, victim.device) * batches
+    one_both = _timed(both, victim.device) * batches if needs_gradient else one_forward
+    scan_bytes = 4 * image.data.size
+    logits_bytes = 4 * classes * math.prod(bound.grid.target)
+    all_graphs = math.ceil(batches) * effort.saved_bytes
+    kept = min(all_graphs, graph_budget(victim.device, logits_bytes)) if needs_gradient else 0
+    again = (1 - kept / all_graphs) * one_forward if all_graphs else 0.0  # graphs not kept are computed a second time
+    held = max(leaf.buffers for leaf in ready.attack.leaves()) if ready else LOGITS_BUFFERS
+    around, labelling = _around_the_network(victim, image, classes, ready)
+    return Costs(
+        windows=windows,
+        forward=one_forward + around / 3,  # of a forward and a backward pass, about
+        gradient=one_both + again + around,
+        labelling=labelling,
+        buffers=SCAN_BUFFERS * scan_bytes + held * logits_bytes,
+        graphs=max(kept, effort.saved_bytes),
+        one_graph=effort.saved_bytes,
+    )
+
+
+def count_windows(bound: BoundVictim, image: Volume) -> int:
+    """Network windows of one prediction of this scan."""
+    window, shape = bound.victim.window, bound.grid.target
+    slices = shape[2] if image.dims == 3 and bound.victim.dims == 2 else 1
+    grid = Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(window.size)]), window)
+    return grid.count * slices
+
+
+def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Ready | None) -> tuple[float, float]:
+    """Seconds per evaluation for resampling and loss with their backward passes, and for turning logits into labels."""
+    thickness = max(1, image.shape[-1] // 8)
+    slab = image.with_data(image.data[..., :thickness])
+    scale = image.shape[-1] / thickness
+    bound = victim.on(slab)
+    x = torch.from_numpy(slab.data)[None].to(victim.device, torch.float32).requires_grad_()
+    scores = torch.rand(classes, *bound.grid.target, device=victim.device)
+
+    everywhere = torch.ones(1, 1, *slab.shape, dtype=torch.bool, device=victim.device)
+    values = victim.visible or (float(image.data.min()), float(image.data.max()))
+    limits = Budget(math.inf, "linf", everywhere, values, slab.step, slab.spacing, values)
+    pretended = _Pretended(bound, scores, limits)
+
+    def evaluation() -> None:
+        if ready is None:
+            pretended(x)
+            return
+        zeros = torch.zeros(1, *bound.grid.target, dtype=torch.int64, device=victim.device)
+        weight, regions = torch.ones_like(zeros, dtype=torch.float32), victim.membership()
+        chosen = ready.goal.targets if regions is None else tuple(range(classes))
+        scene = Scene(zeros, weight, False, chosen, regions, x.detach(), bound.grid_spacing(slab))
+        torch.autograd.grad(ready.attack.objective(pretended, x, scene, 0.0), x)
+
+    labelling = _timed(lambda: bound.grid.argmax_to_native(scores), victim.device)
+    return _timed(evaluation, victim.device) * scale, labelling * scale
+
+
+@dataclass(frozen=True, eq=False)
+class _Pretended:
+    """A view whose network costs nothing."""
+
+    bound: BoundVictim
+    scores: Tensor
+    budget: Budget
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return self.bound.prepare(x)
+
+    def slide(self, prepared: Tensor) -> Tensor:
+        return prepared[:, :1] * self.scores
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.slide(self.prepare(x))
+
+    def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]:
+        return self(x), x.new_zeros(())
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call: the best of a few if it is quick, as the first sets up and other programs interfere."""
+    best, spent = math.inf, 0.0
+    for repeat in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+        best, spent = min(best, seconds), spent + seconds
+        if spent > (ENOUGH if repeat else LONG):
+            break
+    return best

@@ -1,0 +1,362 @@
+"""One attack as a document: a `Job` (plain JSON) goes in, a result folder comes out.
+
+Every way to run an attack, or to segment a scan, enters here. The folder is complete in itself: `verify` recomputes
+every number and `replay` repeats the attack from it alone, since the clean scan is the adversarial one minus the
+perturbation, exactly.
+"""
+
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import perturbox
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Outcome
+from perturbox.attacks.runner import run
+from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
+from perturbox.job.inputs import Job, Listener, Ready, load_inputs, prepare, present_targets
+from perturbox.judge import checks
+from perturbox.judge.measure import Measurement, measure
+from perturbox.judge.metrics import difference_map
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.record import SCHEMA, begin, described, finishing, write_json
+from perturbox.judge.summary import summarise
+from perturbox.model.memory import peak_bytes
+from perturbox.model.victim import Victim
+from perturbox.plain import to_json
+from perturbox.report import write_report
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
+
+__all__ = ["Job", "Listener", "Ready", "execute", "load_inputs", "prepare", "present_targets", "run_job", "segment"]
+
+SEGMENTATION_SCHEMA = "perturbox-segmentation/1"
+
+
+def segment(
+    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
+    """Segment the job's scan with its victim, write the label map to `out` (.nii or .nii.gz, must be new) and describe
+    it: {schema, victim, volumes_ml {structure: its size}, sizes ("ml", of a 2D image "cm²", of a photograph "pixels"),
+    noise {sigma, region}, warnings, versions, seconds}.
+
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used.
+    """
+    started = time.perf_counter()
+    require_new_label_map(out)
+    victim, scan, warnings, _ = load_inputs(job, image, victim)
+    effort = Effort()
+    (listener or Listener()).say("Segmenting")
+    labels = victim.predict(scan, effort)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    io.write_labels(out, labels, scan, dict(victim.labels))
+    return {
+        "schema": SEGMENTATION_SCHEMA,
+        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "volumes_ml": {
+            name: int((labels == value).sum()) * scan.voxel_size for name, value in victim.structures.items()
+        },
+        "sizes": scan.sizes,
+        "noise": scan_noise(scan.data, labels, victim.labels, scan.ruler, scan.sizes),
+        "warnings": warnings + effort.notes,
+        "versions": versions(),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def run_job(
+    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
+    """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json, and
+    among its warnings if the report failed.
+
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used, Unfinished
+    where something fails after the attack: what it found is then kept. A run that `listener.stop` ends leaves a valid
+    result that says so.
+    """
+    require_new_folder(out)
+    return execute(prepare(job, image, victim), out, listener or Listener())
+
+
+def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
+    """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
+    is there."""
+    started = time.perf_counter(), time.process_time()
+    effort = Effort()
+    with new_folder(out, bytes=room(ready.image)) as draft:
+        goal, outcome, clean_seg = craft(ready, effort, listener)
+        free_room(draft)
+        save(draft, ready, outcome)
+    with finishing(out):
+        result = conclude(ready, goal, outcome, clean_seg, effort, out, listener, started=started)
+    return {**result, "warnings": result["warnings"] + reported(out, listener)}
+
+
+def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
+    """The goal on this scan, what the attack found, and the clean prediction."""
+    job, victim, image = ready.job, ready.victim, ready.image
+    listener.say("Segmenting the original scan")
+    clean_seg = victim.predict(image, effort)
+    reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
+    listener.say(f"Attacking with {ready.recipe.title}")
+    case = Case(image, ready.expert, ready.roi, job.target)
+    bound = victim.on(image, effort)
+    outcome = run(
+        ready.attack,
+        bound,
+        case,
+        reference,
+        goal,
+        seed=job.seed,
+        surrogates=[model.on(image, effort) for model in ready.surrogates],
+        others=ready.others,
+        on_step=listener.step,
+        stop=listener.stop,
+    )
+    return goal, outcome, clean_seg
+
+
+def room(image: Volume) -> int:
+    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, four label maps, the
+    record."""
+    values = image.dtype.itemsize + (2 if image.step == 1.0 else 8)
+    return values * image.data.size + 4 * int(np.prod(image.shape)) + 2**20
+
+
+def reported(folder: Path, listener: Listener) -> list[str]:
+    """Write the report of a finished folder; what failed in it, in a sentence: the result is complete without it."""
+    listener.say("Writing the report")
+    try:
+        write_report(folder)
+    except (Exception, KeyboardInterrupt) as error:
+        why = str(error).rstrip(".") if isinstance(error, InputError) else type(error).__name__
+        return [
+            f"The report could not be written ({why}); the result is complete, `perturbox report {folder}` tries again."
+        ]
+    return []
+
+
+def conclude(
+    ready: Ready,
+    goal: Goal,
+    outcome: Outcome,
+    clean_seg: np.ndarray,
+    effort: Effort,
+    folder: Path,
+    listener: Listener,
+    *,
+    started: tuple[float, float] | None = None,
+    replayable: bool = True,
+    margin: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Read back what `save` wrote of an attack and measure it: a complete result folder but for the report; returns
+    result.json.
+
+    started: (wall, CPU) clocks at the start; replayable: False for attacks whose start isn't in the folder; margin: the
+    structures of the search for the margin that this attack is a find of.
+    """
+    job, victim, image = ready.job, ready.victim, ready.image
+    files = write_images(folder, ready)
+    saved = read_adversarial(folder, files, image.unit)
+    case = Case(image, roi=ready.roi)
+    Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
+        torch.from_numpy(saved.data)[None], torch.from_numpy(image.data)[None]
+    )
+    measured = measure(
+        image,
+        saved,
+        victim,
+        goal,
+        eps=ready.eps,
+        norm=job.norm,
+        expert=ready.expert,
+        outlined=ready.outlined,
+        roi=ready.roi,
+        seed=job.seed,
+        clean_seg=clean_seg,
+        own_draw=own_draw(ready.attack, case, victim),
+        untested=untested(outcome),
+        effort=effort,
+        say=listener.say,
+    )
+    write_segmentations(folder, image, victim, measured)
+    result = describe(ready, outcome, measured)
+    result["files"] = described(folder, files)
+    result["margin"], result["replayable"] = margin, replayable
+    wall, cpu = started or (None, None)
+    result["effort"] = {
+        "forwards": effort.forwards,
+        "backwards": effort.backwards,
+        "model_calls": effort.model_calls,
+        "seconds": None if wall is None else time.perf_counter() - wall,
+        "cpu_seconds": None if cpu is None else time.process_time() - cpu,
+        "peak_bytes": peak_bytes(victim.device),
+    }
+    told = [*effort.notes, *outcome.notes.values(), *measured.notes]
+    result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
+    result["summary"] = summarise(result)
+    result = to_json(result)
+    assert isinstance(result, dict)
+    write_json(folder / "result.json", result)
+    return result
+
+
+def untested(outcome: Outcome) -> str | None:
+    """Why this run says nothing of the model, if it doesn't."""
+    if outcome.stopped is not None and not outcome.delta.any():
+        return f"The attack was stopped at step {outcome.stopped}, before it found anything."
+    return outcome.untested
+
+
+def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
+    """Write what must not be lost: the perturbed scan in the source's format, and how it was made."""
+    folder.mkdir(exist_ok=True)
+    begin(folder, to_json(history(ready, outcome)))
+    write_adversarial(folder, ready.image, outcome)
+
+
+def write_adversarial(folder: Path, image: Volume, outcome: Outcome) -> Path:
+    """Write the perturbed scan; returns the file."""
+    file = folder / str(file_names(image, expert=False, roi=False)["adversarial"])
+    io.write_volume(file, image.with_data(outcome.x_adv.astype(image.data.dtype)), adversarial=True)
+    return file
+
+
+def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
+    """Write the perturbation, from the perturbed scan as saved, and what a replay needs; returns file names."""
+    image = ready.image
+    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None)
+    saved = read_adversarial(folder, files, image.unit)
+    delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
+    io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
+    if ready.expert is not None:
+        io.write_labels(folder / str(files["reference_seg"]), ready.expert, image, dict(ready.victim.labels))
+    if ready.roi is not None:
+        io.write_labels(folder / str(files["roi"]), ready.roi.astype(np.uint8), image)
+    return files
+
+
+def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | None]:
+    """The files of a result, beside result.json and report.html, by what they hold."""
+    suffix = io.writable_format(image)
+    return {
+        "adversarial": f"adversarial{'' if io.has_room_for_notice(suffix) else '_NOT_FOR_CLINICAL_USE'}{suffix}",
+        "clean_seg": "clean_seg.nii.gz",
+        "adversarial_seg": "adversarial_seg.nii.gz",
+        "difference_seg": "difference_seg.nii.gz",
+        "perturbation": "perturbation.nii.gz",
+        "reference_seg": "reference_seg.nii.gz" if expert else None,
+        "roi": "roi.nii.gz" if roi else None,
+    }
+
+
+def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
+    """δ in the scan's unit: whole steps as int16 where the source is integer, float64 (exact) otherwise."""
+    if image.step == 1.0 and np.abs(delta).max(initial=0) < 2**15:
+        return Volume(delta, image.affine, image.unit, np.dtype(np.int16), format=".nii.gz")
+    return Volume(delta, image.affine, image.unit, np.dtype(np.float64), format=".nii.gz")
+
+
+def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -> Volume:
+    """The perturbed scan of a result folder, as the file holds it."""
+    return io.read_volume(folder / str(files["adversarial"]), unit=unit)
+
+
+def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
+    """Write the segmentations before and after, and where they differ."""
+    labels = dict(victim.labels)
+    io.write_labels(folder / "clean_seg.nii.gz", measured.clean_seg, image, labels)
+    io.write_labels(folder / "adversarial_seg.nii.gz", measured.adversarial_seg, image, labels)
+    difference = difference_map(measured.clean_seg, measured.adversarial_seg)
+    io.write_labels(folder / "difference_seg.nii.gz", difference, image, {"lost": 1, "gained": 2, "relabelled": 3})
+
+
+def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str, Any]:
+    """Everything of result.json but files, effort and warnings."""
+    found = settled(ready.job, ready.attack.parameters, ready.victim, ready.image, measured)
+    found["source"]["sha256"] = ready.source_sha256 or None
+    untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
+    found["image_metrics"]["uninfluential_fraction"] = untouched
+    return {**history(ready, outcome), **found, "margin": None, "precision": None}
+
+
+def history(ready: Ready, outcome: Outcome) -> dict[str, Any]:
+    """How a perturbed scan came about: what result.json says that isn't measured on files."""
+    names = {value: name for name, value in ready.victim.labels.items()}
+    return {
+        **identity(ready.job, ready.attack.parameters, ready.victim, ready.image),
+        "surrogates": [
+            {"name": model.name, "spec": spec, "sha256": model.sha256}
+            for model, spec in zip(ready.surrogates, ready.job.surrogate, strict=True)
+        ],
+        "crafted_on": [{"sha256": digest} for digest in ready.crafted_on_sha256],
+        "members": [member.describe(names) for member in outcome.members] or None,
+        "trace": [step.describe(names) for step in outcome.trace],
+        "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
+        "stopped_early": None
+        if outcome.stopped is None
+        else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
+        "versions": versions(),
+        "device": str(ready.victim.device),
+        "threads": torch.get_num_threads(),
+        "seed": ready.job.seed,
+        "force": ready.job.force,
+    }
+
+
+def identity(job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume) -> dict[str, Any]:
+    """Which attack, which model, which scan."""
+    recipe = recipes.get(job.attack)
+    return {
+        "notice": ADVERSARIAL_NOTICE,
+        "attack": {
+            "name": recipe.name,
+            "title": recipe.title,
+            "parameters": {**parameters, "goal": job.goal, "target": list(job.target)},
+            "paper": recipe.paper,
+            "deviations": list(recipe.deviations),
+            "own_budget": recipe.own_budget(parameters),
+        },
+        "victim": {**victim.describe(), "spec": job.victim, "sha256": victim.sha256},
+        "source": {
+            "format": image.format,
+            "dtype": str(image.dtype),
+            "shape": list(image.shape),
+            "spacing_mm": list(image.spacing),
+            "sizes": image.sizes,
+            "unit": image.unit,
+        },
+    }
+
+
+def settled(
+    job: Job, parameters: Mapping[str, Any], victim: Victim, image: Volume, measured: Measurement
+) -> dict[str, Any]:
+    """The parts of result.json that its files, the model and the installed recipe determine; `verify` recomputes
+    them."""
+    return {
+        "schema": SCHEMA,
+        **identity(job, parameters, victim, image),
+        **measured.numbers,
+        "image_metrics": {
+            **measured.numbers["image_metrics"],
+            "unreachable_fraction": float(1 - victim.on(image).grid.reach.mean()),
+        },
+        "window_batch": victim.window.batch,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computed this: the versions of perturbox, Python and the packages that touch the numbers."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "monai", "numpy", "SimpleITK", "nibabel")}
+    return {"perturbox": perturbox.__version__, "python": platform.python_version(), **packages}

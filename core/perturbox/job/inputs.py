@@ -1,0 +1,248 @@
+"""What the user asked for, and the same with every input read and checked against each other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Step
+from perturbox.io.files import sha256
+from perturbox.load import load_victim
+from perturbox.model.victim import Victim
+from perturbox.types import Case, InputError, Volume
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
+
+    steps: None for the attack's own default. capped: whether the user gave eps; to attacks with a budget of their own
+    it means nothing otherwise. surrogate: models to craft the attack on; the victim is then asked for its predictions
+    alone.
+    """
+
+    image: str
+    victim: str = "ct-organs"
+    attack: str = recipes.DEFAULT
+    eps: float = 4.0
+    norm: str = "linf"
+    steps: int | None = None
+    goal: str = "change"
+    target: tuple[str, ...] = ()
+    label: str | None = None
+    label_map: str | None = None
+    roi: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    force: bool = False
+    capped: bool = False
+    surrogate: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("target", "surrogate"):  # JSON knows no tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A job whose every input was read and checked.
+
+    expert: the expert's label map "*s" in the victim's values; outlined: names of the structures it says anything
+    about; both None without one. others: scans a universal attack is crafted on.
+    """
+
+    job: Job
+    victim: Victim
+    image: Volume
+    goal: Goal
+    expert: np.ndarray | None
+    outlined: tuple[str, ...] | None
+    roi: np.ndarray | None
+    attack: Attack
+    recipe: recipes.Recipe
+    warnings: list[str]
+    source_sha256: str
+    surrogates: tuple[Victim, ...] = ()
+    others: tuple[Volume, ...] = ()
+
+    @cached_property
+    def crafted_on_sha256(self) -> list[str]:
+        """Hashes of the files a universal attack is crafted on."""
+        return [sha256(Path(path)) for path in self.attack.crafted_on]
+
+    @property
+    def eps(self) -> float | None:
+        """The limit of the change; None where nothing but the attack's own budget limits it."""
+        return self.job.eps if self.recipe.own is None or self.job.capped else None
+
+    def reference(self, clean_seg: np.ndarray) -> np.ndarray:
+        """The label map an attack leads away from: the clean prediction, or the expert's outlines on top of it.
+
+        An outline of some structures says nothing of the rest, so the prediction of those stands where it has nothing.
+        """
+        if self.expert is None or self.outlined is None:
+            return clean_seg
+        rest = [value for name, value in self.victim.structures.items() if name not in self.outlined]
+        return np.where((self.expert == 0) & np.isin(clean_seg, rest), clean_seg, self.expert)
+
+    def present_goal(self, clean_seg: np.ndarray) -> Goal:
+        """The goal on what the scan holds; raises InputError as `present_targets`."""
+        return present_targets(self.goal, clean_seg, self.victim, self.job.target, self.expert)
+
+
+@dataclass
+class Listener:
+    """Where a job tells how it goes: say(sentence), step(Step); and where it asks whether to stop."""
+
+    say: Callable[[str], None] = lambda text: None
+    step: Callable[[Step], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None) -> Ready:
+    """Read and check everything a job needs; `image` and `victim` stand in for what the job names where the caller has
+    loaded them already.
+
+    Raises InputError for any input that can't be used.
+    """
+    recipe = recipes.get(job.attack)
+    eps = job.eps if recipe.own is None or job.capped else None
+    attack = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+    victim, image, warnings, digest = load_inputs(job, image, victim)
+    if image.dims not in recipe.dims:
+        raise InputError(
+            f"{recipe.name} works on {' and '.join(f'{d}D' for d in recipe.dims)} images, this one is {image.dims}D."
+        )
+    goal = Goal.parse(job.goal, job.target, victim.labels)
+    expert = read_expert(job.label, job.label_map, image, victim, warnings) if job.label else None
+    outlined = None if expert is None else outlined_by(expert, job.label_map, victim)
+    roi = io.read_mask(job.roi, image, warnings) if job.roi else None
+    Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
+    if eps is not None and job.norm == "linf":
+        require_room_for_a_step(eps, image)
+    surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
+    for model in surrogates or (victim,):
+        model.on(image)
+        for part in attack.parts():
+            if part.check is not None:
+                part.check(model, image)
+    others = scans_to_craft_on(attack, victim, image, job.seed)
+    for scan in others:
+        for model in surrogates or (victim,):
+            model.on(scan)
+    if job.steps not in (None, attack.steps) and not attack.members:
+        warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
+    return Ready(job, victim, image, goal, expert, outlined, roi, attack, recipe, warnings, digest, surrogates, others)
+
+
+def require_room_for_a_step(eps: float, image: Volume) -> None:
+    """Raises InputError where the file can't store any change as small as eps."""
+    step = image.step or 0.0
+    if 0 < eps < step * (1 - 1e-6):
+        unit = f" {image.unit}" if image.unit == "HU" else ""
+        raise InputError(
+            f"The scan's file stores steps of {step:g}{unit}, so it can't hold any change up to {eps:g}{unit}; "
+            f"set the limit (eps) to {step:g} or more, or give a scan with finer steps."
+        )
+
+
+def scans_to_craft_on(attack: Attack, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
+    """The scans of a universal attack, read or made; raises InputError where the case is one of them, or where they are
+    of another kind than the case."""
+    channels = None if attack.make_scans else victim.channels
+    read = [io.read_volume(Path(path), unit=victim.unit, channels=channels) for path in attack.crafted_on]
+    for path, scan in zip(attack.crafted_on, read, strict=True):
+        if np.array_equal(scan.data, image.data):
+            raise InputError(
+                f"{path} is the scan that {attack.name} is to be tried on; leave it out, for what is crafted on a scan "
+                "says nothing of how it does on others."
+            )
+    if attack.make_scans:
+        return tuple(attack.make_scans(victim, image, read, torch.Generator().manual_seed(seed)))
+    for path, scan in zip(attack.crafted_on, read, strict=True):
+        if scan.dims != image.dims:
+            raise InputError(
+                f"{path} is {scan.dims}D and the scan to attack {image.dims}D; craft on scans of its kind."
+            )
+    return tuple(read)
+
+
+def load_inputs(
+    job: Job, image: Volume | None = None, victim: Victim | None = None
+) -> tuple[Victim, Volume, list[str], str]:
+    """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
+    victim = victim or load_victim(job.victim, job.device)
+    digest = ""
+    if image is None:
+        path = Path(job.image)
+        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
+        digest = sha256(path)
+    warnings = [*image.notes, *(io.check_hu(image, job.force) if victim.unit == "HU" else [])]
+    victim.on(image)  # refuses other dimensions and channels
+    return victim, image, warnings, digest
+
+
+def read_expert(
+    path: str, label_map: str | None, image: Volume, victim: Victim, notes: list[str] | None = None
+) -> np.ndarray:
+    """A reference label map in the victim's values; label_map "liver=5,bone=25+26" says which values of the file are
+    which structure. notes: as in `io.read_labels`."""
+    if label_map is None:
+        return io.read_labels(path, image, set(victim.labels.values()), notes)
+    raw = io.read_labels(path, image, notes=notes)
+    mapped = np.zeros_like(raw)
+    for part in label_map.split(","):
+        name, equals, values = part.partition("=")
+        try:
+            numbers = [int(value) for value in values.split("+")]
+        except ValueError:
+            numbers = []
+        if not equals or not numbers:
+            raise InputError(f"'{part}' in --label-map isn't understood; write liver=5,bone=25+26.")
+        if name not in victim.structures:
+            raise InputError(
+                f"--label-map names '{name}', which {victim.name} doesn't know; it has {', '.join(victim.structures)}."
+            )
+        mapped[np.isin(raw, numbers)] = victim.labels[name]
+    return mapped
+
+
+def outlined_by(expert: np.ndarray, label_map: str | None, victim: Victim) -> tuple[str, ...]:
+    """Names of the structures an expert's label map "*s" (in the victim's values) says anything about: those it holds,
+    and those that label_map names, for there the expert looked and found none."""
+    named = {part.partition("=")[0] for part in label_map.split(",")} if label_map else set()
+    held = set(np.unique(expert).tolist())
+    return tuple(name for name, value in victim.structures.items() if value in held or name in named)
+
+
+def present_targets(
+    goal: Goal, clean_seg: np.ndarray, victim: Victim, named: tuple[str, ...], expert: np.ndarray | None = None
+) -> Goal:
+    """The goal on the structures this scan holds, by the expert's label map if there is one, else by the clean
+    prediction; raises InputError where a named one is missing or none is there."""
+    found = goal.present(clean_seg if expert is None else expert)
+    names = {value: name for name, value in victim.labels.items()}
+    missing = [names[value] for value in goal.targets if value not in found.targets]
+    if found.targets and not (named and missing):
+        return found
+    if expert is not None:
+        lacks = f"has no {' and no '.join(missing)}" if named else f"holds none of {', '.join(victim.structures)}"
+        held = [name for name in missing if (clean_seg == victim.labels[name]).any()]
+        model = f", though the model found {' and '.join(held)}" if held else ""
+        raise InputError(
+            f"The label {lacks}{model}; check what its values mean (--label-map), choose structures that it outlines, "
+            "or leave --label out to compare with the model's own clean prediction."
+        )
+    if named:
+        raise InputError(f"The model found no {' and no '.join(missing)} in this scan; choose other structures.")
+    raise InputError("The model found none of its structures in this scan; is it the right body part and model?")

@@ -1,0 +1,391 @@
+"""Robustness margin: the smallest limit at which an attack was found that breaks a structure, judged on the saved file.
+
+The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once.
+Structures that held then get an attack of their own, and each gap between the largest limit tried in vain and the
+smallest that broke is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
+smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
+and the smallest break of all counts. What is reported is an upper bound ("<= 2"), the largest change measured in a file
+that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import Attack
+from perturbox.attacks.budget import middle_limit
+from perturbox.attacks.outcome import Outcome, Step
+from perturbox.attacks.runner import run
+from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
+from perturbox.job.execute import (
+    Job,
+    Listener,
+    Ready,
+    conclude,
+    prepare,
+    present_targets,
+    reported,
+    room,
+    save,
+    versions,
+    write_adversarial,
+)
+from perturbox.job.trials import MEANING, SCHEMA, Trial, folder_name
+from perturbox.judge import metrics
+from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.record import begin, finishing, write_json
+from perturbox.model.victim import BoundVictim, Victim, as_input
+from perturbox.plain import to_json
+from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
+
+
+def find_margin(
+    job: Job,
+    out: Path,
+    max_eps: float = 32.0,
+    listener: Listener | None = None,
+    victim: Victim | None = None,
+    image: Volume | None = None,
+) -> dict[str, Any]:
+    """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
+    `out`.
+
+    victim, image: as in `job.prepare`. Raises InputError for bad input, as an attack does, and if the job's norm isn't
+    linf.
+    """
+    require_new_folder(out)
+    if job.norm != "linf" or job.goal != "change":
+        raise InputError(
+            "The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are."
+        )
+    if not 0 < max_eps < np.inf:
+        raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
+    steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
+    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), image, victim)
+    listener = listener or Listener()
+    with new_folder(out, bytes=room(ready.image)) as draft:
+        found = _Search(ready, max_eps, listener)
+        found.search()
+        free_room(draft)
+        found.save(draft)
+    with finishing(out):
+        found.measure(out)
+        margin = to_json(found.document())
+        assert isinstance(margin, dict)
+        margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
+        write_json(out / "margin.json", margin)
+    failed = [sentence for folder in found.witnesses.values() for sentence in reported(out / folder, listener)]
+    return {**margin, "warnings": margin["warnings"] + failed}
+
+
+class _Search:
+    """The trials so far and how to make one more."""
+
+    def __init__(self, ready: Ready, max_eps: float, listener: Listener):
+        self.ready, self.listener, self.max_eps = ready, listener, max_eps
+        self.step = ready.image.step or max_eps / 64
+        self.effort = Effort()
+        listener.say("Segmenting the original scan")
+        self.clean_seg = ready.victim.predict(ready.image, self.effort)
+        # Every break is one against the victim's own clean prediction, whatever an expert says.
+        self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
+        self.names = {value: name for name, value in ready.victim.labels.items()}
+        self.clean_rows = self._rows(self.clean_seg)
+        self.noise: dict[str, Any] = scan_noise(
+            ready.image.data, self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
+        )
+        listener.say("Measuring the benign floor")
+        ask = Asking(ready.victim, self.effort)
+        self.floor = benign_floor(ready.image, ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
+        self.about_floor = ask.notes
+        self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
+        with torch.no_grad():
+            prediction = ready.victim.decide(self.bound(as_input(ready.image, ready.victim.device)))
+        self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
+        self.member: int | None = None
+        self.began = 0  # index of this member's first trial
+        self.trials: list[Trial] = []
+        self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
+        self.structures: dict[str, Any] = {}
+        self.witnesses: dict[Trial, str] = {}
+
+    def search(self) -> None:
+        """The whole search; of an attack made of others, one for each of them that knows nothing of the rest, so that
+        the bound is never above the one that any of them finds alone."""
+        members = self._attack(self.max_eps).members if self.ready.attack.keep != "smallest" else ()
+        for self.member in range(len(members)) if members else (None,):
+            self.began = len(self.trials)
+            if self._attack(self.max_eps).keep != "smallest":  # otherwise the attack itself seeks the smallest change
+                self.climb()
+            self.aim()
+            self.bisect()
+        self.member, self.began = None, 0
+
+    def climb(self) -> None:
+        """Double the limit from one step; each joint attack starts from the one before."""
+        eps = self.step
+        start = None
+        while not self.listener.stop():
+            eps = min(eps, self.max_eps)
+            start = self._try(eps, self.goal.targets, start).delta
+            if eps >= self.max_eps or all(self._smallest_break(value) is not None for value in self.goal.targets):
+                return
+            eps *= 2
+
+    def aim(self) -> None:
+        """An attack of its own, at the largest limit, for each structure that held against the joint ones."""
+        for value in self.goal.targets:
+            if self._smallest_break(value) is None and not self.listener.stop():
+                self._try(self.max_eps, (value,), None)
+
+    def bisect(self) -> None:
+        """Narrow each gap to one storage step with attacks aimed at that structure alone."""
+        for value in self.goal.targets:
+            while (broken := self._smallest_break(value)) is not None and not self.listener.stop():
+                held = self._largest_vain(value, broken.linf)
+                if (middle := middle_limit(held, broken.linf, self.step)) is None:
+                    break
+                self._try(middle, (value,), self.found[broken].delta)
+
+    def save(self, folder: Path) -> None:
+        """Write each file that broke something into a folder of its own."""
+        self.structures, self.witnesses = self._bounds()
+        begin(folder, to_json(self.document()))
+        for trial, name in self.witnesses.items():
+            save(folder / name, self._ready_for(trial), self.found[trial])
+
+    def measure(self, folder: Path) -> None:
+        """Complete the folders that `save` wrote."""
+        for trial, name in self.witnesses.items():
+            names = [structure for structure, row in self.structures.items() if row["witness"] == name]
+            self.listener.say(f"Measuring the break of {' and '.join(names)} at {trial.linf:g}")
+            with finishing(folder / name):
+                conclude(
+                    self._ready_for(trial),
+                    dataclasses.replace(self.goal, targets=trial.aimed, named=True),
+                    self.found[trial],
+                    self.clean_seg,
+                    self.effort,
+                    folder / name,
+                    self.listener,
+                    replayable=False,
+                    margin=self.structures,
+                )
+
+    def _ready_for(self, trial: Trial) -> Ready:
+        """The attack of one trial, as its own result folder records it."""
+        aimed = tuple(self.names[value] for value in trial.aimed)
+        job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
+        return dataclasses.replace(self.ready, attack=self._attack(trial.eps), job=job, expert=None, outlined=None)
+
+    def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
+        """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
+        smallest = {self.names[value]: self._smallest_break(value) for value in self.goal.targets}
+        folders = {
+            trial: folder_name([name for name, other in smallest.items() if other is trial], trial.linf)
+            for trial in smallest.values()
+            if trial is not None
+        }
+        sigma = self.noise["sigma"]
+        structures: dict[str, Any] = {}
+        for value, (name, trial) in zip(self.goal.targets, smallest.items(), strict=True):
+            row: dict[str, Any]
+            if trial is None:
+                reason = self._untested(value)
+                tests = [t for t in self.trials if not t.untested[name]]
+                words = [t.verdicts[name] for t in tests]
+                row = {
+                    "verdict": "not-tested" if reason else min(words, key=metrics.VERDICTS.index),
+                    "reason": reason,
+                    "breaks_at": None,
+                    "above": None if reason else max(t.eps for t in tests),
+                    "used": max((t.linf for t in tests if value in t.aimed), default=None),
+                    "limit": None,
+                    "witness": None,
+                    "in_sigma": None,
+                }
+            else:
+                row = {
+                    "verdict": trial.verdicts[name],
+                    "reason": None,
+                    "breaks_at": trial.linf,
+                    "above": self._largest_vain(value, trial.linf),
+                    "used": trial.linf,
+                    "limit": metrics.limit_of(trial.verdicts[name]),
+                    "witness": folders[trial],
+                    "in_sigma": trial.linf / sigma if sigma else None,
+                }
+            structures[name] = row
+        return structures, folders
+
+    def document(self) -> dict[str, Any]:
+        """What margin.json says."""
+        job = self.ready.job
+        return {
+            "schema": SCHEMA,
+            "notice": ADVERSARIAL_NOTICE,
+            "meaning": MEANING,
+            "unit": self.ready.image.unit,
+            "noise": self.noise,
+            "benign": {"dice": self.floor},
+            "limits": dataclasses.asdict(metrics.Limits()),
+            "structures": self.structures,
+            "attack": {
+                "name": self.ready.recipe.name,
+                "parameters": self.ready.attack.parameters,
+                "paper": self.ready.recipe.paper,
+            },
+            "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
+            "source": {
+                "sha256": self.ready.source_sha256 or None,
+                "shape": list(self.ready.image.shape),
+                "sizes": self.ready.image.sizes,
+            },
+            "max_eps": self.max_eps,
+            "seed": job.seed,
+            "trials": [
+                {
+                    "eps": t.eps,
+                    "aimed": [self.names[v] for v in t.aimed],
+                    "linf": t.linf,
+                    "broken": {name: metrics.limit_of(word) for name, word in t.verdicts.items()},
+                }
+                for t in self.trials
+            ],
+            "stopped_early": self.listener.stop(),
+            "effort": {
+                "forwards": self.effort.forwards,
+                "backwards": self.effort.backwards,
+                "model_calls": self.effort.model_calls,
+            },
+            "versions": versions(),
+            "warnings": [
+                *self.ready.warnings,
+                *self._about_a_budget_of_its_own(),
+                *self.effort.notes,
+                *self.about_floor,
+                *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
+                *self._about_trials(),
+            ],
+            "surrogates": [
+                {"name": model.name, "spec": spec, "sha256": model.sha256}
+                for model, spec in zip(self.ready.surrogates, job.surrogate, strict=True)
+            ],
+        }
+
+    def _untested(self, value: int) -> str | None:
+        """Why a structure that held was not tested, None where an attack tested it. One that aimed at several may have
+        had its gradient from the others, so what aimed at it alone decides."""
+        name = self.names[value]
+        aimed = [t for t in self.trials if t.aimed == (value,)] or [t for t in self.trials if value in t.aimed]
+        reasons = [t.untested[name] for t in aimed]
+        if not reasons:
+            return "The search was stopped before an attack aimed at it."
+        return None if None in reasons else reasons[-1]
+
+    def _about_trials(self) -> list[str]:
+        """What the attacks of the search couldn't use, each kind once."""
+        said = []
+        for kind in dict.fromkeys(kind for trial in self.trials for kind in trial.notes):
+            trials = [trial for trial in self.trials if kind in trial.notes]
+            last = trials[-1]
+            said.append(f"{len(trials)} of {len(self.trials)} attacks, the last at {last.eps:g}: {last.notes[kind]}")
+        return said
+
+    def _about_a_budget_of_its_own(self) -> list[str]:
+        """What a margin of eps means for an attack that something else limits."""
+        own = self.ready.recipe.own_budget(self.ready.attack.parameters)
+        if own is None:
+            return []
+        unit = f" {own['unit']}" if own["unit"] else ""
+        return [
+            f"{self.ready.recipe.name} is limited by {own['parameter']} {own['value']:g}{unit} as well: this is the "
+            "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
+        ]
+
+    def _attack(self, eps: float) -> Attack:
+        job = self.ready.job
+        attack = self.ready.recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+        return attack if self.member is None else attack.members[self.member]
+
+    def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Outcome:
+        """Attack at one limit and judge what a saved and re-read file of it does."""
+        self.listener.say(f"Limit {eps:g}: {', '.join(self.names[value] for value in aimed)}")
+        goal = dataclasses.replace(self.goal, targets=aimed, named=len(aimed) == 1)
+        case = Case(self.ready.image, roi=self.ready.roi)
+
+        def lost(step: Step) -> bool:
+            return all(dice is None or dice < self._goal_dice(value) for value, dice in step.dice.items())
+
+        outcome = run(
+            self._attack(eps),
+            self.bound,
+            case,
+            self.clean_seg,
+            goal,
+            seed=self.ready.job.seed,
+            start=start,
+            surrogates=[model.on(self.ready.image, self.effort) for model in self.ready.surrogates],
+            others=self.ready.others,
+            on_step=self.listener.step,
+            stop=self.listener.stop,
+            enough=lost,
+        )
+        trial = self._judge(eps, aimed, outcome)
+        self.trials.append(trial)
+        self.found[trial] = outcome
+        needed = [self._smallest_break(value) for value in self.goal.targets]
+        needed += [self._smallest_break(value, of_all=True) for value in self.goal.targets]
+        self.found = {trial: outcome for trial, outcome in self.found.items() if trial in needed}
+        return outcome
+
+    def _goal_dice(self, value: int) -> float:
+        """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up, as a
+        share of what the clean scan has there."""
+        floor = self.floor[self.names[value]]
+        return (min(metrics.Limits().dice, 1.0 if floor is None else floor) - 0.01) * (self.live[value] or 0.0)
+
+    def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
+        with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
+            file = write_adversarial(Path(folder), self.ready.image, outcome)
+            saved = io.read_volume(file, unit=self.ready.image.unit)
+        linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
+        found = self.ready.victim.look(saved, self.effort)
+        segmentation, undecided = found.against(self.clean_seg)
+        rows, notes = self._rows(segmentation), dict(outcome.notes)
+        if found.undefined is not None:
+            notes["saved"] = said_of_undefined("the saved scan", self.ready.victim, found.undefined)
+        verdicts, untested, image = {}, {}, self.ready.image
+        for value in self.goal.targets:
+            name = self.names[value]
+            untested[name] = outcome.untested or (notes["saved"] if value in undecided else None)
+            failed = metrics.failed_slices(self.clean_seg == value, segmentation == value, image.voxel_size)
+            kept = (self.clean_rows[name], rows[name], failed, self.floor[name])
+            verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
+        return Trial(eps, aimed, linf, verdicts, untested, notes)
+
+    def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
+        victim, image = self.ready.victim, self.ready.image
+        return metrics.structures(segmentation, self.clean_seg, victim.labels, image.ruler, image.voxel_size)
+
+    def _smallest_break(self, value: int, of_all: bool = False) -> Trial | None:
+        """Of this member's trials, or of all."""
+        name = self.names[value]
+        trials = self.trials if of_all else self.trials[self.began :]
+        return min((t for t in trials if t.breaks(name)), key=lambda t: t.linf, default=None)
+
+    def _largest_vain(self, value: int, below: float) -> float:
+        """The largest limit under `below` at which an attack that aimed at this structure did not break it, else 0."""
+        name = self.names[value]
+        return max(
+            (t.eps for t in self.trials[self.began :] if value in t.aimed and not t.breaks(name) and t.eps < below),
+            default=0.0,
+        )

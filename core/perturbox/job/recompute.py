@@ -1,0 +1,310 @@
+"""What a result folder's files, the model it names and the installed recipe give anew, beside what result.json says."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import perturbox
+from perturbox import io
+from perturbox.attacks import recipes
+from perturbox.attacks.attack import own_draw
+from perturbox.attacks.budget import Budget, BudgetViolated
+from perturbox.attacks.goals import Goal
+from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
+from perturbox.job.compare import RECORDED, as_known, differences, leaves, only_recorded, with_recorded
+from perturbox.job.execute import Job, Listener, file_names, present_targets, settled
+from perturbox.judge import checks
+from perturbox.judge.measure import measure
+from perturbox.judge.metrics import difference_map
+from perturbox.judge.record import file_of, inside, required_file
+from perturbox.judge.summary import summarise
+from perturbox.load import load_victim, runs_code
+from perturbox.model.victim import Victim
+from perturbox.plain import to_json
+from perturbox.report import rebuild, same_page
+from perturbox.types import Case, InputError, Volume
+
+# Words that another version of perturbox may say otherwise; a difference is no fault of the folder then.
+WORDS = ("attack.title", "attack.paper", "attack.deviations", "victim.title", "victim.licence", "victim.limits",
+         "victim.intended_use", "victim.training_data")  # fmt: skip
+# All that schema 1 was checked by.
+FIRST_SCHEMA = ("reference", "budget", "noise", "metrics", "verdicts", "success", "control", "slices", "image_metrics")
+IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what desktops leave in folders
+
+
+@dataclass
+class Findings:
+    """What doesn't hold, a line each; what is to be said beside it; and how many leaves and files were looked at."""
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    recomputed: int = 0
+    recorded: int = 0
+    files: int = 0
+
+    def add(self, other: "Findings", place: str) -> None:
+        """What was found in a part of the folder."""
+        self.problems += [f"{place}: {line}" for line in other.problems]
+        self.notes += [f"{place}: {line}" for line in other.notes]
+        self.recomputed += other.recomputed
+        self.recorded += other.recorded
+        self.files += other.files
+
+
+def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
+    """(clean, adversarial): the clean scan is the adversarial one minus the perturbation, exactly."""
+    unit = result["source"]["unit"]
+    adversarial = io.read_volume(required_file(folder, result, "adversarial"), unit=unit)
+    delta = io.read_volume(required_file(folder, result, "perturbation"), unit=unit, allow_constant=True)
+    if delta.data.shape != adversarial.data.shape or not delta.same_grid(adversarial):
+        raise InputError(f"'{folder}': the perturbation doesn't lie on the scan's grid; copy the whole result folder.")
+    data = adversarial.data.astype(np.float64) - delta.data
+    return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
+
+
+def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
+    """The job a result.json records, without its files."""
+    parameters = dict(result["attack"]["parameters"])
+    recipe = recipes.get(result["attack"]["name"])
+    settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
+    return dataclasses.replace(
+        Job(
+            image="",
+            victim=result["victim"]["spec"],
+            attack=recipe.name,
+            eps=Job.eps if parameters["eps"] is None else parameters["eps"],
+            capped=parameters["eps"] is not None,
+            norm=parameters["norm"],
+            steps=parameters["steps"],
+            goal=parameters["goal"],
+            target=tuple(parameters["target"]),
+            settings=settings,
+            seed=result["seed"],
+            device=result["device"],
+            force=result["force"],
+            surrogate=tuple(model["spec"] for model in result["surrogates"]),
+        ),
+        **changes,
+    )
+
+
+def require_trust(folder: Path, job: Job, trust: bool) -> None:
+    """Raise InputError if the record names Python code that lies in the folder itself: it runs as soon as it is loaded,
+    and a folder may come from anywhere. Code elsewhere on this machine is the user's own."""
+    folder = folder.resolve()
+    came = folder.parent if (folder.parent / "margin.json").is_file() else folder
+    for spec in (job.victim, *job.surrogate):
+        if runs_code(spec) and not trust and came in Path(spec.rpartition(":")[0]).resolve().parents:
+            raise InputError(
+                f"This result names '{spec}' as a model: Python code that came with the folder and runs with your "
+                "rights; read it, then add `--trust`."
+            )
+
+
+def recompute(
+    folder: Path, result: Mapping[str, Any], listener: Listener, trust: bool = False, victim: Victim | None = None
+) -> Findings:
+    """Everything that can be recomputed of a result folder, compared with what it says.
+
+    Raises InputError where nothing could be, or the model's weights aren't those of the result.
+    """
+    found = check_files(folder, result)
+    try:
+        _recompute(folder, result, listener, trust, victim, found)
+    except InputError as error:
+        if not found.problems:
+            raise
+        found.problems.append(f"The numbers could not be recomputed: {error}")
+    return found
+
+
+def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
+    """Whether the folder holds the files it was saved with; others are only named, as a scan may lie beside them."""
+    found, listed = Findings(), {"result.json", "report.html", *IGNORED}
+    for name, entry in result["files"].items():
+        if entry is None:
+            continue
+        listed.add(entry["path"])
+        found.files += "upgraded_from" not in result
+        try:
+            path = inside(folder, entry["path"])
+        except InputError as error:
+            found.problems.append(f"files.{name}: {error}")
+            continue
+        if not path.is_file():
+            found.problems.append(f"{entry['path']}: is missing; copy the whole result folder")
+        elif "upgraded_from" in result:
+            continue
+        elif entry.get("sha256") != sha256(path):
+            found.problems.append(f"{entry['path']}: isn't the file that was saved (its SHA-256 is another)")
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
+    found.notes += [f"{name} isn't part of this result and wasn't looked at." for name in strangers]
+    return found
+
+
+def _recompute(
+    folder: Path,
+    result: Mapping[str, Any],
+    listener: Listener,
+    trust: bool,
+    victim: Victim | None,
+    found: Findings,
+) -> None:
+    job, parameters = job_of(result), result["attack"]["parameters"]
+    clean, adversarial = read_scans(folder, result)
+    if victim is None:
+        require_trust(folder, job, trust)
+        listener.say(f"Loading the model {job.victim}")
+        victim = load_victim(job.victim, job.device)
+    if victim.sha256 != result["victim"]["sha256"]:
+        raise InputError(
+            f"'{victim.name}' has other weights here than when this result was made; use the same version."
+        )
+    torch.set_num_threads(result["threads"])
+    expert, roi = file_of(folder, result, "reference_seg"), file_of(folder, result, "roi")
+    expert = io.read_labels(expert, clean) if expert else None
+    roi = io.read_mask(roi, clean) if roi else None
+    clean_seg = victim.predict(clean)
+    goal = Goal.parse(job.goal, job.target, victim.labels)
+    goal = present_targets(goal, clean_seg, victim, job.target, expert)
+    built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
+    measured = measure(
+        clean,
+        adversarial,
+        victim,
+        goal,
+        eps=parameters["eps"],
+        norm=job.norm,
+        expert=expert,
+        outlined=result["outlined"],
+        roi=roi,
+        seed=job.seed,
+        clean_seg=clean_seg,
+        own_draw=own_draw(built, Case(clean, roi=roi), victim),
+        untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
+        say=listener.say,
+    )
+    maps = {
+        "clean_seg": (measured.clean_seg, "the model's prediction"),
+        "adversarial_seg": (measured.adversarial_seg, "the model's prediction"),
+        "difference_seg": (
+            difference_map(measured.clean_seg, measured.adversarial_seg),
+            "where the predictions differ",
+        ),
+    }
+    for name, (labels, meaning) in maps.items():
+        file = required_file(folder, result, name)
+        wrong = int((io.read_labels(file, clean) != labels).sum())
+        if wrong:
+            many = f"{wrong} voxels aren't" if wrong > 1 else "1 voxel isn't"
+            found.problems.append(f"{file.name}: {many} {meaning}")
+    found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job.norm)
+
+    first = "upgraded_from" in result
+    source = dataclasses.replace(clean, format=result["source"]["format"], unit=_unit(result, adversarial, victim))
+    numbers = to_json(settled(job, {**built.parameters, **parameters}, victim, source, measured))
+    assert isinstance(numbers, dict)
+    numbers["replayable"] = result["margin"] is None
+    numbers["summary"] = to_json(summarise({**result, **numbers}))
+    names = file_names(source, expert=expert is not None, roi=roi is not None)
+    numbers["files"] = {
+        name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}
+        for name, file in names.items()
+    }
+    told = with_recorded({**numbers, "warnings": result["warnings"]}, result, RECORDED)
+    if first:
+        result, told = _as_first(result), _as_first(told, like=result)
+        told = as_known(told, result)
+    found.recomputed = sum(not only_recorded(place) for place in leaves(dict(result)))
+    found.recorded = sum(only_recorded(place) for place in leaves(dict(result)))
+    for line in differences(dict(result), told, ""):
+        _note(found, line, result, line.startswith(WORDS))
+    if first:
+        found.notes.append(
+            "This folder is of schema perturbox-result/1, without hashes: its scans, label maps and numbers were "
+            "recomputed; warnings, report and descriptions were not compared."
+        )
+        return
+    _compare_warnings(result, told, io.check_hu(clean, job.force) if victim.unit == "HU" else [], found)
+    _compare_report(folder, result, found)
+
+
+def _note(found: Findings, line: str, result: Mapping[str, Any], words: bool) -> None:
+    """A difference is a problem, unless it is one of words that another version wrote."""
+    made_by = (result.get("versions") or {}).get("perturbox")  # of schema 1 only the numbers are compared
+    if words and made_by != perturbox.__version__:
+        found.notes.append(f"{line} (perturbox {made_by} made this folder, {perturbox.__version__} is installed)")
+    else:
+        found.problems.append(line)
+
+
+def _budget(case: Case, adversarial: Volume, eps: float | None, norm: str) -> Iterator[str]:
+    """Whether the saved file keeps to its limit, its region, the scan's range and storage steps."""
+    clean = case.image
+    on_steps = clean.stored().astype(np.float64) * np.float64(clean.slope) + clean.intercept
+    if not np.array_equal(on_steps.astype(clean.data.dtype), clean.data):
+        yield "perturbation: the original scan that it gives doesn't lie on the file's storage steps"
+    try:
+        Budget.of(case, eps, norm).verify(  # type: ignore[arg-type]
+            torch.from_numpy(adversarial.data)[None], torch.from_numpy(clean.data)[None]
+        )
+    except BudgetViolated as error:
+        yield f"budget: {error}"
+
+
+def _unit(result: Mapping[str, Any], adversarial: Volume, victim: Victim) -> str:
+    """The scan's unit: the model's, and of pictures none. DICOM says whether it is a CT, which its copy can't."""
+    stored = result["source"]["unit"]
+    if result["source"]["format"] == DICOM and stored == "intensity":
+        return stored
+    return victim.unit if adversarial.format not in PHOTOGRAPHS or victim.unit != "HU" else "intensity"
+
+
+def _compare_warnings(result: Mapping[str, Any], told: dict[str, Any], scan: list[str], found: Findings) -> None:
+    """Sentences that follow from the rest must be there; others tell of the run and are only recorded."""
+    due = list(dict.fromkeys([*scan, *checks.warnings(told)]))
+    said = result["warnings"] if isinstance(result["warnings"], list) else []
+    for sentence in due:
+        if sentence not in said:
+            _note(found, f'warnings: lacks "{sentence}"', result, words=True)
+    extra = [sentence for sentence in said if sentence not in due]
+    found.recomputed, found.recorded = found.recomputed - len(extra), found.recorded + len(extra)
+    found.notes += [f'warnings: only recorded, since it tells of the run itself: "{sentence}"' for sentence in extra]
+
+
+def _compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> None:
+    path = inside(folder, "report.html")
+    if not path.exists():
+        found.notes.append("There is no report.html; `perturbox report` writes it.")
+        return
+    try:
+        page = rebuild(folder)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ) as error:  # a record that may come from anywhere
+        told = f": {error}" if isinstance(error, InputError) else ""
+        found.problems.append(f"report.html: no report can be made of this folder{told}")
+        return
+    if not same_page(path, page):
+        line = "report.html: isn't what the rest of this folder gives; `perturbox report` writes it anew"
+        _note(found, line, result, words=True)
+
+
+def _as_first(result: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The numbers of a record that schema 1 determined; like: the record it is compared with."""
+    like = result if like is None else like
+    part = {key: result[key] for key in FIRST_SCHEMA}
+    part["image_metrics"] = {k: v for k, v in part["image_metrics"].items() if k in like["image_metrics"]}
+    if like["metrics"]["against_clean"] is None:  # against an expert it measured nothing else, nor judged by it
+        part["metrics"] = {**part["metrics"], "against_clean": None}
+        del part["verdicts"]
+    return part

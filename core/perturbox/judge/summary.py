@@ -1,0 +1,201 @@
+"""A result in words, from the content of result.json alone: the sentence that every face shows, and its parts.
+
+It is kept in result.json (`summary`), so that readers without this package print it instead of working it out again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perturbox.judge.metrics import BROKEN
+
+CLEARLY = 0.9  # of the limit: a change below that names its own size
+STEADY = 0.05  # chance that lowers no Dice by more than this did nothing
+
+
+# ---------------------------------------------------------------- numbers as one reads them
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """At most `digits` significant digits, no exponent, a true minus sign; "–" for no value."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - int(f"{abs(value):e}".split("e")[1]))
+    text = f"{value:.{decimals}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−")
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """That many decimals, a true minus sign; "–" for no value."""
+    return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
+
+
+def at_least(value: float, decimals: int = 2) -> str:
+    """For "… or above": rounded down, for 0.996 isn't 1.00 or above."""
+    return fixed(math.floor(value * 10**decimals + 1e-9) / 10**decimals, decimals)
+
+
+def at_most(value: float, decimals: int = 2) -> str:
+    """For "by at most …": rounded up."""
+    return fixed(math.ceil(value * 10**decimals - 1e-9) / 10**decimals, decimals)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as one says them: "liver, spleen and kidney"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# ---------------------------------------------------------------- what a structure's numbers are
+
+
+def outlined(record: Mapping[str, Any], name: str) -> bool:
+    """Whether a structure's agreement is with the reference of the result; only what an expert left out has none."""
+    return record["outlined"] is None or name in record["outlined"]
+
+
+def scores(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A structure's row after the attack: with the reference, or with the clean prediction if it wasn't outlined."""
+    rows = record["metrics"]["adversarial" if outlined(record, name) else "against_clean"]
+    return (rows or record["metrics"]["adversarial"])[name]
+
+
+def worst_first(record: Mapping[str, Any]) -> list[str]:
+    """The structures that are there before or after, by what is left of the clean prediction, as their verdicts are."""
+    against, rows = record["metrics"]["against_clean"] or {}, record["metrics"]["adversarial"]
+    dice = {name: (against.get(name) or row)["dice"] for name, row in rows.items()}
+    present = [name for name in rows if record["verdicts"][name] != "absent"]
+    return sorted(present, key=lambda name: 1.0 if dice[name] is None else dice[name])
+
+
+def broken(record: Mapping[str, Any]) -> list[str]:
+    """The structures that broke, worst first."""
+    return [name for name in worst_first(record) if record["verdicts"][name] in BROKEN]
+
+
+def mean_dice(record: Mapping[str, Any], which: str) -> float | None:
+    """With the reference, "clean" or "adversarial": over the targets, or over every structure if none was named."""
+    rows = record["metrics"][which]
+    chosen = record["attack"]["parameters"]["target"] or list(rows)
+    known = [rows[name]["dice"] for name in chosen if rows[name]["dice"] is not None]
+    return sum(known) / len(known) if known else None
+
+
+# ---------------------------------------------------------------- the change
+
+
+def amount(budget: Mapping[str, Any], size: float) -> str:
+    """A size in the budget's norm and unit."""
+    unit = "HU" if budget["unit"] == "HU" else "intensity units"
+    if budget["norm"] == "l2":
+        return f"{number(size)} {unit} RMS"
+    if budget["norm"] == "l0":
+        return f"{number(100 * size)} % of the voxels"
+    return f"{number(size)} {unit}"
+
+
+def size_used(budget: Mapping[str, Any]) -> float:
+    """The size that a headline may credit: the limit, or the change itself where it stayed clearly below."""
+    eps, used = budget["eps"], budget["measured"][budget["norm"]]
+    return used if used < CLEARLY * eps else eps
+
+
+def change(record: Mapping[str, Any]) -> str:
+    """The size that was used and its limit, what the attack's own budget is, and how often the scan's own noise."""
+    budget, sigma = record["budget"], record["noise"]["sigma"]
+    size = size_used(budget)
+    text, about = amount(budget, size), []
+    if size < budget["eps"]:
+        about.append(f"limit {amount(budget, budget['eps'])}")
+    own = record["attack"].get("own_budget")
+    if own is not None and record["attack"]["parameters"]["eps"] is None:
+        about.append(f"{own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''}")
+    if sigma and budget["norm"] == "linf":
+        about.append(f"{number(size / sigma, 2)} × this scan's own noise")
+    return text + (f" ({'; '.join(about)})" if about else "")
+
+
+def effect(record: Mapping[str, Any]) -> str:
+    """What broke, by name; of what the expert didn't outline, that it is compared with the clean prediction."""
+    names = broken(record)
+    if not names:
+        untested = [name for name, word in record["verdicts"].items() if word == "not-tested"]
+        proof = f"but {listed(untested)} could not be tested" if untested else "which is no proof of safety"
+        return f"broke no structure, {proof}"
+    with_expert = [name for name in names if outlined(record, name)]
+    rest = [name for name in names if not outlined(record, name)]
+    parts = [listed(with_expert)] if with_expert else []
+    if rest:
+        parts.append(f"{listed(rest)} (not outlined: compared with the model's own clean prediction)")
+    return f"broke {' and '.join(parts)}"
+
+
+def chance(record: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
+    """What chance alone does, in short and in words, and the Dice it leaves: random draws from the attack's own space,
+    or, where the voxels are its variables, random noise."""
+    if own := record["control"].get("own"):
+        return "Draw", "random draws of the same kind", own["dice"]
+    return "Noise", "random noise of the same size", (record["control"].get("noise") or {}).get("dice") or {}
+
+
+def chance_did(record: Mapping[str, Any]) -> str | None:
+    """What chance alone did to the agreement with the reference; None if that isn't known."""
+    _, said, dices = chance(record)
+    clean = record["metrics"]["clean"]
+    left = {name: dice for name, dice in dices.items() if dice is not None and outlined(record, name)}
+    if not left:
+        return None
+    # What chance alone makes appear has lost all agreement with the nothing that was there.
+    falls = {name: (1.0 if clean[name]["dice"] is None else clean[name]["dice"]) - dice for name, dice in left.items()}
+    worst = max(falls, key=lambda name: falls[name])
+    if falls[worst] > STEADY:
+        return f"{said} alone took {worst} to {fixed(left[worst], 2)}"
+    if record["reference"] == "clean_prediction":
+        return f"{said} left every Dice at {at_least(min(left.values()))} or above"
+    return f"{said} lowered no Dice by more than {at_most(max(falls[worst], 0.0))}"
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """The result in one sentence: the change, against the scan's own noise, what it broke, what chance alone did."""
+    budget, stopped = record["budget"], record["stopped_early"]
+    if isinstance(record["untested"], str) and not stopped and not broken(record):
+        return f"Not tested: {record['untested']}"
+    if not budget["measured"]["linf"]:
+        if stopped:
+            return f"The attack was {stopped}, before anything was found: the saved scan is the original."
+        return (
+            f"No change within {amount(budget, budget['eps'])} was found: the saved scan is the original, which is no "
+            "proof of safety."
+        )
+    sentence = f"A change of at most {change(record)} {effect(record)}"
+    before, after = mean_dice(record, "clean"), mean_dice(record, "adversarial")
+    if None not in (before, after):
+        sentence += f": mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
+    if did := chance_did(record):
+        sentence += f"; {did}"
+    if stopped:
+        sentence += f". The attack was {stopped}; this is the best change until then"
+    return sentence + "."
+
+
+def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry "summary" of result.json."""
+    return {"headline": headline(record), "broken": broken(record)}
+
+
+def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:
+    """A row of margin.json as "≤ 2 HU", "> 32 HU", or "–" if nothing was tried; a limit that the search could not use
+    up says so."""
+    unit = f" {unit}" if unit else ""
+    if bound.get("verdict") == "not-tested":
+        return "not tested"
+    if bound.get("breaks_at") is not None:
+        return f"≤ {number(bound['breaks_at'])}{unit}"
+    above, used = bound.get("above"), bound.get("used")
+    if above is None:
+        return "–"
+    text = f"> {number(above)}{unit}"
+    return f"{text} (changes of at most {number(used)}{unit})" if used is not None and used < CLEARLY * above else text
