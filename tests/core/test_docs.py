@@ -1,6 +1,7 @@
 """The documentation's code runs, and what it says about results is complete."""
 
 import dataclasses
+import importlib.util
 import io as streams
 import json
 import re
@@ -234,3 +235,13 @@ def test_the_readme_leaves_nothing_to_be_filled_in():
     for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md"), *(DOCS.parent / "slicer_extension").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
         assert "pip install perturbox" not in text and "perturbox[server]'" not in text, page
+
+
+def test_the_map_of_modules_is_what_the_modules_say_now():
+    spec = importlib.util.spec_from_file_location("module_map", DOCS.parent / "scripts" / "module_map.py")
+    assert spec is not None and spec.loader is not None
+    module_map = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module_map)
+    page = module_map.PAGE.read_text(encoding="utf-8")
+    assert module_map.written(page) == page, "run scripts/module_map.py"
+    assert "| `attacks.runner` | The heart: running an attack, step by step |" in page
