@@ -282,7 +282,7 @@ def made(case: Case) -> tuple[dict, dict]:
         "outlined": outlined,
         "budget": {
             "eps": case.eps, "unit": "intensity" if photograph else "HU", "unit_asked": "native", "norm": case.norm,
-            "measured": measured,
+            "step": 1.0, "measured": measured,
         },
         "noise": {
             "sigma": SIGMA, "region": "liver", "rms_over_sigma": measured["l2"] / SIGMA,
@@ -327,7 +327,8 @@ def first_schema(record: dict, structures: dict) -> None:
     """The same record as the first schema held it, which left part of every verdict to its readers."""
     for key in ("summary", "outlined", "limits", "untested", "flow", "precision"):
         del record[key]
-    del record["metrics"]["against_clean"], record["budget"]["unit_asked"], record["source"]["sizes"]
+    del record["metrics"]["against_clean"], record["budget"]["unit_asked"], record["budget"]["step"]
+    del record["source"]["sizes"]
     record["files"] = {key: file["path"] for key, file in record["files"].items()} | {
         "reference_seg": None,
         "roi": None,

@@ -129,6 +129,7 @@ RESULT = {
         "unit": str,
         "unit_asked": str,
         "norm": str,
+        "step": MAYBE,
         "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER},
     },
     "noise": {"sigma": MAYBE, "region": str, "rms_over_sigma": MAYBE, "eps_over_sigma": MAYBE},

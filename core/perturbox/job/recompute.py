@@ -303,6 +303,7 @@ def _as_first(result: Mapping[str, Any], like: Mapping[str, Any] | None = None) 
     """The numbers of a record that schema 1 determined; like: the record it is compared with."""
     like = result if like is None else like
     part = {key: result[key] for key in FIRST_SCHEMA}
+    part["budget"] = {**part["budget"], "step": like["budget"]["step"]}  # it didn't say the file's step
     part["image_metrics"] = {k: v for k, v in part["image_metrics"].items() if k in like["image_metrics"]}
     if like["metrics"]["against_clean"] is None:  # against an expert it measured nothing else, nor judged by it
         part["metrics"] = {**part["metrics"], "against_clean": None}

@@ -106,6 +106,7 @@ def measure(
             "unit": clean.unit,
             "unit_asked": "native",
             "norm": norm,
+            "step": clean.step,
             "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},
         },
         "noise": {

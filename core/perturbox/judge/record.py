@@ -178,7 +178,7 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
         "metrics": _metrics(record, names),
         "warnings": [text for text in record["warnings"] if not _of_nothing(text, names, record)],
         "control": {kind: known and _control(kind, known, names) for kind, known in record["control"].items()},
-        "budget": {**record["budget"], "unit_asked": "native"},
+        "budget": {**record["budget"], "unit_asked": "native", "step": None},
         "flow": None,
         "precision": None,
         "untested": None,
