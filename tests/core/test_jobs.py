@@ -204,7 +204,7 @@ def test_one_that_does_not_stop_in_its_grace_time_loses_its_worker(queue, scan):
     until(lambda: queue.get(record.id).progress["phase"].startswith("Segmenting"))
     asked = time.monotonic()
     queue.cancel(record.id)
-    assert queue.wait(record.id, SOON).state == "cancelled" and time.monotonic() - asked < 10
+    assert queue.wait(record.id, SOON).state == "cancelled" and time.monotonic() - asked < 30  # the network would hang for minutes
     assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state == "done"
 
 
@@ -293,7 +293,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_server_killed_outright_leaves_no_worker_and_interrupted_jobs(scan, tmp_path):
     script = KILLED_OUTRIGHT.format(here=str(HERE), home=str(tmp_path), scan=str(scan))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SOON)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=5 * SOON)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     until(lambda: not psutil.pid_exists(int(ended.stdout)))
     queue = Queue(tmp_path)
