@@ -117,7 +117,9 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     attacks.main(["fgsm", "--out", str(tmp_path), "--again"])
     two, five, ten = (f"phantom fgsm linf {eps}" for eps in (2, 5, 10))
     assert asked == [[ten, two], [ten, five, two], [ten, five, two]]
-    assert "| fgsm | 5 | dice | 0.900 | 0.910 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert "| fgsm | 5 | dice | 0.900 | 0.910 | 6 | 5 | 12 |  |" in (tmp_path / "benchmarks.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_each_attack_gets_the_effort_it_needs_and_the_loss_of_the_others():

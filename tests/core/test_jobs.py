@@ -204,7 +204,9 @@ def test_one_that_does_not_stop_in_its_grace_time_loses_its_worker(queue, scan):
     until(lambda: queue.get(record.id).progress["phase"].startswith("Segmenting"))
     asked = time.monotonic()
     queue.cancel(record.id)
-    assert queue.wait(record.id, SOON).state == "cancelled" and time.monotonic() - asked < 30  # the network would hang for minutes
+    assert (
+        queue.wait(record.id, SOON).state == "cancelled" and time.monotonic() - asked < 30
+    )  # the network would hang for minutes
     assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state == "done"
 
 
