@@ -13,8 +13,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from perturbox.io.files import sha256, unreadable
-from perturbox.judge.metrics import Limits
 from perturbox.judge.summary import summarise
+from perturbox.judge.verdicts import Limits
 from perturbox.types import PHOTOGRAPHS, InputError
 
 SCHEMA = "perturbox-result/2"

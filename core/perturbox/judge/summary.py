@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perturbox.judge.metrics import BROKEN
+from perturbox.judge.verdicts import BROKEN
 
 CLEARLY = 0.9  # of the limit: a change below that names its own size
 STEADY = 0.05  # chance that lowers no Dice by more than this did nothing

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from perturbox.judge.summary import upper_bound
+from perturbox.judge.verdicts import said
 from perturbox.report import charts, words
-from perturbox.report.findings import LIMITS, VERDICTS, Finding
+from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.story import Plane, Story
 from perturbox.report.words import fixed, number, signed, size
 
@@ -128,9 +129,7 @@ def _structure_row(story: Story, f: Finding) -> str:
     row = "".join(f"<td>{escape(c)}</td>" for c in cells)
     if record.get("margin"):
         row += _margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
-    shape, word = VERDICTS[f.reason]
-    word += "" if f.outlined or f.reason == "not-outlined" else ", not outlined"
-    flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{shape} {escape(word)}</span>'
+    flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{escape(said(f.reason, f.outlined))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
     target = '<span class="sub">target</span>' if f.target else ""
     return (
