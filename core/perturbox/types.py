@@ -9,12 +9,11 @@ import numpy as np
 
 from perturbox.errors import InputError
 
-__all__ = ["ADVERSARIAL_NOTICE", "PHOTOGRAPHS", "Case", "Effort", "Geometry", "InputError", "Undefined", "Volume"]
+__all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Undefined", "Volume"]
 
 Geometry = Literal["patient", "spacing", "none"]
 
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # their pixels have no size
 
 
 @dataclass(frozen=True, eq=False)

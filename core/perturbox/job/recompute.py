@@ -15,7 +15,8 @@ from perturbox.attacks import recipes
 from perturbox.attacks.attack import own_draw
 from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
-from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
+from perturbox.io.files import sha256
+from perturbox.io.formats import DICOM, PHOTOGRAPHS
 from perturbox.job.compare import RECORDED, as_known, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, file_names, present_targets, settled
 from perturbox.judge import checks
