@@ -1,5 +1,6 @@
 """The server's lists of file formats are those of the core's table."""
 
+import inside  # noqa: F401 — puts the app on the path
 from monailabel.config import settings
 
 from lib import nrrd

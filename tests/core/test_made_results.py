@@ -11,8 +11,9 @@ import made_scores
 import results_made
 from perturbox.cli import words
 from perturbox.judge import metrics
+from perturbox.judge.columns import summarise
 from perturbox.judge.record import SCHEMA, read_record
-from perturbox.judge.summary import scores, summarise
+from perturbox.judge.summary import scores
 from perturbox.judge.verdicts import SAID
 from perturbox.judge.verdicts import said as as_said
 from perturbox.report import write_report

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
-from perturbox.judge.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
+from perturbox.judge import columns
+from perturbox.judge.summary import chance, fixed, listed, number, outlined, upper_bound, worst_first
 from perturbox.judge.verdicts import said
 
 WIDE = 160
@@ -84,41 +85,8 @@ def about_table(result: Mapping[str, Any]) -> str:
 
 def structures_table(result: Mapping[str, Any]) -> Table:
     """A row per structure found before or after, the worst first."""
-    clean, adversarial = result["metrics"]["clean"], result["metrics"]["adversarial"]
-    control, _, dices = chance(result)
-    rows = []
-    for name in worst_first(result):
-        row, verdict = scores(result, name), result["verdicts"][name]
-        if result["reference"] != "label":
-            dice = fixed(row["dice"], 3)
-        elif outlined(result, name):
-            dice = f"{fixed(clean[name]['dice'], 3)} → {fixed(row['dice'], 3)}"
-        else:
-            dice = f"({fixed(row['dice'], 3)})"
-        rows.append(
-            [
-                name,
-                said(verdict, outlined(result, name)),
-                dice,
-                change(clean[name]["volume_ml"], adversarial[name]["volume_ml"], result["source"]["sizes"]),
-                fixed(row["hd95_mm"], 1),
-                fixed(dices.get(name), 3),
-            ]
-        )
-    sizes = result["source"]["sizes"]
-    distance = "HD95 pixels" if sizes == "pixels" else "HD95 mm"
-    return table(["Structure", "Verdict", "Dice", f"Δ {sizes}", distance, f"{control} Dice"], rows, words=2)
-
-
-def change(before: float, after: float, sizes: str = "ml") -> str:
-    """A signed difference, with per cent where there was something before."""
-    difference = after - before
-    sign = "+" if difference > 0 else "−" if difference < 0 else "±"
-    text = f"{sign}{abs(difference):.{0 if sizes == 'pixels' else 1}f}"
-    if not before:
-        return text
-    share = 100 * abs(difference) / before
-    return f"{text} ({sign}{share:.{0 if share >= 1 else 1}f} %)"
+    head, rows = columns.table(result)
+    return table(head, rows, words=sum(column.words for column in columns.COLUMNS))
 
 
 # ---------------------------------------------------------------- a margin

@@ -14,7 +14,7 @@ from typing import Any
 
 from perturbox.io.files import sha256, unreadable
 from perturbox.io.formats import PHOTOGRAPHS
-from perturbox.judge.summary import summarise
+from perturbox.judge.columns import summarise
 from perturbox.judge.verdicts import Limits
 from perturbox.types import InputError
 

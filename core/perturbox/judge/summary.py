@@ -181,11 +181,6 @@ def headline(record: Mapping[str, Any]) -> str:
     return sentence + "."
 
 
-def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry "summary" of result.json."""
-    return {"headline": headline(record), "broken": broken(record)}
-
-
 def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:
     """A row of margin.json as "≤ 2 HU", "> 32 HU", or "–" if nothing was tried; a limit that the search could not use
     up says so."""
