@@ -57,7 +57,7 @@ release: .venv/ready
 bench: .venv/ready
 	.venv/bin/python -m benchmarks
 
-# Write docs/attacks.md from the recipes, and draw the pictures it lacks: half a minute each.
+# Write docs/attacks.md and the list of attacks from the recipes, and draw the pictures it lacks: half a minute each.
 attacks: .venv/ready
 	.venv/bin/python -m benchmarks catalogue --pictures
 

@@ -1,4 +1,5 @@
-"""Writes docs/attacks.md from the recipes, and with --pictures what each of them does to a slice of the demo's case:
+"""Writes docs/attacks.md and the package's attacks/catalogue.json from the recipes, and with --pictures what each of
+them does to a slice of the demo's case:
 
     python -m benchmarks catalogue [--pictures [NAME …]]
 
@@ -17,6 +18,7 @@ from typing import Any
 import pictures
 from perturbox.attacks import recipes
 from perturbox.attacks.recipes import Recipe
+from perturbox.cli import catalogue as listed
 
 HERE = Path(__file__).parent
 PAGE, GUIDE = HERE.parent / "docs" / "attacks.md", HERE / "attacks_guide.md"
@@ -171,6 +173,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pictures", nargs="*", metavar="NAME", help="also draw these, or those that are missing")
     options = parser.parse_args(arguments)
     PAGE.write_text(page(), encoding="utf-8")
+    listed.write()
     if options.pictures is not None:
         names = [name for name in options.pictures or recipes.discover() if name not in NO_PICTURE]
         for name in names:

@@ -14,7 +14,8 @@ _HOMES = {
     "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
-    "types": ("InputError", "Volume"),
+    "errors": ("InputError",),
+    "types": ("Volume",),
     "model.victim": ("IntensityWindow", "Victim"),
     "model.windows": ("Window",),
 }
@@ -26,11 +27,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
+    from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.sliding import sliding_window
     from perturbox.model.victim import IntensityWindow, Victim
     from perturbox.model.windows import Window
-    from perturbox.types import InputError, Volume
+    from perturbox.types import Volume
 
 
 def __getattr__(name: str):

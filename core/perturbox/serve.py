@@ -11,14 +11,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import perturbox
-from perturbox.io.files import require_writable
-from perturbox.types import InputError
+from perturbox.errors import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
 SOURCE = "git+https://github.com/perturbox/perturbox"
@@ -42,12 +41,16 @@ class Serving:
     cors: tuple[str, ...]
 
 
-def serve(asked: Serving) -> NoReturn:
-    """Become MONAI Label's server. Raises InputError for whatever can be known to fail before it starts."""
+def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
+    """Become MONAI Label's server; `begun` is called before what takes seconds. Raises InputError for whatever can be
+    known to fail before it starts."""
     require_monai_label()
     require_token(asked)
     studies = find_studies(asked)
     require_free_port(asked.host, asked.port)
+    begun()
+    from perturbox.io.files import require_writable  # with every reader of images
+
     specs = check_victims(asked)
     folder = base_folder()
     home = asked.home.resolve() if asked.home else folder / "server"

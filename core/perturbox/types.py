@@ -7,14 +7,13 @@ from typing import Literal
 
 import numpy as np
 
+from perturbox.errors import InputError
+
+__all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Undefined", "Volume"]
+
 Geometry = Literal["patient", "spacing", "none"]
 
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # their pixels have no size
-
-
-class InputError(ValueError):
-    """The user's input can't be used; the message is one sentence that says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, eq=False)

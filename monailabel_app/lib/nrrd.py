@@ -7,9 +7,10 @@ from typing import IO
 import numpy as np
 
 from perturbox import io
+from perturbox.io import formats
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
-CONVERTIBLE = (".nii.gz", ".nii", ".mha", ".nrrd")
+CONVERTIBLE = formats.VOLUMES
 NRRD_TYPES = {"float32": "float", "float64": "double"}
 COMPRESSION = 3
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from perturbox import io
+from perturbox.io import formats
 
-PACKED = (".nii.gz", ".png")  # compressing them again gains nothing
 BLOCK = 2**20
 
 
@@ -18,7 +18,7 @@ def zip_of(entries: Iterable[tuple[str, Path | bytes]]) -> Iterator[bytes]:
         for name, held in entries:
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if io.suffix(name) in PACKED else zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if io.suffix(name) in formats.PACKED else zipfile.ZIP_DEFLATED
             entry.file_size = len(held) if isinstance(held, bytes) else held.stat().st_size
             source = streams.BytesIO(held) if isinstance(held, bytes) else held.open("rb")
             with source, packed.open(entry, "w") as target:

@@ -25,7 +25,8 @@ from perturbox.job.estimate import (
     estimate_prediction,
 )
 from perturbox.job.execute import Job, Listener, execute, prepare
-from perturbox.judge.summary import amount, at_least, headline, mean_dice, summarise
+from perturbox.judge.columns import summarise
+from perturbox.judge.summary import amount, at_least, headline, mean_dice
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"

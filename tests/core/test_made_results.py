@@ -11,10 +11,12 @@ import made_scores
 import results_made
 from perturbox.cli import words
 from perturbox.judge import metrics
+from perturbox.judge.columns import summarise
 from perturbox.judge.record import SCHEMA, read_record
-from perturbox.judge.summary import scores, summarise
+from perturbox.judge.summary import scores
+from perturbox.judge.verdicts import SAID
+from perturbox.judge.verdicts import said as as_said
 from perturbox.report import write_report
-from perturbox.report.findings import VERDICTS
 from perturbox.report.load import load
 from perturbox.report.story import tell
 from perturbox.report.words import fixed, headline
@@ -97,7 +99,7 @@ def test_the_command_line(told, tmp_path):
     for name, row in present.items():
         verdict, dice, _, far, chance = found[name]
         unsaid = "" if row["outlined"] or row["verdict"] == "not-outlined" else ", not outlined"
-        assert verdict == words.VERDICTS[row["verdict"]] + unsaid
+        assert verdict == as_said(row["verdict"]) + unsaid
         after = fixed(row["dice_after"], 3)
         if record["reference"] == "label":
             after = f"{fixed(row['dice_before'], 3)} → {after}" if row["outlined"] else f"({after})"
@@ -124,7 +126,7 @@ def test_the_report(told):
         story.result, story.findings
     )
     for row in expected["structures"].values():
-        assert row["verdict"] == "absent" or VERDICTS[row["verdict"]][1] in page
+        assert row["verdict"] == "absent" or SAID[row["verdict"]][1] in page
     if expected["sizes"] == "pixels":
         shown = page[page.index("<main>") : page.index('<script type="application/json"')]
         assert not [unit for unit in (" mm", "cm²", " ml") if unit in shown]
@@ -140,7 +142,7 @@ def test_the_margin(made, name, capsys):
     _, expected = results_made.made(case)
     for structure, bound in case.margin.items():
         breaks, _, verdict = found[structure]
-        assert verdict == words.VERDICTS[bound["verdict"]]
+        assert verdict == as_said(bound["verdict"])
         assert breaks.replace(" HU", "").startswith(expected["margin"][structure])
     assert "(changes of at most 6 HU)" in found["kidney"][0] or case.margin["kidney"]["used"] == 32.0
     # The report's table of structures shows the same bounds.

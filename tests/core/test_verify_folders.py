@@ -14,6 +14,7 @@ import tiny
 import victims
 
 from perturbox import io
+from perturbox.io.formats import PHOTOGRAPHS
 from perturbox.job.compare import MARGIN_RECORDED, leaves, only_recorded
 from perturbox.job.execute import Job, run_job
 from perturbox.job.folder import examine, verify
@@ -29,7 +30,7 @@ def scan_as(format: str, folder: Path) -> Path:
     if format in ("CT", "MR"):
         dicom_series.write_series(folder / "series", values, spacing=tiny.SPACING, modality=format, slope=0.5)
         return folder / "series"
-    if format in io.files.PHOTOGRAPHS:
+    if format in PHOTOGRAPHS:
         grey = np.clip((values[:, :, 9] + 200) / 2, 0, 255).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(grey.T), str(path))
         return path
@@ -41,7 +42,7 @@ def scan_as(format: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("format", [".png", ".jpg", ".bmp", ".tif", ".nii", ".nrrd", ".mhd", ".mha", "CT", "MR"])
 def test_an_untouched_folder_holds_whatever_the_format(format, tmp_path):
-    kind = "flat" if format in io.files.PHOTOGRAPHS else "volume"
+    kind = "flat" if format in PHOTOGRAPHS else "volume"
     run_job(Job(str(scan_as(format, tmp_path)), f"{HERE}:{kind}", eps=6, steps=2, force=True), tmp_path / "R")
     found = examine(tmp_path / "R", trust=True)
     assert found.problems == [] and [note for note in found.notes if "HU" not in note] == []

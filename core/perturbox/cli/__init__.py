@@ -16,6 +16,7 @@ from contextlib import contextmanager
 __all__ = ["main"]
 
 INTERRUPTED = 130
+COMPLETION = "_PERTURBOX_COMPLETE"  # set by a shell that asks what may come next
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,10 @@ def _status(given: list[str]) -> int:
         try:
             from perturbox.cli.commands import command
 
+            if COMPLETION in os.environ:
+                from typer.completion import completion_init
+
+                completion_init()
             status = command().main(given, prog_name="perturbox", standalone_mode=False)
             sys.stdout.flush()
             return status if isinstance(status, int) else 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import perturbox
+from perturbox.cli import catalogue
 from perturbox.cli.options import (
     AsJson,
     AttackName,
@@ -26,9 +27,11 @@ from perturbox.cli.options import (
     Target,
     Trust,
     VictimSpec,
+    starting,
 )
+from perturbox.cli.waking import waking
 from perturbox.defaults import ATTACK
-from perturbox.types import InputError
+from perturbox.errors import InputError
 
 app = typer.Typer(
     help="How small a change of this scan makes a medical segmentation model wrong, and where?",
@@ -67,11 +70,12 @@ def demo(
     ] = None,
 ) -> None:
     """Attack a phantom CT and report: a first look in a minute."""
+    if scan is not None and out is not None:
+        raise InputError("--scan only writes the phantom CT, --out attacks it; give one of them.")
+    waking("Starting the demo", new=scan or out)
     from perturbox.cli.running import run_demo, write_phantom
     from perturbox.cli.words import show
 
-    if scan is not None and out is not None:
-        raise InputError("--scan only writes the phantom CT, --out attacks it; give one of them.")
     show(*(run_demo(out) if scan is None else write_phantom(scan)))
 
 
@@ -119,12 +123,14 @@ def attack(
 
     Leaves the perturbed scan in the source's own format, the segmentations before and after, every number and a report.
     """
+    if label_map is not None and label is None:
+        raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
+    target_names, chosen = names(target), pairs(settings)
+    waking(f"Starting {attack} on {victim}", (image, label, roi), out)
     from perturbox.cli.running import run_attack
     from perturbox.cli.words import show
     from perturbox.job.execute import Job
 
-    if label_map is not None and label is None:
-        raise InputError("--label-map says how to read --label; give --label too, or leave both out.")
     job = Job(
         image=image,
         victim=victim,
@@ -133,11 +139,11 @@ def attack(
         norm=norm,
         steps=steps,
         goal=goal,
-        target=names(target),
+        target=target_names,
         label=label,
         label_map=label_map,
         roi=roi,
-        settings=pairs(settings),
+        settings=chosen,
         seed=seed,
         device=device,
         force=force,
@@ -168,6 +174,8 @@ def margin(
     slices of it fail, or it vanishes: the verdicts of an attack. Found by attacks, so each figure is an upper bound;
     not breaking is no proof of safety.
     """
+    target_names, chosen = names(target), pairs(settings)
+    waking(f"Starting the search for the margin of {victim}", (image,), out)
     from perturbox.cli.running import run_margin
     from perturbox.cli.words import show
     from perturbox.job.execute import Job
@@ -177,8 +185,8 @@ def margin(
         victim=victim,
         attack=attack,
         steps=steps,
-        target=names(target),
-        settings=pairs(settings),
+        target=target_names,
+        settings=chosen,
         seed=seed,
         device=device,
         force=force,
@@ -196,6 +204,7 @@ def segment(
     force: Force = False,
 ) -> None:
     """Segment a scan and print the volumes."""
+    waking(f"Starting to segment with {victim}", (image,), out)
     from perturbox.cli.running import run_segment
     from perturbox.cli.words import show
 
@@ -228,6 +237,7 @@ def fit_features(
     Features of each layer are pooled over each class the model finds, and Gaussian mixtures are fitted to them. The
     file is for `--attack hfc --set features=FILE` on the same model.
     """
+    waking(f"Starting to fit features of {victim}", scans, out)
     from perturbox.cli.running import run_fit
     from perturbox.cli.words import show
 
@@ -239,13 +249,25 @@ KINDS = ("attacks", "victims", "defenses", "detectors")
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to list.")],
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One attack: all that is known of it.")] = None,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(KINDS),
+            help="What to list.",
+            autocompletion=lambda incomplete: starting(KINDS, incomplete),
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="One attack: all that is known of it.",
+            autocompletion=lambda incomplete: starting(catalogue.names(), incomplete),
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List attacks, victims, defenses or detectors."""
-    from perturbox.cli.words import attack_card, attacks_list, show, victims_table
-
     if kind not in KINDS:
         near = get_close_matches(kind, KINDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(KINDS)}."
@@ -254,10 +276,7 @@ def list_(
         raise InputError(f"Only attacks are told one by one; leave out '{name}'.")
     entries: list[dict[str, Any]] = []
     if kind == "attacks":
-        from perturbox.attacks.recipes import get, offered
-
-        chosen = offered() if name is None else [get(name)]
-        entries = [recipe.describe() for recipe in chosen]
+        entries = catalogue.attacks() if name is None else [catalogue.entry(name)]
     elif kind == "victims":
         from perturbox.load import load_victim
         from perturbox.zoo import BUILT_IN
@@ -265,7 +284,10 @@ def list_(
         entries = [load_victim(name).describe() for name in BUILT_IN]
     if as_json:
         print(json.dumps(entries, indent=1, allow_nan=False))
-    elif not entries:
+        return
+    from perturbox.cli.words import attack_card, attacks_list, show, victims_table
+
+    if not entries:
         show(f"There are no {kind} yet.")
     else:
         lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
@@ -275,6 +297,7 @@ def list_(
 @app.command()
 def report(folder: Folder) -> None:
     """Write a result folder's report.html anew."""
+    waking(f"Starting the report of {folder}", (folder,))
     from perturbox.cli.words import show
     from perturbox.io.files import require_writable
     from perturbox.judge.record import read_record
@@ -293,6 +316,7 @@ def verify(folder: Folder, trust: Trust = False) -> None:
     From its saved files, the model it names and the installed attack; says what is only recorded. Exit status 1 if
     anything doesn't hold, 2 if nothing can be recomputed.
     """
+    waking(f"Starting to verify {folder}", (folder,))
     from perturbox.cli.running import run_verify
     from perturbox.cli.words import show
 
@@ -308,6 +332,7 @@ def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
 
     From that folder, and the files it was given if any; says whether the result is the same.
     """
+    waking(f"Starting to replay {folder}", (folder,), out)
     from perturbox.cli.running import run_replay
     from perturbox.cli.words import show
 
@@ -359,7 +384,8 @@ def serve(
     from perturbox.serve import Serving
     from perturbox.serve import serve as start
 
-    start(Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ())))
+    asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()))
+    start(asked, lambda: waking(f"Starting the server at {host}:{port}"))
 
 
 def names(target: list[str] | None) -> tuple[str, ...]:

@@ -1,23 +1,54 @@
 """The options that several commands share, with their help."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from perturbox.cli import catalogue
+
+
+def starting(words: Iterable[str], incomplete: str) -> list[str]:
+    """What a shell may complete a word to."""
+    return [word for word in words if word.startswith(incomplete)]
+
+
 Image = Annotated[str, typer.Argument(help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, or a DICOM folder.")]
 Folder = Annotated[Path, typer.Argument(help="A result folder: the --out of an attack.")]
 VictimSpec = Annotated[
-    str, typer.Option("--victim", metavar="SPEC", help="The model: a built-in name, or FILE.py:NAME.")
+    str,
+    typer.Option(
+        "--victim",
+        metavar="SPEC",
+        help="The model: a built-in name, or FILE.py:NAME.",
+        autocompletion=lambda incomplete: starting(catalogue.victims(), incomplete),
+    ),
 ]
-AttackName = Annotated[str, typer.Option("--attack", metavar="NAME", help="The attack; see `perturbox list attacks`.")]
+AttackName = Annotated[
+    str,
+    typer.Option(
+        "--attack",
+        metavar="NAME",
+        help="The attack; see `perturbox list attacks`.",
+        autocompletion=lambda incomplete: starting(catalogue.names(), incomplete),
+    ),
+]
 Eps = Annotated[
     float,
     typer.Option(
         "--eps", metavar="HU", help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0)."
     ),
 ]
-NormName = Annotated[str, typer.Option("--norm", metavar="linf|l2|l0", help="How the size of a change is measured.")]
+NormName = Annotated[
+    str,
+    typer.Option(
+        "--norm",
+        metavar="linf|l2|l0",
+        help="How the size of a change is measured.",
+        autocompletion=lambda incomplete: starting(("linf", "l2", "l0"), incomplete),
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option("--steps", metavar="N", help="Steps of the attack; as many as it needs if not given."),

@@ -11,8 +11,7 @@ from typing import Any
 
 import typer
 
-from perturbox.judge.record import Unfinished
-from perturbox.types import InputError
+from perturbox.errors import InputError
 
 BAD_INPUT, INTERNAL = 2, 1
 
@@ -38,7 +37,8 @@ def explain(error: Exception, arguments: Sequence[str] | None) -> tuple[int, str
 
     Of an internal error the traceback goes to a file together with `arguments`; None: it was shown already.
     """
-    if isinstance(error, Unfinished) and isinstance(error.__cause__, Exception):
+    record = sys.modules.get("perturbox.judge.record")  # what was never imported raised nothing
+    if record is not None and isinstance(error, record.Unfinished) and isinstance(error.__cause__, Exception):
         status, why = explain(error.__cause__, arguments)
         return status, f"{why} {error}"
     if isinstance(error, InputError):

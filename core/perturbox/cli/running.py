@@ -12,7 +12,8 @@ from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
-from perturbox.io.files import VOLUMES, require_new_file, require_new_folder, require_new_label_map, suffix
+from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, suffix
+from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import find_margin

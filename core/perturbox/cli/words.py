@@ -10,23 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
-from perturbox.judge.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
+from perturbox.judge import columns
+from perturbox.judge.summary import chance, fixed, listed, number, outlined, upper_bound, worst_first
+from perturbox.judge.verdicts import said
 
-# Shape and word of each verdict, worst first.
-VERDICTS = {
-    "vanished": "✕ vanished",
-    "appeared": "✚ appeared",
-    "dice": "▼ Dice",
-    "volume": "▼ volume",
-    "distance": "▲ distance",
-    "local": "◐ locally",
-    "benign": "● as under harmless changes",
-    "held": "● held",
-    "not-outlined": "○ not outlined",
-    "not-tested": "? not tested",
-    "absent": "– not in this scan",
-}
 WIDE = 160
 DEFAULT_GOAL = "change"  # what an attack is after if nobody says otherwise
 NO_PROOF = "Not breaking is no proof of safety: an attack can show that a model fails, never that it is safe."
@@ -86,9 +75,9 @@ def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = Fals
 
 def about_table(result: Mapping[str, Any]) -> str:
     """What the table's numbers compare with."""
-    control, said, _ = chance(result)
+    control, by, _ = chance(result)
     whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
-    text = f"Dice and HD95 are against {whose}; {control} Dice is the worst under {said}."
+    text = f"Dice and HD95 are against {whose}; {control} Dice is the worst under {by}."
     if not all(outlined(result, name) for name in worst_first(result)):
         text += " Structures that the expert didn't outline are compared with the model's own clean prediction."
     return text
@@ -96,42 +85,8 @@ def about_table(result: Mapping[str, Any]) -> str:
 
 def structures_table(result: Mapping[str, Any]) -> Table:
     """A row per structure found before or after, the worst first."""
-    clean, adversarial = result["metrics"]["clean"], result["metrics"]["adversarial"]
-    control, _, dices = chance(result)
-    rows = []
-    for name in worst_first(result):
-        row, verdict = scores(result, name), result["verdicts"][name]
-        if result["reference"] != "label":
-            dice = fixed(row["dice"], 3)
-        elif outlined(result, name):
-            dice = f"{fixed(clean[name]['dice'], 3)} → {fixed(row['dice'], 3)}"
-        else:
-            dice = f"({fixed(row['dice'], 3)})"
-        unsaid = "" if outlined(result, name) or verdict == "not-outlined" else ", not outlined"
-        rows.append(
-            [
-                name,
-                VERDICTS[verdict] + unsaid,
-                dice,
-                change(clean[name]["volume_ml"], adversarial[name]["volume_ml"], result["source"]["sizes"]),
-                fixed(row["hd95_mm"], 1),
-                fixed(dices.get(name), 3),
-            ]
-        )
-    sizes = result["source"]["sizes"]
-    distance = "HD95 pixels" if sizes == "pixels" else "HD95 mm"
-    return table(["Structure", "Verdict", "Dice", f"Δ {sizes}", distance, f"{control} Dice"], rows, words=2)
-
-
-def change(before: float, after: float, sizes: str = "ml") -> str:
-    """A signed difference, with per cent where there was something before."""
-    difference = after - before
-    sign = "+" if difference > 0 else "−" if difference < 0 else "±"
-    text = f"{sign}{abs(difference):.{0 if sizes == 'pixels' else 1}f}"
-    if not before:
-        return text
-    share = 100 * abs(difference) / before
-    return f"{text} ({sign}{share:.{0 if share >= 1 else 1}f} %)"
+    head, rows = columns.table(result)
+    return table(head, rows, words=sum(column.words for column in columns.COLUMNS))
 
 
 # ---------------------------------------------------------------- a margin
@@ -146,7 +101,7 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
         breaks = row["breaks_at"]
         in_noise = f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–"
-        rows.append([name, upper_bound(row, unit), in_noise, VERDICTS[row["verdict"]]])
+        rows.append([name, upper_bound(row, unit), in_noise, said(row["verdict"])])
     noise = f"σ {number(sigma)} {unit}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
         table(["Structure", "Breaks at", "in this scan's noise", "Verdict"], rows),
@@ -183,12 +138,10 @@ def features_summary(features: Any) -> list[Any]:
 
 def attacks_list(attacks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """First the few that one starts with, then all, family by family."""
-    from perturbox.attacks.recipes import FAMILIES  # here, as most commands need no attack and it takes a second
-
     first = [[entry["name"] + " (default)" * entry["default"], entry["use"]] for entry in attacks if entry["use"]]
     starts = table(["Start with", "For"], first, words=2)
     lines: list[Any] = [starts]
-    for family, title in FAMILIES.items():
+    for family, title in families().items():
         rows = [
             [entry["name"], entry["title"], limits(entry), entry["access"], entry["paper"]]
             for entry in attacks
@@ -207,14 +160,12 @@ def limits(entry: Mapping[str, Any]) -> str:
 
 def attack_card(entry: Mapping[str, Any]) -> list[Any]:
     """All that is known of one attack."""
-    from perturbox.attacks.recipes import FAMILIES
-
     own = entry["own_budget"]
     unit = f" {own['unit']}" if own and own["unit"] else ""
     facts = {
         "Attack": entry["title"],
         "Paper": entry["paper"],
-        "Family": FAMILIES[entry["family"]],
+        "Family": families()[entry["family"]],
         "Choose it for": entry["use"],
         "Access": {"white": "gradients of the model", "black": "predictions of the model only"}[entry["access"]],
         "Limit": "eps, in " + " or ".join(entry["norm"])

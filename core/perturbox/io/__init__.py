@@ -8,11 +8,13 @@ Spatial axes are the file's own, fastest first: (i, j, k) is (column, row, slice
 """
 
 import shutil
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from perturbox.io import dicom, headers, itk, label_maps, nifti, pictures
+from perturbox.io import dicom, headers, itk, label_maps, nifti
 from perturbox.io.checks import (
     Stored,
     check_grid,
@@ -20,17 +22,9 @@ from perturbox.io.checks import (
     check_values,
     to_volume,
 )
-from perturbox.io.files import (
-    DICOM,
-    FORMATS,
-    WRITABLE,
-    atomic,
-    require_file,
-    require_new,
-    suffix,
-    unreadable,
-)
-from perturbox.types import PHOTOGRAPHS, InputError, Volume
+from perturbox.io.files import atomic, require_file, require_new, suffix, unreadable
+from perturbox.io.formats import BY_SUFFIX, DICOM, FORMATS, PHOTOGRAPHS, WRITABLE
+from perturbox.types import InputError, Volume
 
 __all__ = [
     "FORMATS",
@@ -127,13 +121,11 @@ def write_volume(
     if not np.isfinite(volume.data).all():
         raise InputError(f"{path} isn't written, for its values aren't all finite; compute them again.")
     require_new(path, overwrite)
-    if format in nifti.SUFFIXES:
-        with atomic(path) as temporary:
-            nifti.write(temporary, volume, adversarial, description)
-    else:
+    writer = _module(BY_SUFFIX[format].writer)
+    if writer is itk:
         itk.require_room(path, format, volume)
-        with atomic(path) as temporary:
-            itk.write(temporary, volume, adversarial, description)
+    with atomic(path) as temporary:
+        writer.write(temporary, volume, adversarial, description)
 
 
 def write_labels(
@@ -175,15 +167,21 @@ def copy_scan(source: Path, target: Path) -> Path:
 
 def writable_format(volume: Volume) -> str:
     """The suffix under which to write this volume: its own, or that of the nearest format in one lossless file."""
-    nearest = {".nhdr": ".nrrd", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", DICOM: ".nrrd"}
-    if volume.format == DICOM and (volume.slope, volume.intercept) != (1.0, 0.0):
-        return ".nii.gz"  # which holds them beside the stored numbers
-    return nearest.get(volume.format, volume.format)
+    if volume.format == DICOM:
+        # NIfTI holds slope and intercept beside the stored numbers.
+        return ".nrrd" if (volume.slope, volume.intercept) == (1.0, 0.0) else ".nii.gz"
+    known = BY_SUFFIX.get(volume.format)
+    return known.nearest if known and known.nearest else volume.format
 
 
 def has_room_for_notice(format: str) -> bool:
     """Whether such a file carries ADVERSARIAL_NOTICE inside; TIFF and BMP don't, so their name must say it."""
-    return format in (*nifti.SUFFIXES, ".nrrd", ".mha", ".png")
+    return format in BY_SUFFIX and BY_SUFFIX[format].notice
+
+
+def _module(name: str) -> ModuleType:
+    """A module of this package that reads or writes a format."""
+    return import_module(f"{__name__}.{name}")
 
 
 def _read(path: Path) -> Stored:
@@ -197,12 +195,8 @@ def _read_as(path: Path, format: str) -> Stored:
     if path.is_dir():
         return dicom.read_folder(path)
     require_file(path)
-    if format in nifti.SUFFIXES:
-        return nifti.read(path)
-    if format in PHOTOGRAPHS:
-        return pictures.read(path)
-    if format in FORMATS:
-        return itk.read(path)
+    if format in BY_SUFFIX:
+        return _module(BY_SUFFIX[format].reader).read(path)
     if dicom.is_dicom(path):
         return dicom.read_file(path)
     raise InputError(

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from perturbox.io import dicom_files
 from perturbox.io.checks import RIGHT_ANGLE, Stored, check_spacing
 from perturbox.io.dicom_files import Image, is_dicom
-from perturbox.io.files import DICOM
+from perturbox.io.formats import DICOM
 from perturbox.io.itk import lps_to_ras, silence, values_of
 from perturbox.types import InputError
 

@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from perturbox.types import PHOTOGRAPHS, InputError
+from perturbox.io.formats import NIFTI
+from perturbox.types import InputError
 
-NIFTI = (".nii.gz", ".nii")
-FORMATS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PHOTOGRAPHS)
-VOLUMES = (*NIFTI, ".nrrd", ".mha")
-WRITABLE = (*VOLUMES, ".png", ".tif", ".tiff", ".bmp")
-DICOM = "dicom"
 _ROOM = ".room"
 
 

@@ -18,24 +18,9 @@ from numpy.typing import ArrayLike
 from perturbox.io import headers, voxels
 from perturbox.io.checks import Stored, check_size, check_spacing
 from perturbox.io.files import damaged, suffix
-from perturbox.types import ADVERSARIAL_NOTICE, PHOTOGRAPHS, InputError, Volume
+from perturbox.io.formats import BY_SUFFIX
+from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 
-# The reader is named, not guessed: a text file called .png is then refused as what it claims to be.
-READERS = {
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-    ".png": "PNGImageIO",
-    ".jpg": "JPEGImageIO",
-    ".jpeg": "JPEGImageIO",
-    ".tif": "TIFFImageIO",
-    ".tiff": "TIFFImageIO",
-    ".bmp": "BMPImageIO",
-}
-HOLDS = {".png": "uint8 uint16", ".bmp": "uint8"} | dict.fromkeys(
-    (".tif", ".tiff"), "uint8 int8 uint16 int16 uint32 int32 float32"
-)
 COMPRESSION = 3
 # What is said of a file that leaves open which way its axes run; {} is how.
 NO_ORIENTATION = (
@@ -86,7 +71,7 @@ def _oriented(header: str) -> bool:
 def _reader(path: Path, format: str) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(READERS[format])
+    reader.SetImageIO(BY_SUFFIX[format].itk)
     return reader
 
 
@@ -119,13 +104,13 @@ def write(path: Path, volume: Volume, adversarial: bool, description: str) -> No
     notice = ({"notice": ADVERSARIAL_NOTICE} if adversarial else {}) | (
         {"description": description} if description else {}
     )
-    if format not in PHOTOGRAPHS:
+    if not BY_SUFFIX[format].photograph:
         kept = volume.header.get("metadata", {})
         for key, value in {**(kept if isinstance(kept, dict) else {}), **notice}.items():
             image.SetMetaData(key, str(value))
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(path))
-    writer.SetImageIO(READERS[format])
+    writer.SetImageIO(BY_SUFFIX[format].itk)
     writer.SetUseCompression(format != ".bmp")
     writer.SetCompressionLevel(COMPRESSION)
     with silence():
@@ -143,7 +128,8 @@ def require_room(path: Path, format: str, volume: Volume) -> None:
     """Raises InputError if this format can't hold the volume exactly."""
     if (volume.slope, volume.intercept) != (1.0, 0.0):
         raise InputError(f"{path} can't keep the scan's slope and intercept; write .nii.gz.")
-    if format in HOLDS and (volume.dims != 2 or volume.dtype.name not in HOLDS[format].split()):
+    holds = BY_SUFFIX[format].holds
+    if holds and (volume.dims != 2 or volume.dtype.name not in holds.split()):
         raise InputError(f"{path} can't hold {volume.dims}D images of {volume.dtype.name}; write .nii.gz or .nrrd.")
     if volume.dtype.name == "float16":
         raise InputError(f"{path} can't hold float16; write it as float32.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from perturbox.io.checks import Stored
-from perturbox.io.files import PHOTOGRAPHS
+from perturbox.io.formats import PHOTOGRAPHS
 from perturbox.types import InputError, Volume
 
 # How far from a whole number a label may be: what single precision and stored slopes do to it.

@@ -17,7 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from perturbox.io import itk
 from perturbox.io.checks import Stored, check_size, check_spacing
-from perturbox.io.files import NIFTI, suffix, truncated, unreadable
+from perturbox.io.files import suffix, truncated, unreadable
+from perturbox.io.formats import NIFTI
 from perturbox.io.itk import lps_to_ras
 from perturbox.types import ADVERSARIAL_NOTICE, InputError, Volume
 

@@ -15,7 +15,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from perturbox.io import claims
 from perturbox.io.checks import Stored, check_size
 from perturbox.io.files import damaged, suffix
-from perturbox.io.itk import FLIP, READERS, silence, values_of
+from perturbox.io.formats import BY_SUFFIX
+from perturbox.io.itk import FLIP, silence, values_of
 from perturbox.types import InputError
 
 ORIENTATION = 0x0112
@@ -109,7 +110,7 @@ def _whole(orientation: object) -> int:
 def _by_itk(path: Path, format: str) -> np.ndarray:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(READERS[format])
+    reader.SetImageIO(BY_SUFFIX[format].itk)
     with silence():
         try:
             reader.ReadImageInformation()

@@ -25,11 +25,11 @@ from perturbox.attacks.runner import run
 from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
 from perturbox.job.inputs import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.judge import checks
+from perturbox.judge.columns import summarise
 from perturbox.judge.measure import Measurement, measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import SCHEMA, begin, described, finishing, write_json
-from perturbox.judge.summary import summarise
 from perturbox.model.memory import peak_bytes
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json

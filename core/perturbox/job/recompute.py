@@ -15,14 +15,15 @@ from perturbox.attacks import recipes
 from perturbox.attacks.attack import own_draw
 from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
-from perturbox.io.files import DICOM, PHOTOGRAPHS, sha256
+from perturbox.io.files import sha256
+from perturbox.io.formats import DICOM, PHOTOGRAPHS
 from perturbox.job.compare import RECORDED, as_known, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, file_names, present_targets, settled
 from perturbox.judge import checks
+from perturbox.judge.columns import summarise
 from perturbox.judge.measure import measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.record import file_of, inside, required_file
-from perturbox.judge.summary import summarise
 from perturbox.load import load_victim, runs_code
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json

@@ -8,11 +8,12 @@ boundaries are voxels of the mask with a face neighbour outside it, as in MONAI.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
+
+from perturbox.judge.verdicts import BROKEN, OVERLAP, VERDICTS, Limits, limit_of  # noqa: F401 — its words, too
 
 TOLERANCE_MM = 2.0
 SOFT_TISSUE = (-160.0, 240.0)  # display window W 400 L 40, HU
@@ -137,21 +138,6 @@ def difference_map(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- verdicts
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a structure must keep, against the clean prediction, not to count as broken.
-
-    Lowest Dice, largest relative change of volume, largest HD95 in mm; and, for local failure, how many slices may fall
-    below `slice_dice`.
-    """
-
-    dice: float = 0.90
-    volume_change: float = 0.10
-    hd95_mm: float = 20.0
-    slice_dice: float = 0.80
-    failed_slices: int = 2
-
-
 def broken_by(clean: Mapping, adversarial: Mapping, limits: Limits = Limits()) -> str | None:
     """The first limit one structure violates ("vanished", "dice", "volume" or "hd95"), or None.
 
@@ -169,15 +155,6 @@ def broken_by(clean: Mapping, adversarial: Mapping, limits: Limits = Limits()) -
     if adversarial["hd95_mm"] > limits.hd95_mm:
         return "hd95"
     return None
-
-
-# Every word a verdict can be, worst first; those that are breaks, and those among them that rest on overlap alone.
-VERDICTS = (
-    "vanished", "appeared", "dice", "volume", "distance", "local",
-    "benign", "held", "not-outlined", "not-tested", "absent",
-)  # fmt: skip
-BROKEN = VERDICTS[:6]
-_OVERLAP = VERDICTS[:4]
 
 
 def verdict(
@@ -200,18 +177,13 @@ def verdict(
     if adversarial["dice"] is None:
         return "absent"
     broken = broken_by(clean, adversarial, limits) if clean["volume_ml"] else "appeared"
-    if broken in _OVERLAP and floor is not None and adversarial["dice"] >= floor:
+    if broken in OVERLAP and floor is not None and adversarial["dice"] >= floor:
         return "benign"
     if broken:
         return "distance" if broken == "hd95" else broken
     if failed > limits.failed_slices:
         return "local"
     return "not-tested" if not tested else "held" if outlined else "not-outlined"
-
-
-def limit_of(verdict: str) -> str | None:
-    """The limit that a break violates, as `broken_by` names it, or "local"; None for no break."""
-    return {"distance": "hd95"}.get(verdict, verdict) if verdict in BROKEN else None
 
 
 def failed_slices(

@@ -13,9 +13,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from perturbox.io.files import sha256, unreadable
-from perturbox.judge.metrics import Limits
-from perturbox.judge.summary import summarise
-from perturbox.types import PHOTOGRAPHS, InputError
+from perturbox.io.formats import PHOTOGRAPHS
+from perturbox.judge.columns import summarise
+from perturbox.judge.verdicts import Limits
+from perturbox.types import InputError
 
 SCHEMA = "perturbox-result/2"
 OLD_SCHEMA = "perturbox-result/1"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perturbox.judge.metrics import BROKEN
+from perturbox.judge.verdicts import BROKEN
 
 CLEARLY = 0.9  # of the limit: a change below that names its own size
 STEADY = 0.05  # chance that lowers no Dice by more than this did nothing
@@ -179,11 +179,6 @@ def headline(record: Mapping[str, Any]) -> str:
     if stopped:
         sentence += f". The attack was {stopped}; this is the best change until then"
     return sentence + "."
-
-
-def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry "summary" of result.json."""
-    return {"headline": headline(record), "broken": broken(record)}
 
 
 def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
+from perturbox.io.formats import PHOTOGRAPHS
 from perturbox.report.encode import pack_bytes, pack_int16
 from perturbox.report.load import Result
 
@@ -19,7 +20,6 @@ MAX_SLICES = 112
 MAX_AREA = 256 * 256
 TARGET_BYTES = 12_000_000  # of base64 text
 CONTEXT_SLICES = 8
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 PLANES = ("axial", "coronal", "sagittal")
 ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
 
@@ -50,7 +50,7 @@ Axes = tuple[Axis, Axis, Axis]
 def anatomical_axes(result: Result) -> Axes:
     """The file's axes as (z, y, x), whole length. Pictures keep columns and rows as they are and carry no letters."""
     spacing = [float(s) for s in np.linalg.norm(result.affine[:3, :3], axis=0)]
-    if result.flat and result.record["source"]["format"] in PICTURES:
+    if result.flat and result.record["source"]["format"] in PHOTOGRAPHS:
         follows, flips, ends = [2, 1, 0], [False] * 3, [("", "")] * 3
     else:
         orientation = nib.orientations.io_orientation(result.affine)  # file axis -> (RAS axis, sign)

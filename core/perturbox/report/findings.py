@@ -1,5 +1,5 @@
 """What happened, in numbers the page needs beyond result.json: slices that changed, and one finding per structure.
-Verdicts are those of result.json (limits: `metrics.Limits`).
+Verdicts are those of result.json (limits: `judge.verdicts`).
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perturbox.judge import summary
-from perturbox.judge.metrics import BROKEN, Limits
+from perturbox.judge.verdicts import BROKEN, VERDICTS, Limits
 from perturbox.report.load import Result
 
 LIMITS = Limits()
@@ -110,22 +110,6 @@ class Finding:
         return readable(self.name)
 
 
-# What each verdict looks like: a shape, so that colour is never needed, and words.
-VERDICTS = {
-    "vanished": ("✕", "vanished"),
-    "appeared": ("✚", "appeared"),
-    "dice": ("▼", "Dice"),
-    "volume": ("▼", "volume"),
-    "distance": ("▲", "distance"),
-    "local": ("◐", "locally"),
-    "benign": ("●", "as under harmless changes"),
-    "held": ("●", "held"),
-    "not-outlined": ("○", "not outlined"),
-    "not-tested": ("?", "not tested"),
-    "absent": ("–", "not in this scan"),
-}
-
-
 def readable(name: str) -> str:
     return name.replace("_", " ").strip().capitalize()
 
@@ -172,7 +156,7 @@ def judge(result: Result, along: Sequence[tuple[str, Slices]], voxel_ml: float) 
                 look=look,
             )
         )
-    order = list(VERDICTS)
+    order = VERDICTS
     return sorted(findings, key=lambda f: (not f.broken, f.agreement is None, f.agreement or 0, order.index(f.reason)))
 
 

@@ -9,13 +9,16 @@ import numpy as np
 
 from perturbox.io import read_stored, read_volume
 from perturbox.io.files import sha256
+from perturbox.io.formats import FORMATS
 from perturbox.judge.record import read_record, required_file
 from perturbox.types import InputError
 
 # Free text of a record may carry what a page that travels must not: paths, names of scan files, DICOM UIDs and dates.
 _PRIVATE = re.compile(
     r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[\\/](?:[\w.\-+ ]+[\\/])*[\w.\-+]+   # absolute paths
-    |\b[\w.\-+/\\]+\.(?:nii|nrrd|nhdr|mha|mhd|dcm|png|jpe?g|tiff?)(?:\.gz)?\b   # scan files
+    |\b[\w.\-+/\\]+(?:"""
+    + "|".join(map(re.escape, (*FORMATS, ".dcm")))
+    + r""")(?:\.gz)?\b   # scan files
     |\b\d+(?:\.\d+){4,}\b   # DICOM UIDs
     |\b(?:19|20)\d\d-?(?:0\d|1[0-2])-?(?:[0-2]\d|3[01])\b   # dates
     """,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from perturbox.judge.summary import upper_bound
+from perturbox.judge.verdicts import said
 from perturbox.report import charts, words
-from perturbox.report.findings import LIMITS, VERDICTS, Finding
+from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.story import Plane, Story
 from perturbox.report.words import fixed, number, signed, size
 
@@ -90,7 +91,7 @@ def structure_table(story: Story) -> str:
         head += [f"Breaks at, {unit.value}<br><small>upper bound</small>"]
         head += [f"in noise σ<br><small>tick: 1 σ = {number(sigma)} {unit.value}</small>"] if sigma else []
     chance = "Random draw<br><small>same kind" if record["control"].get("own") else "Random noise<br><small>same size"
-    head += [f"{chance}, Dice</small>", "Verdict"]
+    head += [f"{chance}, Dice</small>", *(escape(column["title"]) for column in further(story)), "Verdict"]
     notes = [words.limits(unit)]
     if not all(f.outlined for f in story.present):
         notes.append(
@@ -128,15 +129,19 @@ def _structure_row(story: Story, f: Finding) -> str:
     row = "".join(f"<td>{escape(c)}</td>" for c in cells)
     if record.get("margin"):
         row += _margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
-    shape, word = VERDICTS[f.reason]
-    word += "" if f.outlined or f.reason == "not-outlined" else ", not outlined"
-    flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{shape} {escape(word)}</span>'
+    flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{escape(said(f.reason, f.outlined))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
+    more = "".join(f"<td>{escape(column['cells'].get(f.name, '–'))}</td>" for column in further(story))
     target = '<span class="sub">target</span>' if f.target else ""
     return (
         f'<tr data-structure="{f.number}"><th scope="row">{charts.square(f.number)}{button}{target}</th>{row}'
-        f"<td>{fixed(chance.get(f.name), 3)}</td><td>{flag}</td></tr>"
+        f"<td>{fixed(chance.get(f.name), 3)}</td>{more}<td>{flag}</td></tr>"
     )
+
+
+def further(story: Story) -> list[dict[str, Any]]:
+    """The columns that result.json brings beside those that are drawn here: {key, title, cells by structure}."""
+    return story.result.record["summary"].get("columns", [])
 
 
 def _margin_cells(bound: dict[str, Any], sigma: float | None) -> str:

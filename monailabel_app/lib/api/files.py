@@ -19,17 +19,13 @@ from lib.guard.errors import Refusal
 from lib.nrrd import CONVERTIBLE, write_nrrd
 from lib.packing import zip_of
 from perturbox import io
+from perturbox.io import formats
 from perturbox.jobs import Problem, Refused
 
-MEDIA = {
-    ".nii.gz": "application/gzip",
+MEDIA = formats.MEDIA | {
     ".json": "application/json",
     ".html": "text/html; charset=utf-8",
     ".csv": "text/csv; charset=utf-8",
-    ".png": "image/png",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".bmp": "image/bmp",
 }
 BLOCK = 2**20
 

@@ -14,7 +14,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib import backend
 from lib.dicomweb import DicomServer
-from lib.guard import names
+from lib.guard import names, uploads
 from lib.guard.errors import Refusal, bad, missing
 
 # Each of these walks over or changes the one table of images, which a file watcher and several threads share.
@@ -44,6 +44,7 @@ ALIAS = "client_name"  # what a client called an image that is kept under anothe
 def open_folder(studies: str, home: Path) -> LocalDatastore | None:
     """The datastore of a folder that can't be written to, as archives are mounted: its table and labels are kept in
     `home`. None for any other, which MONAI Label opens itself."""
+    settings.MONAI_LABEL_DATASTORE_FILE_EXT = [f"*{suffix}" for suffix in uploads.SCANS]  # its own list knows fewer
     if studies.startswith(("http://", "https://")) or not os.path.isdir(studies) or os.access(studies, os.W_OK):
         return None
     images = os.path.realpath(studies)

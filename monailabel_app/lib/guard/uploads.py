@@ -7,14 +7,11 @@ from pathlib import Path, PurePosixPath
 from fastapi import UploadFile
 
 from lib.guard.errors import Refusal, bad, explain
-from perturbox.io import headers
+from perturbox.io import formats, headers
 from perturbox.types import InputError
 
-# What the readers take in one file. Detached headers (.nhdr, .mhd) name another file to read, so they stay out.
-SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-LABELS = (".nii.gz", ".nii", ".nrrd")
-# Labels and regions of a job: also of photographs, but not JPEG, which changes values.
-MASKS = (*LABELS, ".mha", ".png", ".tif", ".tiff", ".bmp")
+# What the readers take in one file, label maps of volumes, and labels and regions of a job, also of photographs.
+SCANS, LABELS, MASKS = formats.WHOLE, formats.VOLUMES, formats.MASKS
 BLOCK = 2**20
 
 

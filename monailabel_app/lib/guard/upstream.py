@@ -41,7 +41,6 @@ AT_ONCE = 16  # more wait their turn
 WHOLE_TASKS_AT_ONCE = 2  # of those that a client waits for (run_sync), minutes each
 MOST_WAITING = 4  # background tasks of a kind, each of them many jobs
 MOST_REMEMBERED = 50
-DATASTORE_FILES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".tif")
 ROUTERS = {
     "info": info.router,
     "model": model.router,
@@ -58,7 +57,7 @@ Rule = Callable[[Any, dict[str, Any]], None]
 
 
 def _new_image(app: Any, values: dict[str, Any]) -> None:
-    suffix = uploads.check_spooled(values["file"], DATASTORE_FILES)
+    suffix = uploads.check_spooled(values["file"])
     if not values.get("image"):
         values["image"] = uploads.stem_of(values["file"].filename, suffix)
     called = names.check_id(values["image"])

@@ -51,6 +51,7 @@ def structureTable(result: Result, name: str):
     rows, ml = result.rows(absent=True), result.size
     dice = [] if result.ownReference else [("Dice clean vs expert", "", [row.diceBefore for row in rows])]
     dice += [("Dice" if result.ownReference else "Dice adversarial vs expert", "", [row.dice for row in rows])]
+    further = [[row.further[index] for row in rows] for index in range(len(result.further))]
     columns = [
         ("Structure", "", [row.title for row in rows]),
         *dice,
@@ -66,6 +67,7 @@ def structureTable(result: Result, name: str):
         ("Breaks at", result.unit, [row.breaksAt for row in rows]),
         ("Breaks at, in noise σ", "", [row.inSigma for row in rows]),
         (f"{result.chance} Dice", "", [row.randomDice for row in rows]),
+        *((column["title"], "", list(cells)) for column, cells in zip(result.further, further, strict=True)),
         ("Verdict", "", [row.verdict for row in rows]),
     ]
     return addTable(name, columns)

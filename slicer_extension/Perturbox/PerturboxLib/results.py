@@ -76,6 +76,11 @@ class Result:
 
     # ------------------------------------------------------------ the table
 
+    @property
+    def further(self) -> list[dict[str, Any]]:
+        """The columns that a record brings itself, whatever they are: {key, title, cells by structure}."""
+        return (self.record.get("summary") or {}).get("columns") or []
+
     def headers(self) -> list[str]:
         expert = ["Dice clean vs expert", "Dice adversarial vs expert"]
         dice = ["Agreement with own clean prediction"] if self.ownReference else expert
@@ -87,6 +92,7 @@ class Result:
             f"Breaks at {unit}",
             "in noise σ",
             f"{self.chance} Dice",
+            *(column["title"] for column in self.further),
             "Verdict",
         ]
         return ["Structure", *dice, *rest]
@@ -148,6 +154,7 @@ class Result:
             randomDice=self._control(self._chance).get(name),
             reason=reason,
             look=look,
+            further=tuple(column["cells"].get(name, "–") for column in self.further),
         )
 
     def outlined(self, name: str) -> bool:

@@ -28,7 +28,8 @@ class Row:
     outlined: whether the scores have a reference; what an expert left out has none. agreement: Dice of the prediction
     after with the one before, movedMm: HD95 of them (None where an old record doesn't say). failed: slices with Dice <
     0.8, of `present` that hold the structure, along the axis where they are most. breaksAt, inSigma: "≤ 2", "> 4" or
-    "–". reason: a key of VERDICTS. look: plane, first and last slice (0-based) where it shows best.
+    "–". reason: a key of VERDICTS. look: plane, first and last slice (0-based) where it shows best. further: the
+    cells of `Result.further`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Row:
     randomDice: float | None
     reason: str
     look: tuple[str, int, int]
+    further: tuple[str, ...] = ()
 
     @property
     def deltaMl(self) -> float:
@@ -79,5 +81,5 @@ class Row:
         far = self.hd95Mm if self.outlined else self.movedMm
         slices = f"{self.failed} of {self.present}"
         delta = signed(self.deltaMl, 0 if abs(self.deltaMl) >= 10 else 1) + percent
-        numbers = [delta, fixed(far, 1), slices, self.breaksAt, self.inSigma, fixed(self.randomDice, 3)]
+        numbers = [delta, fixed(far, 1), slices, self.breaksAt, self.inSigma, fixed(self.randomDice, 3), *self.further]
         return [self.title, *dice, *numbers, self.verdict]

@@ -1,0 +1,76 @@
+"""What the attacks say of themselves, without importing them: PyTorch alone takes seconds.
+
+attacks/catalogue.json holds it; `python -m benchmarks catalogue` (`make attacks`) writes it from the recipes, and a
+test holds both equal. Where the folder of recipes has other files than the catalogue knows, the recipes are asked.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import perturbox
+
+PACKAGE = Path(perturbox.__file__).parent
+FILE = PACKAGE / "attacks" / "catalogue.json"
+
+
+@cache
+def catalogue() -> Mapping[str, Any]:
+    """{"modules": the recipes' files, "families": their titles by name, "attacks": what each attack says, as listed}"""
+    try:
+        known = json.loads(FILE.read_text(encoding="utf-8"))
+        if known["modules"] == modules():
+            return known
+    except (OSError, ValueError, KeyError):
+        pass
+    return asked()
+
+
+def asked() -> dict[str, Any]:
+    """The same, from the recipes themselves."""
+    from perturbox.attacks import recipes
+
+    attacks = [recipe.describe() for recipe in recipes.offered()]
+    return {"modules": modules(), "families": recipes.FAMILIES, "attacks": attacks}
+
+
+def write() -> None:
+    """Write the file anew."""
+    FILE.write_text(json.dumps(asked(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def modules() -> list[str]:
+    """The recipes' files."""
+    return sorted(path.stem for path in (PACKAGE / "attacks" / "recipes").glob("*.py") if path.stem != "__init__")
+
+
+def attacks() -> list[dict[str, Any]]:
+    """What each attack says, as lists show them."""
+    return catalogue()["attacks"]
+
+
+def names() -> list[str]:
+    """The attacks' names, in that order."""
+    return [one["name"] for one in attacks()]
+
+
+def victims() -> list[str]:
+    """The built-in victims' names."""
+    return sorted(path.stem for path in (PACKAGE / "zoo" / "weights").glob("*.safetensors"))
+
+
+def entry(name: str) -> dict[str, Any]:
+    """What the attack of that name says; raises InputError that suggests a near one."""
+    found = next((one for one in attacks() if one["name"] == name), None)
+    if found is None:
+        from perturbox.attacks import recipes
+
+        return recipes.get(name).describe()  # which refuses
+    return found
+
+
+def families() -> dict[str, str]:
+    """What each family does, in the order in which lists show them."""
+    return catalogue()["families"]
