@@ -116,7 +116,7 @@ def first_line(arguments: list[str], folder: Path, said: str) -> float:
         encoding="utf-8",
         env=environment(PERTURBOX_HOME=str(folder / "home")),
     )
-    line = process.stderr.readline()
+    line = process.stdout.readline()
     process.kill()
     process.communicate()
     after = os.times()
@@ -149,7 +149,7 @@ def test_what_is_about_to_be_refused_stays_alone(tmp_path, monkeypatch, capsys):
     waking("B", (tmp_path / "nothing",))
     (tmp_path / "R" / "file").touch()
     waking("C", (), tmp_path / "R")
-    assert capsys.readouterr() == ("", "A …\n")
+    assert capsys.readouterr() == ("A …\n", ""), "stderr is no terminal here"
     monkeypatch.setitem(sys.modules, "torch", object())
     waking("D")
     assert capsys.readouterr() == ("", "")

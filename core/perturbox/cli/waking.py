@@ -1,4 +1,7 @@
-"""A sign of life: one line on stderr before PyTorch is imported, which takes seconds."""
+"""A sign of life: one line before PyTorch is imported, which takes seconds.
+
+It goes to the terminal. If stderr is no terminal it goes to stdout, because a program that reads stderr finds a refusal there, in one line.
+"""
 
 import os
 import sys
@@ -15,4 +18,4 @@ def waking(text: str, needed: Iterable[str | Path | None] = (), new: Path | None
         return
     if new is not None and os.path.lexists(new) and not (new.is_dir() and not any(new.iterdir())):
         return
-    print(f"{text} …", file=sys.stderr, flush=True)
+    print(f"{text} …", file=sys.stderr if sys.stderr.isatty() else sys.stdout, flush=True)
