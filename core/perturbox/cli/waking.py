@@ -1,6 +1,7 @@
 """A sign of life: one line before PyTorch is imported, which takes seconds.
 
-It goes to the terminal. If stderr is no terminal it goes to stdout, because a program that reads stderr finds a refusal there, in one line.
+It goes to the terminal. If stderr is no terminal it goes to stdout, because a program that reads stderr finds a
+refusal there, in one line.
 """
 
 import os
