@@ -11,7 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from perturbox.cli.progress import about
-from perturbox.judge.summary import chance, fixed, listed, number, outlined, scores, upper_bound, worst_first
+from perturbox.judge.summary import (
+    chance,
+    fixed,
+    flows_told,
+    listed,
+    number,
+    outlined,
+    scores,
+    upper_bound,
+    worst_first,
+)
 
 # Shape and word of each verdict, worst first.
 VERDICTS = {
@@ -72,6 +82,9 @@ def gigabytes(count: int) -> str:
 def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = False) -> list[Any]:
     """Everything `perturbox attack` prints at its end; of the goal only if the user gave one."""
     lines: list[Any] = [result["summary"]["headline"], structures_table(result), about_table(result)]
+    if flows := flows_told(result):
+        more = len(result["flow"]) - len(flows)
+        lines.append(f"What became what: {'; '.join(flows)}{f'; {more} smaller in result.json' if more else ''}.")
     goal, success = result["attack"]["parameters"]["goal"], result["success"]
     if goal_given or goal != DEFAULT_GOAL:
         reached = "reached" if success["succeeded"] else "not reached"

@@ -50,7 +50,7 @@ def build(story: Story) -> str:
         script=script,
         script_hash=content_hash(script),
         subtitle=escape(subtitle(story)),
-        verdict=rich(words.verdict(story.result, story.findings, story.units)),
+        verdict=escape(story.result.record["summary"]["headline"]),
         tiles="".join(tile(*texts) for texts in tiles(story)),
         warnings=warnings(story),
         shown=escape(shown(story)),

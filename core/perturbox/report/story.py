@@ -1,9 +1,11 @@
 """Everything the page shows, worked out once from a result folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from perturbox.judge.flow import flow
+from perturbox.judge.summary import summarise
 from perturbox.report import display
 from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
 from perturbox.report.load import Result
@@ -50,6 +52,10 @@ def tell(result: Result) -> Story:
     spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
     units = Units.of(result)
     voxel = 1.0 if units.size == "pixels" else float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+    if result.record["flow"] is None:  # a folder of the first schema
+        labels = {name: number for number, name in enumerate(result.structures, start=1)}
+        record = {**result.record, "flow": flow(clean, adversarial, labels, voxel)}
+        result = replace(result, record={**record, "summary": summarise(record)})
     box = _box((clean > 0) | (adversarial > 0))
     planes = []
     for a in _plane_order(result, axes):
