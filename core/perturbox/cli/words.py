@@ -16,6 +16,7 @@ from perturbox.judge.summary import (
     fixed,
     flows_told,
     listed,
+    notes,
     number,
     outlined,
     scores,
@@ -92,7 +93,7 @@ def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = Fals
             f"Goal {goal}: {success['rule']} – {reached} "
             f"({number(success['value'])}, limit {number(success['threshold'])})."
         )
-    lines += [f"Note: {warning}" for warning in result["warnings"]]
+    lines += [f"Note: {warning}" for warning in notes(result)]
     report = out / "report.html"
     return [*lines, f"Result: {out}", *([f"Report: {report}"] if report.is_file() else [])]
 

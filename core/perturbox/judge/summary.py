@@ -14,6 +14,7 @@ CLEARLY = 0.9  # of the limit: a change below that names its own size
 STEADY = 0.05  # chance that lowers no Dice by more than this did nothing
 SPECK = 0.001  # of what moved in the structure of which most did: as little as that isn't what a result is about
 TOLD = 0.05  # of what moved: a part as small as that is told as the rest
+NSD_NOTE = "The NSD tolerance"  # how what is said of that metric alone begins
 NAMED = 6  # as many broken structures are named one by one
 
 
@@ -255,6 +256,11 @@ def headline(record: Mapping[str, Any]) -> str:
 def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
     """The entry "summary" of result.json."""
     return {"headline": headline(record), "broken": broken(record)}
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """The warnings for faces that show no NSD: what is said of it alone stays beside its values, in result.json."""
+    return [text for text in record["warnings"] if not text.startswith(NSD_NOTE)]
 
 
 def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:

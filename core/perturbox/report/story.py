@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from perturbox.judge.flow import flow
-from perturbox.judge.summary import summarise
+from perturbox.judge.summary import lead, summarise
 from perturbox.report import display
 from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
 from perturbox.report.load import Result
 from perturbox.report.words import Units
+
+BETTER = 1.5  # times as much of a structure must have moved in a slice of another plane to open with that plane
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Story:
-    """A result and what follows from it; `lead` is the plane the report opens with."""
+    """A result and what follows from it."""
 
     result: Result
     units: Units
@@ -38,7 +40,24 @@ class Story:
 
     @property
     def lead(self) -> Plane:
+        """The plane that figures are told in: axial, of a 2D image its own."""
         return self.planes[0]
+
+    @property
+    def subject(self) -> Finding | None:
+        """What the headline is about, which the first picture shows."""
+        name = lead(self.result.record)
+        return next((f for f in self.findings if f.name == name), None)
+
+    @property
+    def opening(self) -> Plane:
+        """The plane whose worst slice shows most of what became of the subject; another than `lead` only if clearly
+        more."""
+        if self.subject is None:
+            return self.lead
+        area = [p.slices.moved[:, self.subject.number - 1].max() / self.copy.axes[p.axis].spacing for p in self.planes]
+        best = int(np.argmax(area))
+        return self.planes[best] if area[best] > BETTER * area[0] else self.lead
 
     @property
     def present(self) -> list[Finding]:

@@ -56,11 +56,12 @@ def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
     for f in findings:
         plane, first, last = f.look
         where = "" if units.size != "ml" else f" Look at {plane} slices {first + 1}–{last + 1}."
+        verb = "were" if units.size == "pixels" else "was"
         if f.reason == "distance":
             amount, kind = (f.gained, "added") if f.gained >= f.lost else (f.lost, "lost")
             found.append(
-                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount)} {units.size} was {kind} and "
-                f"the outlines lie up to {number(f.moved)} {units.length} apart (HD95, limit {number(LIMITS.hd95_mm)} "
+                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount, units.size)} "
+                f"{units.size} {verb} {kind} and the outlines lie up to {number(f.moved)} {units.length} apart (HD95, limit {number(LIMITS.hd95_mm)} "
                 f"{units.length}).{where}"
             )
         if f.reason == "local":
@@ -74,7 +75,7 @@ def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
 def caveats(result: Result, findings: list[Finding]) -> list[str]:
     """What limits the result's meaning: the record's warnings, with their first words bold."""
     found = []
-    told = result.record.get("warnings") or []
+    told = summary.notes(result.record)
     if not any(f.broken for f in findings) and not any("proof of safety" in text for text in told):
         size = summary.change(result.record)
         found.append(f"*No break with {size} and this effort:* that is not proof of safety; raise effort or limit.")
