@@ -9,7 +9,7 @@ from perturbox.judge.flow import BACKGROUND
 from perturbox.report.findings import readable
 from perturbox.report.story import Story
 
-DRAWN = 10  # flows by themselves; the rest is one band
+DRAWN = 12  # flows by themselves; the rest is one band
 OTHERS = "others"
 WIDTH, LEFT, RIGHT, BAR, HEIGHT, GAP = 760, 190, 570, 10, 300, 7
 LINE = 17  # height of a line of text: names of thin bars don't run into each other
@@ -28,15 +28,17 @@ def section(story: Story) -> str:
 
 def diagram(rows: list[Row], numbers: Mapping[str, int], story: Story) -> str:
     """Bands from before to after, as wide as the amount that changed its label, in the colour of what it was; what is
-    new, in the colour of what it is now. The largest one by one, the rest as one band."""
-    bands = rows[:DRAWN]
-    if rest := sum(ml for *_, ml in rows[DRAWN:]):
+    new, in the colour of what it is now. One by one those that the headline tells and the largest; the rest is one
+    band. Beside a structure stands all that it lost, or that is newly called so."""
+    bands = _told_first(rows, story)[:DRAWN]
+    if rest := sum(ml for *_, ml in rows) - sum(ml for *_, ml in bands):
         bands = [*bands, (OTHERS, OTHERS, rest)]
+    wholes = [_totals(rows, end) | {OTHERS: rest} for end in (0, 1)]
     sides = [_totals(bands, end) for end in (0, 1)]
     scale = min((HEIGHT - GAP * (len(side) - 1)) / sum(side.values()) for side in sides)
     tops = [_tops(side, scale) for side in sides]
     nodes = "".join(
-        _node(name, ml, tops[end][name], scale, end, numbers, story)
+        _node(name, ml * scale, tops[end][name], end, numbers, summary.sized(story.result.record, wholes[end][name]))
         for end, side in enumerate(sides)
         for name, ml in side.items()
     )
@@ -101,14 +103,21 @@ def _tops(side: Mapping[str, float], scale: float) -> dict[str, float]:
     return found
 
 
-def _node(name: str, ml: float, top: float, scale: float, end: int, numbers: Mapping[str, int], story: Story) -> str:
-    x, high = (RIGHT - BAR, ml * scale) if end else (LEFT, ml * scale)
+def _told_first(rows: list[Row], story: Story) -> list[Row]:
+    """What the headline tells of its structure, then the rest; each the largest first."""
+    name = story.subject.name if story.subject else None
+    whole = [sum(row[2] for row in rows if row[end] == name) for end in (0, 1)]
+    told = [row for row in rows if any(row[end] == name and row[2] > summary.TOLD * whole[end] for end in (0, 1))]
+    return told + [row for row in rows if row not in told]
+
+
+def _node(name: str, high: float, top: float, end: int, numbers: Mapping[str, int], amount: str) -> str:
+    x = RIGHT - BAR if end else LEFT
     at, anchor = (RIGHT + 7, "start") if end else (LEFT - 7, "end")
     colour = f" s{numbers[name]}" if name in numbers else ""
-    told = f"{_name(name)} {summary.sized(story.result.record, ml)}"
     return (
         f'<rect class="node{colour}" x="{x}" y="{top:.1f}" width="{BAR}" height="{max(high, 1):.1f}"/>'
-        f'<text x="{at}" y="{top + high / 2 + 4:.1f}" text-anchor="{anchor}">{escape(told)}</text>'
+        f'<text x="{at}" y="{top + high / 2 + 4:.1f}" text-anchor="{anchor}">{escape(f"{_name(name)} {amount}")}</text>'
     )
 
 

@@ -61,8 +61,8 @@ def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
             amount, kind = (f.gained, "added") if f.gained >= f.lost else (f.lost, "lost")
             found.append(
                 f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount, units.size)} "
-                f"{units.size} {verb} {kind} and the outlines lie up to {number(f.moved)} {units.length} apart (HD95, limit {number(LIMITS.hd95_mm)} "
-                f"{units.length}).{where}"
+                f"{units.size} {verb} {kind} and the outlines lie up to {number(f.moved)} {units.length} apart (HD95, "
+                f"limit {number(LIMITS.hd95_mm)} {units.length}).{where}"
             )
         if f.reason == "local":
             found.append(

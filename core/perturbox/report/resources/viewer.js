@@ -278,6 +278,7 @@ function connect() {
       if (at) { S.at = at; readout(canvas, event); if (inPlanes()) update(); }
     };
   });
+  addEventListener("beforeprint", () => all("details.warn").forEach(d => { d.open = true; }));  // paper can't unfold
   addEventListener("keydown", key);
   addEventListener("keyup", event => { if (event.key.toLowerCase() === "x" && S.held) { S.held = false; blink(false); update(); } });
   addEventListener("hashchange", () => { if (location.hash !== address()) { blink(false); recall(); update(); } });
