@@ -10,7 +10,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
-from report_fixture import make_result
+from report_fixture import make_result, many_structures
 from report_reader import Reader
 
 from perturbox.report import write_report
@@ -537,12 +537,18 @@ def test_three_planes_are_linked(page):
 
 def test_the_worst_picture_is_printed_first(page):
     page.media(media="print")
-    top = page.run("return [...document.querySelectorAll('#first img')].map(i => i.getBoundingClientRect().bottom)")
-    assert len(top) == 3 and max(top) < 1400 and page.run("return document.querySelector('#verdict').textContent")
-    order = page.run(
-        "return [...document.querySelectorAll('#verdict, #first, #flow, #structures, #appendix')].map(e => e.id)"
-    )
-    assert order == ["verdict", "first", "flow", "structures", "appendix"]
+    page.cdp("Emulation.setDeviceMetricsOverride", width=718, height=1047, deviceScaleFactor=1, mobile=False)  # A4
+    try:
+        ends = page.run(
+            "return [...document.querySelectorAll('#first img')].map(i => i.getBoundingClientRect().bottom)"
+        )
+        assert len(ends) == 3 and 100 < max(ends) < 1047
+        ids = ["verdict", "first", "flow", "structures", "appendix"]
+        assert (
+            page.run("return [...document.querySelectorAll(arguments[0])].map(e => e.id)", "#" + ",#".join(ids)) == ids
+        )
+    finally:
+        page.cdp("Emulation.clearDeviceMetricsOverride")
 
 
 def test_heat_says_what_its_colours_mean(page):
@@ -553,3 +559,31 @@ def test_heat_says_what_its_colours_mean(page):
     )
     page.run("document.querySelector('#signed').click()")
     assert "not how much it mattered" in page.run("return document.querySelector('#legend').textContent")
+
+
+def test_a_photograph_is_shown_at_full_resolution_and_in_pixels(reader, tmp_path):
+    folder = make_result(tmp_path / "flat", shape=(250, 240, 10), flat=True, repeat=4)
+    reader.media()
+    reader.open(write_report(folder))
+    assert json.loads((folder / "result.json").read_text())["source"]["shape"] == [1000, 960]
+    kept = reader.run("return perturbox.meta.axes.slice(1).map(a => a.kept)")
+    assert all(np.diff(axis).tolist() == [1] * (len(axis) - 1) for axis in kept)  # every row and column
+    text = reader.run("return document.querySelector('main').innerText")
+    assert "pixels spleen" in text and not re.search(r"\d (mm|ml|cm²)", text[: text.index("Effort and provenance")])
+    assert reader.run("return [...document.querySelectorAll('.ruler')].every(r => r.hidden)")
+
+
+def test_of_sixty_structures_the_worst_are_told_and_the_rest_is_found(reader, tmp_path):
+    reader.media()
+    reader.open(write_report(many_structures(tmp_path / "many", 60)))
+    rows = "[...document.querySelectorAll('tr[data-structure]')].filter(r => r.getClientRects().length)"
+    assert reader.run(f"return {rows}.length") == 12
+    assert reader.run("return document.querySelectorAll('#charts .legend li').length") == 5
+    lines = "return [...document.querySelectorAll('[data-chart=axial] .line')].map(l => l.matches('.rest'))"
+    assert sorted(reader.run(lines)) == [False] * 5 + [True] * 55
+    assert reader.run("return document.querySelectorAll('#key > button').length") == 5
+    reader.run("const f = document.querySelector('#filter'); f.value = '59'; f.dispatchEvent(new Event('input'))")
+    assert reader.run(f"return {rows}.map(r => r.querySelector('button').textContent)") == ["Part 59"]
+    reader.run("const f = document.querySelector('#filter'); f.value = ''; f.dispatchEvent(new Event('input'))")
+    reader.click("#unfold")
+    assert reader.run(f"return {rows}.length") == 60

@@ -193,10 +193,10 @@ def make_copy(
     change, perturbed = _picked(result, axes)
     count = axes[along].kept.size
     if count > 4 * SAMPLE_SLICES:
-        sample = list(axes)
-        sample[along] = axes[along].keeping(axes[along].kept[_spread(count, SAMPLE_SLICES)])
-        arrays = [_again(array, axes, tuple(sample)) for array in (change, perturbed)]
-        _, streams = _packed(result, tuple(sample), clean, adversarial, *arrays)
+        some = axes[along].keeping(axes[along].kept[_spread(count, SAMPLE_SLICES)])
+        z, y, x = (some if a == along else axes[a] for a in range(3))
+        arrays = [_again(array, axes, (z, y, x)) for array in (change, perturbed)]
+        _, streams = _packed(result, (z, y, x), clean, adversarial, *arrays)
         most = int(SAMPLE_SLICES * TARGET_BYTES / _weight(streams))
         smaller = thin(axes, changed, always, most) if most < count else axes
         change, perturbed, axes = *(_again(array, axes, smaller) for array in (change, perturbed)), smaller

@@ -274,7 +274,7 @@ def shown(story: Story) -> str:
         slices = f"{kept.size} of {axes[along].length} {display.PLANES[along]} slices"
         if across.changed[left].any():
             every = max(2, round(across.changed.sum() / max(across.changed[kept].sum(), 1)))
-            slices += f": the most changed of each structure and about every {every}th of those that changed"
+            slices += f": the most changed of each structure and about 1 in {every} of those that changed"
         elif left.size:
             slices += ": all that changed"
         parts.append(slices + ("; left-out ones show their neighbour" if left.size else ""))
