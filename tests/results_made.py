@@ -75,6 +75,10 @@ def cases() -> list[Case]:
         Case("nothing-changed", held, used=0.0),
         Case("stopped-at-once", held, used=0.0, stopped="stopped at step 1 of 20"),
         Case("stopped", ("dice", "held", "held"), stopped="stopped at step 7 of 20"),
+        Case("traded", ("traded", "held", "held")),
+        Case("traded-1", ("traded", "held", "held"), schema=1),
+        Case("traded-flat", ("traded", "held", "held"), grid="flat"),
+        Case("traded-photograph", ("traded", "held", "held"), grid="photograph"),
         Case("noise-does-it", ("dice", "held", "held"), noise=0.8),
         Case("noise-of-976", ("dice", "held", "held"), noise=0.976),
         Case(
@@ -130,6 +134,9 @@ def maps(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
             after[slice(x.start, x.start + 4), slice(8, 9), slice(2, 5)] = 0
         if expert is not None and name in case.expert:
             expert[slice(x.start + 1, x.stop), y, z] = value
+    if "traded" in case.effects:  # the liver keeps its volume: a fifth becomes spleen, as much of the kidney liver
+        after[block(0)[0], slice(10, 12), block(0)[2]] = LABELS["spleen"]
+        after[block(2)[0], slice(10, 12), block(2)[2]] = LABELS["liver"]
     found = (before, after, expert)
     return found if case.grid == "volume" else tuple(None if m is None else m[:, :, 4] for m in found)
 
@@ -166,7 +173,52 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def headline(case: Case, record: dict, rows: dict) -> str:
+def flow_rows(before: np.ndarray, after: np.ndarray, voxel: float) -> list[dict]:
+    """What became what, pair by pair, the largest first, of equal ones the lowest labels."""
+    found = []
+    for old, was in LABELS.items():
+        for new, now in LABELS.items():
+            count = int(((before == was) & (after == now)).sum())
+            if was != now and count:
+                found.append((-count, was, now, {"from": old, "to": new, "ml": count * voxel}))
+    return [row for *_, row in sorted(found, key=lambda entry: entry[:3])]
+
+
+def amount(value: float, sizes: str) -> str:
+    return f"{value:.0f}" if value >= 10 or sizes == "pixels" else f"{value:.1f}"
+
+
+def parts(rows: list[dict], end: str, head: str, others: str, sizes: str) -> str:
+    name = {row[end]: "nothing" if row[end] == "background" else row[end] for row in rows}
+    if len(rows) == 1:
+        return head + name[rows[0][end]]
+    whole = sum(row["ml"] for row in rows)
+    large = [row for row in rows if row["ml"] > 0.05 * whole]
+    texts = [f"{name[row[end]]} {amount(row['ml'], sizes)}" for row in large]
+    if len(large) < len(rows):
+        texts.append(f"{others} {amount(whole - sum(row['ml'] for row in large), sizes)}")
+    return head + ", ".join(texts)
+
+
+def became(record: dict, rows: dict, broken: list[str], flow: list[dict]) -> str:
+    """What the worst structure is called now, and what is newly called so."""
+    sizes = record["source"]["sizes"]
+    moved = {n: sum(row["ml"] for row in flow if n in (row["from"], row["to"])) for n in broken}
+    name = next(n for n in broken if moved[n] >= 0.001 * max(moved.values()))
+    lost, new = [row for row in flow if row["from"] == name], [row for row in flow if row["to"] == name]
+    gone, come = (sum(row["ml"] for row in some) for some in (lost, new))
+    said = []
+    if gone > 0.05 * come:
+        whole = f"{amount(rows[name]['before'], sizes)} {sizes} {name}"
+        much = f"of {whole} {amount(gone, sizes)}" if rows[name]["after"] else f"all {whole}"
+        said.append(f"{much} are lost ({parts(lost, 'to', 'now called ', 'elsewhere', sizes)})")
+    if come > 0.05 * gone:
+        since = parts(new, "from", "before: ", "others", sizes)
+        said.append(f"{amount(come, sizes)} {sizes} are newly called {name} ({since})")
+    return " and ".join(said)
+
+
+def headline(case: Case, record: dict, rows: dict, flow: list[dict] | None) -> str:
     unit = "intensity units" if case.grid == "photograph" else "HU"
     budget = record["budget"]
 
@@ -198,7 +250,8 @@ def headline(case: Case, record: dict, rows: dict) -> str:
     said = f"A change of at most {size(used)}{' (' + '; '.join(notes) + ')' if notes else ''} {effect}"
     chosen = [rows[n] for n in (case.target or NAMES) if rows[n]["outlined"]]
     means = [[r[k] for r in chosen if r[k] is not None] for k in ("dice_before", "dice_after")]
-    said += f": mean Dice {np.mean(means[0]):.2f} → {np.mean(means[1]):.2f}"
+    said += f": {became(record, rows, broken, flow)}; " if broken and flow else ": "
+    said += f"mean Dice {np.mean(means[0]):.2f} → {np.mean(means[1]):.2f}"
     left = {n: r for n, r in rows.items() if r["outlined"] and r["chance"] is not None}
     falls = {n: (1.0 if r["dice_before"] is None else r["dice_before"]) - r["chance"] for n, r in left.items()}
     worst = max(falls, key=lambda n: falls[n])
@@ -233,7 +286,7 @@ def perturbation(case: Case, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def made(case: Case) -> tuple[dict, dict]:
-    """(result.json, {headline, sizes, broken, structures {name: what it must be told as}})."""
+    """(result.json, {headline, told, sizes, broken, flow, structures {name: what it must be told as}})."""
     before, after, expert = maps(case)
     steps, voxel, sizes = geometry(case)
     reference = before if expert is None else expert
@@ -310,7 +363,10 @@ def made(case: Case) -> tuple[dict, dict]:
         "warnings": [],
         "files": {key: {"path": name, "sha256": "0" * 64} for key, name in file_names(case).items()},
     }  # fmt: skip
-    said = headline(case, record, structures)
+    flow = flow_rows(before, after, voxel)
+    record["flow"] = flow
+    told = headline(case, record, structures, flow)
+    said = told if case.schema == 2 else headline(case, record, structures, None)
     broken = sorted((n for n in NAMES if structures[n]["verdict"] in BREAKS), key=lambda n: structures[n]["agreement"])
     record["summary"] = {"headline": said, "broken": broken}
     if outlined is not None:
@@ -320,7 +376,9 @@ def made(case: Case) -> tuple[dict, dict]:
     if case.schema == 1:
         first_schema(record, structures)
     margin = {name: bound_text(bound) for name, bound in case.margin.items()}
-    return record, {"headline": said, "sizes": sizes, "broken": broken, "structures": structures, "margin": margin}
+    # told: what a face says that knows the label maps, also of a record of the first schema, which held no flow.
+    expected = {"headline": said, "told": told, "sizes": sizes, "broken": broken, "structures": structures}
+    return record, {**expected, "flow": flow, "margin": margin}
 
 
 def first_schema(record: dict, structures: dict) -> None:

@@ -79,7 +79,9 @@ FOREIGN = [
     "timeout",
 ]
 # What of result.json a stock client gets.
-FOR_CLIENTS = ("summary", "reference", "outlined", "budget", "limits", "metrics", "verdicts", "success", "seed")
+FOR_CLIENTS = (
+    "summary", "reference", "outlined", "budget", "limits", "metrics", "verdicts", "flow", "success", "seed",
+)  # fmt: skip
 ADVERSARIAL_ID = re.compile(r"__[a-z0-9-]+__[0-9a-f]{8}$")
 
 

@@ -27,6 +27,7 @@ def test_a_stock_client_is_told_the_same(case, datastore, tmp_path):
     record = Record(f"{CASES.index(case):08x}-made", order, 0.0, "done")
     file, told = backend.answer(order, record, tmp_path / "result", datastore)
     assert told["summary"] == {key: expected[key] for key in ("headline", "broken")}
+    assert told["flow"] == expected["flow"]
     assert told["verdicts"] == {name: row["verdict"] for name, row in expected["structures"].items()}
     for name, row in expected["structures"].items():
         assert (told["outlined"] is None or name in told["outlined"]) == row["outlined"]

@@ -136,7 +136,7 @@ RESULT = {
     "metrics": {which: dict.fromkeys(STRUCTURES, SCORES) for which in ("clean", "adversarial", "against_clean")},
     "limits": {"dice": NUMBER, "volume_change": NUMBER, "hd95_mm": NUMBER, "slice_dice": NUMBER, "failed_slices": int},
     "verdicts": dict.fromkeys(STRUCTURES, str),
-    "flow": type(None),
+    "flow": [{"from": str, "to": str, "ml": NUMBER}],
     "precision": type(None),
     "untested": (str, dict, type(None)),
     "image_metrics": {

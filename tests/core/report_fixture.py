@@ -239,6 +239,32 @@ def make_result(
     return folder
 
 
+def many_structures(folder, count) -> Path:
+    """The same scan with `count` structures, columns side by side; every third one loses half of itself."""
+    folder = make_result(folder)
+    affine = nib.load(folder / "clean_seg.nii.gz").affine
+    i, j, _ = np.indices((96, 84, 48))
+    clean = (1 + (i // 8) * -(-count // 12) + j * -(-count // 12) // 84).clip(0, count).astype(np.uint8)
+    adversarial = np.where((clean % 3 == 0) & (i % 8 < 4), 0, clean).astype(np.uint8)
+    for name, array in {"clean_seg": clean, "adversarial_seg": adversarial}.items():
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
+    record = json.loads((folder / "result.json").read_text())
+    names = {f"part_{k}": k for k in range(1, count + 1)}
+    record["victim"]["labels"] = {"background": 0, **names}
+    for key, labels in {"clean": clean, "adversarial": adversarial}.items():
+        counts = np.bincount(labels.ravel(), minlength=count + 1)
+        record["metrics"][key] = {
+            name: {"dice": 1.0 if key == "clean" or k % 3 else 2 / 3, "iou": None, "hd95_mm": 0.0, "nsd": 1.0,
+                   "volume_ml": 0.045 * int(counts[k])}
+            for name, k in names.items()
+        }  # fmt: skip
+    record["verdicts"] = {name: "held" if k % 3 else "dice" for name, k in names.items()}
+    record["control"] = {kind: {"dice": dict.fromkeys(names, 0.99)} for kind in CONTROL}
+    record["attack"]["parameters"]["target"] = []
+    (folder / "result.json").write_text(json.dumps(record | {"margin": None, "slices": [], "trace": []}))
+    return folder
+
+
 def turn(volumes, affine, axes, tilt):
     """The same volumes with other voxel axes and a rotated frame: anatomy keeps its place, the file's layout
     changes."""

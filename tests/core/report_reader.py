@@ -47,7 +47,7 @@ class Reader:
         self.path = path
         failure = self.driver.execute_async_script(
             "const done = arguments[0];"
-            "perturbox.job.inputs.then(() => requestAnimationFrame(() => done(null)), e => done(String(e)))"
+            "perturbox.ready.then(() => requestAnimationFrame(() => done(null)), e => done(String(e)))"
         )
         assert failure is None
 

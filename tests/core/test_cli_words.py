@@ -230,6 +230,7 @@ def result(**changes):
         "control": {"noise": {"dice": {"liver": 0.99, "spleen": 0.973, "kidney": None}}},
         "success": {"rule": "the rule", "value": 0.479, "threshold": 0.5, "succeeded": True},
         "stopped_early": None,
+        "flow": None,
         "warnings": [],
         **changes,
     }
@@ -427,3 +428,18 @@ def test_one_attack_is_told_whole(capsys):
     assert (
         "Limit           eps, in linf or l2" in lines and "restarts=1, 1 to 1000: Independent starts; the worst is kept"
     )
+
+
+def test_the_sentence_tells_what_became_what_not_what_cancels():
+    """The spleen keeps its volume, yet most of it is other tissue."""
+    flow = [("background", "spleen", 60.0), ("spleen", "liver", 40.0), ("spleen", "background", 18.5)]
+    flow += [("spleen", "kidney", 1.5), ("liver", "background", 5.0)]
+    rows = [{"from": a, "to": b, "ml": ml} for a, b, ml in flow]
+    kept = result(flow=rows, source={"sizes": "ml"}, verdicts={"liver": "held", "spleen": "dice", "kidney": "absent"})
+    kept["metrics"]["clean"]["spleen"]["volume_ml"] = 100.0
+    assert (
+        "broke spleen: of 100 ml spleen 60 are lost (now called liver 40, nothing 18, elsewhere 1.5) and 60 ml are "
+        "newly called spleen (before: nothing); mean Dice"
+    ) in headline(kept)
+    kept["verdicts"]["spleen"] = "held"
+    assert "lost" not in headline(kept)

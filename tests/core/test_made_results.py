@@ -12,6 +12,7 @@ import results_made
 from perturbox.cli import words
 from perturbox.judge import metrics
 from perturbox.judge.columns import summarise
+from perturbox.judge.flow import flow
 from perturbox.judge.record import SCHEMA, read_record
 from perturbox.judge.summary import scores
 from perturbox.judge.verdicts import SAID
@@ -54,6 +55,8 @@ def test_scores_and_verdicts_are_those_of_plain_loops(name):
     labels = made_scores.LABELS
     rows = metrics.structures(after, before, labels, steps, voxel)
     _, expected = results_made.made(case)
+    expected_flow = [(row["from"], row["to"], pytest.approx(row["ml"])) for row in expected["flow"]]
+    assert [tuple(row.values()) for row in flow(before, after, labels, voxel)] == expected_flow
     for structure, against in made_scores.scores(after, before, steps, voxel).items():
         assert rows[structure] == pytest.approx(against)
         a, b = before == labels[structure], after == labels[structure]
@@ -92,6 +95,9 @@ def test_the_command_line(told, tmp_path):
     _, record, expected = told
     said, table, *rest = words.attack_summary(record, tmp_path)
     assert said == expected["headline"]
+    first = [line for line in rest if line.startswith("What became what: ")]
+    rows = [f"{flow['from']} → {flow['to']}".replace("background", "nothing") for flow in record["flow"] or []]
+    assert len(first) == bool(rows) and all(row in first[0] for row in rows)
     assert not [line for line in rest if line.startswith("Goal")]  # nobody gave one
     found = cells(table)
     present = {name: row for name, row in expected["structures"].items() if row["verdict"] != "absent"}
@@ -121,7 +127,7 @@ def test_the_report(told):
         if row["outlined"]:
             assert (finding.dice_before, finding.dice_after) == pytest.approx((row["dice_before"], row["dice_after"]))
     page = write_report(folder).read_text(encoding="utf-8")
-    assert expected["headline"].replace("'", "&#x27;") in page
+    assert expected["told"].replace("'", "&#x27;") in page
     assert (f"Stress test: {'nothing broke' if not expected['broken'] else expected['broken'][0]}") in headline(
         story.result, story.findings
     )

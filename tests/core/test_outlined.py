@@ -70,7 +70,7 @@ def test_what_was_not_outlined_has_no_agreement_with_the_expert(place, result):
     before, now = (record["metrics"][which]["liver"]["dice"] for which in ("clean", "adversarial"))
     assert f"mean Dice {before:.2f} → {now:.2f};" in record["summary"]["headline"]
     assert not [text for text in record["warnings"] if text.startswith("Bone")]
-    assert "bone" not in record["summary"]["headline"]
+    assert "bone" not in record["summary"]["headline"].partition(":")[0]  # the liver may have become bone
 
 
 def test_it_verifies_and_replays(result, tmp_path):

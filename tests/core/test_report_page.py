@@ -10,7 +10,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
-from report_fixture import make_result
+from report_fixture import make_result, many_structures
 from report_reader import Reader
 
 from perturbox.report import write_report
@@ -53,8 +53,9 @@ def oblique(tmp_path_factory):
 
 @pytest.fixture
 def page(reader, straight):
+    """The page with every structure shown, in axial slices."""
     reader.media()
-    reader.open(straight)
+    reader.open(straight, "#plane=axial")
     return reader
 
 
@@ -409,3 +410,180 @@ def test_flat_pictures(reader, tmp_path):
     assert reader.run("return [...document.querySelectorAll('[data-plane]')].length") == 0
     assert reader.run("return [...document.querySelectorAll('.mark')].map(m => m.textContent).join('')") == ""
     assert "pixels differs here" in reader.run("return document.querySelectorAll('.info')[1].textContent")
+
+
+def in_sight(reader, query):
+    """(top, bottom, height of the window) of what is shown."""
+    return reader.run(
+        "const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.top, b.bottom, innerHeight]",
+        query,
+    )
+
+
+def test_the_first_screen_shows_sentence_picture_and_key(reader, straight):
+    for width, height in ((1440, 900), (1280, 720)):
+        reader.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        try:
+            reader.open(straight)
+            for query in ("#verdict", "#views", "#key"):
+                top, bottom, seen = in_sight(reader, query)
+                assert top >= 0 and bottom <= seen == height, query
+            state, opening = reader.view(), reader.run("return perturbox.meta.opening")
+            assert (state["only"], state["plane"]) == (opening["structure"], opening["plane"])
+            spleen = reader.run("return perturbox.meta.structures[arguments[0] - 1].name", state["only"])
+            assert f"broke {spleen}" in reader.run("return document.querySelector('#verdict').textContent")
+            worst = "return perturbox.meta.planes.find(p => p.axis === arguments[0]).worst[arguments[1]]"
+            assert state["slice"] == reader.run(worst, state["plane"], state["only"])
+            pressed = "return document.querySelector('#key [aria-pressed=true]').textContent"
+            assert reader.run(pressed).lower() == spleen
+        finally:
+            reader.cdp("Emulation.clearDeviceMetricsOverride")
+
+
+def test_what_a_click_below_changes_is_in_sight(page):
+    page.run("document.querySelector('#structures').scrollIntoView()")
+    assert page.until(lambda: page.run("return document.querySelector('#views').classList.contains('afloat')"))
+    before = page.picture()
+    page.run("document.querySelector('tr[data-structure] button').click()")
+    top, bottom, seen = in_sight(page, "#views canvas")
+    assert 0 <= top < bottom <= seen and page.picture() != before
+    row = in_sight(page, "tr[data-structure] button")
+    assert row[0] >= bottom  # the picture doesn't hide what was chosen
+    page.run("scrollTo(0, 0)")
+    assert page.until(lambda: page.run("return !document.querySelector('#views').classList.contains('afloat')"))
+
+
+def test_the_key_isolates(page):
+    page.run("[...document.querySelectorAll('#key button')].find(b => b.textContent === 'Liver').click()")
+    assert page.view()["only"] == 1
+    fill = "return getComputedStyle(document.querySelector('#key .square.s1 rect')).fill"
+    assert (
+        page.run(fill)
+        == "rgb(0, 158, 115)"
+        == "rgb({}, {}, {})".format(*page.run("return perturbox.meta.structures[0].rgb"))
+    )
+
+
+def drag(page, start, end, button=0):
+    page.run(
+        """const c = document.querySelector(".pane canvas"), b = c.getBoundingClientRect(), [s, e, button] = arguments;
+        const at = ([x, y]) => ({clientX: b.left + x * b.width, clientY: b.top + y * b.height, button, bubbles: true});
+        const send = (kind, place) => c.dispatchEvent(new PointerEvent(kind, at(place)));
+        send("pointerdown", s); send("pointermove", e); send("pointerup", e); send("click", e);""",
+        start, end, button,
+    )  # fmt: skip
+
+
+def test_zoom_and_pan_show_the_voxels_they_should(page):
+    page.press("4")
+    whole = page.picture()
+    voxel = lambda text: [int(v) for v in re.search(r"voxel i (\d+), j (\d+), k (\d+)", text).groups()]  # noqa: E731
+    left, right = voxel(page.point(0.25, 0.5)), voxel(page.point(0.75, 0.5))
+    page.click("[data-zoom='1.5']")
+    page.press("+")
+    lens = page.run("return perturbox.state.lens")
+    assert lens["zoom"] == pytest.approx(2.25)
+    near = [voxel(page.point(x, 0.5)) for x in (0.25, 0.75)]
+    assert abs(near[1][0] - near[0][0]) == pytest.approx(abs(right[0] - left[0]) / 2.25, abs=1)
+    at = page.view()["at"]
+    drag(page, (0.5, 0.5), (0.25, 0.5))  # what was in the middle lies a quarter to the left
+    assert page.view()["at"] == at  # a drag is no click
+    assert page.run("return perturbox.state.lens.x") == pytest.approx(lens["x"] + 0.25 / 2.25, abs=0.01)
+    page.press("0")
+    assert page.picture() == whole
+
+
+def test_the_window_is_dragged(page):
+    page.press("4")
+    width, centre = page.run("const w = perturbox.meta.windows[0]; return [w.width, w.centre]")
+    before = page.picture()
+    drag(page, (0.4, 0.5), (0.6, 0.5), button=2)
+    now = page.run("const w = perturbox.meta.windows[perturbox.state.window]; return [w.width, w.centre]")
+    assert now[0] > width and now[1] == centre and page.picture() != before
+    assert page.run("return document.querySelector('#window').selectedOptions[0].textContent").startswith("By hand")
+    page.press("r")
+    assert page.view()["window"] == 0
+
+
+def test_the_scale_bar_is_true(page):
+    for _ in range(2):
+        bar, mm, canvas = page.run(
+            """const [r, c] = [".ruler", "canvas"].map(q => document.querySelector(".pane " + q));
+            const a = perturbox.meta.axes[2];
+            return [r.getBoundingClientRect().width, parseFloat(r.textContent),
+                    c.clientWidth / (a.mm * a.kept.length) * perturbox.state.lens.zoom]"""
+        )
+        assert bar == pytest.approx(mm * canvas, rel=0.02)
+        page.press("+", "+", "+")
+
+
+def test_three_planes_are_linked(page):
+    page.press("6")
+    axes = page.run("return [...document.querySelectorAll('.pane canvas')].map(c => +c.dataset.axis)")
+    assert axes == [0, 1, 2]
+    page.run("perturbox.isolate(0)")
+    page.press("6")
+    box = """const c = document.querySelectorAll(".pane canvas")[0], b = c.getBoundingClientRect();
+    const at = {clientX: b.left + .3 * b.width, clientY: b.top + .6 * b.height, bubbles: true};
+    c.dispatchEvent(new MouseEvent("click", at))"""
+    page.run(box)
+    _, y, x = page.view()["at"]
+    shape = page.run("return perturbox.meta.shape")
+    assert (x, y) == (pytest.approx(0.3 * shape[2], abs=2), pytest.approx(0.6 * shape[1], abs=2))
+    said = page.run("return [...document.querySelectorAll('.pane .info')].map(i => i.textContent)")
+    numbers = page.run("return perturbox.meta.planes.map(p => p.numbers[perturbox.state.at[p.axis]])")
+    assert [int(text.split()[1]) for text in said] == numbers
+
+
+def test_the_worst_picture_is_printed_first(page):
+    page.media(media="print")
+    page.cdp("Emulation.setDeviceMetricsOverride", width=718, height=1047, deviceScaleFactor=1, mobile=False)  # A4
+    try:
+        ends = page.run(
+            "return [...document.querySelectorAll('#first img')].map(i => i.getBoundingClientRect().bottom)"
+        )
+        assert len(ends) == 3 and 100 < max(ends) < 1047
+        ids = ["verdict", "first", "flow", "structures", "appendix"]
+        assert (
+            page.run("return [...document.querySelectorAll(arguments[0])].map(e => e.id)", "#" + ",#".join(ids)) == ids
+        )
+    finally:
+        page.cdp("Emulation.clearDeviceMetricsOverride")
+
+
+def test_heat_says_what_its_colours_mean(page):
+    page.press("3")
+    assert page.view()["signed"] is True  # its limit is on each voxel: nearly all change by as much
+    assert "blue where the attack made the scan darker" in page.run(
+        "return document.querySelector('#legend').textContent"
+    )
+    page.run("document.querySelector('#signed').click()")
+    assert "not how much it mattered" in page.run("return document.querySelector('#legend').textContent")
+
+
+def test_a_photograph_is_shown_at_full_resolution_and_in_pixels(reader, tmp_path):
+    folder = make_result(tmp_path / "flat", shape=(250, 240, 10), flat=True, repeat=4)
+    reader.media()
+    reader.open(write_report(folder))
+    assert json.loads((folder / "result.json").read_text())["source"]["shape"] == [1000, 960]
+    kept = reader.run("return perturbox.meta.axes.slice(1).map(a => a.kept)")
+    assert all(np.diff(axis).tolist() == [1] * (len(axis) - 1) for axis in kept)  # every row and column
+    text = reader.run("return document.querySelector('main').innerText")
+    assert "pixels spleen" in text and not re.search(r"\d (mm|ml|cm²)", text[: text.index("Effort and provenance")])
+    assert reader.run("return [...document.querySelectorAll('.ruler')].every(r => r.hidden)")
+
+
+def test_of_sixty_structures_the_worst_are_told_and_the_rest_is_found(reader, tmp_path):
+    reader.media()
+    reader.open(write_report(many_structures(tmp_path / "many", 60)))
+    rows = "[...document.querySelectorAll('tr[data-structure]')].filter(r => r.getClientRects().length)"
+    assert reader.run(f"return {rows}.length") == 12
+    assert reader.run("return document.querySelectorAll('#charts .legend li').length") == 5
+    lines = "return [...document.querySelectorAll('[data-chart=axial] .line')].map(l => l.matches('.rest'))"
+    assert sorted(reader.run(lines)) == [False] * 5 + [True] * 55
+    assert reader.run("return document.querySelectorAll('#key > button').length") == 5
+    reader.run("const f = document.querySelector('#filter'); f.value = '59'; f.dispatchEvent(new Event('input'))")
+    assert reader.run(f"return {rows}.map(r => r.querySelector('button').textContent)") == ["Part 59"]
+    reader.run("const f = document.querySelector('#filter'); f.value = ''; f.dispatchEvent(new Event('input'))")
+    reader.click("#unfold")
+    assert reader.run(f"return {rows}.length") == 60

@@ -200,6 +200,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "reference": (lambda r: r.update(reference="clean_prediction"), "reference: "),
     "replayable": (lambda r: r.update(replayable=False), "replayable: "),
     "flow": (lambda r: r.update(flow=[]), "flow: "),
+    "how much became what": (lambda r: r["flow"][0].update(ml=0.5), "flow[0].ml: "),
     "storage type": (lambda r: r["source"].update(dtype="float32"), "source.dtype: "),
     "spacing": (lambda r: r["source"].update(spacing_mm=[1.0, 1.0, 1.0]), "source.spacing_mm[0]: "),
     "format": (lambda r: r["source"].update(format=".nrrd"), "files.adversarial.path: "),

@@ -13,7 +13,17 @@ from rich.text import Text
 from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
 from perturbox.judge import columns
-from perturbox.judge.summary import chance, fixed, listed, number, outlined, upper_bound, worst_first
+from perturbox.judge.summary import (
+    chance,
+    fixed,
+    flows_told,
+    listed,
+    notes,
+    number,
+    outlined,
+    upper_bound,
+    worst_first,
+)
 from perturbox.judge.verdicts import said
 
 WIDE = 160
@@ -61,6 +71,9 @@ def gigabytes(count: int) -> str:
 def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = False) -> list[Any]:
     """Everything `perturbox attack` prints at its end; of the goal only if the user gave one."""
     lines: list[Any] = [result["summary"]["headline"], structures_table(result), about_table(result)]
+    if flows := flows_told(result):
+        more = len(result["flow"]) - len(flows)
+        lines.append(f"What became what: {'; '.join(flows)}{f'; {more} smaller in result.json' if more else ''}.")
     goal, success = result["attack"]["parameters"]["goal"], result["success"]
     if goal_given or goal != DEFAULT_GOAL:
         reached = "reached" if success["succeeded"] else "not reached"
@@ -68,7 +81,7 @@ def attack_summary(result: Mapping[str, Any], out: Path, goal_given: bool = Fals
             f"Goal {goal}: {success['rule']} – {reached} "
             f"({number(success['value'])}, limit {number(success['threshold'])})."
         )
-    lines += [f"Note: {warning}" for warning in result["warnings"]]
+    lines += [f"Note: {warning}" for warning in notes(result)]
     report = out / "report.html"
     return [*lines, f"Result: {out}", *([f"Report: {report}"] if report.is_file() else [])]
 

@@ -332,7 +332,7 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
     tolerance = result["metrics"].get("tolerance_mm", TOLERANCE_MM)
     if spacing > tolerance * (1 + 1e-6):
         yield (
-            f"The NSD tolerance of {tolerance:g} mm is below the slice spacing of {spacing:g} mm: "
+            f"{summary.NSD_NOTE} of {tolerance:g} mm is below the slice spacing of {spacing:g} mm: "
             "a shift by one voxel already counts as wrong."
         )
     if result["noise"]["sigma"] is None:

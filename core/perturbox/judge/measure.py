@@ -14,6 +14,7 @@ import numpy as np
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.judge import checks, metrics
+from perturbox.judge.flow import flow
 from perturbox.judge.noise import scan_noise
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, Undefined, Volume
@@ -134,7 +135,7 @@ def measure(
         },
         "success": {"rule": goal.rule, "value": value, "threshold": threshold, "succeeded": value <= threshold},
         "control": control,
-        "flow": None,
+        "flow": flow(clean_seg, adversarial_seg, labels, voxel_ml),
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
     }
     return Measurement(numbers, clean_seg, adversarial_seg, notes + ask.notes)

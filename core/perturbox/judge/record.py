@@ -47,6 +47,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "verdicts": (dict,),
     "outlined": (list, type(None)),
     "summary": (dict,),
+    "flow": (list, type(None)),
     "surrogates": (list,),
     "trace": (list,),
     "versions": (dict,),

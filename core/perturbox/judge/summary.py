@@ -7,10 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perturbox.judge.verdicts import BROKEN
+from perturbox.judge.verdicts import BACKGROUND, BROKEN
 
 CLEARLY = 0.9  # of the limit: a change below that names its own size
 STEADY = 0.05  # chance that lowers no Dice by more than this did nothing
+SPECK = 0.001  # of what moved in the structure of which most did: as little as that isn't what a result is about
+TOLD = 0.05  # of what moved: a part as small as that is told as the rest
+NSD_NOTE = "The NSD tolerance"  # how what is said of that metric alone begins
+NAMED = 6  # as many broken structures are named one by one
 
 
 # ---------------------------------------------------------------- numbers as one reads them
@@ -44,6 +48,11 @@ def at_most(value: float, decimals: int = 2) -> str:
     return fixed(math.ceil(value * 10**decimals - 1e-9) / 10**decimals, decimals)
 
 
+def size(value: float, sizes: str = "ml") -> str:
+    """A volume or area as one reads it: whole above 10, one decimal below; pixels are whole."""
+    return fixed(value, 0 if abs(value) >= 10 or sizes == "pixels" else 1)
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as one says them: "liver, spleen and kidney"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -74,6 +83,16 @@ def worst_first(record: Mapping[str, Any]) -> list[str]:
 def broken(record: Mapping[str, Any]) -> list[str]:
     """The structures that broke, worst first."""
     return [name for name in worst_first(record) if record["verdicts"][name] in BROKEN]
+
+
+def lead(record: Mapping[str, Any]) -> str | None:
+    """The structure that the result is about, which every face shows first: of those that broke the worst of which
+    more than a speck moved; of those that held the one with the lowest Dice; None if the model found none."""
+    names, there = broken(record), worst_first(record)
+    if not names or not record["flow"]:
+        return (names or there or [None])[0]
+    moved = {name: sum(row["ml"] for row in record["flow"] if name in (row["from"], row["to"])) for name in names}
+    return next(name for name in names if moved[name] >= SPECK * max(moved.values()))
 
 
 def mean_dice(record: Mapping[str, Any], which: str) -> float | None:
@@ -125,12 +144,65 @@ def effect(record: Mapping[str, Any]) -> str:
         untested = [name for name, word in record["verdicts"].items() if word == "not-tested"]
         proof = f"but {listed(untested)} could not be tested" if untested else "which is no proof of safety"
         return f"broke no structure, {proof}"
+    if len(names) > NAMED:
+        return f"broke {len(names)} of {len(worst_first(record))} structures, worst {listed(names[:3])}"
     with_expert = [name for name in names if outlined(record, name)]
     rest = [name for name in names if not outlined(record, name)]
     parts = [listed(with_expert)] if with_expert else []
     if rest:
         parts.append(f"{listed(rest)} (not outlined: compared with the model's own clean prediction)")
     return f"broke {' and '.join(parts)}"
+
+
+def became(record: Mapping[str, Any]) -> str | None:
+    """What the structure that the result is about is called now, and what is newly called so; never the difference of
+    its volumes, in which the two cancel. None if nothing broke or the flow isn't known."""
+    name, flow = lead(record), record["flow"]
+    if not flow or name not in broken(record):
+        return None
+    sizes = record["source"]["sizes"]
+    lost = {row["to"]: row["ml"] for row in flow if row["from"] == name}
+    new = {row["from"]: row["ml"] for row in flow if row["to"] == name}
+    gone, come = sum(lost.values()), sum(new.values())
+    parts = []
+    if gone > TOLD * come:
+        whole = f"{size(record['metrics']['clean'][name]['volume_ml'], sizes)} {sizes} {name}"
+        ends = _parts(lost, gone, sizes, "now called ", "elsewhere")
+        parts.append(
+            f"all {whole} are lost ({ends})"
+            if record["verdicts"][name] == "vanished"
+            else f"of {whole} {size(gone, sizes)} are lost ({ends})"
+        )
+    if come > TOLD * gone:
+        parts.append(f"{size(come, sizes)} {sizes} are newly called {name} ({_parts(new, come, sizes, 'before: ')})")
+    return " and ".join(parts)
+
+
+def _parts(rows: Mapping[str, float], whole: float, sizes: str, head: str, others: str = "others") -> str:
+    """The larger parts of what was lost or is new by name: "now called liver 78, nothing 55, elsewhere 6"."""
+    told = {name: ml for name, ml in rows.items() if ml > max(TOLD * whole, 0.05)}  # less than that reads "0.0"
+    if len(rows) == 1:
+        return head + plain(next(iter(rows)))
+    rest = whole - sum(told.values())
+    texts = [f"{plain(name)} {size(ml, sizes)}" for name, ml in told.items()]
+    return head + ", ".join(texts + [f"{others} {size(rest, sizes)}"] * (rest >= 0.05))
+
+
+def plain(name: str) -> str:
+    """A structure's name in a flow: the background is nothing."""
+    return "nothing" if name == BACKGROUND else name
+
+
+def flows_told(record: Mapping[str, Any], most: int = 6) -> list[str]:
+    """The largest flows in words, "gut → kidney 190 ml"; none where the flow isn't known or nothing changed."""
+    rows = record["flow"] or []
+    return [f"{plain(row['from'])} → {plain(row['to'])} {sized(record, row['ml'])}" for row in rows[:most]]
+
+
+def sized(record: Mapping[str, Any], value: float) -> str:
+    """A size with what it is told in."""
+    sizes = record["source"]["sizes"]
+    return f"{size(value, sizes)} {sizes}"
 
 
 def chance(record: Mapping[str, Any]) -> tuple[str, str, Mapping[str, float | None]]:
@@ -159,7 +231,8 @@ def chance_did(record: Mapping[str, Any]) -> str | None:
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """The result in one sentence: the change, against the scan's own noise, what it broke, what chance alone did."""
+    """The result in one sentence: the change, against the scan's own noise, what it broke, what became of the worst of
+    these, what chance alone did."""
     budget, stopped = record["budget"], record["stopped_early"]
     if isinstance(record["untested"], str) and not stopped and not broken(record):
         return f"Not tested: {record['untested']}"
@@ -170,15 +243,18 @@ def headline(record: Mapping[str, Any]) -> str:
             f"No change within {amount(budget, budget['eps'])} was found: the saved scan is the original, which is no "
             "proof of safety."
         )
-    sentence = f"A change of at most {change(record)} {effect(record)}"
     before, after = mean_dice(record, "clean"), mean_dice(record, "adversarial")
-    if None not in (before, after):
-        sentence += f": mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
-    if did := chance_did(record):
-        sentence += f"; {did}"
+    dice = None if None in (before, after) else f"mean Dice {fixed(before, 2)} → {fixed(after, 2)}"
+    said = "; ".join(part for part in (became(record), dice, chance_did(record)) if part)
+    sentence = f"A change of at most {change(record)} {effect(record)}" + (f": {said}" if said else "")
     if stopped:
         sentence += f". The attack was {stopped}; this is the best change until then"
     return sentence + "."
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """The warnings for faces that show no NSD: what is said of it alone stays beside its values, in result.json."""
+    return [text for text in record["warnings"] if not text.startswith(NSD_NOTE)]
 
 
 def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:

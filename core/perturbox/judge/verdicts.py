@@ -21,6 +21,7 @@ VERDICTS = tuple(SAID)
 # Those that are breaks, and those among them that rest on overlap alone.
 BROKEN = VERDICTS[:6]
 OVERLAP = VERDICTS[:4]
+BACKGROUND = "background"  # what value 0 is called if a model doesn't name it
 
 
 @dataclass(frozen=True)

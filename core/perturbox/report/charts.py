@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from perturbox.report import colours
+from perturbox.report.findings import WORST
 
+MANY = 12  # structures: of more only the worst are drawn in colour
 TOP, HEIGHT, FOOT = 12, 150, 40
 
 
@@ -71,8 +73,9 @@ def slice_chart(
     span = max(abs(last - first), 1)
     x = np.array([frame.x(s) for s in np.abs(order - first) / span])
     parts = [frame.grid(), _bars(x, differ, 0.8 * (frame.right - frame.left) / max(len(order), 2))]
-    for n, title in names:
-        parts.append(_line(n, title, _path(x, dice[:, n - 1])))
+    for n, title in reversed(names):  # the worst on top
+        told = (n, title) in names[:WORST] if len(names) > MANY else True
+        parts.append(_line(n, title, _path(x, dice[:, n - 1]), told))
     parts += [
         frame.tick(abs(t - first) / span, str(t + 1)) for t in _ticks(min(first, last), max(first, last), base=-1)
     ]
@@ -154,9 +157,10 @@ def _bars(x: np.ndarray, differ: np.ndarray, width: float) -> str:
     return "".join(bars)
 
 
-def _line(n: int, title: str, path: str) -> str:
+def _line(n: int, title: str, path: str, told: bool = True) -> str:
+    kind = f"line s{n}" if told else f"line s{n} rest"
     return (
-        f'<path class="line s{n}" data-structure="{n}" stroke-dasharray="{colours.dash(n)}" d="{path}">'
+        f'<path class="{kind}" data-structure="{n}" stroke-dasharray="{colours.dash(n)}" d="{path}">'
         f"<title>{escape(title)}</title></path>"
     )
 

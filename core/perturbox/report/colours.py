@@ -49,8 +49,9 @@ def on_light(colour: str, ground: str = "#f6f8fa", ratio: float = 4.5) -> str:
 
 
 def style_rules(structures: int) -> str:
-    """CSS: classes s1, s2, … set --c to the structure's colour, darker on light ground; and the heat legend."""
-    light = "".join(f".s{n}{{--c:{on_light(structure(n))}}}" for n in range(1, structures + 1))
+    """CSS: classes s1, s2, … set --c to the structure's colour, darker on light ground, --fill as pictures paint it;
+    and the heat legend."""
+    light = "".join(f".s{n}{{--c:{on_light(structure(n))};--fill:{structure(n)}}}" for n in range(1, structures + 1))
     dark = "".join(f".s{n}{{--c:{structure(n)}}}" for n in range(1, structures + 1))
     heat = f".scale{{background:linear-gradient(90deg,{','.join(INFERNO)})}}"
     return f"{light}\n@media screen and (prefers-color-scheme:dark){{{dark}}}\n{heat}\n"

@@ -1,9 +1,9 @@
 """The display copy: what of a scan travels inside the page, and how it lies in the body.
 
 Axes are those of the file, ordered and flipped to the closest anatomical ones: z from feet to head, y from front
-to back, x from the patient's right to left. The copy keeps true voxels (cropped to the structures + 20 mm, then
-fewer columns, rows and slices where the page would grow too large), never averages: a read-out is always a stored
-value. Unchanged slices go first.
+to back, x from the patient's right to left. The copy keeps true voxels, cropped to the structures + 20 mm, never
+averages: a read-out is always a stored value. Slices keep every row and column; where the page would grow too large,
+unchanged slices go first, then all but every n-th changed one, the most changed of each structure never.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,8 @@ from perturbox.report.encode import pack_bytes, pack_int16
 from perturbox.report.load import Result
 
 MARGIN_MM = 20.0
-MAX_SLICES = 112
-MAX_AREA = 256 * 256
-TARGET_BYTES = 12_000_000  # of base64 text
-CONTEXT_SLICES = 8
+TARGET_BYTES = 13_000_000  # of base64 text
+SAMPLE_SLICES = 12  # of which the size of all is estimated
 PLANES = ("axial", "coronal", "sagittal")
 ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
 
@@ -93,28 +91,31 @@ def slice_axis(axes: Axes) -> int:
     return int(np.argmax([round(axis.spacing, 3) for axis in axes]))
 
 
-def thin(axes: Axes, changed: np.ndarray, always: np.ndarray, slices: int = MAX_SLICES, area: float = MAX_AREA) -> Axes:
-    """Fewer slices (unchanged ones first, `always` never), then fewer rows and columns; evenly spread.
+def thin(axes: Axes, changed: np.ndarray, always: np.ndarray, slices: int) -> Axes:
+    """About `slices` of the slices: unchanged ones go first, evenly; then every n-th changed one stays, and `always`.
 
     changed, always: bool and int over the file's voxels along the slice axis.
     """
     along = slice_axis(axes)
-    thinned = list(axes)
     kept = axes[along].kept
-    must = changed[kept]
-    if must.sum() > slices:
-        chosen = kept[must][_spread(int(must.sum()), slices)]
-    else:
-        room = slices - int(must.sum())
-        quiet = kept[~must][_spread(int((~must).sum()), room)]
-        chosen = np.concatenate([kept[must], quiet])
-    chosen = set(chosen.tolist()) | (set(always.tolist()) & set(kept.tolist()))
+    must = kept[changed[kept]]
+    chosen = set(must[:: -(-must.size // max(slices, 1)) or 1].tolist())
+    quiet = kept[~changed[kept]]
+    chosen |= set(quiet[_spread(quiet.size, max(slices - must.size, 0))].tolist())
+    chosen |= set(always.tolist()) & set(kept.tolist())
+    thinned = list(axes)
     thinned[along] = axes[along].keeping(np.array([k for k in kept if int(k) in chosen]))
-    plane = [a for a in range(3) if a != along]
-    share = min(1.0, np.sqrt(area / np.prod([axes[a].kept.size for a in plane])))
-    for a in plane:
-        kept = axes[a].kept
-        thinned[a] = axes[a].keeping(kept[_spread(kept.size, max(int(kept.size * share), min(kept.size, 16)))])
+    return thinned[0], thinned[1], thinned[2]
+
+
+def coarser(axes: Axes, share: float) -> Axes:
+    """A share of the pixels of each slice, evenly spread: for pictures too large to travel whole."""
+    along = slice_axis(axes)
+    thinned = list(axes)
+    for a in range(3):
+        if a != along:
+            kept = axes[a].kept
+            thinned[a] = axes[a].keeping(kept[_spread(kept.size, max(int(kept.size * share**0.5), 16))])
     return thinned[0], thinned[1], thinned[2]
 
 
@@ -187,25 +188,42 @@ def make_copy(
 
     clean, adversarial: "i j k" renumbered labels. changed, always: along the slice axis, see `thin`.
     """
-    whole = crop(anatomical_axes(result), (clean > 0) | (adversarial > 0))
-    axes = thin(whole, changed, always)
+    axes = crop(anatomical_axes(result), (clean > 0) | (adversarial > 0))
     along = slice_axis(axes)
     change, perturbed = _picked(result, axes)
+    count = axes[along].kept.size
+    if count > 4 * SAMPLE_SLICES:
+        some = axes[along].keeping(axes[along].kept[_spread(count, SAMPLE_SLICES)])
+        z, y, x = (some if a == along else axes[a] for a in range(3))
+        arrays = [_again(array, axes, (z, y, x)) for array in (change, perturbed)]
+        _, streams = _packed(result, (z, y, x), clean, adversarial, *arrays)
+        most = int(SAMPLE_SLICES * TARGET_BYTES / _weight(streams))
+        smaller = thin(axes, changed, always, most) if most < count else axes
+        change, perturbed, axes = *(_again(array, axes, smaller) for array in (change, perturbed)), smaller
     while True:
-        scan, scale, offset = quantised_scan(perturbed - change)
-        steps, step = quantised_change(change, storage_step(result))
-        copy = Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
-        streams = copy.streams()
-        size = sum(len(s) for s in streams.values()) * 4 / 3
+        copy, streams = _packed(result, axes, clean, adversarial, change, perturbed)
+        size, count = _weight(streams), axes[along].kept.size
         if size <= TARGET_BYTES:
             return copy, streams
         share = TARGET_BYTES / size * 0.97
-        count, busy = axes[along].kept.size, int(changed[axes[along].kept].sum())
-        slices = max(int(count * share), min(count, busy + CONTEXT_SLICES))
-        area = np.prod([axes[a].kept.size for a in range(3) if a != along]) * min(1.0, share * count / slices)
-        smaller = thin(axes, changed, always, slices, area)
-        change, perturbed = (_again(array, axes, smaller) for array in (change, perturbed))
-        axes = smaller
+        smaller = thin(axes, changed, always, int(count * share))
+        if smaller[along].kept.size == count:
+            smaller = coarser(axes, share)
+        change, perturbed, axes = *(_again(array, axes, smaller) for array in (change, perturbed)), smaller
+
+
+def _packed(
+    result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray, change: np.ndarray, perturbed: np.ndarray
+) -> tuple[Copy, dict[str, bytes]]:
+    scan, scale, offset = quantised_scan(perturbed - change)
+    steps, step = quantised_change(change, storage_step(result))
+    copy = Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
+    return copy, copy.streams()
+
+
+def _weight(streams: dict[str, bytes]) -> float:
+    """Bytes in the page, as base64 text."""
+    return sum(len(stream) for stream in streams.values()) * 4 / 3
 
 
 def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:

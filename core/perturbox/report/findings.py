@@ -14,6 +14,7 @@ from perturbox.report.load import Result
 LIMITS = Limits()
 LOCAL_AREA = 0.10
 CHANGED_ML, CHANGED_SHARE = 0.5, 0.02
+WORST = 5  # structures that are drawn and named where they are many
 
 
 @dataclass(frozen=True)

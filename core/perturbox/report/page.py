@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.report import colours, display, words
+from perturbox.report import charts, colours, display, flows, words
+from perturbox.report.charts import MANY
 from perturbox.report.encode import text
 from perturbox.report.facts import model_facts, provenance
+from perturbox.report.findings import WORST, Finding
 from perturbox.report.pictures import triptych, worst_positions
 from perturbox.report.story import Plane, Story
 from perturbox.report.tables import (
@@ -30,6 +32,8 @@ from perturbox.report.words import fixed, number, size
 HU_WINDOWS = (("Soft tissue", 400, 40), ("Liver", 150, 60), ("Lung", 1500, -600), ("Bone", 2000, 300))
 # Columns, rows and the rows' direction of axial, coronal and sagittal slices, in display axes.
 DRAWN_ALONG = ((2, 1, 1), (2, 0, -1), (1, 0, -1))
+PLANES_BUTTON = '<button type="button" data-mode="planes" aria-pressed="false">Planes<kbd>6</kbd></button>'
+AROUND = 300  # pixels of the first screen above and below the picture
 
 
 def resource(name: str) -> str:
@@ -39,7 +43,7 @@ def resource(name: str) -> str:
 def build(story: Story) -> str:
     """The whole report as one HTML text."""
     style = resource("style.css") + colours.style_rules(len(story.result.structures))
-    script = "".join(resource(f"{part}.js") for part in ("unpack", "slices", "viewer"))
+    script = "".join(resource(f"{part}.js") for part in ("unpack", "slices", "lens", "viewer"))
     flat = story.result.flat
     meta = json.dumps(viewer_meta(story), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(resource("report.html")).substitute(
@@ -50,16 +54,20 @@ def build(story: Story) -> str:
         script=script,
         script_hash=content_hash(script),
         subtitle=escape(subtitle(story)),
-        verdict=rich(words.verdict(story.result, story.findings, story.units)),
+        verdict=escape(story.result.record["summary"]["headline"]),
         tiles="".join(tile(*texts) for texts in tiles(story)),
         warnings=warnings(story),
         shown=escape(shown(story)),
         plane_buttons=plane_buttons(story),
         windows="".join(f"<option>{escape(name)} {number(w)}/{number(c)}</option>" for name, w, c in windows(story)),
-        view_title="Image" if flat else "Slices",
+        planes_button=PLANES_BUTTON if len(story.planes) == 3 else "",
+        key=colour_key(story),
+        first=first_picture(story),
+        flow=flows.section(story),
+        filter=filter_box(story),
         stacked=" hidden" if flat else "",
         and_jump="" if flat else " and jump to its most changed slice",
-        legend=legend(story.present),
+        legend=chart_legend(story),
         charts="".join(slice_section(story, plane) for plane in story.planes),
         structures=structure_table(story),
         controls=control_table(story),
@@ -112,6 +120,9 @@ def viewer_meta(story: Story) -> dict[str, Any]:
             for f in sorted(story.findings, key=lambda f: f.number)
         ],
         "first": story.findings[0].number if story.findings else 0,
+        "opening": {"plane": story.opening.axis, "structure": story.subject.number if story.subject else 0},
+        "signed": story.result.record["budget"]["norm"] == "linf",
+        "around": AROUND,
         "windows": [{"width": w, "centre": c} for _, w, c in windows(story)],
     }
 
@@ -182,15 +193,27 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
     )
     if story.result.flat:
         share = 100 * float(lead.slices.differ.sum()) / float(np.prod(story.result.shape))
-        return [*cards, ("Area changed", f"{size(most)} {unit}", f"{number(share)} % of the picture has another label")]
+        return [
+            *cards,
+            ("Area changed", f"{size(most, unit)} {unit}", f"{number(share)} % of the picture has another label"),
+        ]
     total, where = len(lead.changed), int(lead.slices.differ.argmax()) + 1
-    cards.append((f"Worst {lead.name} slice", f"{where} of {total}" if most else "none", f"{size(most)} {unit} differ"))
-    cards.append(("Slices changed", f"{int(lead.changed.sum())} of {total}", f"over 0.5 {unit} differs"))
+    cards.append(
+        (f"Worst {lead.name} slice", f"{where} of {total}" if most else "none", f"{size(most, unit)} {unit} differ")
+    )
+    cards.append(
+        (
+            f"{lead.name.capitalize()} slices changed",
+            f"{int(lead.changed.sum())} of {total}",
+            f"over 0.5 {unit} differs",
+        )
+    )
     return cards
 
 
 def warnings(story: Story) -> str:
-    """Failures that a good Dice hides, one box each; then what limits the result's meaning, in one box."""
+    """Failures that a good Dice hides, one box each, as they change what the verdict means; what else limits it is
+    folded to one line with a count."""
     caveats = words.caveats(story.result, story.findings)
     tilt = 0.0 if story.result.flat else display.tilt_degrees(story.result.affine)
     if tilt > 2:
@@ -198,28 +221,73 @@ def warnings(story: Story) -> str:
     boxes = "".join(f'<p class="warn">▲ {rich(w)}</p>' for w in words.hidden_failures(story.findings, story.units))
     if not caveats:
         return boxes
-    return f'{boxes}<ul class="warn caveats">{"".join(f"<li>{rich(c)}</li>" for c in caveats)}</ul>'
+    count = f"{len(caveats)} note{'s' if len(caveats) > 1 else ''} on what this doesn’t show"
+    items = "".join(f"<li>{rich(c)}</li>" for c in caveats)
+    return f'{boxes}<details class="warn"><summary>{count}</summary><ul class="caveats">{items}</ul></details>'
+
+
+def colour_key(story: Story) -> str:
+    """The structures' colours as the picture fills them; a click isolates one. Of many the worst, the rest folded."""
+    keys = [
+        f'<button type="button" data-structure="{f.number}" aria-pressed="false">{charts.square(f.number)}'
+        f"{escape(f.title)}</button>"
+        for f in story.present
+    ]
+    drawn = len(keys) if len(keys) <= MANY else WORST
+    rest = keys[drawn:]
+    more = f"<details><summary>{len(rest)} more</summary><div>{''.join(rest)}</div></details>" if rest else ""
+    about = 'role="group" aria-label="Structures: choose one to isolate it"'
+    return f'<div id="key" {about}>{"".join(keys[:drawn])}{more}</div>'
+
+
+def chart_legend(story: Story) -> str:
+    if len(story.present) <= MANY:
+        return legend(story.present)
+    rest = f"The worst {WORST}; the other {len(story.present) - WORST} in grey. Choose one to bring it out."
+    return f'{legend(story.present[:WORST])}<p class="sub">{rest}</p>'
+
+
+def filter_box(story: Story) -> str:
+    if len(story.present) <= MANY:
+        return ""
+    return (
+        '<p class="live bar"><label>Filter <input type="search" id="filter" placeholder="part of a name or verdict">'
+        f'</label><button type="button" id="unfold" aria-pressed="false">All {len(story.present)}</button>'
+        f'<span class="sub">worst first; at first the worst {MANY}</span></p>'
+    )
 
 
 def shown(story: Story) -> str:
     """What of the scan the page carries."""
     axes, along = story.copy.axes, display.slice_axis(story.copy.axes)
     plane = [a for a in (2, 1, 0) if a != along]
-    kept = " × ".join(str(axes[a].kept.size) for a in plane)
-    whole = " × ".join(str(axes[a].length) for a in plane)
-    slices = "" if story.result.flat else f", {axes[along].kept.size} of {axes[along].length} slices"
-    gaps = any(np.diff(np.sort(axis.kept)).max(initial=1) > 1 for axis in axes)
-    repeated = "; left-out ones show their neighbour" if gaps else ""
-    return (
-        f"Display copy: {kept} of {whole} voxels in plane{slices}{repeated}; all numbers are from the full resolution."
-    )
+    cropped = any(np.ptp(axes[a].kept) + 1 < axes[a].length for a in range(3))
+    whole = all(np.diff(np.sort(axes[a].kept)).max(initial=1) == 1 for a in plane)
+    size_ = " × ".join(str(axes[a].kept.size) for a in plane)
+    parts = [
+        f"{size_} {'pixels' if story.result.flat else 'voxels'} in plane, {'every one' if whole else 'evenly thinned'}"
+    ]
+    across = next((p for p in story.planes if p.axis == along), story.lead)
+    if not story.result.flat:
+        kept = axes[along].kept
+        left = np.setdiff1d(np.arange(kept.min(), kept.max() + 1), kept)
+        slices = f"{kept.size} of {axes[along].length} {display.PLANES[along]} slices"
+        if across.changed[left].any():
+            every = max(2, round(across.changed.sum() / max(across.changed[kept].sum(), 1)))
+            slices += f": the most changed of each structure and about 1 in {every} of those that changed"
+        elif left.size:
+            slices += ": all that changed"
+        parts.append(slices + ("; left-out ones show their neighbour" if left.size else ""))
+    if cropped:
+        parts.append("cropped to what is labelled" + (" and 2 cm around it" if story.units.length == "mm" else ""))
+    return f"On this page: {'; '.join(parts)}. Nothing is compressed lossily; all numbers are from the whole scan."
 
 
 def plane_buttons(story: Story) -> str:
     if len(story.planes) == 1:
         return ""
     return "".join(
-        f'<button type="button" data-plane="{p.axis}" aria-pressed="{"true" if p is story.lead else "false"}">'
+        f'<button type="button" data-plane="{p.axis}" aria-pressed="{"true" if p is story.opening else "false"}">'
         f"{p.name.capitalize()}</button>"
         for p in story.planes
     )
@@ -228,28 +296,44 @@ def plane_buttons(story: Story) -> str:
 # ---- the end of the page ----
 
 
+def first_picture(story: Story) -> str:
+    """What the headline is about, as a picture: first on paper and for browsers without scripts."""
+    plane = story.opening
+    moved = plane.slices.moved[:, story.subject.number - 1] if story.subject else plane.slices.differ
+    kept = story.copy.axes[plane.axis].kept
+    return _triptych(story, plane, int(moved[kept].argmax()), story.subject)
+
+
 def appendix(story: Story) -> str:
     """The most changed slices as pictures, for paper and for browsers without scripts."""
-    plane, copy = story.lead, story.copy
-    axis = copy.axes[plane.axis]
-    differ = plane.slices.differ[axis.kept] * story.voxel
+    plane = story.lead
+    kept = story.copy.axes[plane.axis].kept
+    positions = worst_positions(plane.slices.differ[kept] * story.voxel) or [len(kept) // 2]
+    parts = "".join(_triptych(story, plane, position) for position in positions)
+    return f"{parts}{legend(story.present) if len(story.present) <= MANY else ''}"
+
+
+def _triptych(story: Story, plane: Plane, position: int, only: Finding | None = None) -> str:
+    """One slice before, after and the difference; `only`: of this structure."""
+    axis = story.copy.axes[plane.axis]
     name, width, centre = windows(story)[0]
-    parts = []
-    for position in worst_positions(differ) or [len(axis.kept) // 2]:
-        three = triptych(copy, plane.axis, position, (float(width), float(centre)))
-        label = f"{plane.name.capitalize()} slice {axis.kept[position] + 1} of {axis.length}"
-        shape = f'width="{round(three.width_mm * 2)}" height="{round(three.height_mm * 2)}"'
-        figures = "".join(
-            f'<figure><img {shape} alt="{label}, {caption}" src="data:image/png;base64,{text(data)}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-            for data, caption in (
-                (three.before, "BEFORE – original scan"),
-                (three.after, "AFTER – SYNTHETIC scan; dashed white: before"),
-                (three.difference, "DIFFERENCE – filled: lost; hollow: added; hatched: another structure"),
-            )
+    three = triptych(story.copy, plane.axis, position, (float(width), float(centre)), only.number if only else 0)
+    flat = story.result.flat
+    label = "Image" if flat else f"{plane.name.capitalize()} slice {axis.kept[position] + 1} of {axis.length}"
+    shape = f'width="{round(three.width_mm * 2)}" height="{round(three.height_mm * 2)}"'
+    figures = "".join(
+        f'<figure><img {shape} alt="{label}, {caption}" src="data:image/png;base64,{text(data)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for data, caption in (
+            (three.before, "BEFORE – original scan"),
+            (three.after, "AFTER – SYNTHETIC scan; dashed white: before"),
+            (three.difference, "DIFFERENCE – filled: lost; hollow: added; hatched: another structure"),
         )
-        amount = f"{size(float(differ[position]))} {story.units.size} differ"
-        parts.append(f'<div class="triptych"><p>{label}: {amount}</p>{figures}</div>')
+    )
+    at = axis.kept[position]
+    counted = plane.slices.moved[at, only.number - 1] if only else plane.slices.differ[at]
+    amount = f"{size(float(counted) * story.voxel, story.units.size)} {story.units.size} differ"
+    what = f"{escape(only.title)}, {label.lower()}" if only else label
     side = " The patient’s right is on the left." if axis.ends[0] and plane.axis < 2 else ""
-    caption = f"Window {name} {number(width)}/{number(centre)}.{side}"
-    return f'{"".join(parts)}<p class="sub">{escape(caption)}</p>{legend(story.present)}'
+    caption = f"{what}: {amount}. Window {name} {number(width)}/{number(centre)}.{side}"
+    return f'<div class="triptych"><p>{caption}</p>{figures}</div>'

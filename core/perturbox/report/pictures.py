@@ -39,9 +39,9 @@ def worst_positions(differ_ml: np.ndarray, count: int = 3) -> list[int]:
     return found
 
 
-def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float]) -> Triptych:
+def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float], only: int = 0) -> Triptych:
     """Render slice `position` of plane 0 (axial), 1 (coronal) or 2 (sagittal); window (width, centre) in the scan's
-    unit."""
+    unit; only: the number of the one structure to show, 0 for all."""
     up = plane != 0  # head at the top: rows of coronal and sagittal slices run against z
 
     def cut(volume: np.ndarray) -> np.ndarray:
@@ -54,6 +54,8 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float])
     values = channels_last(copy.scan).astype(float) * copy.scale + copy.offset
     change = channels_last(copy.change) * copy.step
     clean, adversarial = cut(copy.clean), cut(copy.adversarial)
+    if only:
+        clean, adversarial = (np.where(labels == only, only, 0).astype(np.uint8) for labels in (clean, adversarial))
     before = _labelled(_shade(values, window), clean)
     after = _labelled(_shade(values + change, window), adversarial)
     moved = np.zeros(clean.shape, bool)

@@ -1,13 +1,18 @@
 """Everything the page shows, worked out once from a result folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from perturbox.judge.columns import summarise
+from perturbox.judge.flow import flow
+from perturbox.judge.summary import lead
 from perturbox.report import display
 from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
 from perturbox.report.load import Result
 from perturbox.report.words import Units
+
+BETTER = 1.5  # times as much of a structure must have moved in a slice of another plane to open with that plane
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Story:
-    """A result and what follows from it; `lead` is the plane the report opens with."""
+    """A result and what follows from it."""
 
     result: Result
     units: Units
@@ -36,7 +41,24 @@ class Story:
 
     @property
     def lead(self) -> Plane:
+        """The plane that figures are told in: axial, of a 2D image its own."""
         return self.planes[0]
+
+    @property
+    def subject(self) -> Finding | None:
+        """What the headline is about, which the first picture shows."""
+        name = lead(self.result.record)
+        return next((f for f in self.findings if f.name == name), None)
+
+    @property
+    def opening(self) -> Plane:
+        """The plane whose worst slice shows most of what became of the subject; another than `lead` only if clearly
+        more."""
+        if self.subject is None:
+            return self.lead
+        area = [p.slices.moved[:, self.subject.number - 1].max() / self.copy.axes[p.axis].spacing for p in self.planes]
+        best = int(np.argmax(area))
+        return self.planes[best] if area[best] > BETTER * area[0] else self.lead
 
     @property
     def present(self) -> list[Finding]:
@@ -50,6 +72,10 @@ def tell(result: Result) -> Story:
     spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
     units = Units.of(result)
     voxel = 1.0 if units.size == "pixels" else float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+    if result.record["flow"] is None:  # a folder of the first schema
+        labels = {name: number for number, name in enumerate(result.structures, start=1)}
+        record = {**result.record, "flow": flow(clean, adversarial, labels, voxel)}
+        result = replace(result, record={**record, "summary": summarise(record)})
     box = _box((clean > 0) | (adversarial > 0))
     planes = []
     for a in _plane_order(result, axes):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbox.judge import summary
-from perturbox.judge.summary import fixed, number
+from perturbox.judge.summary import fixed, number, size
 from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.load import Result
 
@@ -32,11 +32,6 @@ def signed(value: float, decimals: int = 1) -> str:
     return fixed(abs(rounded), decimals) if rounded == 0 else ("+" if rounded > 0 else "") + fixed(rounded, decimals)
 
 
-def size(value: float) -> str:
-    """Millilitres as one reads them: whole above 10, one decimal below."""
-    return fixed(value, 0 if abs(value) >= 10 else 1)
-
-
 def limit_phrase(result: Result) -> str:
     """The budget in words: "10 HU", an RMS or a share of voxels for the other norms."""
     budget = result.record["budget"]
@@ -55,64 +50,19 @@ def headline(result: Result, findings: list[Finding]) -> str:
     return f"Stress test: {joined} changed within {size}"
 
 
-def verdict(result: Result, findings: list[Finding], units: Units) -> str:
-    """The sentence every face shows; then what of which structure."""
-    said = result.record["summary"]["headline"]
-    effect = _effect(findings, units)
-    return f"{said} {effect}." if effect else said
-
-
-def _effect(findings: list[Finding], units: Units) -> str:
-    """How much of what the model lost and added; "" if there is nothing to tell."""
-    broken = [f for f in findings if f.broken]
-    if not broken:
-        present = [f for f in findings if f.agreement is not None]
-        if not present:
-            return "The model found none of its structures before or after"
-        lowest = min(present, key=lambda f: f.agreement or 0)
-        return f"Lowest Dice after against before: *{fixed(lowest.agreement, 3)}*, {lowest.title.lower()}"
-    parts = []
-    gone = [f for f in broken if f.reason == "vanished"]
-    if gone:
-        parts.append(
-            "made *" + ", ".join(f"{f.title.lower()} ({size(f.before)} {units.size})" for f in gone) + "* vanish"
-        )
-    # Shares of the structure, not millilitres: 200 ml of a kidney weigh more than 600 ml of bowel.
-    rest = [f for f in broken if f.reason != "vanished"]
-    lost = max((f for f in rest if f.lost >= 0.5), key=lambda f: f.lost / f.before, default=None)
-    others = [f for f in rest if f.gained >= 0.5 and f is not lost] or [f for f in rest if f.gained >= 0.5]
-    gained = max(others, key=lambda f: f.gained / max(f.before, 1.0), default=None)
-    changes = []
-    if lost:
-        changes.append(f"lose *{size(lost.lost)} {units.size} of {lost.title.lower()}* ({_from_to(lost, units)})")
-    if gained:
-        both = f" ({_from_to(gained, units)})" if gained is not lost and gained.after > gained.before else ""
-        changes.append(
-            f"add *{size(gained.gained)} {units.size} of “{gained.title.lower()}”*{both} that was not there before"
-        )
-    if changes:
-        parts.append("made the model " + " and ".join(changes))
-    if not parts:
-        return ""
-    return "It " + " and ".join(parts)
-
-
-def _from_to(f: Finding, units: Units) -> str:
-    return f"{size(f.before)} → {size(f.after)} {units.size}"
-
-
 def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
     """Failures that a good Dice hides, and where to look."""
     found = []
     for f in findings:
         plane, first, last = f.look
         where = "" if units.size != "ml" else f" Look at {plane} slices {first + 1}–{last + 1}."
+        verb = "were" if units.size == "pixels" else "was"
         if f.reason == "distance":
             amount, kind = (f.gained, "added") if f.gained >= f.lost else (f.lost, "lost")
             found.append(
-                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount)} {units.size} was {kind} and "
-                f"the outlines lie up to {number(f.moved)} {units.length} apart (HD95, limit {number(LIMITS.hd95_mm)} "
-                f"{units.length}).{where}"
+                f"*{f.title}:* Dice {fixed(f.agreement, 3)} looks good, but {size(amount, units.size)} "
+                f"{units.size} {verb} {kind} and the outlines lie up to {number(f.moved)} {units.length} apart (HD95, "
+                f"limit {number(LIMITS.hd95_mm)} {units.length}).{where}"
             )
         if f.reason == "local":
             found.append(
@@ -125,7 +75,7 @@ def hidden_failures(findings: list[Finding], units: Units) -> list[str]:
 def caveats(result: Result, findings: list[Finding]) -> list[str]:
     """What limits the result's meaning: the record's warnings, with their first words bold."""
     found = []
-    told = result.record.get("warnings") or []
+    told = summary.notes(result.record)
     if not any(f.broken for f in findings) and not any("proof of safety" in text for text in told):
         size = summary.change(result.record)
         found.append(f"*No break with {size} and this effort:* that is not proof of safety; raise effort or limit.")

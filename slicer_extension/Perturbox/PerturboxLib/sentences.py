@@ -14,10 +14,9 @@ NO_PROOF = "That is not proof of safety: raise effort or limit."
 
 def verdict(result) -> str:
     """What changed, against the scan's own noise; what it did, and how much of what; what chance alone does."""
-    rows = result.rows()
     if summary := result.record.get("summary"):
-        told = effect(result, rows)
-        return f"{summary['headline']} It {told}." if summary["broken"] else summary["headline"]
+        return summary["headline"]
+    rows = result.rows()
     return f"{limit(result)} {effect(result, rows)}. {chance(result, rows)}"
 
 

@@ -1,7 +1,8 @@
 /* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left;
    scan and change are "c z y x", of colour pictures red, green, blue.
-   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed}; volumes: {scan, change,
-   clean, adversarial}, there once they are unpacked. The caller may change the last two at any time. */
+   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed, lens}; volumes: {scan, change,
+   clean, adversarial}, there once they are unpacked. The caller may change the last two at any time.
+   lens: {zoom, x, y}, how much larger and from where, x and y in fractions of the whole slice. */
 function slicePainter(meta, view, volumes) {
   const LOST = [86, 180, 233], ADDED = [230, 159, 0], OTHER = [204, 121, 167];
 
@@ -24,7 +25,7 @@ function slicePainter(meta, view, volumes) {
     rows.forEach((row, v) => cols.forEach((col, u) => { base[v * w + u] = row * stride[r] + col * stride[c]; }));
     return layouts[axis] = { w, h, base, mmx: grids[c].mm, mmy: grids[r].mm };
   }
-  const here = () => view.at[view.plane] * stride[view.plane];
+  const here = (axis = view.plane) => view.at[axis] * stride[axis];
   const channels = [...Array(meta.channels).keys()].map(c => c * size[0] * stride[0]);  // where each begins
   const valuesAt = i => channels.map(c => volumes.scan[i + c] * meta.scale + meta.offset);
   const changesAt = i => channels.map(c => volumes.change[i + c] * meta.step);
@@ -42,8 +43,9 @@ function slicePainter(meta, view, volumes) {
     if (view.only) return a === view.only ? 1 : b === view.only ? 2 : 0;
     return !a ? 2 : !b ? 1 : 3;
   }
-  function localRms(g, off) {  // of the change, over 5 mm in the plane: raw change is speckle that hides the anatomy
-    let map = Float32Array.from(g.base, i => mean(changesAt(i + off).map(v => v * v)));
+  /* A mean over 5 mm in the plane, of what `of` says of each voxel: the raw change is speckle that hides the anatomy. */
+  function smooth(g, off, of) {
+    let map = Float32Array.from(g.base, i => of(changesAt(i + off)));
     const blur = (from, n, m, radius, at) => {
       const to = new Float32Array(from.length);
       for (let b = 0; b < m; b++) {
@@ -57,17 +59,16 @@ function slicePainter(meta, view, volumes) {
       return to;
     };
     map = blur(map, g.w, g.h, Math.round(2.5 / g.mmx), (a, b) => b * g.w + a);
-    map = blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
-    return map.map(Math.sqrt);
+    return blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
   }
   const inferno = meta.inferno;
   function heat(data, g, off) {
-    const top = meta.largest, low = meta.heat_from, map = view.signed ? null : localRms(g, off);
+    const top = meta.largest, low = meta.heat_from;
+    const map = view.signed ? smooth(g, off, mean) : smooth(g, off, c => mean(c.map(v => v * v))).map(Math.sqrt);
     for (let p = 0; p < g.base.length; p++) {
-      const value = view.signed ? mean(changesAt(g.base[p] + off)) : map[p];
+      const value = map[p], t = Math.min(1, Math.abs(value) / top);
       if (Math.abs(value) < low) continue;
-      const t = Math.min(1, Math.abs(value) / top);
-      if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * t); continue; }
+      if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * Math.min(1, 2 * t)); continue; }
       const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
       mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), view.opacity * Math.min(1, 5 * t));
     }
@@ -93,9 +94,9 @@ function slicePainter(meta, view, volumes) {
     for (const n in paths) { pen.strokeStyle = colour(+n); pen.stroke(paths[n]); }
   }
   const sheet = document.createElement("canvas");
-  function paint(canvas, kind, style) {  // style: of the labels
-    const { scan, change, clean, adversarial } = volumes;
-    const g = layout(view.plane), off = here(), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
+  function paint(canvas, kind, style, axis = view.plane, cross = null) {  // style: of the labels; cross: where two lines meet
+    const { scan, change, clean, adversarial } = volumes, { zoom, x: left, y: top } = view.lens;
+    const g = layout(axis), off = here(axis), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
     const image = new ImageData(g.w, g.h), data = image.data, n = g.base.length;
     const before = new Uint8Array(n), after = new Uint8Array(n);
     for (let p = 0, o = 0; p < n; p++, o += 4) {
@@ -121,8 +122,10 @@ function slicePainter(meta, view, volumes) {
     if (kind === "heat") heat(data, g, off);
     sheet.width = g.w; sheet.height = g.h;
     sheet.getContext("2d").putImageData(image, 0, 0);
-    const pen = canvas.getContext("2d"), dot = canvas.width / parseFloat(canvas.style.width);
+    const pen = canvas.getContext("2d"), sharp = canvas.width / parseFloat(canvas.style.width), dot = sharp / zoom;
+    pen.setTransform(zoom, 0, 0, zoom, -left * canvas.width * zoom, -top * canvas.height * zoom);
     pen.imageSmoothingQuality = "high";
+    pen.imageSmoothingEnabled = zoom < 4;
     pen.drawImage(sheet, 0, 0, canvas.width, canvas.height);
     const rgb = n => `rgb(${hue(n)})`;
     if (kind === "difference") {
@@ -137,11 +140,24 @@ function slicePainter(meta, view, volumes) {
         outline(pen, g, before, () => "#fff", 1.5 * dot, moved);
       }
     }
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    if (cross) {
+      const x = ((cross[0] + 0.5) / g.w - left) * zoom * canvas.width, y = ((cross[1] + 0.5) / g.h - top) * zoom * canvas.height;
+      pen.strokeStyle = "rgba(255,255,255,.75)"; pen.lineWidth = sharp;
+      pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, canvas.height); pen.moveTo(0, y); pen.lineTo(canvas.width, y); pen.stroke();
+    }
     if (kind === "after") {  // part of the picture, so that it stays on copies of it
-      pen.font = `700 ${13 * dot}px system-ui, sans-serif`; pen.lineWidth = 3 * dot; pen.strokeStyle = "#000"; pen.fillStyle = "#fff";
-      pen.strokeText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot); pen.fillText("SYNTHETIC", 10 * dot, canvas.height - 10 * dot);
+      pen.font = `700 ${13 * sharp}px system-ui, sans-serif`; pen.lineWidth = 3 * sharp; pen.strokeStyle = "#000"; pen.fillStyle = "#fff";
+      pen.strokeText("SYNTHETIC", 10 * sharp, canvas.height - 10 * sharp); pen.fillText("SYNTHETIC", 10 * sharp, canvas.height - 10 * sharp);
     }
   }
 
-  return { stride, layout, here, voxelAt, valuesAt, changesAt, changeKind, paint };
+  /* Column and row of the marked point in a slice of this plane. */
+  function crossAt(axis) {
+    const g = layout(axis), wanted = view.at.reduce((sum, k, a) => a === axis ? sum : sum + k * stride[a], 0);
+    const p = g.base.indexOf(wanted);
+    return p < 0 ? null : [p % g.w, Math.floor(p / g.w)];
+  }
+
+  return { stride, layout, here, crossAt, voxelAt, valuesAt, changesAt, changeKind, paint };
 }

@@ -4,12 +4,14 @@
 const $ = id => document.getElementById(id), all = (q, of = document) => [...of.querySelectorAll(q)];
 const meta = JSON.parse($("meta").textContent);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const MODES = ["compare", "difference", "heat", "before", "after"];
-const start = { mode: "compare", plane: meta.planes[0].axis, at: null, only: 0, window: 0, labels: 0, opacity: 0.75, signed: false };
+const MODES = ["compare", "difference", "heat", "before", "after", "planes"];
+// Under a limit on each voxel's change nearly all change by as much: only the direction says something.
+const start = { mode: "compare", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, labels: 0, opacity: 0.75, signed: meta.signed };
 const S = { ...start, last: 0, blinking: false, face: 0 };  // face: 0 before, 1 after, while blinking
 const volumes = {};
-const { stride, layout, here, voxelAt, valuesAt, changesAt, changeKind, paint } = slicePainter(meta, S, volumes);
+const { stride, layout, here, crossAt, voxelAt, valuesAt, changesAt, changeKind, paint } = slicePainter(meta, S, volumes);
 const planeOf = axis => meta.planes.find(p => p.axis === axis);
+const lens = lensOf(S, () => draw(), windowByHand);
 let timer = 0;
 document.documentElement.classList.add("js");
 
@@ -20,34 +22,48 @@ const NAMES = {
   difference: "DIFFERENCE – what changed on the SYNTHETIC scan",
   heat: "HEAT – where the SYNTHETIC scan was altered",
 };
+const PLANES = "AFTER – SYNTHETIC, ";
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
 const minus = v => String(v).replace("-", "−");
 function kinds() {
   if (S.blinking) return [S.face ? "after" : "before"];
-  return S.mode === "compare" ? ["before", "after"] : [S.mode];
+  return S.mode === "compare" ? ["before", "after"] : S.mode === "planes" ? ["after", "after", "after"] : [S.mode];
+}
+const inPlanes = () => S.mode === "planes" && !S.blinking;
+/* How high the picture may be: all of it on the first screen; a strip while it floats over what is read below. */
+function tallest() {
+  const views = $("views");
+  if (views.classList.contains("afloat")) return innerHeight * 0.36;
+  return views.clientWidth < 640 ? Math.max(260, innerHeight * 0.74) : Math.max(240, innerHeight - meta.around);
 }
 function draw() {
   if (!volumes.scan) return;
-  const plane = planeOf(S.plane), k = S.at[S.plane], g = layout(S.plane), show = kinds(), views = $("views");
-  const side = views.clientWidth >= 640 ? show.length : 1, room = (views.clientWidth - 6 * (side - 1)) / side;
-  const tall = Math.max(260, innerHeight * 0.74);
-  const scale = Math.min(room / (g.w * g.mmx), tall / (g.h * g.mmy));
-  const differs = S.only ? plane.ml_of[S.only - 1][k] : plane.ml[k];
-  const counter = plane.total > 1 ? `${plane.title} ${plane.numbers[k]} / ${plane.total}` : "";
-  const note = `${differs ? one(differs) + " " + meta.size_unit : "nothing"} differs here`;
+  const plane = planeOf(S.plane), k = S.at[S.plane], show = kinds(), views = $("views");
+  const planes = meta.planes.map(p => p.axis), axes = show.map((_, i) => inPlanes() ? planes[i] : S.plane);
+  const side = views.clientWidth >= 640 ? show.length : 1, room = (views.clientWidth - 6 * (side - 1)) / side, tall = tallest();
+  const scale = Math.min(...axes.map(layout).map(g => Math.min(room / (g.w * g.mmx), tall / (g.h * g.mmy))));
+  const place = axis => { const p = planeOf(axis); return p.total > 1 ? `${p.title} ${p.numbers[S.at[axis]]} / ${p.total}` : ""; };
+  const differing = axis => { const p = planeOf(axis), at = S.at[axis]; return S.only ? p.ml_of[S.only - 1][at] : p.ml[at]; };
+  const noteOf = axis => `${differing(axis) ? one(differing(axis)) + " " + meta.size_unit : "nothing"} differs here`;
+  const counter = place(S.plane), note = noteOf(S.plane);
   all(".pane").forEach((pane, i) => {
-    const kind = show[i], canvas = pane.querySelector("canvas");
+    const kind = show[i], canvas = pane.querySelector("canvas"), axis = axes[i];
     pane.hidden = !kind;
     if (!kind) return;
-    const wide = Math.floor(g.w * g.mmx * scale), high = Math.floor(g.h * g.mmy * scale), dpr = Math.min(devicePixelRatio || 1, 3);
+    const g = layout(axis), dpr = Math.min(devicePixelRatio || 1, 3);
+    const wide = Math.floor(g.w * g.mmx * scale), high = Math.floor(g.h * g.mmy * scale), title = inPlanes() ? PLANES + planeOf(axis).name : NAMES[kind];
     canvas.style.width = wide + "px"; canvas.style.height = high + "px";
     canvas.width = Math.round(wide * dpr); canvas.height = Math.round(high * dpr);
-    canvas.dataset.kind = kind;
-    paint(canvas, kind, $("labels").value);
-    pane.querySelector(".name").textContent = NAMES[kind];
-    pane.querySelector(".info").textContent = i + 1 < show.length ? counter : `${counter}\n${note}`.trim();
-    canvas.setAttribute("aria-label", `${NAMES[kind]}. ${counter}, ${note}.`);
-    ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = plane.marks[m]; });
+    canvas.dataset.kind = kind; canvas.dataset.axis = axis;
+    paint(canvas, kind, $("labels").value, axis, inPlanes() ? crossAt(axis) : null);
+    pane.querySelector(".name").textContent = title;
+    const said = i + 1 < show.length || inPlanes() ? place(axis) : `${place(axis)}\n${noteOf(axis)}`.trim();
+    pane.querySelector(".info").textContent = said;
+    canvas.setAttribute("aria-label", `${title}. ${place(axis)}, ${noteOf(axis)}.`);
+    ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = planeOf(axis).marks[m]; });
+    const ruler = pane.querySelector(".ruler"), [mm, pixels] = scaleBar(scale * S.lens.zoom, wide / 3);
+    ruler.hidden = meta.length_unit !== "mm";
+    ruler.style.width = pixels + "px"; ruler.textContent = `${mm} mm`;
   });
   $("slice").max = plane.numbers.length - 1; $("slice").value = k;
   $("slice").setAttribute("aria-valuetext", `${counter}, ${note}`);
@@ -67,19 +83,21 @@ function legend() {
   const key = (shape, text) => `<span class="key"><span class="box ${shape}"></span>${text}</span>`, mode = S.blinking ? "" : S.mode;
   $("legend").innerHTML = mode === "difference" ? key("lost", "lost (filled)") + key("added", "added (hollow)") + key("other", "another structure (hatched)")
     : mode !== "heat" ? ""
-    : S.signed ? `<span class="key">−${one(meta.largest)} <span class="scale signed"></span> +${one(meta.largest)} ${meta.unit}, raw change</span>`
-    : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}, RMS over 5 ${meta.length_unit}; clear below ${meta.heat_from} ${meta.unit}</span>`;
+    : S.signed ? `<span class="key">darker −${one(meta.largest / 2)} <span class="scale signed"></span> +${one(meta.largest / 2)} ${meta.unit} brighter</span>mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, clear where its changes cancel or are below ${meta.heat_from} ${meta.unit}`
+    : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}</span>RMS over 5 ${meta.length_unit}: how much was changed, not how much it mattered; clear below ${meta.heat_from} ${meta.unit}`;
 }
 function update() {
   const press = (b, on) => b.setAttribute("aria-pressed", String(on));
   all("[data-mode]").forEach(b => press(b, b.dataset.mode === S.mode && !S.blinking));
   all("[data-plane]").forEach(b => press(b, +b.dataset.plane === S.plane));
   press($("blink"), S.blinking); press($("isolate"), S.only > 0);
+  all("#key button").forEach(b => press(b, +b.dataset.structure === S.only));
   all("tr[data-structure]").forEach(row => {
     const on = +row.dataset.structure === S.only;
     row.classList.toggle("chosen", on);
     press(row.querySelector("button"), on);
   });
+  document.documentElement.classList.toggle("planes", inPlanes());
   $("heat-tools").hidden = S.mode !== "heat" || S.blinking;
   legend(); draw(); remember();
 }
@@ -154,9 +172,18 @@ function read([z, y, x]) {
   return { before, delta, after: before.map((v, c) => v + delta[c]), clean: clean[i], adversarial: adversarial[i], labels: [name(clean[i]), name(adversarial[i])] };
 }
 function pointAt(canvas, event) {
-  const box = canvas.getBoundingClientRect(), g = layout(S.plane);
-  const u = Math.floor((event.clientX - box.left) / box.width * g.w), v = Math.floor((event.clientY - box.top) / box.height * g.h);
-  return u < 0 || v < 0 || u >= g.w || v >= g.h ? null : voxelAt(g.base[v * g.w + u] + here());
+  const box = canvas.getBoundingClientRect(), axis = +canvas.dataset.axis, g = layout(axis);
+  const [x, y] = lens.place((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+  const u = Math.floor(x * g.w), v = Math.floor(y * g.h);
+  return u < 0 || v < 0 || u >= g.w || v >= g.h ? null : voxelAt(g.base[v * g.w + u] + here(axis));
+}
+function windowByHand(width, centre) {
+  const select = $("window"), n = meta.window_presets ??= meta.windows.length, name = `By hand ${one(width)}/${minus(one(centre))}`;
+  meta.windows[n] = { width, centre };
+  if (!select.options[n]) select.add(new Option(name));
+  select.options[n].textContent = name;
+  select.selectedIndex = S.window = n;
+  draw();
 }
 function readout(canvas, event) {
   const at = pointAt(canvas, event);
@@ -169,7 +196,7 @@ function readout(canvas, event) {
   const box = canvas.getBoundingClientRect();
   all(".pane").forEach(pane => {
     const cross = pane.querySelector(".cross");
-    cross.hidden = pane.contains(canvas);
+    cross.hidden = pane.contains(canvas) || inPlanes();
     cross.style.left = event.clientX - box.left + "px"; cross.style.top = event.clientY - box.top + "px";
   });
 }
@@ -185,11 +212,16 @@ function remember() {  // not at every wheel step: browsers limit how often an a
   clearTimeout(saving);
   saving = setTimeout(() => { if (location.hash !== address()) history.replaceState(null, "", address()); }, 120);
 }
+function opening() {  // what the headline is about, where it shows best
+  const structure = meta.structures[meta.opening.structure - 1];
+  return `plane=${planeOf(meta.opening.plane).name}` + (structure ? `&structure=${encodeURIComponent(structure.name)}` : "");
+}
 function recall() {
-  const asked = new URLSearchParams(location.hash.slice(1));
+  const asked = new URLSearchParams(location.hash.slice(1) || opening());
   const plane = meta.planes.find(p => p.name === asked.get("plane")) || meta.planes[0];
   S.mode = MODES.includes(asked.get("mode")) ? asked.get("mode") : "compare";
   S.only = 1 + meta.structures.findIndex(s => s.name === asked.get("structure"));
+  if (S.only) S.last = S.only;
   S.plane = plane.axis;
   S.at = meta.shape.map(n => n >> 1);
   S.at[plane.axis] = plane.worst[S.only];
@@ -201,6 +233,16 @@ function recall() {
 /* ---- buttons, keys, wheel ---- */
 function connect() {
   all("[data-mode]").forEach(b => { b.onclick = () => mode(b.dataset.mode); });
+  all("#key button").forEach(b => { b.onclick = () => isolate(S.only === +b.dataset.structure ? 0 : +b.dataset.structure); });
+  all("[data-zoom]").forEach(b => { b.onclick = () => zoomBy(+b.dataset.zoom); });
+  $("level").onclick = () => useTool(lens.tool() === "level" ? "pan" : "level");
+  $("signed").checked = S.signed;
+  addEventListener("scroll", floating, { passive: true }); addEventListener("resize", () => { floating(); draw(); });
+  if ($("filter")) {
+    $("filter").oninput = filterRows;
+    $("structures").classList.add("folded");
+    $("unfold").onclick = () => { $("unfold").setAttribute("aria-pressed", String($("structures").classList.toggle("whole"))); };
+  }
   all("[data-plane]").forEach(b => { b.onclick = () => turn(+b.dataset.plane); });
   $("blink").onclick = toggleBlink;
   $("isolate").onclick = () => isolate(S.only ? 0 : S.last || meta.first);
@@ -218,6 +260,11 @@ function connect() {
   $("views").addEventListener("wheel", event => {
     if (event.ctrlKey) return;  // the browser's own zoom
     event.preventDefault();
+    if (event.shiftKey) {
+      const box = event.target.getBoundingClientRect();
+      lens.zoom((event.deltaY || event.deltaX) < 0 ? 1.25 : 0.8, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+      return;
+    }
     turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
     const steps = Math.trunc(turned / 40);
     if (steps) { turned -= steps * 40; go(S.at[S.plane] + Math.max(-3, Math.min(3, steps))); }
@@ -225,13 +272,36 @@ function connect() {
   all(".pane canvas").forEach(canvas => {
     canvas.onpointermove = event => readout(canvas, event);
     canvas.onpointerleave = () => { all(".cross").forEach(c => { c.hidden = true; }); };
-    canvas.onclick = event => { const at = pointAt(canvas, event); if (at) { S.at = at; readout(canvas, event); } };
+    lens.drag(canvas, () => meta.windows[S.window]);
+    canvas.onclick = event => {
+      const at = canvas.dragged ? null : pointAt(canvas, event);
+      if (at) { S.at = at; readout(canvas, event); if (inPlanes()) update(); }
+    };
   });
+  addEventListener("beforeprint", () => all("details.warn").forEach(d => { d.open = true; }));  // paper can't unfold
   addEventListener("keydown", key);
   addEventListener("keyup", event => { if (event.key.toLowerCase() === "x" && S.held) { S.held = false; blink(false); update(); } });
   addEventListener("hashchange", () => { if (location.hash !== address()) { blink(false); recall(); update(); } });
   new ResizeObserver(draw).observe($("views"));
   $("review").querySelector("form").onsubmit = review;
+}
+function zoomBy(factor) { if (factor) lens.zoom(factor); else lens.reset(); }
+function useTool(name) { lens.use(name); $("level").setAttribute("aria-pressed", String(name === "level")); }
+/* While charts and structures are read the picture floats above them: what a click there changes must be in sight. */
+function floating() {
+  const stage = $("stage"), views = $("views"), last = $("structures").getBoundingClientRect();
+  const first = ($("charts").hidden ? $("structures") : $("charts")).getBoundingClientRect();
+  const on = stage.getBoundingClientRect().bottom < innerHeight * 0.2 && first.top < innerHeight * 0.6 && last.bottom > innerHeight * 0.5;
+  if (on === views.classList.contains("afloat")) return;
+  stage.style.height = on ? stage.clientHeight + "px" : "";
+  views.classList.toggle("afloat", on);
+  draw();
+}
+/* Of many structures: rows whose name holds what was typed; the folded ones as well. */
+function filterRows() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  document.querySelector("#structures").classList.toggle("filtered", wanted !== "");
+  all("tr[data-structure]").forEach(row => row.classList.toggle("match", row.textContent.toLowerCase().includes(wanted)));
 }
 function cycle(select) {
   select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
@@ -245,6 +315,7 @@ function key(event) {
   const actions = {
     n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")),
     t: () => mode(S.mode === "heat" ? "compare" : "heat"), a: () => turn(planes[(planes.indexOf(S.plane) + 1) % planes.length]),
+    "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "0": () => zoomBy(0), l: () => $("level").click(),
     escape: () => { blink(false); update(); }, r: reset,
     x: () => {
       if (event.repeat) return;
@@ -252,7 +323,7 @@ function key(event) {
     },
     arrowright: step(1), arrowup: step(1), f: step(1), arrowleft: step(-1), arrowdown: step(-1), b: step(-1),
   };
-  MODES.forEach((name, i) => { actions[i + 1] = () => mode(name); });
+  MODES.forEach((name, i) => { actions[i + 1] = () => { if (document.querySelector(`[data-mode=${name}]`)) mode(name); }; });
   const act = actions[event.key.toLowerCase()];
   if (act) { event.preventDefault(); act(); }
 }
@@ -260,8 +331,8 @@ function reset() {
   blink(false);
   Object.assign(S, start, { at: S.at });
   $("window").selectedIndex = $("labels").selectedIndex = 0;
-  $("opacity").value = 75; $("signed").checked = false;
-  worst();
+  $("opacity").value = 75; $("signed").checked = S.signed;
+  useTool("pan"); lens.reset(); worst();
 }
 function review(event) {
   event.preventDefault();
