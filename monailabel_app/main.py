@@ -13,9 +13,9 @@ from lib import (
     api,
     backend,
     dicomweb,
-    ending,
     guard,
     infers,
+    lifecycle,
     private,
     scoring,
     tasks,
@@ -71,7 +71,7 @@ class Perturbox(MONAILabelApp):
                 upload_limit=self.options.upload_limit,
                 cors=self.options.cors,
             )
-            ending.watch(self, backend.queue)
+            lifecycle.watch(self, backend.queue)
 
     @property
     def victims(self):

@@ -77,7 +77,7 @@ def test_nothing_in_the_views_gives_the_answer_away(viewer):
         question = read.quiz.question
         scans = [nodes.perturbed.GetID(), volume.GetID()]
         assert volumes_of(viewer) == (scans if question.left else scans[::-1]) and viewer.index() == question.index
-        texts = [viewer.looks.corners[name].lines for name in viewer.names]
+        texts = [viewer.looks.annotations[name].lines for name in viewer.names]
         assert (
             texts[0][0] == "LEFT – one of the two is SYNTHETIC" and texts[1][0] == "RIGHT – one of the two is SYNTHETIC"
         )
@@ -90,7 +90,7 @@ def test_nothing_in_the_views_gives_the_answer_away(viewer):
     assert seen == {True, False} and read.over
     assert read.asked.text.startswith("9 of 9 right") and viewer.index() == 2
     assert volumes_of(viewer) == [volume.GetID(), nodes.perturbed.GetID()]
-    assert viewer.looks.corners["PbxBefore"].lines[0].startswith("BEFORE")
+    assert viewer.looks.annotations["PbxBefore"].lines[0].startswith("BEFORE")
     assert nodes.adversarial.GetDisplayNode().GetVisibility()
     read.endButton.click()
     assert not read.dialog.visible

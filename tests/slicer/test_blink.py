@@ -29,7 +29,7 @@ def state(viewer):
     for name in viewer.names:
         composite = viewer.widget(name).sliceLogic().GetSliceCompositeNode()
         volumes = composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()
-        found[name] = (*volumes, composite.GetForegroundOpacity(), tuple(viewer.looks.corners[name].lines))
+        found[name] = (*volumes, composite.GetForegroundOpacity(), tuple(viewer.looks.annotations[name].lines))
     for role in ("clean", "adversarial", "difference"):
         shown = getattr(nodes, role).GetDisplayNode()
         found[role] = (bool(shown.GetVisibility()), tuple(shown.GetViewNodeIDs() or ()), shown.GetOpacity2DFill())
@@ -68,12 +68,12 @@ def test_text_and_outline_swap_with_the_picture(viewer, blink):
         assert (
             right.GetBackgroundVolumeID() == volume.GetID() and right.GetForegroundVolumeID() == nodes.perturbed.GetID()
         )
-        assert right.GetForegroundOpacity() == 0 and viewer.looks.corners["PbxAfter"].lines[0].startswith("BEFORE")
-        assert "SYNTHETIC" not in " ".join(viewer.looks.corners["PbxAfter"].lines)
+        assert right.GetForegroundOpacity() == 0 and viewer.looks.annotations["PbxAfter"].lines[0].startswith("BEFORE")
+        assert "SYNTHETIC" not in " ".join(viewer.looks.annotations["PbxAfter"].lines)
         assert nodes.clean.GetDisplayNode().IsDisplayableInView(after)
         assert not nodes.adversarial.GetDisplayNode().GetVisibility()
         blink.flip()
-        assert right.GetForegroundOpacity() == 1 and "SYNTHETIC" in viewer.looks.corners["PbxAfter"].lines[0]
+        assert right.GetForegroundOpacity() == 1 and "SYNTHETIC" in viewer.looks.annotations["PbxAfter"].lines[0]
         assert nodes.adversarial.GetDisplayNode().IsDisplayableInView(after)
         assert not nodes.clean.GetDisplayNode().IsDisplayableInView(after)
         blink.flip()

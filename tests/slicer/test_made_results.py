@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PerturboxLib import charts
-from PerturboxLib.figures import fixed
+from PerturboxLib.numbers import fixed
 from PerturboxLib.results import Result, countLabels
 from PerturboxLib.rows import VERDICTS
 

@@ -42,7 +42,7 @@ def enlarge(viewer, slicer_app) -> None:
         node.SetFieldOfView(*(size[a] * spacing[a] for a in along), node.GetFieldOfView()[2])
         # The first pixel's sample lies on its edge: half a pixel further, none lies between two voxels.
         node.SetXYZOrigin(*(spacing[a] / ZOOM / 2 for a in along), 0)
-        for actor in vars(viewer.looks.corners[name]).values():
+        for actor in vars(viewer.looks.annotations[name]).values():
             if getattr(actor, "IsA", lambda _: False)("vtkTextActor"):
                 actor.SetVisibility(False)
         volume.GetDisplayNode().SetInterpolate(0)

@@ -8,7 +8,7 @@ import pytest
 import scans
 from PerturboxLib import palette
 from PerturboxLib.counts import Counts, countsFromRecord
-from PerturboxLib.figures import number, signed
+from PerturboxLib.numbers import number, signed
 from PerturboxLib.results import Result, acquisitionAxis, countLabels, mainRun, planes
 
 ML = 2 * 2 * 3 / 1000

@@ -7,7 +7,7 @@ import scans
 import slicer
 from PerturboxLib import layouts, placing, segments, views
 from PerturboxLib import scene as results_scene
-from PerturboxLib.corner import sides
+from PerturboxLib.annotations import sides
 from PerturboxLib.trouble import Trouble
 from PerturboxLib.views import Viewer
 
@@ -393,7 +393,7 @@ def test_corner_text_says_what_is_shown(viewer):
     viewer.jump(7)
     result = viewer.result
     ml = result.differing()[7]
-    corners = viewer.looks.corners
+    corners = viewer.looks.annotations
     assert corners["PbxBefore"].lines == [
         "BEFORE – original scan, clean result",
         "Axial 8 / 10   W 400 L 40",
@@ -418,7 +418,7 @@ def test_every_perturbed_view_says_synthetic(viewer, mode):
     perturbed = results_scene.Nodes(node).perturbed.GetID()
     viewer.show(node, mode)
     for name in viewer.names:
-        told = " ".join(viewer.looks.corners[name].lines)
+        told = " ".join(viewer.looks.annotations[name].lines)
         assert ("SYNTHETIC" in told) == (composite(viewer, name).GetBackgroundVolumeID() == perturbed), name
         assert not viewer.widget(name).sliceView().cornerAnnotation().GetVisibility()  # it may name the patient
 
@@ -435,7 +435,7 @@ def test_sides_are_the_patients(viewer, grid, letters):
 def test_text_leaves_with_the_views(viewer):
     node, _, _ = bundles.add()
     viewer.show(node, "compare")
-    renderer = viewer.looks.corners["PbxAfter"].renderer
+    renderer = viewer.looks.annotations["PbxAfter"].renderer
     count = renderer.GetViewProps().GetNumberOfItems()
     viewer.leave()
     assert renderer.GetViewProps().GetNumberOfItems() == count - 3

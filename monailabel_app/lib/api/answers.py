@@ -15,7 +15,7 @@ PREFIX = "/perturbox"
 NO_DICOM = "DICOM can't be written yet: the perturbed scan comes as NRRD."
 
 
-class Refusal(BaseModel):
+class ErrorAnswer(BaseModel):
     """Why a request was refused."""
 
     error: str = Field(description="A short code for programs.", examples=["bad-input"])
@@ -58,7 +58,7 @@ class Status(BaseModel):
     image: str = Field(description="What the client called the scan.")
     request: dict[str, Any] = Field(description="What was asked for, defaults filled in.")
     warnings: list[str] = []
-    error: Refusal | None = None
+    error: ErrorAnswer | None = None
     bytes: int = Field(0, description="Disk space of a job that is over.")
     links: dict[str, str] = Field(description="Where to go from here.")
 
@@ -91,7 +91,7 @@ class Health(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": said}
+    status: {"model": ErrorAnswer, "description": said}
     for status, said in {
         401: "No token, or a wrong one.",
         404: "No such job, image, label or file.",

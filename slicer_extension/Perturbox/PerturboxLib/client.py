@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from . import refusals
+from . import http_errors
 from .trouble import Trouble, trouble
 from .wire import Line, openSession
 
@@ -96,7 +96,7 @@ class Client:
         ):
             raise trouble("not-perturbox", f"GET /perturbox/schema: {str(offer)[:400]}", host=self.host)
         if offer["api"].partition(".")[0] != API:
-            raise refusals.otherVersion(self.host, offer["api"], API)
+            raise http_errors.otherVersion(self.host, offer["api"], API)
         limits = offer.get("limits")
         self.limits = limits if isinstance(limits, dict) else {}
         return offer
@@ -216,7 +216,7 @@ class Client:
             if 200 <= response.status_code < 300:
                 return response
             with response:
-                raise refusals.explain(response, self._excerpt(response), self.host, bool(self.token), API)
+                raise http_errors.explain(response, self._excerpt(response), self.host, bool(self.token), API)
 
     def _authorise(self, request):
         """Add the token; being there, it keeps requests from looking for one in the user's .netrc."""
@@ -253,7 +253,7 @@ class Client:
             return f"({type(error).__name__})".encode()
 
     def _worded(self, doing: str, seconds: float | None, reading: bool = False):
-        return refusals.Worded(self.host, doing, seconds, reading, self._line)
+        return http_errors.Worded(self.host, doing, seconds, reading, self._line)
 
     def _other(self, error: Trouble) -> Trouble:
         """What answers at an address that has no schema."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import slicer
 
 from . import layouts, segments
-from .corner import Corner
+from .annotations import Annotation
 from .layouts import AFTER_VIEW, BEFORE_VIEW, DIFFERENCE_VIEW
 
 FILLS = {"outline": (segments.FILL, 1.0), "fill": (0.6, 0.0), "off": (0.0, 0.0)}  # fill and outline opacity
@@ -22,7 +22,7 @@ class Looks:
     def __init__(self):
         self.nodes = None
         self.mode = ""
-        self.corners: dict[str, Corner] = {}
+        self.annotations: dict[str, Annotation] = {}
         self.composites: dict[str, object] = {}
         self.viewIds: dict[str, str] = {}
         self.style, self.isolated = "outline", None
@@ -41,7 +41,7 @@ class Looks:
         self.nodes, self.mode = nodes, mode
         self.viewIds = {name: widget.mrmlSliceNode().GetID() for name, widget in widgets.items()}
         self.composites = {name: widget.sliceLogic().GetSliceCompositeNode() for name, widget in widgets.items()}
-        self.corners = {name: Corner(widget) for name, widget in widgets.items()}
+        self.annotations = {name: Annotation(widget) for name, widget in widgets.items()}
         for node in (nodes.clean, nodes.adversarial, nodes.difference):
             if node is not None:
                 shown = node.GetDisplayNode()
@@ -52,9 +52,9 @@ class Looks:
     def hide(self) -> None:
         """Turn everything off again and take away what was added."""
         self.phase, self.blinking, self.blind = None, "", None
-        for corner in self.corners.values():
-            corner.remove()
-        self.corners = {}
+        for annotation in self.annotations.values():
+            annotation.remove()
+        self.annotations = {}
         if self.nodes is None:
             return
         for shown, visible, views in self._restore:
@@ -252,10 +252,10 @@ class Looks:
         slices = f"{result.plane.capitalize()} {index + 1} / {result.slices}"
         window = f"W {shown.GetWindow():.0f} L {shown.GetLevel():.0f}".replace("-", "−")
         differs = f"differs here {result.ml(float(result.differing(self.isolated)[index]))}"
-        for name, corner in self.corners.items():
-            main = name == next(iter(self.corners)) or name not in layouts.STANDARD_VIEWS
+        for name, annotation in self.annotations.items():
+            main = name == next(iter(self.annotations)) or name not in layouts.STANDARD_VIEWS
             place = [f"{slices}   {window}"] if main else [window]
-            corner.set([self._title(name), *place, *([differs] if main else []), *self._notes(name)])
+            annotation.set([self._title(name), *place, *([differs] if main else []), *self._notes(name)])
 
     def _title(self, name: str) -> str:
         if self.blind is not None:

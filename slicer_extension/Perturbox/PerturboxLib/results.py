@@ -10,7 +10,7 @@ import numpy as np
 
 from . import sentences
 from .counts import CHANGED_ML, CHANGED_SHARE, Counts, countsFromRecord, countSlices, numbered
-from .figures import number, size
+from .numbers import number, size
 from .palette import readable, structureColour
 from .rows import VERDICTS, Row
 from .sentences import CLEARLY, SLICE_LIMIT

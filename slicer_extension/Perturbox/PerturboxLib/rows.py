@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .figures import fixed, signed
+from .numbers import fixed, signed
 
 # A shape and a word each, so that no verdict needs its colour; in the order of the table.
 VERDICTS = {

@@ -14,7 +14,7 @@ import vtk
 
 from . import charts, geometry, segments, volumes
 from .counts import Counts, countSlices, numbered
-from .figures import number
+from .numbers import number
 from .results import Result
 from .trouble import Trouble, trouble
 from .volumes import isSynthetic

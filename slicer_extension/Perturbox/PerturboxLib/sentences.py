@@ -3,7 +3,7 @@
 A record brings its headline; only that of the first schema, which had none, is built here.
 """
 
-from .figures import atLeast, atMost, fixed, number
+from .numbers import atLeast, atMost, fixed, number
 from .rows import Row
 
 CLEARLY = 0.9  # of a limit: changes that stayed below it name their own size

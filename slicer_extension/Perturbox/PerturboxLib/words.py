@@ -2,7 +2,7 @@
 
 import math
 
-from .figures import number
+from .numbers import number
 from .palette import readable
 
 WINDOW = 400.0  # HU; the soft-tissue window that a change is compared with

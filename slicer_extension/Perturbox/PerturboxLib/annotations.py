@@ -8,7 +8,7 @@ FONT, EDGE = 14, 0.012
 NARROW = 420  # pixels, below which a title is cut at its dash
 
 
-class Corner:
+class Annotation:
     """Text of our own over a slice view, whose usual text (which may name a patient) is hidden until `remove`."""
 
     def __init__(self, sliceWidget):
