@@ -173,6 +173,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @told
     def onParameters(self, caller=None, event=None) -> None:
+        if not self.updating:
+            self.forget()
         self.update()
 
     def onTimer(self) -> None:
@@ -293,6 +295,13 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.troubleDetailsGroupBox.collapsed = True
         self.ui.troubleFrame.visible = True
 
+    def forget(self) -> None:
+        """Take away a sentence that was about the settings before; why there is no connection stays until there is."""
+        unconnected = self.session.trouble is not None and self.session.state == session.DISCONNECTED
+        if self._mistake is None and not unconnected:
+            self.session.trouble, self.session.note = None, ""
+            self.ui.troubleFrame.visible = False
+
     def showMistake(self, trouble: Trouble) -> None:
         """Show it until the user begins something else."""
         self._mistake = trouble
@@ -335,11 +344,8 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @told
     def onEscape(self) -> None:
-        """Blink off; else stop the attack."""
-        if self.ui.blinkButton.checked:
-            self.ui.blinkButton.checked = False
-        else:
-            self.ui.stopButton.click()
+        """Blink off. An attack is only stopped by its button: Esc is pressed too often for other reasons."""
+        self.ui.blinkButton.checked = False
 
 
 class PerturboxLogic(ScriptedLoadableModuleLogic):

@@ -90,7 +90,7 @@ def test_nothing_in_the_views_gives_the_answer_away(viewer):
     assert seen == {True, False} and read.over
     assert read.asked.text.startswith("9 of 9 right") and viewer.index() == 2
     assert volumes_of(viewer) == [volume.GetID(), nodes.perturbed.GetID()]
-    assert viewer.looks.annotations["PbxBefore"].lines[0].startswith("BEFORE")
+    assert viewer.looks.annotations["Before"].lines[0].startswith("BEFORE")
     assert nodes.adversarial.GetDisplayNode().GetVisibility()
     read.endButton.click()
     assert not read.dialog.visible

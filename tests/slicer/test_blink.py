@@ -61,19 +61,19 @@ def test_text_and_outline_swap_with_the_picture(viewer, blink):
     node, volume, _ = bundles.add()
     nodes = results_scene.Nodes(node)
     viewer.show(node, "compare")
-    right = viewer.widget("PbxAfter").sliceLogic().GetSliceCompositeNode()
-    after = viewer.looks.viewIds["PbxAfter"]
+    right = viewer.widget("After").sliceLogic().GetSliceCompositeNode()
+    after = viewer.looks.viewIds["After"]
     blink.start()
     for _ in range(2):
         assert (
             right.GetBackgroundVolumeID() == volume.GetID() and right.GetForegroundVolumeID() == nodes.perturbed.GetID()
         )
-        assert right.GetForegroundOpacity() == 0 and viewer.looks.annotations["PbxAfter"].lines[0].startswith("BEFORE")
-        assert "SYNTHETIC" not in " ".join(viewer.looks.annotations["PbxAfter"].lines)
+        assert right.GetForegroundOpacity() == 0 and viewer.looks.annotations["After"].lines[0].startswith("BEFORE")
+        assert "SYNTHETIC" not in " ".join(viewer.looks.annotations["After"].lines)
         assert nodes.clean.GetDisplayNode().IsDisplayableInView(after)
         assert not nodes.adversarial.GetDisplayNode().GetVisibility()
         blink.flip()
-        assert right.GetForegroundOpacity() == 1 and "SYNTHETIC" in viewer.looks.annotations["PbxAfter"].lines[0]
+        assert right.GetForegroundOpacity() == 1 and "SYNTHETIC" in viewer.looks.annotations["After"].lines[0]
         assert nodes.adversarial.GetDisplayNode().IsDisplayableInView(after)
         assert not nodes.clean.GetDisplayNode().IsDisplayableInView(after)
         blink.flip()

@@ -111,7 +111,7 @@ def test_a_button_opens_it(load_module, slicer_app, rendering):
     text = panel.ui.verdictLabel.text
     assert "7 HU (0.84 × this scan’s noise)" in text and "of kidney" in text and "“spleen”" in text
     pictures = {"slicer-example": rendering.desktop(1600, 1060)}
-    views = [panel.look.viewer.widget(name).sliceView() for name in ("PbxBefore", "PbxAfter")]
+    views = [panel.look.viewer.widget(name).sliceView() for name in ("Before", "After")]
     patients_left = [view[:, view.shape[1] // 2 :] for view in map(rendering.grab, views)]
     before, after = (rendering.count(half, palette.rgb(palette.structureColour(3))) for half in patients_left)
     assert before > 300 and after == 0

@@ -75,7 +75,7 @@ def test_each_mode_has_its_button_and_leaving_restores_the_layout(example, mode)
     getattr(example.ui, MODES[mode]).click()
     assert example.widget.look.viewer.mode == mode
     checked = [m for m, name in MODES.items() if getattr(example.ui, name).checked]
-    assert checked == [mode] and example.ui.heatOpacitySlider.enabled == (mode == "heat")
+    assert checked == [mode] and example.ui.heatOpacitySlider.isHidden() == (mode != "heat")
     slicer.util.mainWindow().moduleSelector().selectModule("")
     assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 

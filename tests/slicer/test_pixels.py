@@ -17,7 +17,7 @@ GRIDS = ["axial", "oblique", "flipped", "anisotropic", "sagittal"]
 def viewer(scene, slicer_app, rendering):
     found = Viewer(slicer_app.layoutManager())
     yield found
-    views = [found.widget(name) for name in ("PbxBefore", "PbxAfter", "PbxDifference")]
+    views = [found.widget(name) for name in ("Before", "After", "Difference")]
     for view in (widget.sliceView() for widget in views if widget is not None):
         view.setMinimumSize(0, 0)
         view.setMaximumSize(16777215, 16777215)
@@ -115,7 +115,7 @@ def test_lost_relabelled_and_added_pixels_are_the_voxels(viewer, slicer_app, gri
     viewer.show(node, "difference")
     results_scene.segments.beforeLine(results_scene.Nodes(node).clean).SetVisibility(False)
     enlarge(viewer, slicer_app)
-    view = viewer.widget("PbxDifference").sliceView()
+    view = viewer.widget("Difference").sliceView()
     clean, after = bundles.maps()
     became = {
         palette.LOST: (clean > 0) & (after == 0),
@@ -125,7 +125,7 @@ def test_lost_relabelled_and_added_pixels_are_the_voxels(viewer, slicer_app, gri
     for index in range(10):
         viewer.jump(index)
         opaque(difference)
-        picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "PbxDifference"), -1, 0))
+        picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "Difference"), -1, 0))
         for colour, wanted in became.items():
             found = coloured(picture, colour)
             assert found.sum() == ZOOM**2 * wanted[index].sum(), (index, colour)
@@ -147,7 +147,7 @@ def test_heat_pixels_begin_at_half_a_hounsfield_unit(viewer, slicer_app, grid):
     viewer.setLabelStyle("off")
     enlarge(viewer, slicer_app)
     size = slicer.util.arrayFromVolume(nodes.magnitude)
-    view = viewer.widget("PbxAfter").sliceView()
+    view = viewer.widget("After").sliceView()
     assert (size[0] < 0.5).any()
     for index in (0, 1, 5):
         viewer.jump(index)
@@ -156,7 +156,7 @@ def test_heat_pixels_begin_at_half_a_hounsfield_unit(viewer, slicer_app, grid):
         without = view.array()
         viewer.setHeatOpacity(1.0)
         hide_legends()
-        picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "PbxAfter"), -1, 0))
+        picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "After"), -1, 0))
         grey = (picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])
         hot = size[at] >= 0.5
         assert not grey[hot].any() and np.array_equal(picture[~hot], without[~hot])
@@ -175,10 +175,10 @@ def test_the_line_of_before_is_white_and_thin(viewer, slicer_app):
     results_scene.segments.beforeLine(nodes.clean).SetOpacity2DOutline(1.0)
     nodes.perturbed.GetDisplayNode().SetWindowLevel(1, 1000)  # black
     viewer.jump(4)
-    white = coloured(viewer.widget("PbxAfter").sliceView().array(), "#FFFFFF")
+    white = coloured(viewer.widget("After").sliceView().array(), "#FFFFFF")
     rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     assert abs(height - 3 * ZOOM) <= 1 and abs(width - 3 * ZOOM) <= 1  # 3 x 3 voxels of kidney
     assert 0.8 * 2 * (height + width) < white.sum() < 1.3 * 2 * (height + width)  # one pixel thin
     viewer.setLabelStyle("off")
-    assert not coloured(viewer.widget("PbxAfter").sliceView().array(), "#FFFFFF").any()
+    assert not coloured(viewer.widget("After").sliceView().array(), "#FFFFFF").any()

@@ -49,8 +49,8 @@ def test_layouts_are_registered_once_and_again_after_a_reload(slicer_app, scene)
         layouts.register(slicer_app.layoutManager())
         for number in (7301, 7302, 7303, 7304):
             assert node.IsLayoutDescription(number)
-    assert 'singletontag="PbxBefore"' in node.GetLayoutDescription(7301)
-    before, after = (node.GetLayoutDescription(7301).index(tag) for tag in ("PbxBefore", "PbxAfter"))
+    assert 'singletontag="Before"' in node.GetLayoutDescription(7301)
+    before, after = (node.GetLayoutDescription(7301).index(tag) for tag in ("Before", "After"))
     assert before < after and "#8FC1E8" in node.GetLayoutDescription(7301)
 
 
@@ -59,7 +59,7 @@ def test_each_mode_has_its_layout_and_the_chart(viewer, slicer_app, mode):
     node, _, _ = bundles.add()
     viewer.show(node, mode)
     assert slicer_app.layoutManager().layout == layouts.LAYOUTS[mode]
-    plot = slicer.mrmlScene.GetSingletonNode("PbxPlot", "vtkMRMLPlotViewNode")
+    plot = slicer.mrmlScene.GetSingletonNode("DicePerSlice", "vtkMRMLPlotViewNode")
     assert plot.GetPlotChartNodeID() == results_scene.Nodes(node).chart.GetID() and plot.IsMappedInLayout()
     assert plot.GetInteractionMode() == plot.InteractionModeSelectPoints
     shown = {n.GetLayoutName() for n in slicer.util.getNodesByClass("vtkMRMLSliceNode") if n.IsMappedInLayout()}
@@ -73,16 +73,16 @@ def test_compare_shows_clean_left_and_adversarial_right_with_the_line_of_before(
     node, volume, _ = bundles.add()
     nodes = results_scene.Nodes(node)
     viewer.show(node, "compare")
-    assert composite(viewer, "PbxBefore").GetBackgroundVolumeID() == volume.GetID()
-    assert composite(viewer, "PbxAfter").GetBackgroundVolumeID() == nodes.perturbed.GetID()
-    assert composite(viewer, "PbxAfter").GetForegroundVolumeID() is None
-    assert shown_in(nodes.clean.GetDisplayNode()) == {"PbxBefore"}
-    assert shown_in(nodes.adversarial.GetDisplayNode()) == {"PbxAfter"}
+    assert composite(viewer, "Before").GetBackgroundVolumeID() == volume.GetID()
+    assert composite(viewer, "After").GetBackgroundVolumeID() == nodes.perturbed.GetID()
+    assert composite(viewer, "After").GetForegroundVolumeID() is None
+    assert shown_in(nodes.clean.GetDisplayNode()) == {"Before"}
+    assert shown_in(nodes.adversarial.GetDisplayNode()) == {"After"}
     assert shown_in(nodes.difference.GetDisplayNode()) == set()
     line = segments.beforeLine(nodes.clean)
-    assert shown_in(line) == {"PbxAfter"} and not line.GetVisibility2DFill()
+    assert shown_in(line) == {"After"} and not line.GetVisibility2DFill()
     assert list(line.GetSegmentOverrideColor("liver")) == [1, 1, 1] and line.GetSliceIntersectionThickness() == 1
-    for name in ("PbxBefore", "PbxAfter"):
+    for name in ("Before", "After"):
         assert composite(viewer, name).GetLinkedControl() and composite(viewer, name).GetHotLinkedControl()
         assert viewer.widget(name).mrmlSliceNode().GetViewGroup() == 73
 
@@ -92,10 +92,10 @@ def test_difference_shows_lost_and_added_over_the_scan_and_in_space(viewer):
     nodes = results_scene.Nodes(node)
     viewer.show(node, "difference")
     shown = nodes.difference.GetDisplayNode()
-    assert viewer.names == ("PbxDifference",)
-    assert composite(viewer, "PbxDifference").GetBackgroundVolumeID() == volume.GetID()
-    assert shown_in(shown) == {"PbxDifference"} and shown_in(nodes.clean.GetDisplayNode()) == set()
-    surfaces = slicer.mrmlScene.GetSingletonNode("PbxSurfaces", "vtkMRMLViewNode")
+    assert viewer.names == ("Difference",)
+    assert composite(viewer, "Difference").GetBackgroundVolumeID() == volume.GetID()
+    assert shown_in(shown) == {"Difference"} and shown_in(nodes.clean.GetDisplayNode()) == set()
+    surfaces = slicer.mrmlScene.GetSingletonNode("Surfaces", "vtkMRMLViewNode")
     assert shown.IsDisplayableInView(surfaces.GetID()) and shown.GetVisibility3D()
     assert nodes.difference.GetClosedSurfaceInternalRepresentation("spleen_lost").GetNumberOfPoints() > 0
 
@@ -115,10 +115,10 @@ def test_heat_lies_over_the_perturbed_scan_sized_or_signed(viewer):
     nodes = results_scene.Nodes(node)
     viewer.setHeatOpacity(0.35)
     viewer.show(node, "heat")
-    right = composite(viewer, "PbxAfter")
+    right = composite(viewer, "After")
     assert right.GetForegroundVolumeID() == nodes.magnitude.GetID()
     assert right.GetForegroundOpacity() == pytest.approx(0.35)
-    assert composite(viewer, "PbxBefore").GetForegroundVolumeID() is None
+    assert composite(viewer, "Before").GetForegroundVolumeID() is None
     assert nodes.adversarial.GetDisplayNode().GetOpacity2DFill() == 0  # heat is not hidden by fills
     viewer.setSigned(True)
     assert right.GetForegroundVolumeID() == nodes.perturbation.GetID()
@@ -198,7 +198,7 @@ def test_leaving_restores_layout_opacities_and_visibility(viewer, slicer_app, mo
         assert not getattr(nodes, role).GetDisplayNode().GetVisibility()
         assert not getattr(nodes, role).GetDisplayNode().GetNumberOfViewNodeIDs()
     assert not segments.beforeLine(nodes.clean).GetVisibility()
-    for name in ("PbxBefore", "PbxAfter", "PbxDifference"):
+    for name in ("Before", "After", "Difference"):
         if viewer.widget(name) is not None:
             assert composite(viewer, name).GetForegroundOpacity() == 0
             assert composite(viewer, name).GetBackgroundVolumeID() is None
@@ -279,7 +279,7 @@ def test_both_views_scroll_and_zoom_together(viewer, slicer_app):
     node, _, _ = bundles.add("oblique")
     viewer.show(node, "compare")
     viewer.jump(4)
-    left, right = (viewer.widget(name) for name in ("PbxBefore", "PbxAfter"))
+    left, right = (viewer.widget(name) for name in ("Before", "After"))
     seen = []
     viewer.onSlice(seen.append)
     right.scroll(2)
@@ -304,7 +304,7 @@ def test_the_slice_stays_when_the_mode_changes_and_is_the_worst_at_first(viewer)
 def test_zoom_stays_when_the_mode_changes(viewer):
     node, _, _ = bundles.add()
     viewer.show(node, "compare")
-    slice_node = viewer.widget("PbxAfter").mrmlSliceNode()
+    slice_node = viewer.widget("After").mrmlSliceNode()
     field = slice_node.GetFieldOfView()
     slice_node.SetFieldOfView(field[0] / 2, field[1] / 2, field[2])
     viewer.show(node, "heat")
@@ -394,21 +394,21 @@ def test_corner_text_says_what_is_shown(viewer):
     result = viewer.result
     ml = result.differing()[7]
     corners = viewer.looks.annotations
-    assert corners["PbxBefore"].lines == [
+    assert corners["Before"].lines == [
         "BEFORE – original scan, clean result",
         "Axial 8 / 10   W 400 L 40",
         f"differs here {ml:.1f} ml",
     ]
-    assert corners["PbxAfter"].lines == [
+    assert corners["After"].lines == [
         "AFTER – SYNTHETIC perturbed scan, adversarial result",
         "Axial 8 / 10   W 400 L 40",
         f"differs here {ml:.1f} ml",
         "thin white line: before",
     ]
     viewer.setIsolated(["liver"])
-    assert corners["PbxAfter"].lines[2] == "differs here 0.0 ml"
+    assert corners["After"].lines[2] == "differs here 0.0 ml"
     viewer.setWindow("lung")
-    assert corners["PbxBefore"].lines[1].endswith("W 1500 L −600")
+    assert corners["Before"].lines[1].endswith("W 1500 L −600")
     viewer.setIsolated(None)
 
 
@@ -429,13 +429,13 @@ def test_every_perturbed_view_says_synthetic(viewer, mode):
 def test_sides_are_the_patients(viewer, grid, letters):
     node, _, _ = bundles.add(grid)
     viewer.show(node, "compare")
-    assert sides(viewer.widget("PbxBefore").mrmlSliceNode()) == tuple(letters)
+    assert sides(viewer.widget("Before").mrmlSliceNode()) == tuple(letters)
 
 
 def test_text_leaves_with_the_views(viewer):
     node, _, _ = bundles.add()
     viewer.show(node, "compare")
-    renderer = viewer.looks.annotations["PbxAfter"].renderer
+    renderer = viewer.looks.annotations["After"].renderer
     count = renderer.GetViewProps().GetNumberOfItems()
     viewer.leave()
     assert renderer.GetViewProps().GetNumberOfItems() == count - 3

@@ -5,6 +5,7 @@ import json
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from . import presets, session, settings, words
 from .charts import LiveTrace
@@ -196,7 +197,9 @@ class AttackPanel:
             button.toolTip = obstacle or TIPS[kind]
         self.ui.stopButton.enabled = self.session.state in (session.RUNNING, session.RECONNECTING)
         stopping = self.session.state == session.STOPPING
-        self.ui.stopButton.text = "Stopping after this step…" if stopping else "Stop"
+        self.ui.stopButton.text = _("Stopping…") if stopping else _("Stop")
+        limit = "" if self.ownBudget() or not self._methods else f"{self.ui.epsSlider.value:g}{self.ui.epsSlider.suffix}"
+        self.ui.attackCollapsibleButton.text = words.section(_("3 Attack"), limit)
         self._progress(busy)
 
     def _offer(self) -> None:

@@ -15,7 +15,7 @@ from .results import DICE_LIMIT, Result
 
 BARS = "#D0D0D0"
 DICE_RANGE = (-0.03, 1.05)
-LEGEND_ROOM = 1.17  # of the chart's width, for the legend at its right
+LEGEND_ROOM = 1.25  # of the chart's width, for the legend at its right
 TALLEST = 0.5  # height of the tallest bar, in Dice
 
 
@@ -174,7 +174,7 @@ def traceSeries(table, structures: list[str], names: list[str], limit: float = D
 
 
 def traceChart(table, series: list, name: str):
-    return addChart(name, series, "look at the model (step)", _looks(table))
+    return addChart(name, series, "step of the attack", _looks(table))
 
 
 def _looks(table) -> tuple[float, float]:

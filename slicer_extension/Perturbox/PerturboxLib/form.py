@@ -138,6 +138,8 @@ def makeField(entry: dict, edited) -> Field:
 
 def choiceField(entry, edited) -> Field:
     box = qt.QComboBox()
+    box.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+    box.minimumContentsLength = 8
     choices = entry["enum"]
     for choice in choices:
         box.addItem(AUTOMATIC if choice is None else str(choice))

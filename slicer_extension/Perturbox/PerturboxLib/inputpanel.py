@@ -3,8 +3,9 @@
 import json
 
 import slicer
+from slicer.i18n import tr as _
 
-from . import form, palette, sending
+from . import form, palette, sending, words
 from .mistakes import told
 from .trouble import Trouble
 
@@ -84,6 +85,8 @@ class InputPanel:
         self._look()
         self.ui.preflightLabel.text = self.preflight.text
         self.ui.modelComboBox.toolTip = about(self.victim)
+        scan = self.parameters.inputVolume if self.parameters else None
+        self.ui.inputCollapsibleButton.text = words.section(_("2 Scan and model"), scan.GetName() if scan else "")
         for name in ("inputVolumeSelector", "modelComboBox", "targetComboBox", "referenceSelector", "roiSelector"):
             getattr(self.ui, name).enabled = not self.session.busy
         self.ui.roiSegmentComboBox.enabled = not self.session.busy

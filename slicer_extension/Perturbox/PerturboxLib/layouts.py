@@ -1,11 +1,13 @@
 """The four layouts of the module and the views in them, by their singleton tags."""
 
 import slicer
+from slicer.i18n import tr as _
 
 COMPARE, DIFFERENCE, HEAT, FOUR_UP = 7301, 7302, 7303, 7304
 LAYOUTS = {"compare": COMPARE, "difference": DIFFERENCE, "heat": HEAT, "fourUp": FOUR_UP}
-BEFORE_VIEW, AFTER_VIEW, DIFFERENCE_VIEW = "PbxBefore", "PbxAfter", "PbxDifference"
-SURFACE_VIEW, PLOT_VIEW = "PbxSurfaces", "PbxPlot"
+# Tags of the views, which Slicer shows as their names; without spaces, because ids are made of them.
+BEFORE_VIEW, AFTER_VIEW, DIFFERENCE_VIEW = "Before", "After", "Difference"
+SURFACE_VIEW, PLOT_VIEW = "Surfaces", "DicePerSlice"
 OWN_VIEWS = (BEFORE_VIEW, AFTER_VIEW, DIFFERENCE_VIEW)
 STANDARD_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 SHOWN = {
@@ -17,6 +19,26 @@ SHOWN = {
 COLOURS = {BEFORE_VIEW: "#8FC1E8", AFTER_VIEW: "#F2C26B", DIFFERENCE_VIEW: "#C9C9C9"}
 STANDARD_COLOURS = {"Red": ("R", "#F34A33"), "Green": ("G", "#6EB04B"), "Yellow": ("Y", "#EDD54C")}
 VIEW_GROUP = 73
+
+
+def titles() -> dict[str, str]:
+    """What stands on each view's bar."""
+    return {
+        BEFORE_VIEW: _("Before"),
+        AFTER_VIEW: _("After"),
+        DIFFERENCE_VIEW: _("Difference"),
+        SURFACE_VIEW: _("Surfaces"),
+        PLOT_VIEW: _("Dice per slice"),
+    }
+
+
+def nameViews() -> None:
+    """Name the nodes of the views that exist as their bars do, for every list in which Slicer shows them."""
+    for tag, title in titles().items():
+        for kind in ("vtkMRMLSliceNode", "vtkMRMLViewNode", "vtkMRMLPlotViewNode"):
+            node = slicer.mrmlScene.GetSingletonNode(tag, kind)
+            if node is not None:
+                node.SetName(title)
 
 
 def register(layoutManager) -> None:
@@ -31,7 +53,7 @@ def register(layoutManager) -> None:
 
 def description(mode: str) -> str:
     """A layout's XML: the views of a mode above the chart."""
-    return _stack(_ABOVE[mode](), _view("vtkMRMLPlotViewNode", PLOT_VIEW, "P"))
+    return _stack(_ABOVE[mode](), _view("vtkMRMLPlotViewNode", PLOT_VIEW, titles()[PLOT_VIEW]))
 
 
 def isOwn(layout: int) -> bool:
@@ -75,16 +97,17 @@ def _view(kind: str, tag: str, label: str, colour: str = "", orientation: str = 
     return f'<view class="{kind}" singletontag="{tag}">{lines}</view>'
 
 
-def _slice(tag: str, label: str) -> str:
-    return _view("vtkMRMLSliceNode", tag, label, COLOURS[tag], "Axial")
+def _slice(tag: str) -> str:
+    return _view("vtkMRMLSliceNode", tag, titles()[tag], COLOURS[tag], "Axial")
 
 
 def _compare() -> str:
-    return _row(_slice(BEFORE_VIEW, "1"), _slice(AFTER_VIEW, "2"))
+    return _row(_slice(BEFORE_VIEW), _slice(AFTER_VIEW))
 
 
 def _difference() -> str:
-    return _row(_slice(DIFFERENCE_VIEW, "D"), _view("vtkMRMLViewNode", SURFACE_VIEW, "3", "#7A7A7A"))
+    surfaces = _view("vtkMRMLViewNode", SURFACE_VIEW, titles()[SURFACE_VIEW], "#7A7A7A")
+    return _row(_slice(DIFFERENCE_VIEW), surfaces)
 
 
 def _fourUp() -> str:

@@ -112,13 +112,8 @@ class LookPanel:
     @told
     def onSlice(self, index: int) -> None:
         """The views show another slice: say which, and what differs there."""
-        if self.module.result.node is None:
-            return
-        result = self.result
-        ml = float(result.differing(self.module.result.selected() or None)[index])
-        self.ui.sliceLabel.text = (
-            f"{result.plane.capitalize()} {index + 1} / {result.slices} · differs here {result.ml(ml)}"
-        )
+        if self.ready():
+            self.ui.sliceLabel.text = self.viewer.place()
 
     @told
     def blindRead(self) -> None:
@@ -145,7 +140,8 @@ class LookPanel:
         for mode, name in MODES.items():
             getattr(self.ui, name).checked = parameters.mode == mode
         heat = parameters.mode == "heat"
-        self.ui.heatOpacitySlider.enabled = self.ui.signedCheckBox.enabled = heat
+        for name in ("heatOpacityCaption", "heatOpacitySlider", "signedCheckBox"):
+            getattr(self.ui, name).visible = heat
         self.ui.blinkButton.enabled = parameters.mode != "fourUp"
         styles = list(LABEL_STYLES)
         self.ui.labelStyleComboBox.currentIndex = styles.index(parameters.labelStyle)
@@ -168,17 +164,28 @@ class LookPanel:
             self.ui.lookCollapsibleButton.collapsed = False
             self.ui.saveCollapsibleButton.collapsed = False
             if first:
-                self.navigation.worst()
+                self.open()
         self.viewer.setHeatOpacity(parameters.heatOpacity)
         self.viewer.setSigned(parameters.heatSigned)
         self.viewer.setLabelStyle(parameters.labelStyle)
         self.viewer.setWindow(parameters.window)
         self.isolate()
 
+    def open(self) -> None:
+        """Begin with what the sentence is about: its structure alone, at its worst slice; else where most differs."""
+        spoken = self.result.spokenOf()
+        self.parameters.isolate = spoken is not None
+        if spoken is None:
+            self.navigation.worst()
+        else:
+            self.module.result.select(spoken)
+            self.onStructures()
+
     def isolate(self) -> None:
         chosen = self.module.result.selected() if self.parameters and self.parameters.isolate else []
         if self.ready() and self.module.entered:
             self.viewer.setIsolated(chosen or None)
+            self.ui.sliceLabel.text = self.viewer.place()
 
     def leave(self) -> None:
         """Give the views back as they were."""

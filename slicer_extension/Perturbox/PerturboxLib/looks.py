@@ -10,6 +10,7 @@ import slicer
 from . import layouts, segments
 from .annotations import Annotation
 from .layouts import AFTER_VIEW, BEFORE_VIEW, DIFFERENCE_VIEW
+from .palette import readable
 
 FILLS = {"outline": (segments.FILL, 1.0), "fill": (0.6, 0.0), "off": (0.0, 0.0)}  # fill and outline opacity
 OUTLINE_WIDTH = 2
@@ -247,15 +248,20 @@ class Looks:
         """Say in each view what it shows, which slice, and what differs there."""
         if self.nodes is None:
             return
-        result = self.nodes.result
         shown = self.nodes.original.GetDisplayNode()
-        slices = f"{result.plane.capitalize()} {index + 1} / {result.slices}"
+        slices, differs = self.place(index)
         window = f"W {shown.GetWindow():.0f} L {shown.GetLevel():.0f}".replace("-", "−")
-        differs = f"differs here {result.ml(float(result.differing(self.isolated)[index]))}"
         for name, annotation in self.annotations.items():
             main = name == next(iter(self.annotations)) or name not in layouts.STANDARD_VIEWS
             place = [f"{slices}   {window}"] if main else [window]
             annotation.set([self._title(name), *place, *([differs] if main else []), *self._notes(name)])
+
+    def place(self, index: int) -> tuple[str, str]:
+        """Which slice this is, and how much of the structures that are shown differs there."""
+        result = self.nodes.result
+        amount = result.ml(float(result.differing(self.isolated)[index]))
+        whose = f"{readable(next(iter(self.isolated)))} " if self.isolated and len(self.isolated) == 1 else ""
+        return f"{result.plane.capitalize()} {index + 1} / {result.slices}", f"{whose}differs here {amount}" if whose else f"Differs here {amount}"
 
     def _title(self, name: str) -> str:
         if self.blind is not None:

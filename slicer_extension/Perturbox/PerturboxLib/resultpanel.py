@@ -1,16 +1,17 @@
-"""Section 4: what came out, in a sentence and a row for each structure."""
+"""Section 4: what came out, in a sentence, a row for each structure, and what became what."""
 
-import textwrap
+import html
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
-from . import scene
+from . import flow, scene, sentences
 from .mistakes import told
 from .rows import VERDICTS
 
-HEADER = 14  # characters in a line of a column's heading
-NUMBERS_FROM = 1  # the first column of numbers; the last one holds words again
+STRUCTURE, VERDICT, DELTA, DICE = range(4)  # what fits beside each other; the other numbers follow a click on the row
+TALLEST = 300  # pixels of the table, which scrolls if there are more structures
 
 
 class ResultPanel:
@@ -31,7 +32,6 @@ class ResultPanel:
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.verticalHeader().hide()
-        table.horizontalHeader().setDefaultAlignment(qt.Qt.AlignCenter | qt.Qt.TextWordWrap)
         table.selectionModel().connect("selectionChanged(QItemSelection,QItemSelection)", self.onSelection)
 
     @property
@@ -42,6 +42,7 @@ class ResultPanel:
 
     @told
     def onSelection(self, *_) -> None:
+        self.explain()
         if not self.module.updating:
             self.module.look.onStructures()
 
@@ -73,52 +74,94 @@ class ResultPanel:
         key = node and (node.GetID(), node.GetMTime())
         if key == self._shown:
             return
+        other = node is not None and (self._shown is None or self._shown[0] != node.GetID())
         self._shown = key
-        self.ui.verdictLabel.visible = node is not None
-        self.ui.structureTable.visible = node is not None
+        for widget in (self.ui.verdictLabel, self.ui.structureTable):
+            widget.visible = node is not None
+        self.ui.emptyLabel.visible = node is None
         if node is None:
             self.rows = []
             self.model.clear()
-            self.ui.flagsLabel.visible = False
-            self.ui.referenceNoteLabel.text = "Attack a scan, or open the example, to see a result here."
+            self.ui.notesGroupBox.visible = False
+            self.explain()
             return
         result = scene.Nodes(node).result
         self.rows = result.rows()
         self.ui.verdictLabel.text = result.verdict()
-        told = [*result.flags(), *result.warnings()]
-        self.ui.flagsLabel.text = "\n".join(f"• {text}" for text in told)
-        self.ui.flagsLabel.visible = bool(told)
-        self.ui.referenceNoteLabel.text = result.agreementNote()
+        self._note(result)
+        chosen = [] if other else self.selected()
         self._fill(result)
+        for name in chosen:
+            self.select(name)
+        self.explain()
         self.ui.resultCollapsibleButton.collapsed = False
+        if other:
+            self.reveal()
+
+    def reveal(self) -> None:
+        """Fold what led to the result, so that its sentence is the first thing to read."""
+        sections = ["serverCollapsibleButton", "inputCollapsibleButton"]
+        for name in sections if self.module.session.busy else [*sections, "attackCollapsibleButton"]:
+            getattr(self.ui, name).collapsed = True
+        area = self.ui.resultCollapsibleButton.parent()
+        while area is not None and not area.inherits("QScrollArea"):
+            area = area.parent()
+        if area is not None:
+            area.verticalScrollBar().value = 0
+
+    def explain(self) -> None:
+        """Every number of the row that is selected, and what the selected structures became; of all if none is."""
+        result = scene.Nodes(self.node).result if self.node else None
+        chosen = self.selected() if result else []
+        one = next((row for row in self.rows if [row.name] == chosen), None)
+        self.ui.detailLabel.text = sentences.detail(result, one) if one else ""
+        self.ui.detailLabel.visible = one is not None
+        lines = flow.lines(result, chosen) if result else []
+        self.ui.flowLabel.text = _flowTable(lines)
+        self.ui.flowLabel.visible = bool(lines)
+
+    def _note(self, result) -> None:
+        """Warnings and remarks in one line that unfolds."""
+        notes = [*result.flags(), *result.warnings(), result.agreementNote()]
+        self.ui.notesLabel.text = "\n".join(f"• {text}" for text in notes)
+        self.ui.notesGroupBox.title = _("Notes ({count})").format(count=len(notes))
+        self.ui.notesGroupBox.collapsed = True
+        self.ui.notesGroupBox.visible = True
 
     def _fill(self, result) -> None:
         self.model.clear()
-        self.model.setHorizontalHeaderLabels(["\n".join(textwrap.wrap(text, HEADER)) for text in result.headers()])
+        dice = _("Dice") if result.ownReference else _("Dice, expert")
+        self.model.setHorizontalHeaderLabels([_("Structure"), _("Verdict"), f"Δ {result.size}", dice])
         order = list(VERDICTS)
         for place, row in enumerate(self.rows):
-            texts = row.cells(not result.ownReference)
+            score = row.dice if row.outlined else row.agreement
+            texts = [row.title, row.verdict, row.deltaText, row.diceText]
+            keys = [place, order.index(row.reason), row.deltaMl, 2.0 if score is None else score]
             items = [qt.QStandardItem(text) for text in texts]
-            for column, item in enumerate(items):
-                item.setData(place if column == 0 else sortable(texts[column]), qt.Qt.UserRole)
-                if NUMBERS_FROM <= column < len(items) - 1:
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-            items[-1].setData(order.index(row.reason), qt.Qt.UserRole)
+            for item, key in zip(items, keys, strict=True):
+                item.setData(key, qt.Qt.UserRole)
+            for column in (DELTA, DICE):
+                items[column].setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            items[VERDICT].setToolTip(sentences.flag(result, row))
             swatch = qt.QPixmap(12, 12)
             swatch.fill(qt.QColor(row.colour))
-            items[0].setIcon(qt.QIcon(swatch))
+            items[STRUCTURE].setIcon(qt.QIcon(swatch))
             self.model.appendRow(items)
         table = self.ui.structureTable
-        table.sortByColumn(0, qt.Qt.AscendingOrder)  # worst first
+        table.sortByColumn(STRUCTURE, qt.Qt.AscendingOrder)  # worst first
         table.resizeColumnsToContents()
-        height = table.horizontalHeader().sizeHint.height() + table.rowHeight(0) * len(self.rows) + 24
-        table.setMinimumHeight(min(height, 320))
+        table.horizontalHeader().setSectionResizeMode(STRUCTURE, qt.QHeaderView.Stretch)
+        table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 6)
+        height = table.horizontalHeader().sizeHint.height() + table.rowHeight(0) * len(self.rows) + 4
+        table.setMinimumHeight(min(height, TALLEST))
+        table.setMaximumHeight(min(height, TALLEST))
 
 
-def sortable(text: str) -> float:
-    """The number a cell shows, for sorting; cells without one come last."""
-    digits = text.replace("−", "-").replace("≤", "").replace(">", "").split()
-    try:
-        return float(digits[0].replace("+", ""))
-    except (IndexError, ValueError):
-        return float("inf")
+def _flowTable(lines: list) -> str:
+    """Three columns in a label: what it was called, what it is called now, how much."""
+    rows = "".join(
+        f"<tr><td>{html.escape(before)}</td><td>{f'&nbsp;→ {html.escape(after)}' if after else ''}</td>"
+        f"<td align='right'>&nbsp;&nbsp;{html.escape(amount)}</td></tr>"
+        for before, after, amount in lines
+    )
+    return f"<b>{_('What became what')}</b><table>{rows}</table>" if lines else ""

@@ -224,6 +224,10 @@ class Result:
         stopped = self.record.get("stopped_early")
         return [*([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else []), *(self.record.get("warnings") or [])]
 
+    def spokenOf(self) -> str | None:
+        """The structure that the sentence is about: the worst that broke; None if none did."""
+        return next((row.name for row in self.rows() if row.broken), None)
+
     # ------------------------------------------------------------ slices
 
     def series(self, structure: str) -> np.ndarray:

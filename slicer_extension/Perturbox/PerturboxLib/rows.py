@@ -72,14 +72,22 @@ class Row:
         unsaid = "" if self.outlined or self.reason == "not-outlined" else ", not outlined"
         return " ".join(VERDICTS[self.reason]) + unsaid
 
+    @property
+    def deltaText(self) -> str:
+        percent = "" if self.deltaPercent is None else f" ({signed(self.deltaPercent, 0)} %)"
+        return signed(self.deltaMl, 0 if abs(self.deltaMl) >= 10 else 1) + percent
+
+    @property
+    def diceText(self) -> str:
+        """Dice after, in brackets if it compares with the clean prediction because the expert outlined nothing."""
+        return fixed(self.dice, 3) if self.outlined else f"({fixed(self.agreement, 3)})"
+
     def cells(self, withExpert: bool = False) -> list[str]:
         """The row as texts under `Result.headers`."""
-        percent = "" if self.deltaPercent is None else f" ({signed(self.deltaPercent, 0)} %)"
         dice = [fixed(self.diceBefore, 3), fixed(self.dice, 3)] if withExpert else [fixed(self.dice, 3)]
         if not self.outlined:
-            dice = ["not outlined", f"({fixed(self.agreement, 3)})"]
+            dice = ["not outlined", self.diceText]
         far = self.hd95Mm if self.outlined else self.movedMm
         slices = f"{self.failed} of {self.present}"
-        delta = signed(self.deltaMl, 0 if abs(self.deltaMl) >= 10 else 1) + percent
-        numbers = [delta, fixed(far, 1), slices, self.breaksAt, self.inSigma, fixed(self.randomDice, 3), *self.further]
-        return [self.title, *dice, *numbers, self.verdict]
+        numbers = [self.deltaText, fixed(far, 1), slices, self.breaksAt, self.inSigma, fixed(self.randomDice, 3)]
+        return [self.title, *dice, *numbers, *self.further, self.verdict]

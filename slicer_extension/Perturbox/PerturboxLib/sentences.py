@@ -85,18 +85,41 @@ def chance(result, rows: list[Row]) -> str:
 
 def flags(result) -> list[str]:
     """What a good Dice hides, and where to look: a far leak, slices that failed."""
-    found = []
-    for row in result.rows():
-        plane, first, last = row.look
-        where = f"Look at {plane} slice{'' if first == last else 's'} {first + 1}"
-        where += "." if first == last else f"–{last + 1}."
-        start = f"{row.title}: Dice {fixed(row.agreement, 3)}"
-        if row.reason == "distance":
-            ml, what = max((row.gainedMl, "was added"), (row.lostMl, "was lost"))
-            limit = f"{number(HD95_LIMIT_MM)} {result.length}"
-            far = f"up to {number(row.movedMm)} {result.length} from the edge before (HD95, limit {limit})"
-            found.append(f"{start} looks good, but {result.ml(ml)} {what} {far}. {where}")
-        elif row.reason == "local":
-            slices = f"{row.failed} of {row.present} {plane} slices with Dice below {SLICE_LIMIT}"
-            found.append(f"{start} hides {slices}. {where}")
-    return found
+    return [said for said in (flag(result, row) for row in result.rows()) if said]
+
+
+def flag(result, row: Row) -> str:
+    """What the Dice of one structure hides; empty if nothing."""
+    plane, first, last = row.look
+    where = f"Look at {plane} slice{'' if first == last else 's'} {first + 1}"
+    where += "." if first == last else f"–{last + 1}."
+    start = f"{row.title}: Dice {fixed(row.agreement, 3)}"
+    if row.reason == "distance":
+        ml, what = max((row.gainedMl, "was added"), (row.lostMl, "was lost"))
+        limit = f"{number(HD95_LIMIT_MM)} {result.length}"
+        far = f"up to {number(row.movedMm)} {result.length} from the edge before (HD95, limit {limit})"
+        return f"{start} looks good, but {result.ml(ml)} {what} {far}. {where}"
+    if row.reason == "local":
+        slices = f"{row.failed} of {row.present} {plane} slices with Dice below {SLICE_LIMIT}"
+        return f"{start} hides {slices}. {where}"
+    return ""
+
+
+def detail(result, row: Row) -> str:
+    """Every number of one structure, for whoever selected its row."""
+    parts = [f"{result.ml(row.beforeMl)} before, {result.ml(row.afterMl)} after"]
+    parts += [f"{result.ml(row.lostMl)} lost, {result.ml(row.gainedMl)} added"]
+    if not result.ownReference and row.outlined:
+        parts += [f"Dice with the expert {fixed(row.diceBefore, 3)} before, {fixed(row.dice, 3)} after"]
+        parts += [f"with the clean prediction {fixed(row.agreement, 3)}"]
+    far = row.hd95Mm if row.outlined else row.movedMm
+    if far is not None:
+        parts += [f"HD95 {fixed(far, 1)} {result.length}"]
+    parts += [f"{row.failed} of {row.present} slices with Dice below {SLICE_LIMIT}"]
+    if row.breaksAt != "–":
+        sigma = "" if row.inSigma == "–" else f" ({row.inSigma} × the scan’s noise)"
+        unit = "" if row.breaksAt == "not tested" else f" {result.unit}"
+        parts += [f"breaks at {row.breaksAt}{unit}{sigma}"]
+    if row.randomDice is not None:
+        parts += [f"{result.chance.lower()} alone: Dice {fixed(row.randomDice, 3)}"]
+    return f"{row.title}: {'; '.join(parts)}."

@@ -84,6 +84,7 @@ class Viewer:
             standard = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
             self._previousLayout = standard if layouts.isOwn(current) else current
         self.manager.setLayout(LAYOUTS[mode])
+        layouts.nameViews()
         self._fillViews()
         self._index = None
         self._placeViews()
@@ -260,6 +261,10 @@ class Viewer:
     def _annotate(self) -> None:
         if self._alive():
             self.looks.annotate(self.index())
+
+    def place(self) -> str:
+        """Which slice is shown and what differs there, in the words of the views' own text."""
+        return " · ".join(self.looks.place(self.index())) if self._alive() else ""
 
     def _alive(self) -> bool:
         """Whether a result is shown that is still whole; a scene that is being closed loses its nodes one by one."""

@@ -8,6 +8,15 @@ from .palette import readable
 WINDOW = 400.0  # HU; the soft-tissue window that a change is compared with
 
 
+LONGEST = 26  # characters of what a folded section says of itself; the panel must not grow with a scan's name
+
+
+def section(title: str, state: str) -> str:
+    """A section's title with what was chosen in it, so that it can be folded."""
+    short = state if len(state) <= LONGEST else f"{state[: LONGEST - 1]}…"
+    return f"{title}  ● {short}" if state else title
+
+
 def duration(seconds: float) -> str:
     """Seconds as one says them: "25 s", "1 min 45 s", "1 h 10 min"."""
     seconds = 5 * math.ceil(max(0.0, seconds) / 5)

@@ -115,6 +115,8 @@ class qMRMLPlotView(RenderView):
     def _update_plot(self, series, plot):
         bars, indexed = series.GetPlotType() in BARS, not series.IsXColumnRequired()
         if plot is None or plot.IsA("vtkPlotBar") != bars:
+            if plot is not None:
+                self._chart.RemovePlotInstance(plot)
             plot = self._chart.AddPlot(vtk.vtkChart.BAR if bars else vtk.vtkChart.LINE)
         names = (series.GetXColumnName(), series.GetYColumnName())
         plot.SetUseIndexForXSeries(indexed)

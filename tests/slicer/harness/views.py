@@ -251,7 +251,7 @@ class Bar(qt.QLabel):
 
     def refresh(self) -> None:
         red, green, blue = (round(255 * part) for part in self._node.GetLayoutColor())
-        self.text = f" {self._node.GetLayoutLabel() or ''}  {self._node.GetName() or ''}"
+        self.text = f" {self._node.GetLayoutLabel() or ''}"
         self.styleSheet = f"background: rgb({red}, {green}, {blue}); color: black; font-weight: bold"
 
 
