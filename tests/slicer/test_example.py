@@ -118,7 +118,7 @@ def test_a_button_opens_it(load_module, slicer_app, rendering):
     panel.ui.differenceButton.click()
     slicer_app.processEvents()
     pictures["slicer-example-difference"] = rendering.desktop(1600, 1060)
-    assert rendering.count(pictures["slicer-example"], palette.rgb(palette.ADDED)) == 0
+    assert rendering.count(pictures["slicer-example"], palette.rgb(palette.ADDED)) < 100, "but for an icon"
     assert rendering.count(pictures["slicer-example-difference"], palette.rgb(palette.ADDED)) > 1000
     if folder := os.environ.get("PERTURBOX_PICTURES"):
         for name, picture in pictures.items():

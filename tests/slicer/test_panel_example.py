@@ -26,7 +26,8 @@ def test_the_example_opens_into_rows_views_and_its_worst_slice(example):
     from PerturboxLib import scene
 
     nodes, look = scene.Nodes(example.parameters.result), example.widget.look
-    assert look.viewer.nodes.node is example.parameters.result and look.viewer.index() == nodes.result.worst()
+    assert look.viewer.nodes.node is example.parameters.result and look.viewer.index() == nodes.result.worst(["kidney"])
+    assert example.widget.result.selected() == ["kidney"] and example.ui.isolateCheckBox.checked
     kinds = {row.reason for row in example.widget.result.rows}
     assert kinds & {"dice", "vanished", "distance", "local"} and len(example.widget.result.rows) >= 5
     assert example.ui.verdictLabel.text == nodes.result.verdict()
@@ -121,7 +122,7 @@ def test_the_table_sorts_by_numbers_and_keeps_its_rows(example):
     import qt
 
     panel, table = example.widget.result, example.ui.structureTable
-    table.sortByColumn(1, qt.Qt.DescendingOrder)
+    table.sortByColumn(3, qt.Qt.DescendingOrder)
     dice = [
         panel.rows[panel.sorter.mapToSource(panel.sorter.index(n, 0)).row()].dice
         for n in range(panel.sorter.rowCount())

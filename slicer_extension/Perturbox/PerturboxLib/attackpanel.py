@@ -198,7 +198,8 @@ class AttackPanel:
         self.ui.stopButton.enabled = self.session.state in (session.RUNNING, session.RECONNECTING)
         stopping = self.session.state == session.STOPPING
         self.ui.stopButton.text = _("Stopping…") if stopping else _("Stop")
-        limit = "" if self.ownBudget() or not self._methods else f"{self.ui.epsSlider.value:g}{self.ui.epsSlider.suffix}"
+        limited = self._methods and not self.ownBudget()
+        limit = f"{self.ui.epsSlider.value:g}{self.ui.epsSlider.suffix}" if limited else ""
         self.ui.attackCollapsibleButton.text = words.section(_("3 Attack"), limit)
         self._progress(busy)
 

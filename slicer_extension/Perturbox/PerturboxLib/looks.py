@@ -261,7 +261,7 @@ class Looks:
         result = self.nodes.result
         amount = result.ml(float(result.differing(self.isolated)[index]))
         whose = f"{readable(next(iter(self.isolated)))} " if self.isolated and len(self.isolated) == 1 else ""
-        return f"{result.plane.capitalize()} {index + 1} / {result.slices}", f"{whose}differs here {amount}" if whose else f"Differs here {amount}"
+        return f"{result.plane.capitalize()} {index + 1} / {result.slices}", f"{whose}differs here {amount}"
 
     def _title(self, name: str) -> str:
         if self.blind is not None:

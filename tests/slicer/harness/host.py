@@ -4,10 +4,12 @@ import importlib
 import inspect
 import os
 import sys
+from pathlib import Path
 
 import slicer
 from PySide6 import QtCore
 
+from . import calls
 from .mrml_widgets import qMRMLWidget
 from .pythonqt import qt
 
@@ -83,7 +85,11 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
 
 def load(path: str) -> qSlicerScriptedLoadableModule:
-    """Import a module's file as Slicer does and make its module object; its widget is made when first asked for."""
+    """Import a module's file as Slicer does and make its module object; its widget is made when first asked for.
+
+    Raises AttributeError where the module calls what Slicer doesn't have, whether or not a test would get there.
+    """
+    calls.require(Path(path).resolve())
     module = qSlicerScriptedLoadableModule(str(path))
     folder = os.path.dirname(module.path)
     if folder not in sys.path:

@@ -84,7 +84,6 @@ class qMRMLNodeComboBox(qt.QWidget):
     nodeActivated = Signal(object)
     nodeAdded = Signal(object)
     nodeAddedByUser = Signal(object)
-    nodeAddedByUserAction = Signal(object)
     nodeAboutToBeRemoved = Signal(object)
     nodeAboutToBeEdited = Signal(object)
     SIGNALS = {  # noqa: RUF012
@@ -93,7 +92,6 @@ class qMRMLNodeComboBox(qt.QWidget):
             "nodeActivated",
             "nodeAdded",
             "nodeAddedByUser",
-            "nodeAddedByUserAction",
             "nodeAboutToBeRemoved",
             "nodeAboutToBeEdited",
         ),
@@ -260,7 +258,6 @@ class qMRMLNodeComboBox(qt.QWidget):
         self._fill()
         if self.selectNodeUponCreation:
             self.setCurrentNode(node)
-        self.nodeAddedByUserAction.emit(node)
         return node
 
     def removeCurrentNode(self) -> None:
