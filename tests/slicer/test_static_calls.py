@@ -1,5 +1,5 @@
-"""What the module calls exists in the application, also on lines that no test runs: a misspelt method of Slicer's, one that
-only C++ can call, a widget that the panel doesn't have."""
+"""What the module calls exists in the application, also on lines that no test runs: no misspelt method of Slicer's, none
+that only C++ can call, no widget that the panel doesn't have."""
 
 from pathlib import Path
 
@@ -28,7 +28,9 @@ WRONG = {
     "self.ui.go.txt = 'Go'": "QPushButton shows no txt",
     "self.ui.gone.text = 'Go'": "the panel has no gone",
     "slicer.app.layoutManager().sliceWidgets('Red')": "qSlicerLayoutManager shows no sliceWidgets",
-    "v = slicer.app.layoutManager().sliceWidget('Red').sliceView()\nv.forceRendering()": "qMRMLSliceView shows no forceRendering",
+    "v = slicer.app.layoutManager().sliceWidget('Red').sliceView()\nv.forceRendering()": (
+        "qMRMLSliceView shows no forceRendering"
+    ),
     # of a node that a method returns, as VTK's documentation says
     "slicer.mrmlScene.AddNewNodeByClass('vtkMRMLScalarVolumeNode').GetDisplayNode().SetWindoLevel(1, 2)": (
         "vtkMRMLDisplayNode shows no SetWindoLevel"

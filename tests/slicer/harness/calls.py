@@ -3,8 +3,8 @@ runs, and a line that no test runs is first run by a user.
 
 A receiver's class is inferred where the source shows it: what a .ui file makes, constructors, nodes made or found by
 class, and what VTK's own documentation says a method returns. Such a class must show the attribute: for Qt that is what
-PySide6 has, for CTK and qMRML what `exposed` has, for VTK and MRML what the real classes have. If the receiver's class is
-unknown, some class must at least have the name.
+PySide6 has, for CTK and qMRML what `exposed` has, for VTK and MRML what the real classes have. If the receiver's class
+is unknown, some class must at least have the name.
 """
 
 import ast
