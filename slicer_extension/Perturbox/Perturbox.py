@@ -43,11 +43,13 @@ class Perturbox(ScriptedLoadableModule):
         self.parent.title = _("Perturbox")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = []
-        self.parent.contributors = ["The Perturbox developers"]
+        self.parent.contributors = ["The Perturbox developers (Perturbox project)"]
         self.parent.helpText = _(
             "How small a change of this scan makes a segmentation model wrong, and where? Connect to a Perturbox "
             "server, choose a CT, press Attack. Research use only: not for diagnosis. "
-            'See the <a href="https://github.com/perturbox/perturbox/blob/main/docs/slicer-tutorial.md">tutorial</a>.'
+            'See more information in the <a href="https://github.com/perturbox/perturbox/tree/main/slicer_extension">'
+            'module documentation</a> and the <a href="https://github.com/perturbox/perturbox/blob/main/docs/slicer-tutorial.md">'
+            "tutorial</a>."
         )
         self.parent.acknowledgementText = _("Each attack names its paper under Advanced and in the report.")
 
@@ -248,7 +250,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @told
     def onSceneStartClose(self, caller=None, event=None) -> None:
-        self.session.abandon("The scene was closed, so the attack was stopped.")
+        self.session.abandon(_("The scene was closed, so the attack was stopped."))
         self.look.leave()
         self.setParameterNode(None)
 
@@ -264,7 +266,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node is None:
             return
         if self.session.busy and node.GetID() == self.session.sourceId:
-            self.session.abandon("The scan was removed from the scene, so the attack was stopped.")
+            self.session.abandon(_("The scan was removed from the scene, so the attack was stopped."))
         if self.parameters is not None and node == self.parameters.result:
             self.look.leave()
 

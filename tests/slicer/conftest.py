@@ -27,6 +27,9 @@ else:
     from harness.server import TINY, start_server
 
     application.install()
+    # Where made_scores and results_made lie. Not before: slicer-core takes every folder `slicer` on the path for a part
+    # of itself, this one too, and would import all its files.
+    sys.path.append(str(ROOT / "tests"))
 
 
 def pytest_addoption(parser):

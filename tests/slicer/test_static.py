@@ -113,6 +113,34 @@ def swallowed(module: ast.Module) -> list[str]:
     return found
 
 
+def untranslated(module: ast.Module) -> list[str]:
+    """Texts that a user reads and no translator can reach, because they don't go through `_()`."""
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            shown = node.targets[0].attr in ("text", "title", "toolTip", "placeholderText", "specialValueText")
+            texts = [node.value] if shown else []
+        else:
+            texts = node.args[1:3] if called(node) == "Trouble" else node.args if ASKS.match(called(node)) else []
+        found += [f"line {text.lineno} says {said}" for text in texts for said in plain_words(text)]
+    return found
+
+
+ASKS = re.compile(r"slicer\.util\.(confirm|info|error|warning)\w+$")
+
+
+def plain_words(node: ast.AST) -> list[str]:
+    """Pieces with words in them of an expression, but for what is translated, looked up or compared."""
+    if isinstance(node, ast.Call) and called(node) not in ("str", "join"):
+        return []
+    if isinstance(node, ast.Subscript | ast.Compare):
+        return []
+    if isinstance(node, ast.Constant):
+        wordy = isinstance(node.value, str) and re.search(r"[a-z]{3}", node.value)
+        return [node.value] if wordy else []
+    return [said for child in ast.iter_child_nodes(node) for said in plain_words(child)]
+
+
 RULES: dict[Callable[[ast.Module], list[str]], list[str]] = {
     # rule: code that it must find
     foreign_imports: ["import torch", "from scipy import ndimage", "import requests", "def f():\n    import monai"],
@@ -120,6 +148,12 @@ RULES: dict[Callable[[ast.Module], list[str]], list[str]] = {
     forbidden_calls: ["def f():\n    slicer.util.pip_install('a')", "x = eval('1')", "print(1)", "os.system('a')"],
     shells: ["subprocess.run('a', shell=True)", "subprocess.run([python, '-m', 'pip', 'install', 'a'])"],
     undescribed: ["x = 1"],
+    untranslated: [
+        "self.ui.a.text = 'Stop'",
+        "self.ui.a.text = f'Stop {x}'",
+        "raise Trouble('code', 'It broke.', _('Mend it.'))",
+        "slicer.util.confirmOkCancelDisplay(_('Sure?'), 'Really')",
+    ],
     swallowed: ["try:\n    f()\nexcept:\n    g()", "try:\n    f()\nexcept Exception:\n    pass"],
 }
 
@@ -148,6 +182,10 @@ def test_the_readme_says_which_slicer_that_is():
 # ---------------------------------------------------------------- threads
 
 
+def is_translation(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "slicer.i18n"
+
+
 def own_imports(path: Path) -> set[str]:
     """Modules of PerturboxLib that a module of it imports, anywhere in it."""
     names = {file.stem for file in MODULE.glob("PerturboxLib/*.py")}
@@ -171,11 +209,12 @@ def reached(start: set[str]) -> set[str]:
 
 def test_threads_cant_reach_the_scene():
     """What runs in a thread, with everything it imports, knows neither scene nor widgets. `geometry` reads a volume
-    node that it is given, so it imports vtk, but only where it is given one."""
+    node that it is given, so it imports vtk, but only where it is given one; translating needs no scene."""
     used = reached(IN_THREADS)
     assert used >= IN_THREADS | {"geometry", "trouble"}
     for name in sorted(used):
         module = tree(MODULE / "PerturboxLib" / f"{name}.py")
+        module.body = [node for node in module.body if not is_translation(node)]
         wanted = {package for node in ast.walk(module) for package in imported(node)} & OF_THE_APPLICATION
         assert wanted <= ({"vtk"} if name == "geometry" else set()), name
         assert not {package for node in at_file_scope(module) for package in imported(node)} & OF_THE_APPLICATION, name

@@ -1,5 +1,5 @@
-"""What the module calls exists in the application, also on lines that no test runs: no misspelt method of Slicer's, none
-that only C++ can call, no widget that the panel doesn't have."""
+"""What the module calls exists in the application, also on lines that no test runs: no misspelt method of Slicer's, no
+method that only C++ can call, no widget that the panel lacks."""
 
 from pathlib import Path
 

@@ -89,11 +89,11 @@ class AttackPanel:
     def obstacle(self, kind: str = "attack") -> str:
         """What is missing before one can begin, in words; empty if nothing is."""
         if self.session.busy:
-            return "A job is running"
+            return _("A job is running")
         if not self.session.connected:
-            return "Connect to a server first"
+            return _("Connect to a server first")
         if self.parameters is None or self.parameters.inputVolume is None:
-            return "Choose a CT scan first"
+            return _("Choose a CT scan first")
         if self.module.input.preflight.level == "bad":
             return self.module.input.preflight.text
         if kind == "segment":
@@ -111,7 +111,7 @@ class AttackPanel:
             return
         scan = self.parameters.inputVolume
         if self.module.input.preflight.level == "warn" and not slicer.util.confirmOkCancelDisplay(
-            "This scan was perturbed already: it is synthetic. Attack it all the same?", "A synthetic scan"
+            _("This scan was perturbed already: it is synthetic. Attack it all the same?"), _("A synthetic scan")
         ):
             return
         if not mayGo(self.session.client, scan.GetName()):
@@ -146,8 +146,8 @@ class AttackPanel:
             if not targets:
                 raise Trouble(
                     "no-match",
-                    "The expert outline has none of the chosen structures.",
-                    "Choose structures that it has.",
+                    _("The expert outline has none of the chosen structures."),
+                    _("Choose structures that it has."),
                 )
         request |= {"attack": self.parameters.attack, "target": targets, **self.form.request()}
         if not self.ownBudget():
@@ -249,10 +249,12 @@ class AttackPanel:
         else:
             self.form.setValues(presets.values(effort, self.ownSteps()))
         self.ui.formNoteLabel.text = (
-            f"Reset, as this attack doesn't take the value: {', '.join(refused)}." if refused else ""
+            _("Reset, as this attack doesn't take the value: {fields}.").format(fields=", ".join(refused))
+            if refused
+            else ""
         )
         self.ui.formNoteLabel.visible = bool(refused)
-        self.ui.advancedCollapsibleGroupBox.title = f"Advanced ({len(self.form.fields) + 1})"
+        self.ui.advancedCollapsibleGroupBox.title = _("Advanced ({count})").format(count=len(self.form.fields) + 1)
         self.keep()
 
     def _efforts(self) -> None:
@@ -305,7 +307,7 @@ class AttackPanel:
         self.ui.progressBar.maximum = steps or 0
         self.ui.progressBar.value = min(step or 0, steps or 0)
         self.ui.progressBar.format = self._doing(job)
-        lost = "Connection lost. The attack is still running on the server; waiting…"
+        lost = _("Connection lost. The attack is still running on the server; waiting…")
         said = words.live(trace, DICE_LIMIT) if job and job["kind"] == "attack" else ""
         self.ui.liveLabel.text = lost if self.session.state == session.RECONNECTING else said or self._doing(job)
         if len(trace) != self._drawn and len(trace) > 1:
@@ -314,14 +316,14 @@ class AttackPanel:
 
     def _doing(self, job) -> str:
         if self.session.state == session.IMPORTING:
-            return "bringing the result into the scene"
+            return _("bringing the result into the scene")
         if job is None:
-            return "sending the scan"
-        return "fetching the result" if job["finished"] else words.progress(job)
+            return _("sending the scan")
+        return _("fetching the result") if job["finished"] else words.progress(job)
 
 
-OWN_BUDGET = "This method has a budget of its own, under Advanced; don't compare it with others at a limit in HU."
+OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compare it with others at a limit in HU.")
 TIPS = {
-    "segment": "Let the model segment the scan as it is; also measures the scan's noise",
-    "attack": "Search for a change that makes the model wrong (Ctrl+Enter)",
+    "segment": _("Let the model segment the scan as it is; also measures the scan's noise"),
+    "attack": _("Search for a change that makes the model wrong (Ctrl+Enter)"),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from .mistakes import told
 from .results import Result
@@ -48,16 +49,18 @@ class Quiz:
         """How many were right, with the 95 % interval of that share, against guessing."""
         asked, right = len(self.answers), sum(self.answers)
         if not asked:
-            return "No slice was judged."
+            return _("No slice was judged.")
         low, high = wilson(right, asked)
-        share = f"{100 * right / asked:.0f} %, 95 % interval {100 * low:.0f}–{100 * high:.0f} %"
+        share = _("{right:.0f} %, 95 % interval {low:.0f}–{high:.0f} %").format(
+            right=100 * right / asked, low=100 * low, high=100 * high
+        )
         if low > 0.5:
-            told = "The change can be seen better than by guessing."
+            told = _("The change can be seen better than by guessing.")
         elif high < 0.5:
-            told = "Wrong more often than by guessing: the change misleads."
+            told = _("Wrong more often than by guessing: the change misleads.")
         else:
-            told = "This can't be told from guessing (50 %)."
-        return f"{right} of {asked} right ({share}). {told}"
+            told = _("This can't be told from guessing (50 %).")
+        return _("{right} of {asked} right ({share}). {told}").format(right=right, asked=asked, share=share, told=told)
 
 
 def wilson(right: int, asked: int, z: float = Z95) -> tuple[float, float]:
@@ -85,7 +88,9 @@ class BlindRead:
     def __init__(self, resultNode, viewer, seed: int | None = None):
         self.viewer, self.node = viewer, resultNode
         if viewer.nodes is None or viewer.nodes.node != resultNode:
-            raise Trouble("not-shown", "This result is not shown in the views.", "Show it, then begin the blind read.")
+            raise Trouble(
+                "not-shown", _("This result is not shown in the views."), _("Show it, then begin the blind read.")
+            )
         self.mode, self.index = viewer.mode, viewer.index()
         if viewer.mode != "compare":
             viewer.show(resultNode, "compare")
@@ -101,7 +106,7 @@ class BlindRead:
         if self.over:
             return
         right = self.quiz.answer(left)
-        self.said.text = "Right." if right else "Wrong."
+        self.said.text = _("Right.") if right else _("Wrong.")
         self._ask() if self.quiz.question else self.finish()
 
     @told
@@ -117,7 +122,7 @@ class BlindRead:
         self.said.text = ""
         for button in (self.leftButton, self.rightButton):
             button.visible = False
-        self.endButton.text = "Close"
+        self.endButton.text = _("Close")
 
     @told
     def abort(self) -> None:
@@ -134,17 +139,19 @@ class BlindRead:
         question = self.quiz.question
         self.viewer.setBlind(question.left)
         self.viewer.jump(question.index)
-        self.asked.text = f"Slice {len(self.quiz.answers) + 1} of {len(self.quiz.questions)}: which one is altered?"
+        self.asked.text = _("Slice {number} of {count}: which one is altered?").format(
+            number=len(self.quiz.answers) + 1, count=len(self.quiz.questions)
+        )
 
     def _window(self) -> None:
         self.dialog = qt.QDialog(slicer.util.mainWindow())
-        self.dialog.setWindowTitle("Blind read")
+        self.dialog.setWindowTitle(_("Blind read"))
         rows = qt.QVBoxLayout(self.dialog)
         self.asked, self.said = qt.QLabel(), qt.QLabel()
         self.asked.setWordWrap(True)
         buttons = qt.QHBoxLayout()
         self.leftButton, self.rightButton = qt.QPushButton("Left"), qt.QPushButton("Right")
-        self.endButton = qt.QPushButton("Score")
+        self.endButton = qt.QPushButton(_("Score"))
         for button in (self.leftButton, self.rightButton, self.endButton):
             buttons.addWidget(button)
         for part in (self.asked, self.said):

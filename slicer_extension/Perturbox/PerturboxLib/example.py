@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from . import nrrd, scene, tasks
 from .trouble import Trouble
@@ -22,12 +23,12 @@ def load():
         record = json.loads((FOLDER / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Trouble(
-            "no example", "The example's files are missing.", "Reinstall the extension.", str(error)
+            "no example", _("The example's files are missing."), _("Reinstall the extension."), str(error)
         ) from None
     report = FOLDER / "report.html"
     text = report.read_text(encoding="utf-8") if report.is_file() else ""
     bundle = tasks.Bundle("attack", "example", record, images, text)
-    volume = slicer.util.addVolumeFromArray(source.array, np.asarray(source.ijkToRas), "Phantom CT (example)")
+    volume = slicer.util.addVolumeFromArray(source.array, np.asarray(source.ijkToRas), _("Phantom CT (example)"))
     volume.CreateDefaultDisplayNodes()
     try:
         return scene.addResultNow(bundle, volume)

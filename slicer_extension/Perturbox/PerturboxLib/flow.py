@@ -3,9 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from slicer.i18n import tr as _
+
 from .palette import readable
 
-BACKGROUND, NOTHING = "background", "Nothing"
+BACKGROUND, NOTHING = "background", _("Nothing")
 MOST = 6  # lines; the rest is told in one
 
 
@@ -40,5 +42,5 @@ def lines(result, structures: Collection[str] | None = None) -> list[tuple[str, 
     found = flows(result, structures)
     told = [(*flow.words, result.ml(flow.amount)) for flow in found[:MOST]]
     if rest := found[MOST:]:
-        told.append((f"{len(rest)} more", "", result.ml(sum(flow.amount for flow in rest))))
+        told.append((_("{count} more").format(count=len(rest)), "", result.ml(sum(flow.amount for flow in rest))))
     return told

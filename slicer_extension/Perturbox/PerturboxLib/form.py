@@ -9,6 +9,7 @@ import math
 
 import ctk
 import qt
+from slicer.i18n import tr as _
 
 AUTOMATIC = "automatic"  # what stands for null in a number's field
 LARGEST_INT = 2**31 - 1
@@ -251,7 +252,7 @@ def jsonField(entry, edited) -> Field:
         try:
             return json.loads(line.text)
         except ValueError:
-            raise ValueError(f"'{line.text}' is no JSON") from None
+            raise ValueError(_("'{text}' is no JSON").format(text=line.text)) from None
 
     def write(value):
         line.text = json.dumps(value)

@@ -69,7 +69,7 @@ class InputPanel:
         """What is sent; scanOnly: neither outline nor region. Raises Trouble for whatever doesn't fit."""
         parameters = self.parameters
         if parameters.inputVolume is None:
-            raise Trouble("no-scan", "No scan is chosen.", "Choose a CT scan.")
+            raise Trouble("no-scan", _("No scan is chosen."), _("Choose a CT scan."))
         return sending.pack(
             parameters.inputVolume,
             self.victim,
@@ -99,7 +99,8 @@ class InputPanel:
             self.ui.modelComboBox.clear()
             for victim in victims:
                 self.ui.modelComboBox.addItem(
-                    f"{victim['name']} ({len(structuresOf(victim))} structures)", victim["name"]
+                    _("{model} ({count} structures)").format(model=victim["name"], count=len(structuresOf(victim))),
+                    victim["name"],
                 )
         if names and self.parameters and self.parameters.model not in names:
             self.parameters.model = self.session.schema["defaults"]["victim"]
@@ -161,11 +162,13 @@ def structuresOf(victim) -> list:
 def about(victim) -> str:
     """What a model is, for a tooltip."""
     if victim is None:
-        return "Connect to a server to choose a model"
+        return _("Connect to a server to choose a model")
     names = ", ".join(palette.readable(name) for name in structuresOf(victim))
     told = [victim["title"], f"Structures: {names}", f"Licence: {victim['licence']}"]
     told += [
-        f"{title}: {victim[key]}" for key, title in (("intended_use", "For"), ("limits", "Limits")) if victim.get(key)
+        f"{title}: {victim[key]}"
+        for key, title in (("intended_use", _("For")), ("limits", _("Limits")))
+        if victim.get(key)
     ]
     return "\n".join(told)
 

@@ -6,6 +6,7 @@
 from collections.abc import Collection
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import layouts, segments
 from .annotations import Annotation
@@ -261,25 +262,27 @@ class Looks:
         result = self.nodes.result
         amount = result.ml(float(result.differing(self.isolated)[index]))
         whose = f"{readable(next(iter(self.isolated)))} " if self.isolated and len(self.isolated) == 1 else ""
-        return f"{result.plane.capitalize()} {index + 1} / {result.slices}", f"{whose}differs here {amount}"
+        return f"{result.plane.capitalize()} {index + 1} / {result.slices}", _("{whose}differs here {amount}").format(
+            whose=whose, amount=amount
+        )
 
     def _title(self, name: str) -> str:
         if self.blind is not None:
-            return f"{'LEFT' if name == BEFORE_VIEW else 'RIGHT'} – one of the two is SYNTHETIC"
+            return _("{name} – one of the two is SYNTHETIC").format(name="LEFT" if name == BEFORE_VIEW else "RIGHT")
         blinking = name == self.blinking
         if (blinking and self.phase == "before") or name == BEFORE_VIEW:
-            return "BEFORE – original scan, clean result"
+            return _("BEFORE – original scan, clean result")
         if name == DIFFERENCE_VIEW and not blinking:
-            return "DIFFERENCE – original scan"
-        return "AFTER – SYNTHETIC perturbed scan, adversarial result"
+            return _("DIFFERENCE – original scan")
+        return _("AFTER – SYNTHETIC perturbed scan, adversarial result")
 
     def _notes(self, name: str) -> list[str]:
         notes = []
         if name == DIFFERENCE_VIEW:
-            notes.append("filled: lost (blue) or relabelled (pink); outline: added (orange)")
+            notes.append(_("filled: lost (blue) or relabelled (pink); outline: added (orange)"))
         if self.viewIds[name] in self._lineViews():
-            notes.append("thin white line: before")
+            notes.append(_("thin white line: before"))
         if name == AFTER_VIEW and self.mode == "heat" and not self.phase:
-            kind = "signed change" if self.signed else "size of the change (5 mm RMS)"
+            kind = _("signed change") if self.signed else _("size of the change (5 mm RMS)")
             notes.append(f"heat: {kind}")
         return notes

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from slicer.i18n import tr as _
+
 from .results import Result
 
 
@@ -34,7 +36,9 @@ class Navigation:
 def caption(result: Result, index: int) -> str:
     """What happens on a slice, in words: "Axial 41 of 112: 35 ml differ. Spleen 12 ml lost, liver 3.1 ml added."."""
     differs = result.ml(float(result.differing()[index]))
-    start = f"{result.plane.capitalize()} {index + 1} of {result.slices}: {differs} differ."
+    start = _("{plane} {index} of {slices}: {differs} differ.").format(
+        plane=result.plane.capitalize(), index=index + 1, slices=result.slices, differs=differs
+    )
     along, said = result.along, []
     for column, name in enumerate(result.names):
         for counts, what in ((along.lost, "lost"), (along.gained, "added")):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from slicer.i18n import tr as _
+
 from . import words
 
 CUSTOM = "custom"
@@ -20,10 +22,10 @@ class Effort:
 
 
 EFFORTS = (
-    Effort("quick", "Quick look", "Enough to see whether anything moves", 0.5),
-    Effort("standard", "Standard", "As many steps as the method needs", 1.0),
-    Effort("thorough", "Thorough", "For a claim: many steps, and a second start", 5.0, {"restarts": 2}),
-    Effort(CUSTOM, "Custom", "The values under Advanced"),
+    Effort("quick", _("Quick look"), _("Enough to see whether anything moves"), 0.5),
+    Effort("standard", _("Standard"), _("As many steps as the method needs"), 1.0),
+    Effort("thorough", _("Thorough"), _("For a claim: many steps, and a second start"), 5.0, {"restarts": 2}),
+    Effort(CUSTOM, _("Custom"), _("The values under Advanced")),
 )
 
 
@@ -43,5 +45,5 @@ def title(effort: Effort, own: int, secondsPerStep: float) -> str:
     if not effort.times or not own:
         return effort.title
     total = values(effort, own)["steps"] * effort.fields.get("restarts", 1)
-    time = f", about {words.duration(total * secondsPerStep)}" if secondsPerStep else ""
-    return f"{effort.title} – {total} steps{time}"
+    time = _(", about {duration}").format(duration=words.duration(total * secondsPerStep)) if secondsPerStep else ""
+    return _("{title} – {total} steps{time}").format(title=effort.title, total=total, time=time)

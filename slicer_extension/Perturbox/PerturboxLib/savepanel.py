@@ -2,6 +2,7 @@
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from . import saving, scene
 from .mistakes import told
@@ -21,20 +22,20 @@ class SavePanel:
     @told
     def toFolder(self) -> None:
         """Everything of the result into a new folder."""
-        self._into("Folder for this result", saving.saveFolder)
+        self._into(_("Folder for this result"), saving.saveFolder)
 
     @told
     def slices(self) -> None:
         """A picture of every changed slice, as the views show it now."""
         viewer = self.module.look.viewer
         if viewer is not None:
-            self._into("Folder for the pictures", lambda node, folder: saving.saveSlices(node, viewer, folder))
+            self._into(_("Folder for the pictures"), lambda node, folder: saving.saveSlices(node, viewer, folder))
 
     @told
     def report(self) -> None:
         """The HTML report."""
         path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), "Save the report", "perturbox-report.html", "HTML (*.html)"
+            slicer.util.mainWindow(), _("Save the report"), "perturbox-report.html", "HTML (*.html)"
         )
         if path:
             self._try(lambda: saving.saveReport(self.module.result.node, path, replace=True))
@@ -44,8 +45,10 @@ class SavePanel:
         """Delete the result from the scene, after a question."""
         node = self.module.result.node
         if node is None or not slicer.util.confirmOkCancelDisplay(
-            f"Delete '{node.GetName()}' and all its volumes and segmentations from the scene? The scan stays.",
-            "Remove this result?",
+            _("Delete '{name}' and all its volumes and segmentations from the scene? The scan stays.").format(
+                name=node.GetName()
+            ),
+            _("Remove this result?"),
         ):
             return
         self.module.look.leave()
@@ -66,7 +69,7 @@ class SavePanel:
         except Trouble as trouble:
             self.module.show(trouble)
         except OSError as error:
-            said = f"It could not be written ({error.strerror or error})."
-            self.module.show(Trouble("disk", said, "Choose another folder."))
+            said = _("It could not be written ({error}).").format(error=error.strerror or error)
+            self.module.show(Trouble("disk", said, _("Choose another folder.")))
         else:
             self.module.note(f"Saved: {place}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from .navigation import caption
@@ -37,7 +38,11 @@ def saveFolder(resultNode, parent: str) -> str:
         for role, name in (VOLUMES | SEGMENTATIONS).items():
             node = getattr(nodes, role)
             if node is None:
-                raise Trouble("gone", f"The result has lost its {role}.", "Save what is left by Slicer's own means.")
+                raise Trouble(
+                    "gone",
+                    _("The result has lost its {role}.").format(role=role),
+                    _("Save what is left by Slicer's own means."),
+                )
             _writeNode(node, folder / name)
         (folder / "result.json").write_text(nodes.recordText + "\n", encoding="utf-8")
         if nodes.node.GetParameter("margin"):
@@ -57,12 +62,14 @@ def saveReport(resultNode, path: str, replace: bool = False) -> str:
     it is one that the scene's volumes come from."""
     text = Nodes(resultNode).report
     if not text:
-        raise Trouble("no-report", "This result came without a report.", "Run the attack again to get one.")
+        raise Trouble("no-report", _("This result came without a report."), _("Run the attack again to get one."))
     target = Path(path)
     if not replace and target.exists():
         raise _exists(target)
     if target.exists() and any(os.path.samefile(target, source) for source in _sceneFiles()):
-        raise Trouble("source", f"'{target.name}' is a file of this scene.", "Choose another name.")
+        raise Trouble(
+            "source", _("'{name}' is a file of this scene.").format(name=target.name), _("Choose another name.")
+        )
     draft = target.with_name(target.name + ".part")
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, target)
@@ -81,10 +88,10 @@ def saveSlices(resultNode, viewer, parent: str) -> str:
             writePng(slicePicture(viewer, k), folder / f"{result.plane}_{k + 1:0{digits}d}.png", caption(result, k))
         strip = teachingStrip(viewer, result)
         if strip is not None:
-            writePng(strip, folder / "worst_slices.png", "The slices that differ most")
+            writePng(strip, folder / "worst_slices.png", _("The slices that differ most"))
 
     if not result.changed():
-        raise Trouble("no-change", "No slice changed by more than 0.5 ml.", "There is nothing to picture.")
+        raise Trouble("no-change", _("No slice changed by more than 0.5 ml."), _("There is nothing to picture."))
     try:
         return _newFolder(Path(parent) / f"{safeName(resultNode.GetName())} slices", write)
     finally:
@@ -102,8 +109,8 @@ def saveStrip(resultNode, viewer, path: str) -> str:
     finally:
         viewer.jump(index)
     if strip is None:
-        raise Trouble("no-change", "Nothing differs in any slice.", "There is nothing to picture.")
-    writePng(strip, target, "The slices that differ most")
+        raise Trouble("no-change", _("Nothing differs in any slice."), _("There is nothing to picture."))
+    writePng(strip, target, _("The slices that differ most"))
     return str(target)
 
 
@@ -183,7 +190,7 @@ def writePng(picture: np.ndarray, path: Path, description: str) -> None:
     writer.AddText("Description", description.encode("latin-1", "replace").decode("latin-1"))
     writer.Write()
     if writer.GetErrorCode() or not path.is_file():
-        raise OSError(f"'{path.name}' could not be written")
+        raise OSError(_("'{name}' could not be written").format(name=path.name))
 
 
 # ---------------------------------------------------------------- how
@@ -212,7 +219,11 @@ def _newFolder(folder: Path, write: Callable[[Path], None]) -> str:
 
 
 def _exists(path: Path) -> Trouble:
-    return Trouble("exists", f"'{path.name}' exists already.", "Choose another place; nothing was overwritten.")
+    return Trouble(
+        "exists",
+        _("'{name}' exists already.").format(name=path.name),
+        _("Choose another place; nothing was overwritten."),
+    )
 
 
 def _writeNode(node, path: Path) -> None:
@@ -223,7 +234,7 @@ def _writeNode(node, path: Path) -> None:
         storage.SetFileName(str(path))
         storage.SetUseCompression(1)
         if not storage.WriteData(node) or not path.is_file():
-            raise OSError(f"'{path.name}' could not be written")
+            raise OSError(_("'{name}' could not be written").format(name=path.name))
     finally:
         slicer.mrmlScene.RemoveNode(storage)
 
@@ -256,5 +267,5 @@ def _sceneFiles() -> list[str]:
 
 def _shown(resultNode, viewer):
     if viewer is None or viewer.nodes is None or viewer.nodes.node != resultNode:
-        raise Trouble("not-shown", "This result is not shown in the views.", "Show it, then save its pictures.")
+        raise Trouble("not-shown", _("This result is not shown in the views."), _("Show it, then save its pictures."))
     return viewer.result

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from . import charts, geometry, segments, volumes
 from .counts import Counts, countSlices, numbered
@@ -88,7 +89,11 @@ class Nodes:
     def _text(self, role: str) -> str:
         node = self.node.GetNodeReference(PREFIX + role)
         if node is None:
-            raise Trouble("no-text", f"The result has lost its {role}.", "Remove this result and run the attack again.")
+            raise Trouble(
+                "no-text",
+                _("The result has lost its {role}.").format(role=role),
+                _("Remove this result and run the attack again."),
+            )
         return node.GetText() or ""
 
 
@@ -129,7 +134,7 @@ def addSegmentation(bundle, sourceNode) -> Iterator:
 
     def steps() -> Iterator[str]:
         _requireGrid(sourceNode, "segmentation", image)
-        yield "the segmentation"
+        yield _("the segmentation")
         title = f"{victim.get('name', 'model')} of {sourceNode.GetName()}"
         made.append(segments.addSegmentation(sourceNode, np.asarray(image.array), victim["labels"], title))
         made[0].GetDisplayNode().SetVisibility(True)
@@ -193,33 +198,33 @@ class _Draft:
             if name not in self.bundle.images:
                 raise trouble("no-file", name=name)
             _requireGrid(self.source, name, self.bundle.images[name])
-        yield "the perturbed scan"
+        yield _("the perturbed scan")
         self._perturbed()
-        yield "the perturbation"
+        yield _("the perturbation")
         change = np.asarray(self.bundle.images["perturbation"].array, np.float32)
         heat = self._change(change)
         yield from self._magnitude(change, heat)
-        yield "the segmentation before"
+        yield _("the segmentation before")
         clean, adversarial = (np.asarray(self.bundle.images[name].array) for name in ("clean", "adversarial"))
         before = self._keep("clean", segments.addSegmentation(self.source, clean, self.labels, "clean"))
         segments.addBeforeLine(before)
-        yield "the segmentation after"
+        yield _("the segmentation after")
         after = self._keep(
             "adversarial", segments.addSegmentation(self.source, adversarial, self.labels, "adversarial")
         )
         volumes.markSynthetic(after)
-        yield "the difference"
+        yield _("the difference")
         difference = segments.addDifference(self.source, clean, adversarial, self.labels, "difference")
         self._keep("difference", difference)
-        yield "the counts"
+        yield _("the counts")
         before, behind = numbered(clean, self.labels), numbered(adversarial, self.labels)
         structures = sum(1 for value in self.labels.values() if value)
         counts = []
         for axis in range(3):
             counts.append(countSlices(before, behind, structures, axis))
-            yield "the counts"
+            yield _("the counts")
         self._tables(Result(self.record, geometry.worldGrid(self.source), counts))
-        yield "the result"
+        yield _("the result")
         self._result(counts)
 
     def _keep(self, role: str, node):
@@ -246,7 +251,7 @@ class _Draft:
     def _magnitude(self, change: np.ndarray, colours) -> Iterator[str]:
         for size in volumes.localRms(change, self.source.GetSpacing()):
             if size is None:
-                yield "the size of the perturbation"
+                yield _("the size of the perturbation")
         node = self._keep("magnitude", self._heatVolume(size, "perturbation size"))
         volumes.showHeat(node, colours, volumes.HEAT_FROM, max(self._limit(), 2 * volumes.HEAT_FROM), volumes.HEAT_FROM)
 
@@ -264,7 +269,7 @@ class _Draft:
         series = []
         for each in charts.sliceSeries(result, table, cursor):
             series.append(self._keep("series", each))
-        self._keep("chart", charts.sliceChart(result, series, "Dice per slice"))
+        self._keep("chart", charts.sliceChart(result, series, _("Dice per slice")))
         trace = self.record.get("trace") or []
         drawn = [name for name in charts.tracedStructures(trace) if name in result.names]
         if drawn:
@@ -272,7 +277,7 @@ class _Draft:
             lines = []
             for each in charts.traceSeries(table, drawn, result.names):
                 lines.append(self._keep("series", each))
-            self._keep("traceChart", charts.traceChart(table, lines, "Dice while attacking"))
+            self._keep("traceChart", charts.traceChart(table, lines, _("Dice while attacking")))
 
     def _result(self, counts: list[Counts]) -> None:
         self._text("record", "result.json", json.dumps(self.record, ensure_ascii=False, indent=1))

@@ -3,6 +3,7 @@
 import time
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import sending
 from .session import Session
@@ -20,11 +21,15 @@ def run(volumeNode, address: str, token: str, seconds: float, request: dict):
         request.setdefault("victim", talk.schema["defaults"]["victim"])
         victim = talk.victim(request["victim"])
         if victim is None:
-            raise Trouble("no-model", f"The server has no model '{request['victim']}'.", "Choose one that it serves.")
+            raise Trouble(
+                "no-model",
+                _("The server has no model '{model}'.").format(model=request["victim"]),
+                _("Choose one that it serves."),
+            )
         talk.run(request, sending.pack(volumeNode, victim), volumeNode)
         _until(talk, lambda: results or not talk.busy, end)
         if not results:
-            raise Trouble("over", talk.note or "There is no result.", "")
+            raise Trouble("over", talk.note or _("There is no result."), "")
         return results[0]
     finally:
         talk.close()
@@ -38,5 +43,7 @@ def _until(talk: Session, met, end: float) -> None:
             raise talk.trouble
         if time.monotonic() > end:
             talk.stop(keep=False)
-            raise Trouble("time-out", "It took longer than was allowed.", "Allow more seconds, or ask for fewer steps.")
+            raise Trouble(
+                "time-out", _("It took longer than was allowed."), _("Allow more seconds, or ask for fewer steps.")
+            )
         time.sleep(0.02)

@@ -6,6 +6,7 @@ All segments of a segmentation share one label map, as Slicer's own layers do: a
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from .counts import numbered
@@ -120,7 +121,7 @@ def _addSegment(node, segmentId: str, title: str, colour: str, value: int, image
     segment.SetTag(segment.GetTerminologyEntryTagName(), terminology(label))
     segment.AddRepresentation(_binary(), image)
     if not node.GetSegmentation().AddSegment(segment, segmentId):
-        raise RuntimeError(f"Slicer refused the segment {title}.")
+        raise RuntimeError(_("Slicer refused the segment {title}.").format(title=title))
 
 
 def _binary() -> str:

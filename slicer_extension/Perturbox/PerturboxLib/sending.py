@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from . import geometry, nrrd, palette, scene
 from .trouble import Trouble, trouble
@@ -37,19 +38,24 @@ def preflight(volumeNode, unit: str = "HU", sigma=None) -> Preflight:
     """Look at a scan: range, size, orientation, noise; what would be refused is refused here. unit: of the model;
     sigma: the scan's noise, None: not looked for yet, 0: not available."""
     if volumeNode is None:
-        return Preflight("bad", "Choose a CT scan.")
+        return Preflight("bad", _("Choose a CT scan."))
     try:
         array, affine = voxels(volumeNode)
         low, high = requireUnit(array, unit)
     except Trouble as problem:
         return Preflight("bad", f"✕ {problem}", problem)
     size = "×".join(str(length) for length in reversed(array.shape))
-    unknown = "noise not measured yet" if sigma is None else "noise not available"
+    unknown = _("noise not measured yet") if sigma is None else _("noise not available")
     noise = f"noise σ ≈ {sigma:.1f} {unit}" if sigma else unknown
-    kind = "CT in HU" if unit == "HU" else "Values"
-    text = f"{kind} ({low:g} … {high:g}) · {size} · orientation {geometry.orientation(affine)} · {noise}"
+    kind = _("CT in HU") if unit == "HU" else _("Values")
+    text = _("{kind} ({low:g} … {high:g}) · {size} · orientation {orientation} · {noise}").format(
+        kind=kind, low=low, high=high, size=size, orientation=geometry.orientation(affine), noise=noise
+    )
     if scene.isSynthetic(volumeNode):
-        return Preflight("warn", f"▲ This scan was perturbed already: it is synthetic. Choose the original. {text}")
+        return Preflight(
+            "warn",
+            _("▲ This scan was perturbed already: it is synthetic. Choose the original. {text}").format(text=text),
+        )
     return Preflight("ok", f"✓ {text}")
 
 
@@ -57,7 +63,7 @@ def voxels(volumeNode):
     """(array "k j i", affine ijk -> RAS of the world) of a volume. Raises Trouble for one that can't be attacked."""
     affine = geometry.worldGrid(volumeNode)
     if volumeNode.GetImageData().GetNumberOfScalarComponents() != 1:
-        raise Trouble("not-scalar", "This volume has several values per voxel.", "Choose a CT scan.")
+        raise Trouble("not-scalar", _("This volume has several values per voxel."), _("Choose a CT scan."))
     return slicer.util.arrayFromVolume(volumeNode), affine
 
 
@@ -65,7 +71,7 @@ def requireUnit(array: np.ndarray, unit: str):
     """(lowest, highest) value. Raises Trouble for values that aren't finite, or that aren't HU where they must be."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise Trouble("not-finite", "The scan holds values that are no numbers.", "Export it again.")
+        raise Trouble("not-finite", _("The scan holds values that are no numbers."), _("Export it again."))
     air = np.count_nonzero(array < AIR)
     fat = np.count_nonzero((array >= FAT[0]) & (array <= FAT[1]))
     if unit == "HU" and max(air, fat) < SHARE * array.size:
@@ -110,8 +116,14 @@ def reference(segmentationNode, volumeNode, labels: dict):
             names.append(match[0])
     if not names:
         known = ", ".join(palette.readable(name) for name, _ in wanted.values())
-        said = f"No segment of '{segmentationNode.GetName()}' is named like one of the model's structures."
-        raise Trouble("no-match", said, f"Name them as the model does ({known}), or choose no expert outline.")
+        said = _("No segment of '{name}' is named like one of the model's structures.").format(
+            name=segmentationNode.GetName()
+        )
+        raise Trouble(
+            "no-match",
+            said,
+            _("Name them as the model does ({known}), or choose no expert outline.").format(known=known),
+        )
     return found, tuple(names)
 
 
@@ -119,12 +131,14 @@ def region(roiNode, volumeNode, affine, shape, segmentId: str = "") -> np.ndarra
     """Mask "k j i", uint8, of the voxels that may change. Raises Trouble for a region without any."""
     if roiNode.IsA("vtkMRMLSegmentationNode"):
         if roiNode.GetSegmentation().GetSegment(segmentId) is None:
-            raise Trouble("no-segment", "No segment is chosen for the region.", "Choose one, or the whole scan.")
+            raise Trouble("no-segment", _("No segment is chosen for the region."), _("Choose one, or the whole scan."))
         mask = segmentMask(roiNode, segmentId, volumeNode)
     else:
         mask = boxMask(roiNode, affine, shape)
     if not mask.any():
-        raise Trouble("empty-region", "The region holds no voxel of this scan.", "Move it, or choose the whole scan.")
+        raise Trouble(
+            "empty-region", _("The region holds no voxel of this scan."), _("Move it, or choose the whole scan.")
+        )
     return mask.astype(np.uint8)
 
 
@@ -132,7 +146,7 @@ def segmentMask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
     """Mask "k j i" of a segment on the volume's grid."""
     array = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId, volumeNode)
     if array is None:
-        raise Trouble("no-segment", "A segment could not be read.", "Choose another one.")
+        raise Trouble("no-segment", _("A segment could not be read."), _("Choose another one."))
     return array > 0
 
 

@@ -1,6 +1,7 @@
 """Section 1: which server, whether it answers, a server of one's own, and the example that needs none."""
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import session, settings
 from .localserver import LocalServer
@@ -87,26 +88,28 @@ class ServerPanel:
     def update(self) -> None:
         """Show the state of the connection."""
         state, schema = self.session.state, self.session.schema
-        text, title = "○ Not connected", "1 Server"
+        text, title = _("○ Not connected"), "1 Server"
         if state == session.CONNECTING:
-            text = f"◌ Connecting to {self.session.client.host} …"
+            text = _("◌ Connecting to {host} …").format(host=self.session.client.host)
         elif schema is not None:
             models = len(schema["victims"])
             where = "CPU" if schema["device"] == "cpu" else "GPU"
             host = self.session.client.host
-            text = f"● Connected – {host}, {models} model{'s' if models != 1 else ''}, {where}"
+            text = _("● Connected – {host}, {models} model{plural}, {where}").format(
+                host=host, models=models, plural="s" if models != 1 else "", where=where
+            )
             title = f"1 Server  ● {host}"
             if self.ui.serverStatusLabel.text != text:
                 settings.rememberServer(self.session.client.address)
                 self.ui.serverCollapsibleButton.collapsed = True
         elif self.local is not None:
-            text = "◌ Starting a server on this computer; its first start takes up to a minute …"
+            text = _("◌ Starting a server on this computer; its first start takes up to a minute …")
         self.ui.serverStatusLabel.text = text
         self.ui.serverCollapsibleButton.text = title
-        self.ui.connectButton.text = "Connect" if state == session.DISCONNECTED else "Disconnect"
+        self.ui.connectButton.text = _("Connect") if state == session.DISCONNECTED else _("Disconnect")
         self.ui.connectButton.enabled = not self.session.busy
         self.ui.serverComboBox.enabled = self.ui.tokenLineEdit.enabled = state == session.DISCONNECTED
-        self.ui.localServerButton.text = "Start server" if self.local is None else "Stop server"
+        self.ui.localServerButton.text = _("Start server") if self.local is None else _("Stop server")
         self.ui.localServerButton.enabled = not self.session.busy
         self.ui.pythonPathLineEdit.enabled = self.local is None
 
@@ -115,11 +118,13 @@ def mayGo(client, scanName: str) -> bool:
     """Whether this scan may be sent: always to this computer, elsewhere only once the user has agreed."""
     if client.isLoopback or settings.maySend(client.host):
         return True
-    open_ = "" if client.isPrivate else " The connection is not encrypted: others on the network can read along."
+    unsafe = "" if client.isPrivate else _(" The connection is not encrypted: others on the network can read along.")
     if not slicer.util.confirmOkCancelDisplay(
-        f"Voxels of this scan (no patient name) will be sent to {client.host}.{open_} Send?\n\n"
-        f"Scan: {scanName}. Nothing else of the scene is sent. You are asked once for each server.",
-        "Send the scan to another computer?",
+        _(
+            "Voxels of this scan (no patient name) will be sent to {host}.{unsafe} Send?\n\n"
+            "Scan: {scan}. Nothing else of the scene is sent. You are asked once for each server."
+        ).format(host=client.host, unsafe=unsafe, scan=scanName),
+        _("Send the scan to another computer?"),
     ):
         return False
     settings.allowSending(client.host)

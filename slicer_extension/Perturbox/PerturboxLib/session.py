@@ -4,6 +4,7 @@
 """
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import scene, tasks
 from .background import ENDS
@@ -150,7 +151,7 @@ class Session:
     def _onResult(self, bundle) -> None:
         source = slicer.mrmlScene.GetNodeByID(self.sourceId) if self.sourceId else None
         if source is None:
-            self._over("The scan is no longer in the scene, so its result was not loaded.")
+            self._over(_("The scan is no longer in the scene, so its result was not loaded."))
             return
         if bundle.kind == "margin":
             self._addMargin(bundle.record)
@@ -180,11 +181,11 @@ class Session:
         node = slicer.mrmlScene.GetNodeByID(self.resultId) if self.resultId else None
         if node is not None:
             scene.addMargin(node, record)
-        self._over("" if node is not None else "The result was removed, so its breaking points were not kept.")
+        self._over("" if node is not None else _("The result was removed, so its breaking points were not kept."))
         tried(self.finished, "margin", node, record)
 
     def _onOver(self, _) -> None:
-        self._over("Stopped before there was anything to keep.")
+        self._over(_("Stopped before there was anything to keep."))
 
     def _onTrouble(self, trouble) -> None:
         self.trouble = trouble

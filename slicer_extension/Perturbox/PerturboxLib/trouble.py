@@ -4,6 +4,8 @@
 sentences of its own is passed on as `Trouble(code, sentence, whatToDo, detail)`.
 """
 
+from slicer.i18n import tr as _
+
 
 class Trouble(Exception):
     """A failure with a short code for programs; detail: for "Show details"; reason: the server's own code, if any."""
@@ -18,106 +20,124 @@ class Trouble(Exception):
 
 WORDS: dict[str, tuple[str, str]] = {
     # Reaching the server
-    "bad-address": ("'{address}' is no address of a server.", "Write it like http://127.0.0.1:8000."),
-    "no-server": ("No answer from {host}.", "Is the server running, and is this the right address?"),
-    "unknown-host": ("There is no machine named '{name}'.", "Check the spelling of the address and your network."),
-    "time-out": ("{host} took longer than {seconds} s to answer.", "It may be busy; try again in a moment."),
-    "lost": ("The connection to {host} broke.", "Check the network, then try again."),
+    "bad-address": (_("'{address}' is no address of a server."), _("Write it like http://127.0.0.1:8000.")),
+    "no-server": (_("No answer from {host}."), _("Is the server running, and is this the right address?")),
+    "unknown-host": (
+        _("There is no machine named '{name}'."),
+        _("Check the spelling of the address and your network."),
+    ),
+    "time-out": (_("{host} took longer than {seconds} s to answer."), _("It may be busy; try again in a moment.")),
+    "lost": (_("The connection to {host} broke."), _("Check the network, then try again.")),
     "certificate": (
-        "The certificate of {host} is not trusted on this computer.",
-        "Ask who runs the server for an address with a valid certificate.",
+        _("The certificate of {host} is not trusted on this computer."),
+        _("Ask who runs the server for an address with a valid certificate."),
     ),
-    "no-tls": ("{host} does not speak https.", "Try the address with http://, or ask who runs the server."),
-    "proxy": ("The proxy between this computer and {host} fails.", "Check the proxy settings, or ask your IT."),
+    "no-tls": (_("{host} does not speak https."), _("Try the address with http://, or ask who runs the server.")),
+    "proxy": (_("The proxy between this computer and {host} fails."), _("Check the proxy settings, or ask your IT.")),
     "redirect": (
-        "{host} sends visitors on to another address; nothing was sent there.",
-        "If you trust {target}, enter it as the address.",
+        _("{host} sends visitors on to another address; nothing was sent there."),
+        _("If you trust {target}, enter it as the address."),
     ),
-    "stopped": ("Stopped.", ""),
+    "stopped": (_("Stopped."), ""),
     # What answers there
-    "wrong-app": ("This MONAI Label server has no Perturbox app.", "Ask for it to be started with the Perturbox app."),
-    "not-perturbox": ("{host} answers, but it is no Perturbox server.", "Check the address and its port."),
+    "wrong-app": (
+        _("This MONAI Label server has no Perturbox app."),
+        _("Ask for it to be started with the Perturbox app."),
+    ),
+    "not-perturbox": (_("{host} answers, but it is no Perturbox server."), _("Check the address and its port.")),
     "newer-server": (
-        "{host} speaks version {theirs} of the job API, this module version {ours}.",
-        "Update the Perturbox extension.",
+        _("{host} speaks version {theirs} of the job API, this module version {ours}."),
+        _("Update the Perturbox extension."),
     ),
     "older-server": (
-        "{host} speaks version {theirs} of the job API, this module version {ours}.",
-        "Ask for the server to be updated, or use an older extension.",
+        _("{host} speaks version {theirs} of the job API, this module version {ours}."),
+        _("Ask for the server to be updated, or use an older extension."),
     ),
-    "token-missing": ("{host} asks for a token.", "Enter the token that its operator gave you."),
-    "token-wrong": ("{host} does not accept this token.", "Check the token, or ask its operator for a new one."),
+    "token-missing": (_("{host} asks for a token."), _("Enter the token that its operator gave you.")),
+    "token-wrong": (_("{host} does not accept this token."), _("Check the token, or ask its operator for a new one.")),
     # Refusals; a Perturbox server has its own sentences for most, which go before these.
-    "forbidden": ("{host} refuses this.", "Ask who runs the server for access."),
-    "not-found": ("{host} does not have what was asked for.", "Connect again, then try once more."),
+    "forbidden": (_("{host} refuses this."), _("Ask who runs the server for access.")),
+    "not-found": (_("{host} does not have what was asked for."), _("Connect again, then try once more.")),
     "job-gone": (
-        "The server no longer has this job.",
-        "Your scan and earlier results are unchanged. Press Attack to run it again.",
+        _("The server no longer has this job."),
+        _("Your scan and earlier results are unchanged. Press Attack to run it again."),
     ),
-    "conflict": ("{host} can't do this now.", "Look at the state of the job, then try again."),
+    "conflict": (_("{host} can't do this now."), _("Look at the state of the job, then try again.")),
     "too-large": (
-        "The scan is larger than {host} takes ({limit}).",
-        "Crop it to the organ, or ask for a higher limit.",
+        _("The scan is larger than {host} takes ({limit})."),
+        _("Crop it to the organ, or ask for a higher limit."),
     ),
-    "other-format": ("{host} can't read what was sent.", "Update the extension and the server to versions that match."),
-    "bad-input": ("{host} can't use this request.", "Change the settings and try again."),
-    "busy": ("The queue of {host} is full.", "Try again in {seconds} s."),
-    "unavailable": ("{host} can't serve this now.", "Try again in a moment."),
-    "server-error": ("{host} made a mistake.", "Try again; if it stays so, tell who runs the server."),
-    "odd-answer": ("{host} gave an answer that can't be understood.", "Check the address; a proxy may answer instead."),
-    "not-json": ("{host} gave an answer that can't be read.", "Try again; a proxy may answer instead."),
+    "other-format": (
+        _("{host} can't read what was sent."),
+        _("Update the extension and the server to versions that match."),
+    ),
+    "bad-input": (_("{host} can't use this request."), _("Change the settings and try again.")),
+    "busy": (_("The queue of {host} is full."), _("Try again in {seconds} s.")),
+    "unavailable": (_("{host} can't serve this now."), _("Try again in a moment.")),
+    "server-error": (_("{host} made a mistake."), _("Try again; if it stays so, tell who runs the server.")),
+    "odd-answer": (
+        _("{host} gave an answer that can't be understood."),
+        _("Check the address; a proxy may answer instead."),
+    ),
+    "not-json": (_("{host} gave an answer that can't be read."), _("Try again; a proxy may answer instead.")),
     # What came back
-    "truncated": ("What the server sent arrived incomplete.", "Try again; what it has computed is not lost."),
-    "damaged": ("A file of the result arrived damaged.", "Try again; the result is still on the server."),
-    "bad-file": ("A file of the result can't be read.", "Update the extension and the server to versions that match."),
-    "no-file": ("The result has no {name}.", "Update the extension and the server to versions that match."),
-    "no-memory": ("This computer has too little memory for the result.", "Close other scans, then try again."),
-    "mismatch": ("The result does not line up with the scan (different geometry).", "It was not loaded."),
+    "truncated": (_("What the server sent arrived incomplete."), _("Try again; what it has computed is not lost.")),
+    "damaged": (_("A file of the result arrived damaged."), _("Try again; the result is still on the server.")),
+    "bad-file": (
+        _("A file of the result can't be read."),
+        _("Update the extension and the server to versions that match."),
+    ),
+    "no-file": (_("The result has no {name}."), _("Update the extension and the server to versions that match.")),
+    "no-memory": (_("This computer has too little memory for the result."), _("Close other scans, then try again.")),
+    "mismatch": (_("The result does not line up with the scan (different geometry)."), _("It was not loaded.")),
     # The scan
     "not-hu": (
-        "Values run from {low} to {high}. This is not CT in Hounsfield units, so a limit in HU means nothing.",
-        "Load the original CT.",
+        _("Values run from {low} to {high}. This is not CT in Hounsfield units, so a limit in HU means nothing."),
+        _("Load the original CT."),
     ),
     "uneven-slices": (
-        "Slice spacing is irregular.",
-        "Clone the scan, harden its acquisition transform (in Data, right-click the transform), choose the clone.",
+        _("Slice spacing is irregular."),
+        _("Clone the scan, harden its acquisition transform (in Data, right-click the transform), choose the clone."),
     ),
     "non-linear": (
-        "The scan is bent by a non-linear transform.",
-        "Harden the transform on a copy of the scan, then choose the copy.",
+        _("The scan is bent by a non-linear transform."),
+        _("Harden the transform on a copy of the scan, then choose the copy."),
     ),
     "sheared": (
-        "The scan is sheared, so its voxels are no boxes.",
-        "Harden the transform on a copy of the scan, resample that with Crop Volume, then choose the result.",
+        _("The scan is sheared, so its voxels are no boxes."),
+        _("Harden the transform on a copy of the scan, resample that with Crop Volume, then choose the result."),
     ),
-    "no-size": ("The scan's grid has no size.", "Check the spacing of the scan and its transform."),
-    "no-voxels": ("The scan has no voxels.", "Load it again."),
+    "no-size": (_("The scan's grid has no size."), _("Check the spacing of the scan and its transform.")),
+    "no-voxels": (_("The scan has no voxels."), _("Load it again.")),
     # The job
     "given-up": (
-        "{host} has not answered for {minutes} min.",
-        "The attack may still be running there; connect again to pick it up.",
+        _("{host} has not answered for {minutes} min."),
+        _("The attack may still be running there; connect again to pick it up."),
     ),
     "unfinished": (
-        "The job ended as '{state}' and said no reason.",
-        "Run it again; if it stays so, tell who runs the server.",
+        _("The job ended as '{state}' and said no reason."),
+        _("Run it again; if it stays so, tell who runs the server."),
     ),
     # A server of one's own
-    "no-python": ("There is no Python at '{path}'.", "Choose the python program of an environment with Perturbox."),
+    "no-python": (
+        _("There is no Python at '{path}'."),
+        _("Choose the python program of an environment with Perturbox."),
+    ),
     "not-python": (
-        "'{path}' is no Python that runs here.",
-        "Choose the python program of an environment with Perturbox.",
+        _("'{path}' is no Python that runs here."),
+        _("Choose the python program of an environment with Perturbox."),
     ),
-    "old-python": ("'{path}' is Python {version}; Perturbox needs 3.11 or newer.", "Choose another Python."),
-    "no-perturbox": ("Perturbox is not installed for '{path}'.", "Install it there, or choose another Python."),
+    "old-python": (_("'{path}' is Python {version}; Perturbox needs 3.11 or newer."), _("Choose another Python.")),
+    "no-perturbox": (_("Perturbox is not installed for '{path}'."), _("Install it there, or choose another Python.")),
     "no-server-parts": (
-        "The server's parts are not installed for '{path}' ({missing} is missing).",
-        "Install them there, or choose another Python.",
+        _("The server's parts are not installed for '{path}' ({missing} is missing)."),
+        _("Install them there, or choose another Python."),
     ),
-    "no-folder": ("Nothing can be written to '{path}'.", "Choose another folder for the server."),
-    "server-ended": ("The server ended at once: {line}", "See the details, mend that, then start it again."),
-    "server-slow": ("The server did not get ready within {seconds} s.", "See the details, then try again."),
+    "no-folder": (_("Nothing can be written to '{path}'."), _("Choose another folder for the server.")),
+    "server-ended": (_("The server ended at once: {line}"), _("See the details, mend that, then start it again.")),
+    "server-slow": (_("The server did not get ready within {seconds} s."), _("See the details, then try again.")),
     # Nothing foreseen
-    "internal": ("The module made a mistake ({kind}).", "Save your work and report it with the details."),
+    "internal": (_("The module made a mistake ({kind})."), _("Save your work and report it with the details.")),
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from . import charts, layouts
 from .layouts import AFTER_VIEW, BEFORE_VIEW, DIFFERENCE_VIEW, LAYOUTS, SHOWN
@@ -20,7 +21,7 @@ from .trouble import Trouble
 __all__ = ["LABEL_STYLES", "MODES", "WINDOWS", "Viewer", "Window"]
 
 MODES = tuple(LAYOUTS)
-LABEL_STYLES = {"outline": "Outline + before-line", "fill": "Fill", "off": "Off"}
+LABEL_STYLES = {"outline": _("Outline + before-line"), "fill": _("Fill"), "off": _("Off")}
 COMPOSITE_FLAGS = 8 | 16  # linked views share the opacity of labels and of the foreground, never the volumes
 SURFACE_VOXELS = 20_000_000  # of a scan, up to which surfaces are made unasked
 
@@ -34,10 +35,10 @@ class Window:
 
 
 WINDOWS = (
-    Window("soft", "Soft tissue 400/40", 400, 40),
-    Window("liver", "Liver 150/60", 150, 60),
-    Window("lung", "Lung 1500/−600", 1500, -600),
-    Window("bone", "Bone 2000/300", 2000, 300),
+    Window("soft", _("Soft tissue 400/40"), 400, 40),
+    Window("liver", _("Liver 150/60"), 150, 60),
+    Window("lung", _("Lung 1500/−600"), 1500, -600),
+    Window("bone", _("Bone 2000/300"), 2000, 300),
 )
 
 
@@ -68,9 +69,13 @@ class Viewer:
         Raises Trouble where its scan or one of its volumes is gone.
         """
         nodes = Nodes(resultNode)
-        for role, what in (("original", "scan"), ("perturbed", "perturbed scan"), ("clean", "segmentation")):
+        for role, what in (("original", "scan"), ("perturbed", _("perturbed scan")), ("clean", "segmentation")):
             if getattr(nodes, role) is None:
-                raise Trouble("gone", f"The result's {what} is no longer in the scene.", "Remove this result.")
+                raise Trouble(
+                    "gone",
+                    _("The result's {what} is no longer in the scene.").format(what=what),
+                    _("Remove this result."),
+                )
         self._changed()
         other = self.nodes is None or self.nodes.node != resultNode
         index = None if other else self._index

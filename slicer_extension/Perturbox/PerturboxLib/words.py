@@ -2,6 +2,8 @@
 
 import math
 
+from slicer.i18n import tr as _
+
 from .numbers import number
 from .palette import readable
 
@@ -24,21 +26,35 @@ def duration(seconds: float) -> str:
         return f"{seconds} s"
     minutes, rest = divmod(seconds, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+        return (
+            _("{minutes} min {rest} s").format(minutes=minutes, rest=rest)
+            if rest and minutes < 10
+            else _("{minutes} min").format(minutes=minutes)
+        )
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return _("{hours} h {minutes} min").format(hours=hours, minutes=minutes) if minutes else f"{hours} h"
 
 
 def epsNote(eps: float, norm: str, unit: str, sigma) -> str:
     """What a limit means for this scan; sigma: its noise in that unit, None: not looked for yet, 0: not available."""
     if norm == "l0":
-        return f"{number(eps)} % of the voxels may change, each by any amount the scan's own range allows."
-    kind = "" if norm == "linf" else " (root mean square over the scan)"
+        return _("{share} % of the voxels may change, each by any amount the scan's own range allows.").format(
+            share=number(eps)
+        )
+    kind = "" if norm == "linf" else _(" (root mean square over the scan)")
     if sigma is None:
-        noise = "Noise not measured yet: press Segment only"
+        noise = _("Noise not measured yet: press Segment only")
     else:
-        noise = f"= {number(eps / sigma, 2)} × this scan's noise" if sigma else "This scan's noise is not available"
-    share = f" · {number(100 * eps / WINDOW, 2)} % of a W {WINDOW:.0f} window" if unit == "HU" else ""
+        noise = (
+            _("= {number} × this scan's noise").format(number=number(eps / sigma, 2))
+            if sigma
+            else _("This scan's noise is not available")
+        )
+    share = (
+        _(" · {number} % of a W {width:.0f} window").format(number=number(100 * eps / WINDOW, 2), width=WINDOW)
+        if unit == "HU"
+        else ""
+    )
     return f"{noise}{share}{kind}"
 
 
@@ -48,14 +64,14 @@ def progress(job: dict) -> str:
     if state == "queued":
         position = job.get("queue_position")
         ahead = (position or 1) - 1
-        return f"waiting, {ahead} ahead" if ahead else "waiting for a worker"
+        return _("waiting, {ahead} ahead").format(ahead=ahead) if ahead else _("waiting for a worker")
     parts = []
     if at.get("steps") and at.get("step") is not None and job["kind"] == "attack":
-        parts.append(f"step {at['step']} of {at['steps']}")
+        parts.append(_("step {step} of {steps}").format(step=at["step"], steps=at["steps"]))
     else:
         parts.append(at["phase"] or "starting")
     if at.get("eta_s"):
-        parts.append(f"about {duration(at['eta_s'])} left")
+        parts.append(_("about {duration} left").format(duration=duration(at["eta_s"])))
     return " · ".join(parts)
 
 
@@ -66,8 +82,12 @@ def live(trace: list, limit: float) -> str:
         return ""
     name = min(scores, key=scores.get)
     first = next((row["step"] for row in trace if falls(row["dice"].get(name), limit)), None)
-    since = f" – first below {limit:.2f} at step {first}" if first is not None else ""
-    return f"{readable(name)} {scores[name]:.2f}{since}. Stop keeps the best result so far."
+    since = (
+        _(" – first below {limit:.2f} at step {first}").format(limit=limit, first=first) if first is not None else ""
+    )
+    return _("{structure} {dice:.2f}{since}. Stop keeps the best result so far.").format(
+        structure=readable(name), dice=scores[name], since=since
+    )
 
 
 def falls(dice, limit: float) -> bool:
