@@ -54,7 +54,7 @@ def chosen(value: Any, field: Any) -> Any:
 
 
 def choice(name: str, value: Any, choices: list[str]) -> str:
-    """Raises InputError for what is none of the choices."""
+    """Raises InputError if the value is not one of the choices."""
     if value not in choices:
         raise InputError(f"'{name}' must be {' or '.join(choices)}, not '{value}'.")
     return value
@@ -69,7 +69,7 @@ def switch(name: str, value: Any) -> bool:
 
 
 def number(name: str, value: Any) -> float:
-    """Raises InputError for what is no number."""
+    """Raises InputError if the value is not a number."""
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -80,7 +80,7 @@ def number(name: str, value: Any) -> float:
 
 
 def whole(name: str, value: Any) -> int:
-    """Raises InputError for what is no whole number."""
+    """Raises InputError if the value is not a whole number."""
     found = number(name, value)
     if not found.is_integer():
         raise InputError(f"'{name}' needs a whole number, not '{value}'.")

@@ -18,7 +18,7 @@ def watch(app, queue: Queue) -> None:
     server = getattr(inherited, "__self__", None)
     if server is None or not hasattr(server, "started"):
         return
-    # A client that never finishes its request would keep the server for ever.
+    # A client that never finishes its request would keep the server running forever.
     server.config.timeout_graceful_shutdown = REQUESTS_SECONDS
     patience.limit(server)
     begun = threading.Event()

@@ -22,7 +22,7 @@ def write_nrrd(source: Path, target: IO[bytes], dtype: np.dtype | None = None, p
     Raises InputError for files that hold no volume.
     """
     if io.suffix(source) not in CONVERTIBLE:
-        raise InputError(f"'{source.name}' is no volume; leave format out to get it as it is.")
+        raise InputError(f"'{source.name}' is not a volume; leave out format to get it as it is.")
     volume = io.read_volume(source, allow_constant=True)
     plain = (volume.slope, volume.intercept) == (1.0, 0.0)
     voxels = volume.stored() if plain else volume.data

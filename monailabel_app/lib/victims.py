@@ -44,7 +44,7 @@ def load(options: Options) -> dict[str, Served]:
             _add(served, spec, options.device)
         except InputError as error:
             raise InputError(
-                f"{str(error).rstrip('.')} ({spec} was fine-tuned here; mend or remove that file)."
+                f"{str(error).rstrip('.')} ({spec} was fine-tuned here; fix or remove that file)."
             ) from None
     attacks = {f"{name}-{recipe}": name for name in served for recipe in discover()}
     if taken := attacks.keys() & served.keys():

@@ -82,7 +82,7 @@ def test_what_depends_on_another_field_is_hidden_until_it_matters(form):
 def test_an_unknown_type_is_a_line_of_json_and_says_when_it_is_none(form):
     form.build(SCHEMA)
     form.fields["odd"].widget.text = "{"
-    with pytest.raises(ValueError, match=r"odd: '\{' is no JSON"):
+    with pytest.raises(ValueError, match=r"odd: '\{' is not JSON"):
         form.values()
     form.fields["odd"].widget.text = "[1, 2]"
     assert form.values()["odd"] == [1, 2]

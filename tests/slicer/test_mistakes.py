@@ -12,7 +12,7 @@ from driving import Driver
 
 MODULE = Path(__file__).resolve().parents[2] / "slicer_extension" / "Perturbox"
 SECTIONS = ("server", "input", "attack", "result", "look")
-SENTENCE = "The module made a mistake (ZeroDivisionError). Save your work and report it with the details."
+SENTENCE = "Internal error in the module (ZeroDivisionError). Save your work and report it with the details."
 
 
 def boom(*_, **__):
@@ -332,7 +332,7 @@ def test_a_script_is_told_of_a_mistake(scene, slicer_app, tiny_server, monkeypat
 
     volume = scans.add_scan()
     monkeypatch.setattr(session.Session, "_onResult", boom)
-    with pytest.raises(Trouble, match="made a mistake"):
+    with pytest.raises(Trouble, match="Internal error"):
         scripting.run(volume, tiny_server.url, tiny_server.token, 240, {"kind": "attack", "eps": 4, "steps": 2})
     assert len(mistakes) == 1
     mistakes.clear()

@@ -156,7 +156,7 @@ def test_progress_and_live_dice_are_seen_while_slicer_stays_usable(ready):
     ui.stopButton.click()
     seen.add(ui.stopButton.text)
     ready.wait_for_end(60)
-    assert seen == {"Stopping after this step…"} and ui.stopButton.text == "Stop" and ui.progressBar.isHidden()
+    assert seen == {"Stopping…"} and ui.stopButton.text == "Stop" and ui.progressBar.isHidden()
 
 
 def test_stopping_keeps_the_best_so_far(ready):
@@ -170,7 +170,7 @@ def test_stopping_keeps_the_best_so_far(ready):
     ready.wait_for_end(60)
     record = scene.Nodes(ready.parameters.result).result.record
     assert record["stopped_early"].startswith("stopped at step") and record["stopped_early"].endswith("of 2000")
-    assert "Stopped at step" in ready.ui.flagsLabel.text
+    assert "Stopped at step" in ready.ui.verdictLabel.text
 
 
 def test_the_breaking_point_is_found_after_the_attack_and_kept_with_it(ready):
@@ -207,7 +207,7 @@ def test_an_expert_outline_is_the_reference_and_limits_the_targets_to_what_it_ha
     record = scene.Nodes(attacked(ready)).result.record
     assert record["reference"] == "label" and record["attack"]["parameters"]["target"] == ["liver"]
     assert 0.5 < record["metrics"]["clean"]["liver"]["dice"] < 1
-    assert "expert outline" in ready.ui.referenceNoteLabel.text
+    assert "expert outline" in ready.ui.notesLabel.text
 
 
 def test_nothing_changes_outside_a_region(ready):

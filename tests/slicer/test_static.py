@@ -121,7 +121,9 @@ def untranslated(module: ast.Module) -> list[str]:
             shown = node.targets[0].attr in ("text", "title", "toolTip", "placeholderText", "specialValueText")
             texts = [node.value] if shown else []
         else:
-            texts = node.args[1:3] if called(node) == "Trouble" else node.args if ASKS.match(called(node)) else []
+            starred = any(isinstance(each, ast.Starred) for each in getattr(node, "args", ()))
+            told = called(node) == "Trouble" and not starred
+            texts = node.args[1:3] if told else node.args if ASKS.match(called(node)) else []
         found += [f"line {text.lineno} says {said}" for text in texts for said in plain_words(text)]
     return found
 

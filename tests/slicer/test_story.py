@@ -90,7 +90,7 @@ def test_the_whole_story(load_module, wait_until, server, ct, picture, dialogs, 
     assert ui.verdictLabel.text.startswith(f"A change of at most {EPS} HU (") and panel.widget.result.rows[0].broken
 
     # worst slice reached, next and previous
-    assert look.viewer.index() == result.worst()
+    assert look.viewer.index() == result.worst([result.spokenOf()])
     panel.widget.result.select(panel.widget.result.rows[0].name)
     chosen = [panel.widget.result.rows[0].name]
     assert panel.widget.result.selected() == chosen and look.viewer.index() == result.worst(chosen)

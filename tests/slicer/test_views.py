@@ -406,7 +406,7 @@ def test_corner_text_says_what_is_shown(viewer):
         "thin white line: before",
     ]
     viewer.setIsolated(["liver"])
-    assert corners["After"].lines[2] == "differs here 0.0 ml"
+    assert corners["After"].lines[2] == "Liver differs here 0.0 ml"
     viewer.setWindow("lung")
     assert corners["Before"].lines[1].endswith("W 1500 L −600")
     viewer.setIsolated(None)

@@ -103,21 +103,21 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
     routes = APIRouter(prefix=PREFIX, tags=["Perturbox"], route_class=Route, dependencies=needed)
     limiter = CapacityLimiter(AT_ONCE)
 
-    async def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         """Run something long in a thread, a few at once."""
         return await to_thread.run_sync(partial(function, *arguments), limiter=limiter)
 
-    def told(record, since: int | None = 0) -> dict[str, Any]:
+    def status_json(record, since: int | None = 0) -> dict[str, Any]:
         return answers.status(record, offer, since)
 
-    def some(*codes: int) -> dict[int | str, dict[str, Any]]:
+    def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
         return {code: REFUSALS[code] for code in (401, 409, 422, *codes)}
 
-    @routes.get("/schema", summary="What this server offers: victims, attacks, forms, limits", responses=some())
+    @routes.get("/schema", summary="What this server offers: victims, attacks, forms, limits", responses=refusals())
     def schema() -> JSONResponse:
         return JSONResponse(offer.document())
 
-    @routes.get("/health", summary="Workers and queue", response_model=answers.Health, responses=some())
+    @routes.get("/health", summary="Workers and queue", response_model=answers.Health, responses=refusals())
     def health() -> JSONResponse:
         return JSONResponse({"api": API, **queue.health()})
 
@@ -126,23 +126,23 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         status_code=202,
         summary="Submit a job: segment, attack or margin",
         response_model=answers.Status,
-        responses=some(404, 413, 415, 429, 503),
+        responses=refusals(404, 413, 415, 429, 503),
         openapi_extra={"requestBody": BODY},
     )
     async def submit(request: Request) -> JSONResponse:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             async with request.form(max_files=len(UPLOADS), max_fields=1) as form:
-                record = await apart(take, *parts(form))
+                record = await in_thread(take, *parts(form))
         elif kind in ("application/json", ""):
-            record = await apart(take, await short_body(request), {})
+            record = await in_thread(take, await short_body(request), {})
         else:
             detail = f"The body is of type {kind[:80]}."
             raise Refused(415, Problem("other-type", detail, "Send application/json or multipart/form-data."))
         if (task := request.headers.get(tasks.HEADER)) is not None:
-            await apart(instance.background.submitted, task, record.id)
+            await in_thread(instance.background.submitted, task, record.id)
         place = f"{PREFIX}/jobs/{record.id}"
-        return JSONResponse(told(record), 202, {"Location": place})
+        return JSONResponse(status_json(record), 202, {"Location": place})
 
     def take(document: bytes | str, sent: dict[str, UploadFile]):
         """Check everything, then hand it to the queue, which makes its own copies."""
@@ -162,60 +162,60 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    @routes.get("/jobs", summary="Jobs, newest first", response_model=answers.Jobs, responses=some())
+    @routes.get("/jobs", summary="Jobs, newest first", response_model=answers.Jobs, responses=refusals())
     def jobs(
         offset: Annotated[int, Query(ge=0, le=10**9, description="Leave out so many of the newest.")] = 0,
         limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = PAGE,
     ) -> JSONResponse:
         found = queue.list()
         end = offset + limit
-        page = [told(record, None) for record in found[offset:end]]
+        page = [status_json(record, None) for record in found[offset:end]]
         return JSONResponse({"jobs": page, "total": len(found), "next": end if end < len(found) else None})
 
-    @routes.get("/jobs/{id}", summary="State and progress", response_model=answers.Status, responses=some(404))
+    @routes.get("/jobs/{id}", summary="State and progress", response_model=answers.Status, responses=refusals(404))
     def job(
         id: Id,
         since: Annotated[int, Query(ge=0, le=10**9, description="Leave out this many trace entries: trace_next.")] = 0,
     ) -> JSONResponse:
-        return JSONResponse(told(queue.get(id), since))
+        return JSONResponse(status_json(queue.get(id), since))
 
     @routes.post(
         "/jobs/{id}/cancel",
         status_code=202,
         summary="Stop: drop it, or keep the best so far",
         response_model=answers.Status,
-        responses=some(404),
+        responses=refusals(404),
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": Cancel.model_json_schema()}}}},
     )
     async def cancel(id: Id, request: Request) -> JSONResponse:
         document = await short_body(request)
         wish = requests.parse_as(Cancel, document) if document.strip() else Cancel()
-        return JSONResponse(told(await to_thread.run_sync(queue.cancel, id, wish.keep)), 202)
+        return JSONResponse(status_json(await to_thread.run_sync(queue.cancel, id, wish.keep)), 202)
 
     @routes.post(
         "/jobs/{id}/resubmit",
         status_code=202,
         summary="The same again, as a new job",
         response_model=answers.Status,
-        responses=some(404, 429, 503),
+        responses=refusals(404, 429, 503),
     )
     async def resubmit(id: Id) -> JSONResponse:
-        return JSONResponse(told(await apart(queue.resubmit, id)), 202)
+        return JSONResponse(status_json(await in_thread(queue.resubmit, id)), 202)
 
-    @routes.delete("/jobs/{id}", status_code=204, summary="Forget a job and its files", responses=some(404))
+    @routes.delete("/jobs/{id}", status_code=204, summary="Forget a job and its files", responses=refusals(404))
     def delete(id: Id) -> Response:
         queue.delete(id)
         return Response(status_code=204)
 
-    @routes.get("/jobs/{id}/files", summary="The result's files", response_model=answers.Files, responses=some(404))
+    @routes.get("/jobs/{id}/files", summary="The result's files", response_model=answers.Files, responses=refusals(404))
     async def listing(id: Id) -> JSONResponse:
-        return JSONResponse({"files": await apart(lambda: files.listing(queue.result(id)))})
+        return JSONResponse({"files": await in_thread(lambda: files.listing(queue.result(id)))})
 
     @routes.get(
         "/jobs/{id}/files/{name:path}",
         summary="One file of the result",
         response_class=Response,
-        responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}, **some(404)},
+        responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}, **refusals(404)},
     )
     async def download(
         id: Id,
@@ -223,7 +223,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         request: Request,
         format: Annotated[Literal["nrrd"] | None, Query(description="nrrd: a volume as raw NRRD.")] = None,
     ) -> Response:
-        return await apart(fetch, id, name, format, request.headers.get("if-none-match", ""))
+        return await in_thread(fetch, id, name, format, request.headers.get("if-none-match", ""))
 
     def fetch(id: str, name: str, format: str | None, known: str) -> Response:
         path = files.find(queue.result(id), name)
@@ -242,7 +242,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         "/jobs/{id}/result.zip",
         summary="The whole result folder",
         response_class=Response,
-        responses={200: {"content": {"application/zip": {}}, "description": "All files."}, **some(404)},
+        responses={200: {"content": {"application/zip": {}}, "description": "All files."}, **refusals(404)},
     )
     def archive(id: Id) -> Response:
         top = f"perturbox-{id[:8]}"

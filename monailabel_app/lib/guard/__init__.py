@@ -33,7 +33,7 @@ def install(
 ) -> None:
     """Guard a running MONAI Label server: `instance` is its app, `cors` the origins whose pages may call.
 
-    Called last, from the app's start, when the server listens to nobody yet.
+    Called last, from the app's start, before the server accepts connections.
     """
     logs.install()
     auth = settings.MONAI_LABEL_AUTH_ENABLE

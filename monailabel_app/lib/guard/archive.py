@@ -23,7 +23,7 @@ def unpack(path: Path, folder: Path, most_bytes: int) -> list[Path]:
     """The files of a zip or tar archive, written to `folder` under plain numbers and their suffix.
 
     Members with absolute paths, "..", links or devices are refused whole (422), so are more files or bytes than allowed
-    (413), counted while unpacking, whatever the archive says of itself.
+    (413), counted while unpacking, not as the archive declares.
     """
     written: list[Path] = []
     total = 0
@@ -62,7 +62,7 @@ Member = tuple[str, Iterator[bytes] | None]
 def _members(path: Path, most_bytes: int) -> Iterator[Member]:
     if not zipfile.is_zipfile(path):
         if not tar.is_tar(path):
-            raise bad("The file is no archive, though 'uncompress' was asked for.", "Send a zip or a tar.")
+            raise bad("The file is not an archive, but 'uncompress' was requested.", "Send a zip or a tar.")
         yield from tar.members(path, most_bytes)
         return
     _check_table(path)

@@ -99,7 +99,7 @@ def explain(error: BaseException) -> tuple[int, Problem]:
         return 503, _problem(503, f"A server that this one needs, {NEEDED}, did not answer.")
     number = uuid.uuid4().hex[:12]
     logger.error("unforeseen", exc_info=error, extra={"facts": {"number": number}})
-    return 500, Problem("internal", f"The server made a mistake, number {number} in its log.", "Report it, please.")
+    return 500, Problem("internal", f"Internal error, number {number} in the server's log.", "Report it, please.")
 
 
 def response(error: BaseException) -> JSONResponse:

@@ -35,7 +35,7 @@ def check(kind: str, name: str) -> str:
     """The name itself, if it may be one of that kind ("image", "tag", "model" …); raises a 422 otherwise."""
     pattern = PATTERNS[kind]
     if not isinstance(name, str) or not pattern.fullmatch(name) or TWO_IN_ONE.search(name):
-        raise bad(f"This {kind.replace('_', ' ')} is no name the server knows how to keep.", f"Use {ALLOWED[pattern]}.")
+        raise bad(f"This {kind.replace('_', ' ')} is not a name that the server can store.", f"Use {ALLOWED[pattern]}.")
     return name
 
 
@@ -47,7 +47,7 @@ def check_id(name: str, kind: str = "image") -> str:
     parts = name.split("/") if isinstance(name, str) else [""]
     fine = name and len(name) <= LONGEST and name.isprintable() and "\\" not in name and not name.startswith(("~", "-"))
     if not fine or any(part.strip() in ("", ".", "..") for part in parts):
-        raise bad(f"This {kind} is no name the server knows how to keep.", f"Use {ALLOWED_ID}.")
+        raise bad(f"This {kind} is not a name that the server can store.", f"Use {ALLOWED_ID}.")
     return name
 
 
@@ -66,11 +66,11 @@ def check_session(session: str) -> str:
             return session.lower()
     except (ValueError, AttributeError, TypeError):
         pass
-    raise bad("This session id is none the server gives out.", "Create a session first: PUT /session/ answers its id.")
+    raise bad("This session id was not made by this server.", "Create a session first: PUT /session/ answers its id.")
 
 
 def check_all(values: Mapping[str, Any]) -> None:
-    """Check whatever among an endpoint's arguments is a name; absent ones are the endpoint's to miss."""
+    """Check every argument of an endpoint that is a name; the endpoint handles missing ones."""
     for kind in PATTERNS.keys() - {"image", "id", "label"}:  # those are looked up
         value = values.get(kind)
         if isinstance(value, str) and value:

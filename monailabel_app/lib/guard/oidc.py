@@ -26,7 +26,7 @@ def mend(own: str) -> None:
     background processes, which have no user to log in."""
     check = auth.from_token
     asked = getattr(auth.get_public_key, "__wrapped__", auth.get_public_key)
-    # MONAI Label's own keeps the provider's key for ever, also one that was withdrawn.
+    # MONAI Label's own keeps the provider's key forever, even after it was withdrawn.
     auth.get_public_key = cached(TTLCache(1, KEY_SECONDS), lock=Lock())(asked)
 
     def from_token(token: str) -> auth.User:

@@ -54,7 +54,7 @@ def parse(text: str | None, field: str = "params") -> dict[str, Any]:
     except Refusal:
         raise
     except (ValueError, RecursionError):
-        raise bad(f"'{field}' is no JSON.", f"Send '{field}' as one JSON object, like {{}}.") from None
+        raise bad(f"'{field}' is not JSON.", f"Send '{field}' as one JSON object, like {{}}.") from None
     return check_object(document, field)
 
 
@@ -63,7 +63,7 @@ def check_object(document: Any, field: str) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise bad(f"'{field}' is no JSON object.", f"Send '{field}' as one JSON object, like {{}}.")
+        raise bad(f"'{field}' is not a JSON object.", f"Send '{field}' as one JSON object, like {{}}.")
     _check_plain(document, field, 0)
     if len(json.dumps(document)) > MOST_CHARACTERS:
         raise _too_long(field)
@@ -82,7 +82,7 @@ def check_request(document: Mapping[str, Any]) -> None:
         if key == "gpus":
             _check_word(key, value, GPUS, "all, or numbers like 0,1")
         if key in WHOLE and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 4096):
-            raise bad(f"'{key}' is no whole number from 0 to 4096.", f"Send '{key}' as a number, or leave it out.")
+            raise bad(f"'{key}' is not a whole number from 0 to 4096.", f"Send '{key}' as a number, or leave it out.")
         if key not in FREE_TEXT:
             _check_no_path(key, value)
 
@@ -115,7 +115,7 @@ def _check_plain(value: Any, field: str, depth: int) -> None:
     if depth > DEEPEST:
         raise bad(f"'{field}' is nested too deeply.", f"Send at most {DEEPEST} levels.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise bad(f"'{field}' holds a number that is none (NaN or infinite).", "Send finite numbers, or null.")
+        raise bad(f"'{field}' holds a number that is NaN or infinite.", "Send finite numbers, or null.")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise bad(f"'{field}' holds text that is not Unicode.", "Send text as UTF-8.")
     if isinstance(value, dict):

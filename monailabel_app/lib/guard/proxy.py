@@ -51,7 +51,7 @@ def router(app: Any) -> APIRouter:
 def address(path: str) -> str:
     """The path on the DICOM server; raises a 422 for one that no DICOMweb resource has."""
     if not PATH.fullmatch(path) or ".." in path:
-        raise bad("This is no path of a DICOM server.", "Use paths like qido/studies.")
+        raise bad("This is not a path of a DICOM server.", "Use paths like qido/studies.")
     word, _, rest = path.partition("/")
     if word not in PREFIXES:
         return path

@@ -106,7 +106,7 @@ def router(app: Any, info: Info) -> APIRouter:
     @made.get("/logs/gpu", tags=["Others"], summary="Get GPU Info (nvidia-smi)", dependencies=admin)
     def gpu_info() -> PlainTextResponse:
         if shutil.which("nvidia-smi") is None:
-            raise missing("This server has no NVIDIA GPU, or not the tools that tell of it.", "Nothing need be done.")
+            raise missing("This server has no NVIDIA GPU, or nvidia-smi is missing.", "Nothing need be done.")
         try:
             told = subprocess.run(["nvidia-smi"], capture_output=True, timeout=20, check=False).stdout
         except subprocess.TimeoutExpired:

@@ -48,7 +48,7 @@ def router(app: Any, upload_limit: int) -> APIRouter:
         if app.sessions() is None:
             raise Refusal(406, "This server keeps no sessions.")
         if not 0 <= expiry <= 10**9:
-            raise bad("'expiry' is no number of seconds.", "Send seconds, or 0 for the server's own limit.")
+            raise bad("'expiry' is not a number of seconds.", "Send seconds, or 0 for the server's own limit.")
         with tempfile.TemporaryDirectory(prefix="perturbox-session-") as scratch:
             came = Path(scratch) / "came"
             came.mkdir()

@@ -112,7 +112,7 @@ def scan_of(datastore: Any, image: str) -> str:
 
 
 def check_label(app: Any, label: str, tag: str) -> None:
-    """Raises a 422 for what is no tag, a 404 for a label that the datastore hasn't."""
+    """Raises 422 if it is not a tag, 404 if the datastore lacks the label."""
     names.check("tag", tag)
     if not app.datastore().get_label_uri(label, tag):
         raise missing("The datastore has no label of this id and tag.", "GET /datastore/?output=all lists them.")
@@ -145,7 +145,7 @@ def add_image(app: Any, image: str, file: Path, info: dict[str, Any]) -> str:
 def check_tag_for(model: str, tag: Any) -> None:
     """Raises a 422 where an attack's label map would be kept as final: training and a DICOM server believe those."""
     if tag == DefaultLabelTag.FINAL.value and backend.tasks()[model][1] is not None:
-        detail = "What an attack makes of a scan is no final label."
+        detail = "The prediction for a perturbed scan is not a final label."
         raise bad(detail, "Choose another label_tag, or leave it out.")
 
 

@@ -66,7 +66,7 @@ class Wishes:
         return self._keep is not None
 
     def take(self) -> bool | None:
-        """The wish to cancel, once: whether to keep what was found; None if there is none."""
+        """The request to cancel, once: whether to keep the best result; None if nobody asked."""
         with self._changed:
             keep, self._keep = self._keep, None
             return keep

@@ -252,7 +252,7 @@ def jsonField(entry, edited) -> Field:
         try:
             return json.loads(line.text)
         except ValueError:
-            raise ValueError(_("'{text}' is no JSON").format(text=line.text)) from None
+            raise ValueError(_("'{text}' is not JSON").format(text=line.text)) from None
 
     def write(value):
         line.text = json.dumps(value)

@@ -16,7 +16,7 @@ _logged: dict[str, str] = {}
 
 
 def listen(tell: Callable[[Trouble], None] | None) -> None:
-    """Have every mistake told by `tell`, and no longer by whoever did before; None for nobody."""
+    """Tell every mistake to `tell` alone from now on; None: to nobody."""
     _listeners[:] = [] if tell is None else [tell]
     _logged.clear()
 

@@ -87,8 +87,7 @@ class ResultPanel:
             return
         result = scene.Nodes(node).result
         self.rows = result.rows()
-        self.ui.verdictLabel.text = result.verdict()
-        self._note(result)
+        self._say(result)
         chosen = [] if other else self.selected()
         self._fill(result)
         for name in chosen:
@@ -120,9 +119,12 @@ class ResultPanel:
         self.ui.flowLabel.text = _flowTable(lines)
         self.ui.flowLabel.visible = bool(lines)
 
-    def _note(self, result) -> None:
-        """Warnings and remarks in one line that unfolds."""
-        notes = [*result.flags(), *result.warnings(), result.agreementNote()]
+    def _say(self, result) -> None:
+        """The sentence, after it where the attack was stopped; warnings and remarks in one line that unfolds."""
+        warnings = result.warnings()
+        stopped = [warnings.pop(0)] if result.record.get("stopped_early") else []
+        self.ui.verdictLabel.text = " ".join([result.verdict(), *stopped])
+        notes = [*result.flags(), *warnings, result.agreementNote()]
         self.ui.notesLabel.text = "\n".join(f"• {text}" for text in notes)
         self.ui.notesGroupBox.title = _("Notes ({count})").format(count=len(notes))
         self.ui.notesGroupBox.collapsed = True

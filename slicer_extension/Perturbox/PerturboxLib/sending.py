@@ -71,7 +71,7 @@ def requireUnit(array: np.ndarray, unit: str):
     """(lowest, highest) value. Raises Trouble for values that aren't finite, or that aren't HU where they must be."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise Trouble("not-finite", _("The scan holds values that are no numbers."), _("Export it again."))
+        raise Trouble("not-finite", _("Some values of the scan are not numbers."), _("Export it again."))
     air = np.count_nonzero(array < AIR)
     fat = np.count_nonzero((array >= FAT[0]) & (array <= FAT[1]))
     if unit == "HU" and max(air, fat) < SHARE * array.size:

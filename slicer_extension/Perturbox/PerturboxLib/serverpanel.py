@@ -1,4 +1,4 @@
-"""Section 1: which server, whether it answers, a server of one's own, and the example that needs none."""
+"""Section 1: which server, whether it answers, a server on this computer, and the example, which needs no server."""
 
 import slicer
 from slicer.i18n import tr as _

@@ -20,7 +20,7 @@ class Trouble(Exception):
 
 WORDS: dict[str, tuple[str, str]] = {
     # Reaching the server
-    "bad-address": (_("'{address}' is no address of a server."), _("Write it like http://127.0.0.1:8000.")),
+    "bad-address": (_("'{address}' is not a server's address."), _("Write it like http://127.0.0.1:8000.")),
     "no-server": (_("No answer from {host}."), _("Is the server running, and is this the right address?")),
     "unknown-host": (
         _("There is no machine named '{name}'."),
@@ -35,7 +35,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "no-tls": (_("{host} does not speak https."), _("Try the address with http://, or ask who runs the server.")),
     "proxy": (_("The proxy between this computer and {host} fails."), _("Check the proxy settings, or ask your IT.")),
     "redirect": (
-        _("{host} sends visitors on to another address; nothing was sent there."),
+        _("{host} redirects to another address; nothing was sent there."),
         _("If you trust {target}, enter it as the address."),
     ),
     "stopped": (_("Stopped."), ""),
@@ -44,7 +44,7 @@ WORDS: dict[str, tuple[str, str]] = {
         _("This MONAI Label server has no Perturbox app."),
         _("Ask for it to be started with the Perturbox app."),
     ),
-    "not-perturbox": (_("{host} answers, but it is no Perturbox server."), _("Check the address and its port.")),
+    "not-perturbox": (_("{host} answers, but it is not a Perturbox server."), _("Check the address and its port.")),
     "newer-server": (
         _("{host} speaks version {theirs} of the job API, this module version {ours}."),
         _("Update the Perturbox extension."),
@@ -74,14 +74,17 @@ WORDS: dict[str, tuple[str, str]] = {
     "bad-input": (_("{host} can't use this request."), _("Change the settings and try again.")),
     "busy": (_("The queue of {host} is full."), _("Try again in {seconds} s.")),
     "unavailable": (_("{host} can't serve this now."), _("Try again in a moment.")),
-    "server-error": (_("{host} made a mistake."), _("Try again; if it stays so, tell who runs the server.")),
+    "server-error": (
+        _("Internal error on {host}."),
+        _("Try again; if it happens again, tell whoever runs the server."),
+    ),
     "odd-answer": (
         _("{host} gave an answer that can't be understood."),
         _("Check the address; a proxy may answer instead."),
     ),
     "not-json": (_("{host} gave an answer that can't be read."), _("Try again; a proxy may answer instead.")),
     # What came back
-    "truncated": (_("What the server sent arrived incomplete."), _("Try again; what it has computed is not lost.")),
+    "truncated": (_("What the server sent arrived incomplete."), _("Try again; the result is not lost.")),
     "damaged": (_("A file of the result arrived damaged."), _("Try again; the result is still on the server.")),
     "bad-file": (
         _("A file of the result can't be read."),
@@ -104,7 +107,7 @@ WORDS: dict[str, tuple[str, str]] = {
         _("Harden the transform on a copy of the scan, then choose the copy."),
     ),
     "sheared": (
-        _("The scan is sheared, so its voxels are no boxes."),
+        _("The scan is sheared, so its voxels are not boxes."),
         _("Harden the transform on a copy of the scan, resample that with Crop Volume, then choose the result."),
     ),
     "no-size": (_("The scan's grid has no size."), _("Check the spacing of the scan and its transform.")),
@@ -115,16 +118,16 @@ WORDS: dict[str, tuple[str, str]] = {
         _("The attack may still be running there; connect again to pick it up."),
     ),
     "unfinished": (
-        _("The job ended as '{state}' and said no reason."),
-        _("Run it again; if it stays so, tell who runs the server."),
+        _("The job ended as '{state}' without a reason."),
+        _("Run it again; if it happens again, tell whoever runs the server."),
     ),
-    # A server of one's own
+    # A server on this computer
     "no-python": (
         _("There is no Python at '{path}'."),
         _("Choose the python program of an environment with Perturbox."),
     ),
     "not-python": (
-        _("'{path}' is no Python that runs here."),
+        _("'{path}' is not a Python that runs here."),
         _("Choose the python program of an environment with Perturbox."),
     ),
     "old-python": (_("'{path}' is Python {version}; Perturbox needs 3.11 or newer."), _("Choose another Python.")),
@@ -134,14 +137,17 @@ WORDS: dict[str, tuple[str, str]] = {
         _("Install them there, or choose another Python."),
     ),
     "no-folder": (_("Nothing can be written to '{path}'."), _("Choose another folder for the server.")),
-    "server-ended": (_("The server ended at once: {line}"), _("See the details, mend that, then start it again.")),
+    "server-ended": (
+        _("The server ended at once: {line}"),
+        _("See the details, fix the problem, then start it again."),
+    ),
     "server-slow": (_("The server did not get ready within {seconds} s."), _("See the details, then try again.")),
-    # Nothing foreseen
-    "internal": (_("The module made a mistake ({kind})."), _("Save your work and report it with the details.")),
+    # Unforeseen
+    "internal": (_("Internal error in the module ({kind})."), _("Save your work and report it with the details.")),
 }
 
 
 def trouble(code: str, detail: str = "", reason: str = "", **words) -> Trouble:
-    """The Trouble of that code, its words filled in; raises KeyError for a code or a word there is none of."""
+    """The Trouble of that code with its words filled in; raises KeyError if the code or a word is missing."""
     sentence, whatToDo = WORDS[code]
     return Trouble(code, sentence.format(**words), whatToDo.format(**words), detail, reason)
