@@ -121,7 +121,7 @@ def untranslated(module: ast.Module) -> list[str]:
             shown = node.targets[0].attr in ("text", "title", "toolTip", "placeholderText", "specialValueText")
             texts = [node.value] if shown else []
         else:
-            starred = any(isinstance(each, ast.Starred) for each in getattr(node, "args", ()))
+            starred = isinstance(node, ast.Call) and any(isinstance(each, ast.Starred) for each in node.args)
             told = called(node) == "Trouble" and not starred
             texts = node.args[1:3] if told else node.args if ASKS.match(called(node)) else []
         found += [f"line {text.lineno} says {said}" for text in texts for said in plain_words(text)]

@@ -58,7 +58,7 @@ class Watch:
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            status = 499  # as other servers log client disconnected before sending the whole request
+            status = 499  # as other servers log it: the client disconnected before sending the whole request
         except Exception as error:
             if status:  # too late for another answer; the client sees a cut one
                 errors.explain(error)

@@ -83,7 +83,7 @@ def otherVersion(host: str, theirs: str, ours: str, detail: str = "") -> Trouble
 
 
 class Worded:
-    """`with Worded(…):` turns every exception of HTTP inside into a Trouble; "stopped" if the connection was closed here."""
+    """`with Worded(…):` turns every exception of HTTP inside into a Trouble, "stopped" after a cut."""
 
     def __init__(self, host: str, doing: str, seconds: float | None, reading: bool, line):
         self.host, self.doing, self.seconds, self.reading, self.line = host, doing, seconds, reading, line

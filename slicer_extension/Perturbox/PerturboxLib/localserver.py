@@ -1,4 +1,4 @@
-"""A Perturbox server on this computer: `PYTHON -m perturbox serve` on a free port of this computer, ended with the module.
+"""A Perturbox server on this computer: `PYTHON -m perturbox serve` on a free port, ended with the module.
 
 Its token is random and goes by environment, which other users can't read, not by the command line, which they can. All
 that takes long happens in a thread; `ready()` says what has become of it and may be asked as often as one likes.

@@ -19,7 +19,7 @@ document.documentElement.classList.add("js");
 const NAMES = {
   before: "BEFORE – original scan, its segmentation",
   after: "AFTER – SYNTHETIC scan, its segmentation",
-  difference: "DIFFERENCE – what changed on the SYNTHETIC scan",
+  difference: "DIFFERENCE – what changed, on the original scan",
   heat: "HEAT – where the SYNTHETIC scan was altered",
 };
 const PLANES = "AFTER – SYNTHETIC, ";
