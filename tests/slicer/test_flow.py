@@ -1,4 +1,4 @@
-"""What became what, as the panel shows it: largest first, of the selected structures, summed up where there are many."""
+"""What became what, as the panel shows it: largest first, of the selected structures, many small ones summed up."""
 
 import numpy as np
 import pytest
