@@ -169,7 +169,7 @@ def test_volumes_come_as_raw_nrrd(http, attacked, tmp_path):
     assert np.array_equal(converted.data, saved.data) and converted.same_grid(saved)
     assert ADVERSARIAL_NOTICE.encode() in answer.content.partition(b"\n\n")[0]
     told = refused(http.get(f"{attacked['links']['files']}/result.json", params={"format": "nrrd"}), 422)
-    assert told["detail"] == "'result.json' is no volume."
+    assert told["detail"] == "'result.json' is not a volume."
 
 
 @pytest.mark.parametrize(
