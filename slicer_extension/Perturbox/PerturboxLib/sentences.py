@@ -122,4 +122,5 @@ def detail(result, row: Row) -> str:
         parts += [f"breaks at {row.breaksAt}{unit}{sigma}"]
     if row.randomDice is not None:
         parts += [f"{result.chance.lower()} alone: Dice {fixed(row.randomDice, 3)}"]
+    parts += [f"{column['title']} {cell}" for column, cell in zip(result.further, row.further, strict=True)]
     return f"{row.title}: {'; '.join(parts)}."
