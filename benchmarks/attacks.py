@@ -33,7 +33,7 @@ import prepared
 import store
 from perturbox import io
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.judge import checks
 from perturbox.types import Case, Effort, InputError, Volume
 from quality import judged
@@ -136,7 +136,7 @@ def measure(cell: Cell, steps: int) -> dict[str, Any]:
         return float(np.mean(list(judged(scan, x, victim, clean).values())))
 
     if cell.eps is None:
-        draw = own_draw(attack, Case(scan), victim)
+        draw = random_draw(attack, Case(scan), victim)
         controls = [draw(seed) for seed in range(DRAWS)] if draw else []
     else:
         controls = matched(scan, outcome.delta)

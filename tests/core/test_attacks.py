@@ -413,9 +413,9 @@ def test_what_an_objective_sees_elsewhere_is_not_what_is_scored():
     image, victim = victims.random_scan(), victims.textured()
     plain = recipes.get("bim").build(12.0, "linf", 2, {})
 
-    def wandering(view, x, scene, progress):
-        value = plain.objective(view, x, scene, progress)
-        view(scene.clean + 200)
+    def wandering(view, x, task, progress):
+        value = plain.objective(view, x, task, progress)
+        view(task.clean + 200)
         return value
 
     goal, reference = Goal.parse("change", (), victim.labels), victim.predict(image)

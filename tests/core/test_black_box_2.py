@@ -357,7 +357,7 @@ def test_nothing_but_the_decision_is_used():
     image, victim = victims.organ_scan(inside=60.0), victims.organ()
     goal, reference = Goal.parse("change", (), victim.labels), victim.predict(image)
     attack = built("hopskipjump", 40.0, "linf", 60, coarse=2)
-    blind = dataclasses.replace(attack, objective=lambda view, x, scene, progress: 0 * view(x).sum() + 7)
+    blind = dataclasses.replace(attack, objective=lambda view, x, task, progress: 0 * view(x).sum() + 7)
     outcomes = [run(a, victim.on(image), Case(image), reference, goal, seed=4) for a in (attack, blind)]
     assert same_bits(outcomes[0].x_adv, outcomes[1].x_adv) and outcomes[0].delta.any()
     assert [s.score for s in outcomes[0].trace] == [s.score for s in outcomes[1].trace]

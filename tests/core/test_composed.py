@@ -58,18 +58,18 @@ def test_what_lies_beyond_the_whole_attacks_limit_is_only_a_way_there():
 
 def test_the_smallest_change_that_reaches_the_goal_is_kept():
     image, victim = victims.random_scan(), victims.textured()
-    attack = dataclasses.replace(built("bim", 64.0, steps=12, alpha=5.0), keep="smallest", rests=False)
+    attack = dataclasses.replace(built("bim", 64.0, steps=12, alpha=5.0), keep="smallest", stop_on_success=False)
     outcome = outcome_of(attack, image, victim)
     reached = [step for step in outcome.trace if step.score <= 0.5 - 0.01]
     assert len(outcome.trace) == 13 and reached and reached[0].linf < outcome.trace[-1].linf
     assert outcome.best.linf == min(step.linf for step in reached) == np.abs(outcome.delta).max()
-    resting = outcome_of(dataclasses.replace(attack, rests=True), image, victim)
+    resting = outcome_of(dataclasses.replace(attack, stop_on_success=True), image, victim)
     assert resting.trace[-1] is resting.best and resting.best.linf == outcome.best.linf
 
 
 def test_what_never_reaches_the_goal_is_the_worst_found():
     image, victim = victims.random_scan(), victims.textured()
-    attack = dataclasses.replace(built("bim", 1.0, steps=4), keep="smallest", rests=False)
+    attack = dataclasses.replace(built("bim", 1.0, steps=4), keep="smallest", stop_on_success=False)
     outcome = outcome_of(attack, image, victim)
     assert min(step.score for step in outcome.trace) > 0.5
     assert outcome.best.score == min(step.score for step in outcome.trace)

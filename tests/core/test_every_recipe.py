@@ -23,7 +23,7 @@ from attacking import (
 )
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.types import Case, InputError
@@ -82,7 +82,7 @@ def test_a_budget_of_its_own_of_zero_is_the_identity(name):
     image, victim = scan(dtype=np.dtype(np.float32)), victims.textured()
     outcome = attacked(image, victim, name, None, steps=2, **{own.parameter: own.zero})
     assert same_bits(outcome.x_adv, image.data)
-    draw = own_draw(built(name, None, **{own.parameter: own.zero}), Case(image), victim)
+    draw = random_draw(built(name, None, **{own.parameter: own.zero}), Case(image), victim)
     assert draw is not None and same_bits(draw(0), image.data)
 
 
@@ -94,10 +94,10 @@ def test_a_budget_of_its_own_is_not_capped_unless_asked_and_has_a_control_of_its
     capped = attacked(image, victim, name, 2.0)
     assert 0 < np.abs(capped.delta).max() <= 2.0
     assert np.abs(attacked(image, victim, name, None).delta).max() > 0
-    draw = own_draw(attack, Case(image), victim)
+    draw = random_draw(attack, Case(image), victim)
     assert draw is not None
     assert (draw(1) != image.data).any() and same_bits(draw(1), draw(1)) and not same_bits(draw(1), draw(2))
-    limited = own_draw(built(name, 2.0), Case(image), victim)
+    limited = random_draw(built(name, 2.0), Case(image), victim)
     assert limited is not None and 0 < np.abs(limited(1) - image.data).max() <= 2.0
 
 

@@ -91,9 +91,9 @@ def test_cospgd_by_hand(field):
     onehot = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).double()
     cos = torch.nn.functional.cosine_similarity(p, onehot, dim=1)
     ce = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    for towards, share in ((False, cos), (True, 1 - cos)):
+    for targeted, share in ((False, cos), (True, 1 - cos)):
         expected = (share * ce * weight).sum() / weight.sum()
-        assert float(cospgd_loss(*field, (1,), towards)) == pytest.approx(float(expected), rel=1e-12)
+        assert float(cospgd_loss(*field, (1,), targeted)) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_cospgds_weights_have_no_gradient_of_their_own(field):

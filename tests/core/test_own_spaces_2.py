@@ -9,7 +9,7 @@ import victims
 from attacking import attacked, built, channels_scan, same_bits, with_channels
 from scipy import ndimage
 
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.recipes.deformation import unit_vectors
 from perturbox.attacks.spaces import deformation, slice_axis, warp
@@ -290,7 +290,7 @@ def test_one_motion_for_all_channels_and_none_outside_the_region(name):
 def test_a_moved_organ_loses_the_dice_that_a_random_motion_measures(name):
     """A victim that sees the organ wherever it lies: all that is lost is the motion, and the control says so."""
     image, victim = victims.organ_scan((16, 14, 12)), victims.organ()
-    draw = own_draw(built(name, None, displacement=6.0), Case(image), victim)
+    draw = random_draw(built(name, None, displacement=6.0), Case(image), victim)
     reference = victim.predict(image)
     assert draw is not None
     moved = victim.predict(image.with_data(draw(0)))

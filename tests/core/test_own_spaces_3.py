@@ -10,7 +10,7 @@ from attacking import attacked, built, channels_scan, with_channels
 from scipy import fft
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.recipes.kspace import only_mr, unit_phasors
 from perturbox.attacks.recipes.watermark import Placing
@@ -279,7 +279,7 @@ def test_a_mark_is_the_same_in_all_channels_and_bounded(kind):
     image = channels_scan(2, (16, 14, 3), dtype=np.dtype(np.float32))
     image.data[1] = image.data[0]
     attack = built("watermark", None, kind=kind, strength=0.2)
-    draw = own_draw(attack, Case(image), with_channels(2, 3))
+    draw = random_draw(attack, Case(image), with_channels(2, 3))
     assert draw is not None
     change = draw(0) - image.data
     assert np.array_equal(change[0], change[1]) and 0 < np.abs(change).max() <= 0.2 * 200 + 1e-3

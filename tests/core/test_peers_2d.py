@@ -150,23 +150,23 @@ def cospgd(tmp_path_factory) -> Iterator[type]:
 @pytest.mark.parametrize("towards", [False, True])
 @pytest.mark.parametrize("name", ["segpgd", "cospgd"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, towards):
+def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, targeted):
     """Towards labels, the liver is to vanish, and what lies around it to stay."""
     image, labels = slice_of(seed)
-    goal = Goal.parse("vanish", ("liver",), LABELS) if towards else CHANGE
-    wanted = np.where(labels == 1, 0, labels) if towards else labels
+    goal = Goal.parse("vanish", ("liver",), LABELS) if targeted else CHANGE
+    wanted = np.where(labels == 1, 0, labels) if targeted else labels
     reached = torch.from_numpy(wanted)[None]
     # Named targets are attacked with their surroundings alone.
-    weight = goal.scene(torch.from_numpy(labels)[None], image.spacing)[1]
+    weight = goal.task(torch.from_numpy(labels)[None], image.spacing)[1]
 
     def step(x: Tensor, logits: Tensor, k: int) -> Tensor:
         loss = F.cross_entropy(logits, reached, reduction="none") * weight
         if name == "segpgd":
-            loss = cospgd.segpgd_scale(logits, reached, loss, k, STEPS, targeted=towards)
+            loss = cospgd.segpgd_scale(logits, reached, loss, k, STEPS, targeted=targeted)
         else:
-            loss = cospgd.cospgd_scale(logits, reached, loss, num_classes=len(LABELS), targeted=towards).mean()
+            loss = cospgd.cospgd_scale(logits, reached, loss, num_classes=len(LABELS), targeted=targeted).mean()
         (slope,) = torch.autograd.grad(loss, x)
-        return cospgd.step_inf(x, EPS, slope, clean, EPS / 4, targeted=towards)
+        return cospgd.step_inf(x, EPS, slope, clean, EPS / 4, targeted=targeted)
 
     clean = torch.from_numpy(image.data)[None]
     attack = recipes.get(name).build(EPS, "linf", STEPS, {"alpha": EPS / 4, "random_start": False})
@@ -192,7 +192,7 @@ def test_asma(network, victim, adv_lib):
     image, labels = slice_of(22)
     goal = Goal.parse("vanish", tuple(LABELS)[1:], LABELS).present(labels)
     assert len(goal.classes) == len(LABELS)
-    wanted, weight, _ = goal.scene(torch.from_numpy(labels)[None], image.spacing)
+    wanted, weight, _ = goal.task(torch.from_numpy(labels)[None], image.spacing)
     tau, beta, steps = 1e-4, 1e-3, 25
     attack = recipes.get("asma").build(
         1.0, "linf", steps, {"normalise": False, "tau": tau, "beta": beta, "window": 1.0}

@@ -7,7 +7,7 @@ from typing import Annotated, get_args, get_type_hints
 import pytest
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, ascend
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param
 from perturbox.attacks.solvers.ascent import Ascent, chain, sign
@@ -172,7 +172,7 @@ def test_a_recipe_is_one_typed_function():
         share: Annotated[float, Param("Share of eps", unit="1", minimum=0, maximum=1)] = 0.5,
     ) -> Attack:
         """Less."""
-        return Attack("", climb(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
+        return Attack("", ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
 
     made = half_of_it.recipe
     assert made.name == "half-of-it"

@@ -14,7 +14,7 @@ import victims
 from attacking import attacked, built, multi_label, same_bits, with_channels
 
 from perturbox import io
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
@@ -96,7 +96,7 @@ def test_the_pattern_stays_in_its_ball_and_draws_fill_it(norm):
     drawn = space.draw(x, limits, generator())
     assert float(size(drawn)) == pytest.approx(6.0, rel=1e-6)
     assert norm == "l2" or set(drawn.unique().tolist()) == {-6.0, 6.0}
-    control = own_draw(built("uap", 6.0, norm, fit="tile"), Case(image), victims.textured())
+    control = random_draw(built("uap", 6.0, norm, fit="tile"), Case(image), victims.textured())
     assert control is not None and limits.size(torch.from_numpy(control(1) - image.data)[None]) == pytest.approx(
         6.0, rel=0.02
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.oracle import Oracle, blockwise, coarse_shape
+from perturbox.attacks.solvers import Solver
 
 # Yields a point to ask about; is sent that point, as it was made allowed, and whether it reached the goal.
 Walk = Generator[Tensor, tuple[Tensor, bool], Tensor]
@@ -30,7 +31,7 @@ HALVINGS = 8
 
 
 @dataclass(frozen=True)
-class HopSkipJump:
+class HopSkipJump(Solver):
     """probes: in the first round, sqrt(t) times as many in the t-th; share: how far they lie away, of the size of the
     change; coarse: edge in voxels of blocks with one direction. z = 0 is the clean scan."""
 
@@ -38,6 +39,8 @@ class HopSkipJump:
     probes: int
     share: float
     coarse: int
+
+    uses_gradient = False
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Walk:
         walk = _Walker(self, budget, generator, torch.rand(z.shape, generator=generator).to(z)).walk(z)

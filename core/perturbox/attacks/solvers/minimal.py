@@ -14,7 +14,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(Solver):
     """Newton steps to where an objective -f, f >= 0, becomes 0: the smallest update that does it if f is linear.
 
     r = f grad(-f) / |grad f|_2^2 (l2), or f sign(grad(-f)) / |grad f|_1 (linf), a little longer by `overshoot`.
@@ -27,19 +27,19 @@ class Boundary:
         return None
 
     def step(self, oracle: Oracle, z: Tensor, state: None) -> tuple[Tensor, None]:
-        value, slope = oracle.gradient(z)
-        largest = float(slope.abs().max())
+        value, grad = oracle.gradient(z)
+        largest = float(grad.abs().max())
         if largest < TINY:
             return z, None
         # Scaled first: gradients of means over millions of voxels underflow when squared in float32.
-        unit = slope / largest
+        unit = grad / largest
         length = unit.double().square().sum() if self.norm == "l2" else unit.double().abs().sum()
         step = -value / largest * (1 + self.overshoot) / float(length)
         return z + step * (unit if self.norm == "l2" else unit.sign()), None
 
 
 @dataclass(frozen=True)
-class Back:
+class Back(Solver):
     """Runs a solver until it reaches the goal, then bisects the way back to the clean scan for the smallest part of
     that change that still does. z = 0 is the clean scan."""
 

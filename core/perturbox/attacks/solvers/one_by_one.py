@@ -7,14 +7,16 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 
 
 @dataclass(frozen=True)
-class OneByOne:
+class OneByOne(Solver):
     """One step is an epoch: in random order, each scan on which the goal isn't reached moves z by alpha along the sign
     of its own gradient, and z is projected at once."""
 
     alpha: float
+    queries = 1  # an epoch scores every scan before it climbs on each
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> torch.Generator:
         return generator
@@ -22,8 +24,8 @@ class OneByOne:
     def step(self, oracle: Oracle, z: Tensor, state: torch.Generator) -> tuple[Tensor, torch.Generator]:
         assert oracle.single is not None
         oracle.value(z)
-        for index in torch.randperm(oracle.views, generator=state).tolist():
-            _, slope, reached = oracle.single(z, index)
+        for index in torch.randperm(oracle.models, generator=state).tolist():
+            _, grad, reached = oracle.single(z, index)
             if not reached:
-                z = oracle.project(z + self.alpha * slope.sign())
+                z = oracle.project(z + self.alpha * grad.sign())
         return z, state
