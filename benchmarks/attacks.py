@@ -96,7 +96,7 @@ def seeks_smallest(name: str) -> bool:
     """Whether it stops at the smallest change that reaches the goal."""
     if recipes.get(name).own is not None:
         return False
-    return recipes.get(name).build(1.0, norm_of(name), 1, {}, local=True).keep == "smallest"
+    return recipes.get(name).build(1.0, norm_of(name), 1, {}, local=True).attack.keep == "smallest"
 
 
 def scan_of(case: str) -> Volume:

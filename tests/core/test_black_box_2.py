@@ -53,7 +53,7 @@ def test_queries_are_as_many_as_said_and_the_seed_makes_the_result(name, queries
         effort, attack = Effort(), built(name, 8.0, steps=8, **settings)
         outcome = run(attack, victim.on(image, effort), Case(image), reference, goal, seed=seed)
         assert effort.backwards == 0 and effort.forwards == queries == 9 + 8 * attack.queries + (name == "hopskipjump")
-        assert outcome.touched is None and outcome.delta.any() and len(outcome.trace) == 9
+        assert outcome.had_gradient is None and outcome.delta.any() and len(outcome.trace) == 9
         found.append(outcome)
     assert same_bits(found[0].x_adv, found[1].x_adv)
     assert [step.loss for step in found[0].trace] == [step.loss for step in found[1].trace]

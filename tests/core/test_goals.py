@@ -195,7 +195,7 @@ def test_an_attack_reaches_its_goal(text, eps, best, loss):
     victim = victims.layers()
     reference = victim.predict(image)
     wanted = Goal.parse(text, ["organ"], victim.labels)
-    attack = recipes.get("pgd").build(eps, "linf", 10, {"loss": loss, "random_start": False})
+    attack = recipes.get("pgd").build(eps, "linf", 10, {"loss": loss, "random_start": False}).attack
     outcome = run(attack, victim.on(image), Case(image), reference, wanted)
     found = victim.predict(image.with_data(outcome.x_adv))
     assert wanted.score(reference, reference) > wanted.threshold
@@ -207,7 +207,7 @@ def test_nothing_beyond_the_surroundings_of_named_targets_is_pushed():
     image = victims.organ_scan((40, 12, 10), inside=90.0, outside=40.0)
     victim = victims.layers()
     reference = victim.predict(image)
-    attack = recipes.get("fgsm").build(20.0, "linf", 1, {})
+    attack = recipes.get("fgsm").build(20.0, "linf", 1, {}).attack
     outcome = run(attack, victim.on(image), Case(image), reference, Goal.parse("vanish", ["organ"], victim.labels))
     changed = np.flatnonzero(np.abs(outcome.delta[0]).max((1, 2)))
     organ = np.flatnonzero((reference == 2).any((1, 2)))

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 import victims
-from attacking import attacked, built, multi_label, prepared, same_bits, with_channels
+from attacking import attacked, built, multi_label, prepared, recipe_of, same_bits, with_channels
 
 from perturbox.attacks import recipes
 from perturbox.attacks.attack import ascend
@@ -289,10 +289,10 @@ def test_what_a_transformed_base_looks_at_besides_is_its_own():
 
 
 def test_its_parameters_hold_the_bases_own():
-    attack = built("hfc", 8.0, steps=10, base="mi-fgsm", base_settings="decay=0.5")
+    attack = recipe_of("hfc", 8.0, steps=10, base="mi-fgsm", base_settings="decay=0.5")
     told = attack.parameters["base_settings"]
     assert sorted(told.split(",")) == ["alpha=0.8", "decay=0.5", "loss=dice-ce"]
-    assert built("hfc", 8.0, steps=10, base="mi-fgsm", base_settings=told).parameters == attack.parameters
+    assert recipe_of("hfc", 8.0, steps=10, base="mi-fgsm", base_settings=told).parameters == attack.parameters
     assert built("hfc", 8.0, base="fgsm").steps == 1
 
 
@@ -321,7 +321,7 @@ def test_it_runs_on_every_kind_of_scan(kind):
 
 def refused(victim, **settings) -> str:
     with pytest.raises(InputError) as refusal:
-        built("hfc", 8.0, **settings).check(victim, victims.random_scan())
+        recipe_of("hfc", 8.0, **settings).check(victim, victims.random_scan())
     assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -332,7 +332,7 @@ def test_without_features_of_this_very_model_it_is_refused_in_words(tmp_path):
     assert "needs features of clean scans; make them with `perturbox fit-features SCAN" in said
     assert "give --set features=FILE" in said
     own = prepared("hfc", image, victim)
-    built("hfc", 8.0, **own).check(victim, image)
+    recipe_of("hfc", 8.0, **own).check(victim, image)
     other = victims.textured(network=victims.conv_net(3, seed=5), name="other")
     assert "were fitted on other weights (textured) than those of other; fit them on this model" in refused(
         other, **own

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built
+from attacking import attacked, built, recipe_of
 
-from perturbox.attacks.attack import Attack, Task, ascend, compose
+from perturbox.attacks.attack import Climb, Composed, Task, ascend
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import Voxels, cross_entropy
@@ -171,8 +171,7 @@ def test_sea_shrinks_the_ball_and_keeps_the_worst_of_its_losses():
     rounds = [[step for step in outcome.trace if step.restart == k] for k in range(9)]
     assert [len(steps) - 1 for steps in rounds] == [3, 3, 4] * 3
     leaves = list(built("sea", 4.0, steps=10).leaves())
-    assert [leaf.warm for leaf in leaves] == [False, True, True] * 3
-    assert {leaf.warm_by for leaf in leaves if leaf.warm} == {"score"}
+    assert [leaf.warm for leaf in leaves] == [None, "score", "score"] * 3
     # APGD's first step, of twice the limit, reaches the limit; a smaller ball starts where the larger one ended.
     assert [steps[1].linf for steps in rounds] == pytest.approx([8.0, 6.0, 4.0] * 3, rel=1e-5)
     assert [steps[0].linf for steps in rounds] == pytest.approx([0.0, 6.0, 4.0] * 3, rel=1e-5)
@@ -193,11 +192,11 @@ def test_the_first_ball_is_as_large_as_told_and_the_second_halfway():
 def test_a_start_can_be_warm_by_score():
     """Where masked cross-entropy is highest little is lost: a smaller ball starts at the lowest score instead."""
     image, victim = victims.random_scan(), victims.textured()
-    first = Attack("mce", ascend(mce), Additive(), Apgd(6, sign()), 24.0, "linf", 6)
+    first = Climb(ascend(mce), Additive(), Apgd(6, sign()), 24.0, "linf", 6)
     for by in ("loss", "score"):
-        second = dataclasses.replace(built("bim", 24.0, steps=1), warm=True, warm_by=by)
+        second = dataclasses.replace(built("bim", 24.0, steps=1), warm=by)
         goal = Goal.parse("change", (), victim.labels)
-        chain = compose("chain", [first, second], 24.0)
+        chain = Composed({"first": first, "second": second}, 24.0)
         trace = run(chain, victim.on(image), Case(image), victim.predict(image), goal).trace
         before, start = trace[:7], trace[7]
         highest = max(before, key=lambda step: step.loss)
@@ -258,7 +257,7 @@ def test_gamas_step_drops_tenfold_twice():
         update, state = rule.apply(torch.ones(1), state)
         lengths.append(float(update))
     assert lengths == pytest.approx([16.0] * 60 + [1.6] * 25 + [0.16] * 15)
-    told = built("gama", 8.0, steps=100)
+    told = recipe_of("gama", 8.0, steps=100)
     assert told.parameters["alpha"] == 16.0 and told.parameters["weight"] == 50.0 and told.parameters["until"] == 0.25
 
 

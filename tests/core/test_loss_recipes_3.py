@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, multi_label, same_bits
+from attacking import attacked, multi_label, recipe_of, same_bits
 from test_loss_recipes_2 import REGIONS, field, nested
 
 from perturbox.attacks.attack import Task
@@ -214,7 +214,7 @@ def test_a_raw_step_is_the_gradient_times_the_square_of_the_window():
 
 
 def test_asmas_settings_are_the_papers_where_it_does_not_normalise():
-    told = built("asma", 11.0, steps=25).parameters
+    told = recipe_of("asma", 11.0, steps=25).parameters
     assert (told["tau"], told["beta"]) == (pytest.approx(0.1), pytest.approx(1.0))
-    told = built("asma", 11.0, steps=25, normalise=False).parameters
+    told = recipe_of("asma", 11.0, steps=25, normalise=False).parameters
     assert (told["tau"], told["beta"], told["penalty"]) == (1e-7, pytest.approx(1e-6), 1.0)

@@ -12,6 +12,7 @@ from test_identities import WEIGHTS, linear_case
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.runner import run
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.solvers.minimal import Back, Boundary
 from perturbox.types import Case
 
@@ -57,7 +58,7 @@ def test_the_way_back_is_bisected():
     def succeeded():
         return looks[-1] >= 3.2
 
-    class Jump:
+    class Jump(Solver):
         def init(self, z, budget, generator):
             return None
 

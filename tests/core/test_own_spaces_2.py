@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, channels_scan, same_bits, with_channels
+from attacking import attacked, built, channels_scan, recipe_of, same_bits, with_channels
 from scipy import ndimage
 
 from perturbox.attacks.attack import random_draw
@@ -182,7 +182,7 @@ def test_steps_of_a_deformation_are_as_long_at_every_control_point():
     step = unit_vectors(slope)
     torch.testing.assert_close(step[..., 1:].norm(dim=1), torch.ones(1, 4, 4, 3))
     assert not step[..., 0].any()
-    assert built("deformation", None, steps=10).parameters["alpha"] == pytest.approx(0.75)
+    assert recipe_of("deformation", None, steps=10).parameters["alpha"] == pytest.approx(0.75)
 
 
 # ---------------------------------------------------------------- affine
@@ -255,7 +255,7 @@ def test_a_motion_that_is_too_large_is_made_smaller_and_others_are_left():
 
 def test_a_step_of_a_motion_goes_along_the_gradient():
     attack = built("affine", None, steps=10)
-    assert attack.parameters["alpha"] == pytest.approx(1.25)
+    assert recipe_of("affine", None, steps=10).parameters["alpha"] == pytest.approx(1.25)
     update, _ = attack.solver.rule.apply(torch.tensor([[3.0, 0.0, 0.0, -4.0, 0.0]]), (None, None))
     torch.testing.assert_close(update, torch.tensor([[0.75, 0.0, 0.0, -1.0, 0.0]]))
 

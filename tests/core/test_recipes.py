@@ -7,7 +7,7 @@ from typing import Annotated, get_args, get_type_hints
 import pytest
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, ascend
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param
 from perturbox.attacks.solvers.ascent import Ascent, chain, sign
@@ -85,13 +85,13 @@ def test_what_pgd_says_of_itself():
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_tell_all_a_replay_needs(name):
     recipe = recipes.get(name)
-    attack = recipe.build(8.0, recipe.norms[0], 20, {}, local=True)
-    told = attack.parameters
+    made = recipe.build(8.0, recipe.norms[0], 20, {}, local=True)
+    told, taken = made.parameters, made.attack.steps if isinstance(made.attack, Climb) else 20
     assert json.loads(json.dumps(told)) == told
-    assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], attack.steps)
+    assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], taken)
     settings = {key: value for key, value in told.items() if key not in ("eps", "norm", "steps")}
     again = recipe.build(told["eps"], told["norm"], told["steps"], settings, local=True)
-    assert again.parameters == told and again.name == name
+    assert again.parameters == told and again.recipe is recipe
 
 
 def test_defaults_are_those_of_the_papers():
@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_papers():
     assert recipes.get("mi-fgsm").build(8.0, "linf", 20, {}).parameters == {
         "loss": "dice-ce", "alpha": 0.4, "decay": 1.0, "eps": 8.0, "norm": "linf", "steps": 20,
     }  # fmt: skip
-    assert recipes.get("fgsm").build(8.0, "linf", 20, {}).steps == 1
+    assert recipes.get("fgsm").build(8.0, "linf", 20, {}).attack.steps == 1
 
 
 def test_settings_are_taken_as_words_or_values():
@@ -108,9 +108,9 @@ def test_settings_are_taken_as_words_or_values():
     words = pgd.build(8.0, "l2", 5, {"alpha": "0.5", "random_start": "no", "restarts": "3", "loss": "ce"})
     values = pgd.build(8.0, "l2", 5, {"alpha": 0.5, "random_start": False, "restarts": 3, "loss": "ce"})
     assert words.parameters == values.parameters
-    assert (words.restarts, words.space) == (3, Additive(random_start=False))
+    assert (words.attack.restarts, words.attack.space) == (3, Additive(random_start=False))
     assert pgd.build(8.0, "linf", 5, {"alpha": None}).parameters["alpha"] == 4.0
-    assert pgd.build(8.0, "linf", 5, {"restarts": 3.0}).restarts == 3
+    assert pgd.build(8.0, "linf", 5, {"restarts": 3.0}).attack.restarts == 3
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_a_recipe_is_one_typed_function():
         share: Annotated[float, Param("Share of eps", unit="1", minimum=0, maximum=1)] = 0.5,
     ) -> Attack:
         """Less."""
-        return Attack("", ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
+        return Climb(ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
 
     made = half_of_it.recipe
     assert made.name == "half-of-it"
-    attack = made.build(8.0, "linf", 2, {"share": "0.25"})
-    assert (attack.name, attack.eps) == ("half-of-it", 2.0)
-    assert attack.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
+    found = made.build(8.0, "linf", 2, {"share": "0.25"})
+    assert (found.recipe, found.attack.eps) == (made, 2.0)
+    assert found.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
     with pytest.raises(InputError, match="between 0 and 1, not"):
         made.build(8.0, "linf", 2, {"share": 2})
 

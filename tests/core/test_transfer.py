@@ -150,7 +150,7 @@ def test_an_attack_crafted_on_other_scans_never_looks_at_this_one():
     attack = dataclasses.replace(built("bim", 12.0, steps=2, alpha=6.0), space=Everywhere())
     outcome = attacked_on(attack, mine, victim, others, seen)
     assert {tuple(shape[2:]) for shape in seen} == {(16, 12, 9)}
-    assert (outcome.delta == -12).sum() > 1000 and outcome.touched is None
+    assert (outcome.delta == -12).sum() > 1000 and outcome.had_gradient is None
 
 
 def attacked_on(attack, image, victim, others, seen):

@@ -203,9 +203,9 @@ def test_a_loss_that_is_no_number_counts_as_the_lowest_so_far():
 def test_an_infinite_loss_stops_no_attack_and_is_said():
     image, victim = three_tissues(), victims.layers()
     worse = Loss("worse", lambda v: v.total(v.cross_entropy), lambda sums, classes: sums[0] / sums[1] * torch.inf)
-    recipe = recipes.get("apgd").build(12.0, "linf", 4, {})
+    recipe = recipes.get("apgd").build(12.0, "linf", 4, {}).attack
     goal = Goal.parse("change", (), victim.labels)
-    attack = recipe.__class__(**{**vars(recipe), "objective": ascend(worse)})
+    attack = dataclasses.replace(recipe, objective=ascend(worse))
     found = run(attack, victim.on(image), Case(image), victim.predict(image), goal)
     assert [step.loss for step in found.trace] == [None] * len(found.trace)
     assert np.isfinite(found.x_adv).all() and "loss was no finite number" in found.notes["loss"]

@@ -87,8 +87,8 @@ class Model(Protocol):
     def undivided(self, logits: Tensor) -> Tensor: ...
 
 
-# (model, x_adv, task, progress in [0, 1]) -> scalar, higher = worse for the victim; model is a `Model`. One that asks for
-# more than one prediction, or holds many tensors, is `Costing`, or has its properties.
+# (model, x_adv, task, progress in [0, 1]) -> scalar, higher = worse for the victim; model is a `Model`. An objective
+# that asks for more than one prediction, or holds many tensors, is `Costing` or has its properties.
 Objective = Callable[[Any, Tensor, Task, float], Tensor]
 BUFFERS = 4
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from perturbox.attacks.attack import Attack, Climb
-from perturbox.attacks.recipes.settings import Derived, Param, checked, derived, described
+from perturbox.attacks.settings import Derived, Param, checked, derived, described
 from perturbox.defaults import ATTACK as DEFAULT
 from perturbox.defaults import EPS, STEPS
 from perturbox.model.victim import Victim

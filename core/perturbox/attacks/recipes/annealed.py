@@ -18,7 +18,7 @@ from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.on_scan import Model
 from perturbox.attacks.recipes import Param, derived, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import Restarts
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.solvers.ascent import Ascent, chain, cosine
 from perturbox.attacks.spaces.additive import Additive
 

@@ -15,7 +15,7 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES, Voxels, average
 from perturbox.attacks.recipes import Param, Settings, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import Restarts
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.solvers.apgd import Apgd
 from perturbox.attacks.spaces.additive import Additive
 from perturbox.model.victim import Victim

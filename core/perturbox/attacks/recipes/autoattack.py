@@ -13,7 +13,7 @@ from perturbox.attacks import recipes
 from perturbox.attacks.attack import Attack, Composed
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.recipes import Param, Settings, derived, recipe
-from perturbox.attacks.recipes.settings import Restarts
+from perturbox.attacks.settings import Restarts
 from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume
 

@@ -11,7 +11,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import OwnBudget, Param, derived, recipe
-from perturbox.attacks.recipes.settings import LossName
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.bias_field import BiasField
 

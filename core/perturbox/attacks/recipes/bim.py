@@ -9,7 +9,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import recipe
-from perturbox.attacks.recipes.settings import BIM_STEP, BimStep, LossName
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 

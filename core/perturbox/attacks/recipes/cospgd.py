@@ -14,7 +14,7 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import Voxels, average
 from perturbox.attacks.recipes import Param, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import PGD_STEP, PgdStep, Restarts
+from perturbox.attacks.settings import PGD_STEP, PgdStep, Restarts
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.spaces.additive import Additive
 

@@ -18,7 +18,7 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.on_scan import StandIn
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.settings import BIM_STEP, BimStep, LossName
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, l1_normalise, momentum, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 

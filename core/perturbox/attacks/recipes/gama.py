@@ -17,7 +17,7 @@ from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import Voxels, average, mean
 from perturbox.attacks.recipes import Param, derived, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import Restarts
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.solvers.ascent import Ascent, Rule, chain
 from perturbox.attacks.spaces.additive import Additive

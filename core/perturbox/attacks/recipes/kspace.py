@@ -14,7 +14,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import OwnBudget, Param, Settings, derived, recipe
-from perturbox.attacks.recipes.settings import LossName
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, stateless
 from perturbox.attacks.spaces.kspace import KSpace
 from perturbox.model.victim import Victim

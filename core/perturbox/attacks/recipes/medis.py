@@ -19,7 +19,7 @@ from perturbox.attacks.objectives import Loss, Voxels, average, dice_plus, dice_
 from perturbox.attacks.on_scan import BUFFERS as LEAST_BUFFERS
 from perturbox.attacks.on_scan import Answered, Costing, Model
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.settings import BIM_STEP, BimStep
+from perturbox.attacks.settings import BIM_STEP, BimStep
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 

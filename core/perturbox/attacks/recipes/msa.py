@@ -18,7 +18,7 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import cross_entropy, mean
 from perturbox.attacks.recipes import Param, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import BIM_STEP, BimStep
+from perturbox.attacks.settings import BIM_STEP, BimStep
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.spaces.additive import Additive

@@ -13,7 +13,7 @@ from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Antithetic
 from perturbox.attacks.recipes import Param, derived, recipe
 from perturbox.attacks.recipes.pgd import direction
-from perturbox.attacks.recipes.settings import PGD_STEP, LossName, PgdStep
+from perturbox.attacks.settings import PGD_STEP, LossName, PgdStep
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.estimated import Estimated
 from perturbox.attacks.spaces.additive import Additive

@@ -18,7 +18,7 @@ from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.on_scan import Costing
 from perturbox.attacks.recipes import OwnBudget, Param, Settings, derived, recipe
-from perturbox.attacks.recipes.settings import LossName
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.patch import Box, Patch, Place, window
 from perturbox.model.victim import Victim

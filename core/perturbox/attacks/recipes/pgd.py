@@ -12,7 +12,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.settings import PGD_STEP, LossName, PgdStep, Restarts
+from perturbox.attacks.settings import PGD_STEP, LossName, PgdStep, Restarts
 from perturbox.attacks.solvers.ascent import Ascent, Rule, chain, rms_normalise, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 

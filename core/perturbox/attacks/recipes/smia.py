@@ -19,7 +19,7 @@ from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES, Loss, mean
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.settings import BIM_STEP, BimStep, LossName
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.smoothing import gaussian_mm, smooth
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign

@@ -15,7 +15,7 @@ from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Antithetic
 from perturbox.attacks.recipes import Param, derived, recipe
 from perturbox.attacks.recipes.nes import Coarse, Pairs, Sigma, probe_distance
-from perturbox.attacks.recipes.settings import PGD_STEP, LossName
+from perturbox.attacks.settings import PGD_STEP, LossName
 from perturbox.attacks.solvers.adam import adam
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.estimated import Estimated

@@ -11,7 +11,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.settings import LossName, Restarts
+from perturbox.attacks.settings import LossName, Restarts
 from perturbox.attacks.solvers.random_search import Cubes
 from perturbox.attacks.spaces.additive import Additive
 

@@ -14,7 +14,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, Settings, derived, listed, recipe
-from perturbox.attacks.recipes.settings import LossName
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.one_by_one import OneByOne
 from perturbox.attacks.spaces.shared import Shared
 from perturbox.model.victim import Victim

@@ -17,8 +17,8 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, Settings, derived, recipe
-from perturbox.attacks.recipes.settings import LossName
 from perturbox.attacks.recipes.uap import STEP, Alpha, Fit, Pitch, Side, absolute
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.one_by_one import OneByOne
 from perturbox.attacks.spaces.shared import Shared
 from perturbox.model.regrid import apply_along, linear_matrix

@@ -18,7 +18,7 @@ from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.recipes import OwnBudget, Param, recipe
-from perturbox.attacks.recipes.settings import LossName
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers import Solver
 from perturbox.attacks.spaces.watermark import Watermark, random_places
 

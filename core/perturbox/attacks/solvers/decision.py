@@ -47,9 +47,16 @@ class HopSkipJump(Solver):
         next(walk)
         return walk
 
-    def step(self, oracle: Oracle, z: Tensor, state: Walk) -> tuple[Tensor, Walk]:
+    def step(self, oracle: Oracle, z: Tensor, state: Walk) -> tuple[Tensor, Walk | None]:
         oracle.value(z)
-        return state.send((z, oracle.succeeded())), state
+        try:
+            return state.send((z, oracle.succeeded())), state
+        except StopIteration as end:
+            return end.value, None
+
+    def done(self, state: Walk | None) -> bool:
+        """Whether the clean scan itself reaches the goal."""
+        return state is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +77,8 @@ class _Walker:
         for t in range(1, 2**62):
             z = yield from self.back(z)
             size = self.budget.size(z)
-            while size == 0:  # the clean scan reaches it
-                yield z
+            if size == 0:  # the clean scan reaches it
+                return z
             v = yield from self.normal(z, self.settings.share * size, round(self.settings.probes * math.sqrt(t)))
             z = yield from self.leap(z, v, size / math.sqrt(t))
         return z

@@ -39,3 +39,6 @@ class Estimated(Solver):
 
         z, inner = self.solver.step(dataclasses.replace(oracle, gradient=gradient), z, inner)
         return z, (inner, known)
+
+    def done(self, state: tuple[Any, Any]) -> bool:
+        return self.solver.done(state[0])
