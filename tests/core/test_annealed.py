@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, recipe_of, same_bits
+from attacking import attacked, recipe_of, same_bits
 
 from perturbox import defaults
 from perturbox.attacks import recipes

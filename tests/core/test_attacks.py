@@ -14,6 +14,7 @@ from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
 from perturbox.attacks.runner import run
+from perturbox.attacks.solvers import Solver
 from perturbox.types import Case, InputError, Volume
 
 # The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.
@@ -100,7 +101,7 @@ def test_an_l2_step_is_as_long_as_it_says_wherever_it_may_go(roi_only):
     attack = recipes.get("pgd").build(1000.0, "l2", 3, {"alpha": 0.5, "random_start": False}).attack
     solver = attack.solver
 
-    class Watched:
+    class Watched(Solver):
         init = staticmethod(solver.init)
 
         @staticmethod

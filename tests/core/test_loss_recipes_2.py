@@ -217,7 +217,7 @@ def test_the_margin_between_probabilities_by_hand(make, regions, channels):
     assert found == pytest.approx(expected, rel=1e-10) and -1 < found < 1
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions, channels", KINDS)
 def test_gama_by_hand(make, regions, channels, targeted):
     """The scan stands for the logits themselves."""

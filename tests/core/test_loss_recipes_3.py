@@ -36,7 +36,7 @@ def block_means(values, size):
     return np.moveaxis(np.array(means), (0, 1), (-2, -1))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions", KINDS)
 def test_msa_by_hand(make, regions, targeted):
     """Three scales on a grid twice as coarse along its second axis; the scan stands for the logits."""
@@ -97,7 +97,7 @@ def iou_by_hand(logits, labels, regions):
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions", KINDS)
 def test_asmas_value_is_the_overlap_and_its_slope_that_of_the_masked_logits(make, regions, targeted):
     """The scan stands for the logits; a change of 1 is one tenth of the window."""

@@ -55,7 +55,7 @@ def by_hand(logits: torch.Tensor, task: Task) -> list[tuple[tuple, float, np.nda
 KINDS = [(kind, targeted) for kind in ("softmax", "sigmoid") for targeted in (False, True)]
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_constraints_by_hand(kind, targeted):
     logits, task = scene_of(kind, targeted)
     voxels = Voxels(logits, task.labels, task.weight, task.regions)
@@ -66,7 +66,7 @@ def test_the_constraints_by_hand(kind, targeted):
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.5])
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_loss_of_cw_by_hand(kind, targeted, kappa):
     logits, task = scene_of(kind, targeted)
     loss = sum(max(lead, -kappa) for _, lead, _, _ in by_hand(logits, task))
@@ -74,7 +74,7 @@ def test_the_loss_of_cw_by_hand(kind, targeted, kappa):
     assert float(objective(lambda x: x, logits, task, 0.0)) == pytest.approx(-loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_loss_of_lbfgs_is_the_cross_entropy_of_any_other_answer(kind, targeted):
     logits, task = scene_of(kind, targeted)
     loss = 0.0
@@ -108,7 +108,7 @@ def test_dag_follows_the_paper_over_what_is_not_fooled_yet():
     assert float(value.detach()) == pytest.approx(total, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind, towards", [("softmax", True), ("sigmoid", False), ("sigmoid", True)])
+@pytest.mark.parametrize("kind, targeted", [("softmax", True), ("sigmoid", False), ("sigmoid", True)])
 def test_dag_needs_no_permutation_where_the_other_answer_is_known(kind, targeted):
     logits, task = scene_of(kind, targeted)
     loss = sum(max(lead, 0) for _, lead, _, _ in by_hand(logits, task))

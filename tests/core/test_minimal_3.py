@@ -152,7 +152,7 @@ def test_the_penalty_by_hand_and_its_slope():
     assert float(large[-1].detach()) == pytest.approx(-0.9 / (1 + 4 * 3))
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_ratio_by_hand(kind, targeted):
     logits, task = scene_of(kind, targeted)
     found = ratio(Voxels(logits, task.labels, task.weight, task.regions), targeted)
@@ -204,7 +204,7 @@ def test_multipliers_by_hand():
     assert w < 1 and mu[:4].min() < 0.5 < mu.max()
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_first_value_of_alma_prox_is_the_sum_of_the_penalties(kind, targeted):
     logits, task = scene_of(kind, targeted)
     leads = ratio(Voxels(logits, task.labels, task.weight, task.regions), targeted)
@@ -250,7 +250,7 @@ def test_duals_by_hand():
     assert float(duals.log.max()) == pytest.approx(-np.log(1e-12))
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 def test_the_objective_of_pdpgd_by_hand(kind, targeted):
     logits, task = scene_of(kind, targeted)
     leads = np.array([lead for _, lead, _, _ in by_hand(logits, task)])
@@ -273,7 +273,7 @@ def test_the_objective_of_pdpgd_by_hand(kind, targeted):
 # ---------------------------------------------------------------- both
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 @pytest.mark.parametrize("made", [lambda: alma_prox.Lagrangian(0.6, 4), lambda: pdpgd.Lagrangian(4, 0.1, 0.01)])
 def test_slab_by_slab_they_are_the_same(made, kind, targeted, monkeypatch):
     found = []

@@ -114,7 +114,7 @@ def test_a_loss_grows_as_the_prediction_leaves_the_labels(name, field):
     assert ours(LOSSES[name], close, (1, 2)) < ours(LOSSES[name], field, (1, 2)) < ours(LOSSES[name], far, (1, 2))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_finite_differences(name, targeted, field):
     logits, labels, weight = (torch.from_numpy(np.ascontiguousarray(a[..., :3, :2, :2])) for a in field)

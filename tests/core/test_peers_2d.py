@@ -147,7 +147,7 @@ def cospgd(tmp_path_factory) -> Iterator[type]:
         yield module.Attack
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", ["segpgd", "cospgd"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, targeted):

@@ -1,10 +1,13 @@
 """Recipes are found, described and built from their signatures, and refuse settings in words."""
 
+import dataclasses
 import json
 import pkgutil
 from typing import Annotated, get_args, get_type_hints
 
 import pytest
+import victims
+from attacking import attacked
 
 from perturbox.attacks import recipes
 from perturbox.attacks.attack import Attack, Climb, ascend
@@ -200,3 +203,16 @@ def test_the_few_to_start_with_come_first_then_each_family_by_name():
     assert first == ["annealed", "ensemble", "medis", "square", "bias-field", "noise"]
     rest = [(list(recipes.FAMILIES).index(one.family), one.name) for one in offered[len(first) :]]
     assert rest == sorted(rest) and rest[0][1] == "bim"
+
+
+def test_a_new_loss_for_all_attacks_is_one_entry(monkeypatch):
+    """Every `loss` setting takes it and lists it, and it is what is climbed."""
+    monkeypatch.setitem(LOSSES, "half", dataclasses.replace(LOSSES["dice"], name="half"))
+    image, victim = victims.random_scan(), victims.textured()
+    for name in ("pgd", "apgd", "annealed"):
+        (entry,) = (one for one in recipes.get(name).describe()["parameters"] if one["name"] == "loss")
+        assert {"half", *LOSSES} <= set(entry["choices"])
+        new, known = (attacked(image, victim, name, 8.0, steps=2, loss=loss) for loss in ("half", "dice"))
+        assert [step.loss for step in new.trace] == [step.loss for step in known.trace]
+    with pytest.raises(InputError, match="is one of .*half.*, not 'other'"):
+        recipes.get("pgd").build(8.0, "linf", 2, {"loss": "other"})
