@@ -214,5 +214,5 @@ def test_a_new_loss_for_all_attacks_is_one_entry(monkeypatch):
         assert {"half", *LOSSES} <= set(entry["choices"])
         new, known = (attacked(image, victim, name, 8.0, steps=2, loss=loss) for loss in ("half", "dice"))
         assert [step.loss for step in new.trace] == [step.loss for step in known.trace]
-    with pytest.raises(InputError, match="is one of .*half.*, not 'other'"):
+    with pytest.raises(InputError, match=r"is one of .*half.*, not 'other'"):
         recipes.get("pgd").build(8.0, "linf", 2, {"loss": "other"})
