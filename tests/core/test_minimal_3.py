@@ -244,9 +244,9 @@ def test_duals_by_hand():
         assert duals.average() == pytest.approx(smooth.sum(), rel=1e-12)
         np.testing.assert_allclose(duals.smooth[0, 0].numpy(), smooth, rtol=1e-12)
         log = np.where(counted, log + 0.4 * np.sign(leads), log)
-        duals.climb(tensor(leads), 0.4)
+        duals.ascend(tensor(leads), 0.4)
         np.testing.assert_allclose(duals.log[0, 0].numpy(), log, rtol=1e-12)
-    duals.climb(tensor(np.ones(4)), 1000.0)
+    duals.ascend(tensor(np.ones(4)), 1000.0)
     assert float(duals.log.max()) == pytest.approx(-np.log(1e-12))
 
 

@@ -152,11 +152,21 @@ def test_single_precision_is_close(name, field):
     assert ours(LOSSES[name], single, (1, 2)) == pytest.approx(ours(LOSSES[name], field, (1, 2)), rel=1e-5)
 
 
+class Logits:
+    """A model whose scans are their own logits."""
+
+    def __call__(self, x):
+        return x
+
+    def undivided(self, logits):
+        return logits
+
+
 def test_an_objective_climbs_away_from_labels_and_down_towards_them(field):
     logits, labels, weight = (torch.from_numpy(a) for a in field)
     for loss in LOSSES.values():
-        away = ascend(loss)(lambda x: x, logits, Task(labels, weight, False, (1, 2)), 0.0)
-        reach = ascend(loss)(lambda x: x, logits, Task(labels, weight, True, (1, 2)), 0.0)
+        away = ascend(loss)(Logits(), logits, Task(labels, weight, False, (1, 2)), 0.0)
+        reach = ascend(loss)(Logits(), logits, Task(labels, weight, True, (1, 2)), 0.0)
         assert float(away) == float(loss(logits, labels, weight, (1, 2)))
         assert float(reach) == -float(loss(logits, labels, weight, (1, 2), True))
 
@@ -165,6 +175,6 @@ def test_a_margin_pulls_on_voxels_far_from_a_wanted_label():
     """Capped on the wrong side, a confident voxel would have no gradient and the goal could never begin."""
     logits = torch.tensor([9.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
     wanted = torch.ones(1, 1, 1, dtype=torch.int64)
-    objective = ascend(margin)(lambda x: x, logits, Task(wanted, torch.ones(1, 1, 1), True, (1,)), 0.0)
+    objective = ascend(margin)(Logits(), logits, Task(wanted, torch.ones(1, 1, 1), True, (1,)), 0.0)
     (gradient,) = torch.autograd.grad(objective, logits)
     assert gradient.flatten().tolist() == [-1.0, 1.0]

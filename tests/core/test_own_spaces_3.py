@@ -171,11 +171,11 @@ def test_mr_of_every_kind_is_attacked(kind, acquisition):
 def test_ct_colours_and_normalised_scans_are_refused_in_words():
     victim = victims.textured(unit="intensity")
     with pytest.raises(InputError, match=r"this is CT; use sa2 instead\.$"):
-        only_mr(victims.textured(), mr())
+        only_mr(victims.textured(), mr(), {})
     with pytest.raises(InputError, match=r"this is CT; use sa2 instead\.$"):
-        only_mr(victim, scan())
+        only_mr(victim, scan(), {})
     with pytest.raises(InputError, match=r"this is US; use sa2 instead\.$"):
-        only_mr(victim, dataclasses.replace(mr(), header={"modality": "US"}))
+        only_mr(victim, dataclasses.replace(mr(), header={"modality": "US"}), {})
     with pytest.raises(InputError, match=r"a colour picture; use sa2 instead\.$"):
         only_mr(victim, mr((9, 8), 3), {})
     normalised = mr()

@@ -199,7 +199,7 @@ def test_a_scan_rests_while_the_goal_is_reached_on_it():
     oracle = Oracle(
         None, lambda z: asked.append("look") or 0.0, None, lambda z: z.clamp(-3, 3), None, models=3, single=single
     )
-    z, _ = OneByOne(2.0).step(oracle, torch.tensor([2.5]), generator(1))
+    z, _ = OneByOne(2.0).step(oracle, torch.tensor([2.5]), (generator(1), False))
     order = torch.randperm(3, generator=generator(1)).tolist()
     at, expected = 2.5, []
     for index in order:

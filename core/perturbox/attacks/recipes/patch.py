@@ -91,6 +91,23 @@ def expected(objective: Objective, box: Box, samples: int, shift_mm: float, turn
     return Costing(over_transformations, queries=3 * (samples - 1) + 1)
 
 
+def check(victim: Victim, image: Volume, settings: Settings) -> None:
+    """Raises InputError where the patch doesn't lie in the scan."""
+    box = Box(settings["side"], _voxel(settings["centre"]))
+    if box.centre is not None and len(box.centre) != image.dims:
+        raise InputError(
+            f"The patch's centre {settings['centre']} needs one number for each of the scan's {image.dims} axes."
+        )
+    box.require(Budget.of(Case(image), None))
+
+
+def _voxel(text: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise InputError(f"The patch's centre '{text}' isn't understood; write whole numbers as 61,50,40.") from None
+
+
 @recipe(
     title="Adversarial patch",
     paper="Brown et al. 2017, arXiv 1712.09665; Athalye et al. 2018, arXiv 1707.07397",
@@ -103,6 +120,7 @@ def expected(objective: Objective, box: Box, samples: int, shift_mm: float, turn
         "signed steps from what lies there, a loss averaged over the voxels that matter",
     ),
     family="patch",
+    check=check,
     own=OwnBudget("side", "edge of the patch; its values are free"),
     steps=100,
 )
@@ -134,20 +152,3 @@ def patch(
         norm,
         steps,
     )
-
-
-def check(victim: Victim, image: Volume, settings: Settings) -> None:
-    """Raises InputError where the patch doesn't lie in the scan."""
-    box = Box(settings["side"], _voxel(settings["centre"]))
-    if box.centre is not None and len(box.centre) != image.dims:
-        raise InputError(
-            f"The patch's centre {settings['centre']} needs one number for each of the scan's {image.dims} axes."
-        )
-    box.require(Budget.of(Case(image), None))
-
-
-def _voxel(text: str) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else None
-    except ValueError:
-        raise InputError(f"The patch's centre '{text}' isn't understood; write whole numbers as 61,50,40.") from None

@@ -70,7 +70,7 @@ def shrinking(loss: Loss, eps: float, norm: Norm, steps: int, first: float) -> A
         if n:
             warm = "score" if stages else None
             apgd = Apgd(n, direction(norm))
-            stages[f"{radius:g} eps"] = Climb(ascend(loss), Additive(), apgd, radius * eps, norm, n, warm=warm)
+            stages[f"ball {len(stages) + 1}"] = Climb(ascend(loss), Additive(), apgd, radius * eps, norm, n, warm=warm)
     return Composed(stages, eps, norm)
 
 
