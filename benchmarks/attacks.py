@@ -33,7 +33,7 @@ import prepared
 import store
 from perturbox import io
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.judge import checks
 from perturbox.types import Case, Effort, InputError, Volume
 from quality import judged
@@ -96,7 +96,7 @@ def seeks_smallest(name: str) -> bool:
     """Whether it stops at the smallest change that reaches the goal."""
     if recipes.get(name).own is not None:
         return False
-    return recipes.get(name).build(1.0, norm_of(name), 1, {}, local=True).keep == "smallest"
+    return recipes.get(name).build(1.0, norm_of(name), 1, {}, local=True).attack.keep == "smallest"
 
 
 def scan_of(case: str) -> Volume:
@@ -136,7 +136,7 @@ def measure(cell: Cell, steps: int) -> dict[str, Any]:
         return float(np.mean(list(judged(scan, x, victim, clean).values())))
 
     if cell.eps is None:
-        draw = own_draw(attack, Case(scan), victim)
+        draw = random_draw(attack, Case(scan), victim)
         controls = [draw(seed) for seed in range(DRAWS)] if draw else []
     else:
         controls = matched(scan, outcome.delta)

@@ -108,8 +108,7 @@ def ready(
     """
     scan, victim = case_of(name, scan)
     needed = NEEDS[name](folder) if name in NEEDS else {}
-    limit = {} if eps is None else {"eps": eps, "capped": True}
-    job = Job("", VICTIM, name, norm=norm, steps=steps, settings={**needed, **(settings or {})}, **limit)
+    job = Job("", VICTIM, name, norm=norm, steps=steps, settings={**needed, **(settings or {})}, eps=eps)
     return prepare(job, scan, victim)
 
 

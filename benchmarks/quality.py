@@ -40,7 +40,7 @@ def exact(
 ) -> np.ndarray:
     """The scan attacked through its whole stitched prediction."""
     goal = Goal.parse("change", (), victim.labels).present(clean_seg)
-    built = recipes.get(attack).build(eps, "linf", steps, {})
+    built = recipes.get(attack).build(eps, "linf", steps, {}).attack
     return run(built, victim.on(image), Case(image), clean_seg, goal).x_adv
 
 
@@ -55,7 +55,7 @@ def crop_wise(
         reference = np.ascontiguousarray(clean_seg[box])
         goal = Goal.parse("change", (), victim.labels).present(reference)
         if goal.targets and np.ptp(tile.data) > 0:
-            built = recipes.get("pgd").build(eps, "linf", steps, {})
+            built = recipes.get("pgd").build(eps, "linf", steps, {}).attack
             x_adv[(slice(None), *box)] = run(built, victim.on(tile), Case(tile), reference, goal).x_adv
     return x_adv
 

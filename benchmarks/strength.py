@@ -156,7 +156,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     reference = victim.predict(scan) if expert is None else expert
     goal = Goal.parse(scene.goal, scene.target, victim.labels).present(reference)
     name, settings = ARMS[cell.arm]
-    attack = recipes.get(name).build(scene.eps, scene.norm, cell.steps, settings(scene.eps))
+    attack = recipes.get(name).build(scene.eps, scene.norm, cell.steps, settings(scene.eps)).attack
     effort = Effort()
     outcome = run(attack, victim.on(scan, effort), Case(scan), reference, goal)
     found = saved_and_segmented(scan, outcome.x_adv, victim)

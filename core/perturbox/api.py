@@ -97,7 +97,6 @@ def attack(
         seed=seed,
         device=str(model.device),
         force=force,
-        capped=eps is not None,
         surrogate=_names(surrogate),
         **files,
         **{name: value for name, value in known.items() if value is not None},

@@ -5,3 +5,5 @@ ATTACK = "annealed"
 """The strongest attack per call of the model that was measured (docs/adr/0012, docs/benchmarks.md)."""
 STEPS = 20
 """Of most attacks; those that need more to reach their limit say so (`Recipe.steps`)."""
+EPS = 4.0
+"""The largest change in HU, of attacks that have no budget of their own (`Recipe.limit`)."""

@@ -133,13 +133,12 @@ class Case:
     """One question about one scan.
 
     label: reference label map in the victim's values on the scan's grid; None: the clean prediction is the reference.
-    roi: bool "*s"; only these voxels may change. target: names of the structures to attack, empty for all.
+    roi: bool "*s"; only these voxels may change.
     """
 
     image: Volume
     label: np.ndarray | None = None
     roi: np.ndarray | None = None
-    target: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def order_for(
         image=image,
         victim=victim.spec,
         attack=recipe.name,
-        eps=forms.number("eps", given.pop("eps", default.eps)),
+        eps=None if (eps := given.pop("eps", None)) is None else forms.number("eps", eps),
         norm=str(given.pop("norm", recipe.norms[0])),
         steps=forms.whole("steps", given.pop("steps", recipe.steps)),
         goal=str(given.pop("goal", default.goal)),
@@ -257,8 +257,8 @@ class Far:
 
 
 def limit(job: Job) -> float | None:
-    """The job's eps; None where the attack has a budget of its own and nobody capped it."""
-    return job.eps if job.capped or recipes.get(job.attack).own is None else None
+    """The job's largest change; None if only a budget of the attack's own limits it."""
+    return recipes.get(job.attack).limit(job.eps)
 
 
 def request_of(order: Order) -> dict[str, Any]:

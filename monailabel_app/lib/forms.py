@@ -25,7 +25,7 @@ def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]
     structures = list(victim.labels)
     goals = ["change", "vanish", "grow", *(f"become={name}" for name in structures)] if recipe.targeted else ["change"]
     return {
-        **({"eps": f"{job.eps:g}"} if recipe.own is None else {}),  # else a setting of its own limits the change
+        **({} if (eps := recipe.limit(None)) is None else {"eps": f"{eps:g}"}),  # else a setting of its own limits it
         "steps": f"{recipe.steps}",
         "target": [ALL, *structures],
         "goal": goals,

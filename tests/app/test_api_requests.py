@@ -35,7 +35,7 @@ def checked(**body):
 
 def test_an_attack_is_filled_in_with_the_command_lines_defaults():
     _, job = checked(image="scan")
-    assert (job.victim, job.attack, job.eps) == ("/models/tiny.py:volume", "annealed", 4.0)
+    assert (job.victim, job.attack, job.eps) == ("/models/tiny.py:volume", "annealed", None)
     assert (job.norm, job.steps) == ("linf", 20)
     assert (job.goal, job.target, job.seed, job.device, job.force) == ("change", (), 0, "cpu", False)
 

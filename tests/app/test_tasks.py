@@ -109,7 +109,7 @@ def test_an_empty_request_means_the_defaults_of_the_command_line(lib):
     [
         ({"eps": "2.5"}, "eps", 2.5),
         ({"eps": 2}, "eps", 2.0),
-        ({"eps": ""}, "eps", 4.0),
+        ({"eps": ""}, "eps", None),
         ({"steps": " 7 "}, "steps", 7),
         ({"steps": 7.0}, "steps", 7),
         ({"target": "all"}, "target", ()),

@@ -24,7 +24,7 @@ COMMANDS = {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,
         "--out": REQUIRED,
-        "--eps": 4.0,
+        "--eps": None,  # 4 HU, or what limits an attack with a budget of its own
         "--norm": "linf",
         "--goal": "change",
         "--label": None,

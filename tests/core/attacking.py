@@ -13,6 +13,7 @@ from perturbox.attacks.attack import Attack
 from perturbox.attacks.fitting import fit_features
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome
+from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Volume
@@ -47,8 +48,13 @@ def prepared(name: str, image: Volume, victim: Victim) -> dict:
     return {"features": str(file)}
 
 
-def built(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Attack:
+def recipe_of(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Built:
+    """A recipe with these settings, and those that make it quick."""
     return recipes.get(name).build(eps, norm, steps, QUICK.get(name, {}) | settings, local=True)
+
+
+def built(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Attack:
+    return recipe_of(name, eps, norm, steps, **settings).attack
 
 
 def attacked(
@@ -68,8 +74,8 @@ def attacked(
     reference = options.pop("reference", None)
     goal = goal or Goal.parse("change", options.pop("target", ()), victim.labels)
     reference = victim.predict(image) if reference is None else reference
-    attack = built(name, eps, norm, steps, **settings)
-    return run(attack, victim.on(image), Case(image, roi=roi), reference, goal, **options)
+    made = recipe_of(name, eps, norm, steps, **settings)
+    return run(made.attack, victim.on(image), Case(image, roi=roi), reference, goal, **options)
 
 
 def outcome_of(

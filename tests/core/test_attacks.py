@@ -14,6 +14,7 @@ from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
 from perturbox.attacks.runner import run
+from perturbox.attacks.solvers import Solver
 from perturbox.types import Case, InputError, Volume
 
 # The runner on the plainest of attacks; what must hold for every recipe is in test_recipes.py.
@@ -97,10 +98,10 @@ def test_an_l2_step_is_as_long_as_it_says_wherever_it_may_go(roi_only):
     if roi_only:
         roi[:-3] = False
     taken: list[float] = []
-    attack = recipes.get("pgd").build(1000.0, "l2", 3, {"alpha": 0.5, "random_start": False})
+    attack = recipes.get("pgd").build(1000.0, "l2", 3, {"alpha": 0.5, "random_start": False}).attack
     solver = attack.solver
 
-    class Watched:
+    class Watched(Solver):
         init = staticmethod(solver.init)
 
         @staticmethod
@@ -127,16 +128,16 @@ def test_voxels_without_gradient_stay_untouched(name, norm):
     outcome = attacked(image, victim, name, norm=norm, eps=20.0)
     assert outcome.delta.any() and not reach.all()
     assert not outcome.delta[0][~reach].any() and not outcome.delta[0, :5].any()
-    assert not outcome.delta[0][~outcome.touched].any()
-    assert not outcome.touched[:5].any() and not outcome.touched[~reach].any()
+    assert not outcome.delta[0][~outcome.had_gradient].any()
+    assert not outcome.had_gradient[:5].any() and not outcome.had_gradient[~reach].any()
 
 
 def test_touched_says_where_the_scan_had_any_say_not_only_where_it_may_change():
     image, victim = victims.random_scan(), victims.textured(normalise=lambda x: x / 100)
     roi = np.zeros(image.shape, bool)
     roi[2:4] = True
-    assert attacked(image, victim, roi=roi).touched.all()
-    assert attacked(image, victim, "noise").touched is None
+    assert attacked(image, victim, roi=roi).had_gradient.all()
+    assert attacked(image, victim, "noise").had_gradient is None
 
 
 def test_padding_outside_the_field_of_view_stays():
@@ -162,7 +163,7 @@ def test_a_runner_never_returns_what_breaks_the_budget():
             return z
 
     image, victim = victims.organ_scan(), victims.organ()
-    attack = dataclasses.replace(recipes.get("fgsm").build(12.0, "linf", 1, {}), space=Rogue(), eps=6.0)
+    attack = dataclasses.replace(recipes.get("fgsm").build(12.0, "linf", 1, {}).attack, space=Rogue(), eps=6.0)
     with pytest.raises(BudgetViolated, match="measures 12 in linf, above the limit 6"):
         run(attack, victim.on(image), Case(image), victim.predict(image), Goal.parse("change", (), victim.labels))
 
@@ -184,7 +185,7 @@ def test_a_space_of_other_variables_is_run_as_it_is():
             return z.clamp(-budget.eps, budget.eps)
 
     image, victim = victims.organ_scan(), victims.organ()
-    attack: Attack = dataclasses.replace(recipes.get("fgsm").build(12.0, "linf", 1, {}), space=Brightness())
+    attack: Attack = dataclasses.replace(recipes.get("fgsm").build(12.0, "linf", 1, {}).attack, space=Brightness())
     outcome = run(attack, victim.on(image), Case(image), victim.predict(image), Goal.parse("change", (), victim.labels))
     assert (outcome.delta[image.data == 60] == -12).all() and outcome.best.score < 0.1
 
@@ -272,7 +273,7 @@ def test_stopping_at_once_returns_the_scan():
     image, victim = victims.random_scan(), victims.textured()
     outcome = attacked(image, victim, stop=lambda: True)
     assert outcome.stopped == 0 and outcome.trace == [] and outcome.best.score == 1.0
-    assert np.array_equal(outcome.x_adv, image.data) and not outcome.touched.any()
+    assert np.array_equal(outcome.x_adv, image.data) and not outcome.had_gradient.any()
 
 
 def test_an_attack_that_lost_everything_goes_on_to_the_highest_loss():
@@ -411,11 +412,11 @@ def test_cuda_attacks_as_well_as_the_cpu(name, norm):
 def test_what_an_objective_sees_elsewhere_is_not_what_is_scored():
     """The scan is looked at first, then a scan far away from it; the score is the scan's own."""
     image, victim = victims.random_scan(), victims.textured()
-    plain = recipes.get("bim").build(12.0, "linf", 2, {})
+    plain = recipes.get("bim").build(12.0, "linf", 2, {}).attack
 
-    def wandering(view, x, scene, progress):
-        value = plain.objective(view, x, scene, progress)
-        view(scene.clean + 200)
+    def wandering(view, x, task, progress):
+        value = plain.objective(view, x, task, progress)
+        view(task.clean + 200)
         return value
 
     goal, reference = Goal.parse("change", (), victim.labels), victim.predict(image)

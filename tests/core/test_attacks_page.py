@@ -171,6 +171,6 @@ def test_strength_gives_every_arm_one_start_and_as_many_gradients():
     assert found and len({cell.key for cell in found}) == len(found)
     for cell in found:
         scene, (name, settings) = strength.SCENES[cell.scene], strength.ARMS[cell.arm]
-        attack = recipes.get(name).build(scene.eps, scene.norm, cell.steps, settings(scene.eps))
+        attack = recipes.get(name).build(scene.eps, scene.norm, cell.steps, settings(scene.eps)).attack
         assert attack.steps == 20 and attack.rounds == 1 and attack.keep == "worst"
     assert {cell.arm for cell in found if cell.scene == "slab-l2"} < set(strength.ARMS)  # without those that lack l2

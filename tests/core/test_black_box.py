@@ -88,7 +88,7 @@ def test_no_gradient_is_ever_asked_for_and_queries_are_as_many_as_said(name, que
     goal = Goal.parse("change", (), victim.labels)
     outcome = run(built(name, 8.0, steps=8), victim.on(image, effort), Case(image), reference, goal)
     assert effort.backwards == 0 and effort.forwards == queries
-    assert outcome.touched is None and outcome.delta.any()
+    assert outcome.had_gradient is None and outcome.delta.any()
 
 
 def test_estimates_lead_uphill():

@@ -109,11 +109,12 @@ def test_eps_caps_such_an_attack_only_where_it_was_given(ct, tmp_path):
     assert np.array_equal(delta(tmp_path / "C"), delta(tmp_path / "again"))
 
 
-def test_a_jobs_limit_counts_for_such_an_attack_only_if_it_says_so(ct):
-    job = Job(str(ct), victim=TINY, attack="bias-field", eps=4.0)
+def test_a_jobs_limit_is_what_it_gives_or_the_usual_one_but_none_for_such_an_attack(ct):
+    job = Job(str(ct), victim=TINY, attack="bias-field")
     assert prepare(job).attack.limit is None and prepare(job).eps is None
-    assert prepare(Job(str(ct), victim=TINY, attack="bias-field", eps=4.0, capped=True)).eps == 4.0
-    assert prepare(Job(str(ct), victim=TINY, attack="bim", eps=4.0)).eps == 4.0
+    assert prepare(Job(str(ct), victim=TINY, attack="bias-field", eps=2.0)).eps == 2.0
+    assert prepare(Job(str(ct), victim=TINY, attack="bim")).eps == 4.0
+    assert prepare(Job(str(ct), victim=TINY, attack="bim", eps=2.0)).eps == 2.0
 
 
 def test_lists_of_a_json_document_become_tuples():

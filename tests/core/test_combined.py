@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import victims
-from attacking import built, live_score, outcome_of, same_bits
+from attacking import built, live_score, outcome_of, recipe_of, same_bits
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import compose
+from perturbox.attacks.attack import Composed
 from perturbox.attacks.goals import Goal
-from perturbox.attacks.recipes.ensemble import DEFAULT
+from perturbox.attacks.recipes.ensemble import DEFAULT, all_members
 from perturbox.job.execute import Job
 from perturbox.job.margins import find_margin
 from perturbox.types import InputError
@@ -56,9 +56,10 @@ def test_minima_of_structures_are_listed_apart_from_the_one_answer():
 
 def test_members_are_chosen_by_name_and_loss():
     attack = built("ensemble", 6.0, steps=4, members="fgsm:dice + pgd+square")
-    assert [member.name for member in attack.members] == ["fgsm:dice", "pgd", "square"]
-    assert attack.members[0].parameters["loss"] == "dice" and attack.members[1].parameters["loss"] == "dice-ce"
-    assert [member.steps for member in attack.members] == [1, 4, 4] and attack.steps == 4
+    assert list(attack.members) == ["fgsm:dice", "pgd", "square"]
+    settings = {"members": "fgsm:dice + pgd+square", "eps": 6.0, "norm": "linf", "steps": 4}
+    assert [one.parameters["loss"] for one in all_members(settings).values()] == ["dice", "dice-ce", "margin"]
+    assert [member.steps for member in attack.members.values()] == [1, 4, 4]
     assert attack.rounds == 3 and attack.uses_gradient
 
 
@@ -85,11 +86,10 @@ def test_sets_that_make_no_sense_are_refused(members, said):
 
 def test_the_default_set_contains_soft_dice_and_works_for_two_classes():
     assert "apgd:dice" in MEMBERS
-    attack = recipes.get("ensemble").build(6.0, "linf", 2, {})
+    made = recipes.get("ensemble").build(6.0, "linf", 2, {})
     two = victims.organ()
     assert len(two.labels) == 2
-    for part in attack.parts():
-        assert part.check is None or part.check(two, victims.random_scan()) is None
+    made.check(two, victims.random_scan())
 
 
 def test_the_margin_of_an_ensemble_is_never_above_that_of_a_member(tmp_path):
@@ -142,7 +142,7 @@ def test_success_of_an_attack_that_ends_with_the_first_is_half_the_clean_score()
     goal = Goal.parse("change", (), victim.labels)
     expert = victim.predict(image)
     expert[:5] = 0
-    whole = compose("one", [built("bim", 64.0, steps=40, alpha=2.0)], 64.0, keep="first")
+    whole = Composed({"bim": built("bim", 64.0, steps=40, alpha=2.0)}, 64.0, keep="first")
     clean = live_score(victim, image, image.data, expert, goal)
     scores = [step.score for step in outcome_of(whole, image, victim, reference=expert).trace]
     assert scores[-1] <= 0.5 * clean - 0.01 < min(scores[:-1]) and clean < 0.9
@@ -150,16 +150,13 @@ def test_success_of_an_attack_that_ends_with_the_first_is_half_the_clean_score()
 
 def test_dlr_on_two_classes_is_refused_in_a_sentence():
     two = victims.organ()
-    attack = built("autoattack", 6.0)
     with pytest.raises(InputError, match=r"needs 3 classes and .* has 2; use second=margin"):
-        for part in attack.parts():
-            if part.check is not None:
-                part.check(two, victims.random_scan())
-    assert all(part.check is None for part in built("autoattack", 6.0, second="margin").parts())
+        recipe_of("autoattack", 6.0).check(two, victims.random_scan())
+    recipe_of("autoattack", 6.0, second="margin").check(two, victims.random_scan())
 
 
 def test_queries_are_five_for_each_step_unless_told():
-    assert built("autoattack", 6.0, steps=7).members[-1].steps == 35
-    assert built("autoattack", 6.0, steps=7).parameters["queries"] == 35
-    assert built("autoattack", 6.0, steps=7, queries=3).members[-1].steps == 3
+    assert built("autoattack", 6.0, steps=7).members["square"].steps == 35
+    assert recipe_of("autoattack", 6.0, steps=7).parameters["queries"] == 35
+    assert built("autoattack", 6.0, steps=7, queries=3).members["square"].steps == 3
     assert np.isclose(built("autoattack", 6.0, steps=7).eps, 6.0)

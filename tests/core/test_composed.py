@@ -8,7 +8,7 @@ import torch
 import victims
 from attacking import attacked, built, live_score, outcome_of
 
-from perturbox.attacks.attack import compose
+from perturbox.attacks.attack import Composed
 from perturbox.attacks.budget import middle_limit
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.runner import run
@@ -19,13 +19,17 @@ MEDIS = ("weighted", "lovasz", "log-cosh", "dice-bce", "exp-log", "mix")
 
 def test_the_worst_of_all_members_is_kept_and_each_member_is_told():
     image, victim = victims.random_scan(), victims.textured()
-    members = [built("fgsm", 6.0), built("pgd", 6.0, steps=3, restarts=2), built("noise", 6.0, steps=2)]
-    whole = outcome_of(compose("all", members, 6.0), image, victim)
+    members = {
+        "fgsm": built("fgsm", 6.0),
+        "pgd": built("pgd", 6.0, steps=3, restarts=2),
+        "noise": built("noise", 6.0, steps=2),
+    }
+    whole = outcome_of(Composed(members, 6.0), image, victim)
     assert [member.name for member in whole.members] == ["fgsm", "pgd", "noise"]
     assert whole.best.score == min(member.best.score for member in whole.members)
     assert whole.best.member in ("fgsm", "pgd") and whole.best in whole.trace
     # The first member's share of the whole is what it does alone.
-    alone = outcome_of(members[0], image, victim)
+    alone = outcome_of(members["fgsm"], image, victim)
     assert [s.score for s in whole.trace if s.member == "fgsm"] == [s.score for s in alone.trace]
     # Rounds are counted through, and what is lowest for a structure may be another step than the best.
     assert sorted({s.restart for s in whole.trace}) == [0, 1, 2, 3]
@@ -33,24 +37,26 @@ def test_the_worst_of_all_members_is_kept_and_each_member_is_told():
         steps = [s for s in whole.trace if s.member == member.name and (member.name != "pgd" or s.step > 0)]
         assert member.best.score == min(s.score for s in steps)
         assert member.lowest == {value: min(s.dice[value] for s in steps) for value in (1, 2)}
-    assert compose("all", members, 6.0).rounds == 4
+    assert Composed(members, 6.0).rounds == 4
 
 
 def test_a_warm_member_starts_where_the_objective_was_highest():
     image, victim = victims.random_scan(), victims.textured()
     first = built("pgd", 8.0, steps=4, random_start=False)
-    second = dataclasses.replace(built("bim", 8.0, steps=1), warm=True)
-    trace = outcome_of(compose("chain", [first, second], 8.0), image, victim).trace
+    second = dataclasses.replace(built("bim", 8.0, steps=1), warm="loss")
+    trace = outcome_of(Composed({"first": first, "second": second}, 8.0), image, victim).trace
     before, after = trace[:5], trace[5:]
     assert after[0].loss == max(step.loss for step in before) > before[0].loss
-    cold = outcome_of(compose("chain", [first, dataclasses.replace(second, warm=False)], 8.0), image, victim).trace[5:]
+    cold = outcome_of(
+        Composed({"first": first, "second": dataclasses.replace(second, warm=None)}, 8.0), image, victim
+    ).trace[5:]
     assert cold[0].loss == before[0].loss
 
 
 def test_what_lies_beyond_the_whole_attacks_limit_is_only_a_way_there():
     image, victim = victims.random_scan(), victims.textured()
-    wide, narrow = built("bim", 8.0, steps=4), dataclasses.replace(built("bim", 2.0, steps=1), warm=True)
-    outcome = outcome_of(compose("red", [wide, narrow], 2.0), image, victim)
+    wide, narrow = built("bim", 8.0, steps=4), dataclasses.replace(built("bim", 2.0, steps=1), warm="loss")
+    outcome = outcome_of(Composed({"wide": wide, "narrow": narrow}, 2.0), image, victim)
     assert max(step.linf for step in outcome.trace) == 8.0
     assert np.abs(outcome.delta).max() == 2.0
     assert outcome.best.score == min(step.score for step in outcome.trace if step.linf <= 2.0)
@@ -58,18 +64,18 @@ def test_what_lies_beyond_the_whole_attacks_limit_is_only_a_way_there():
 
 def test_the_smallest_change_that_reaches_the_goal_is_kept():
     image, victim = victims.random_scan(), victims.textured()
-    attack = dataclasses.replace(built("bim", 64.0, steps=12, alpha=5.0), keep="smallest", rests=False)
+    attack = dataclasses.replace(built("bim", 64.0, steps=12, alpha=5.0), keep="smallest", stop_on_success=False)
     outcome = outcome_of(attack, image, victim)
     reached = [step for step in outcome.trace if step.score <= 0.5 - 0.01]
     assert len(outcome.trace) == 13 and reached and reached[0].linf < outcome.trace[-1].linf
     assert outcome.best.linf == min(step.linf for step in reached) == np.abs(outcome.delta).max()
-    resting = outcome_of(dataclasses.replace(attack, rests=True), image, victim)
+    resting = outcome_of(dataclasses.replace(attack, stop_on_success=True), image, victim)
     assert resting.trace[-1] is resting.best and resting.best.linf == outcome.best.linf
 
 
 def test_what_never_reaches_the_goal_is_the_worst_found():
     image, victim = victims.random_scan(), victims.textured()
-    attack = dataclasses.replace(built("bim", 1.0, steps=4), keep="smallest", rests=False)
+    attack = dataclasses.replace(built("bim", 1.0, steps=4), keep="smallest", stop_on_success=False)
     outcome = outcome_of(attack, image, victim)
     assert min(step.score for step in outcome.trace) > 0.5
     assert outcome.best.score == min(step.score for step in outcome.trace)
@@ -94,7 +100,10 @@ def test_success_is_measured_from_the_clean_score_of_an_expert():
 
 def members_alone(eps, steps, image, victim):
     whole = built("medis", eps, steps=steps, refine=0)
-    return whole, {m.name: outcome_of(compose("one", [m], eps, keep="smallest"), image, victim) for m in whole.members}
+    return whole, {
+        name: outcome_of(Composed({"one": one}, eps, keep="smallest"), image, victim)
+        for name, one in whole.members.items()
+    }
 
 
 @pytest.mark.parametrize("eps", [2.0, 64.0])

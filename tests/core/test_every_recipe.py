@@ -18,12 +18,13 @@ from attacking import (
     live_score,
     multi_label,
     prepared,
+    recipe_of,
     same_bits,
     with_channels,
 )
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.types import Case, InputError
@@ -38,9 +39,7 @@ def scan(shape=SHAPE, **changes):
 
 def checked(image, victim, name, norm):
     """Refuses in words what the recipe can't work with."""
-    for leaf in built(name, 8.0, norm, **prepared(name, image, victim)).leaves():
-        if leaf.check is not None:
-            leaf.check(victim, image)
+    recipe_of(name, 8.0, norm, **prepared(name, image, victim)).check(victim, image)
 
 
 @pytest.mark.parametrize("name, norm", RECIPES)
@@ -82,22 +81,23 @@ def test_a_budget_of_its_own_of_zero_is_the_identity(name):
     image, victim = scan(dtype=np.dtype(np.float32)), victims.textured()
     outcome = attacked(image, victim, name, None, steps=2, **{own.parameter: own.zero})
     assert same_bits(outcome.x_adv, image.data)
-    draw = own_draw(built(name, None, **{own.parameter: own.zero}), Case(image), victim)
+    draw = random_draw(built(name, None, **{own.parameter: own.zero}), Case(image), victim)
     assert draw is not None and same_bits(draw(0), image.data)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_budget_of_its_own_is_not_capped_unless_asked_and_has_a_control_of_its_own(name):
     image, victim = scan(), victims.textured()
-    attack = built(name, None)
-    assert attack.limit is None and attack.parameters["eps"] is None and attack.parameters["norm"] == "linf"
+    made = recipe_of(name, None)
+    attack, told = made.attack, made.parameters
+    assert attack.limit is None and told["eps"] is None and told["norm"] == "linf"
     capped = attacked(image, victim, name, 2.0)
     assert 0 < np.abs(capped.delta).max() <= 2.0
     assert np.abs(attacked(image, victim, name, None).delta).max() > 0
-    draw = own_draw(attack, Case(image), victim)
+    draw = random_draw(attack, Case(image), victim)
     assert draw is not None
     assert (draw(1) != image.data).any() and same_bits(draw(1), draw(1)) and not same_bits(draw(1), draw(2))
-    limited = own_draw(built(name, 2.0), Case(image), victim)
+    limited = random_draw(built(name, 2.0), Case(image), victim)
     assert limited is not None and 0 < np.abs(limited(1) - image.data).max() <= 2.0
 
 
@@ -152,11 +152,11 @@ def test_goals_other_than_change_are_climbed(name, norm, goal):
 @pytest.mark.parametrize("name, norm", RECIPES)
 def test_parameters_read_back_from_a_file_make_the_same_attack(name, norm):
     recipe = recipes.get(name)
-    told = json.loads(json.dumps(built(name, 0.4 if norm == "l0" else 8.0, norm, 3).parameters))
+    told = json.loads(json.dumps(recipe_of(name, 0.4 if norm == "l0" else 8.0, norm, 3).parameters))
     settings = {key: told[key] for key in told if key not in ("eps", "norm", "steps")}
     again = recipe.build(told["eps"], told["norm"], told["steps"], settings, local=True)
-    assert again.parameters == told and again.name == name
-    assert (again.steps, again.norm, again.limit) == (told["steps"], told["norm"], told["eps"])
+    assert again.parameters == told and again.recipe is recipe
+    assert (again.attack.norm, again.attack.limit) == (told["norm"], told["eps"])
 
 
 def test_quick_settings_are_those_of_recipes_there_are():

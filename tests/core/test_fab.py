@@ -11,7 +11,7 @@ from test_identities import WEIGHTS, linear_case
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
-from perturbox.attacks.solvers import fab
+from perturbox.attacks.solvers import Solver, fab
 from perturbox.attacks.solvers.fab import Fab, nearest
 from perturbox.types import Case
 
@@ -240,7 +240,7 @@ def test_the_range_of_values_is_known_without_the_norms_limit():
     image, victim = victims.organ_scan(inside=60.0), victims.organ()
     seen = []
 
-    class Looks:
+    class Looks(Solver):
         def init(self, z, budget, generator):
             return None
 

@@ -26,46 +26,46 @@ def line(*values: int) -> torch.Tensor:
 ROW, SPACING = line(0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 3), (4.0, 4.0)
 
 
-def scene(of: Goal) -> tuple[list[int], list[float], bool]:
-    labels, weight, towards = of.scene(ROW, SPACING)
-    return labels.flatten().tolist(), weight.flatten().tolist(), towards
+def task(of: Goal) -> tuple[list[int], list[float], bool]:
+    labels, weight, targeted = of.task(ROW, SPACING)
+    return labels.flatten().tolist(), weight.flatten().tolist(), targeted
 
 
 def test_change_leaves_the_reference_everywhere_or_around_named_targets():
-    assert scene(goal()) == (ROW.flatten().tolist(), [1.0] * 12, False)
-    assert scene(goal("change", "spleen")) == (ROW.flatten().tolist(), [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0], False)
+    assert task(goal()) == (ROW.flatten().tolist(), [1.0] * 12, False)
+    assert task(goal("change", "spleen")) == (ROW.flatten().tolist(), [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0], False)
 
 
 def test_vanish_puts_background_in_the_targets_place():
-    labels, weight, towards = scene(goal("vanish", "liver"))
+    labels, weight, targeted = task(goal("vanish", "liver"))
     assert labels == [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3]
     assert weight == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
-    assert towards
+    assert targeted
 
 
 def test_become_puts_the_wanted_structure_there():
-    labels, weight, towards = scene(goal("become=kidney", "liver", "spleen"))
+    labels, weight, targeted = task(goal("become=kidney", "liver", "spleen"))
     assert labels == [0, 0, 0, 0, 3, 3, 3, 0, 0, 0, 0, 3]
     assert weight == [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0]
-    assert towards
+    assert targeted
 
 
 def test_grow_spreads_the_target_over_its_surroundings():
-    labels, weight, towards = scene(goal("grow", "liver"))
+    labels, weight, targeted = task(goal("grow", "liver"))
     assert labels == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 3]
     assert weight == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
-    assert towards
+    assert targeted
 
 
 def test_grow_never_takes_from_another_target():
-    labels, _, _ = scene(goal("grow", "liver", "spleen"))
+    labels, _, _ = task(goal("grow", "liver", "spleen"))
     assert labels == [0, 1, 1, 2, 1, 1, 2, 2, 2, 2, 0, 3]  # where both could grow, the one named last does
 
 
 def test_the_reference_itself_is_left_alone():
     before = ROW.clone()
     for each in (goal("grow", "liver"), goal("vanish", "liver"), goal("become=kidney", "liver")):
-        each.scene(ROW, SPACING)
+        each.task(ROW, SPACING)
     assert torch.equal(ROW, before)
 
 
@@ -195,7 +195,7 @@ def test_an_attack_reaches_its_goal(text, eps, best, loss):
     victim = victims.layers()
     reference = victim.predict(image)
     wanted = Goal.parse(text, ["organ"], victim.labels)
-    attack = recipes.get("pgd").build(eps, "linf", 10, {"loss": loss, "random_start": False})
+    attack = recipes.get("pgd").build(eps, "linf", 10, {"loss": loss, "random_start": False}).attack
     outcome = run(attack, victim.on(image), Case(image), reference, wanted)
     found = victim.predict(image.with_data(outcome.x_adv))
     assert wanted.score(reference, reference) > wanted.threshold
@@ -207,7 +207,7 @@ def test_nothing_beyond_the_surroundings_of_named_targets_is_pushed():
     image = victims.organ_scan((40, 12, 10), inside=90.0, outside=40.0)
     victim = victims.layers()
     reference = victim.predict(image)
-    attack = recipes.get("fgsm").build(20.0, "linf", 1, {})
+    attack = recipes.get("fgsm").build(20.0, "linf", 1, {}).attack
     outcome = run(attack, victim.on(image), Case(image), reference, Goal.parse("vanish", ["organ"], victim.labels))
     changed = np.flatnonzero(np.abs(outcome.delta[0]).max((1, 2)))
     organ = np.flatnonzero((reference == 2).any((1, 2)))

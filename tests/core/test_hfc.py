@@ -9,18 +9,18 @@ import pytest
 import tiny
 import torch
 import victims
-from attacking import attacked, built, multi_label, prepared, same_bits, with_channels
+from attacking import attacked, built, multi_label, prepared, recipe_of, same_bits, with_channels
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import climb
+from perturbox.attacks.attack import ascend
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.features import Features, Pool, cut
 from perturbox.attacks.fitting import fit_features, group_names
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.mixture import Mixture
 from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.on_scan import ModelOnScan
 from perturbox.attacks.recipes.hfc import Camouflaged, Clean
-from perturbox.attacks.view import View
 from perturbox.cli import main
 from perturbox.model.sliding import Inside
 from perturbox.types import Case, InputError
@@ -58,14 +58,14 @@ def viewed(image, victim, goal="change", memory_budget=None):
     goal = Goal.parse(goal, targets, victim.labels)
     bound = victim.on(image, memory_budget=memory_budget)
     reference = np.random.default_rng(4).integers(0, len(victim.labels), image.shape)
-    view = View.of(bound, image, reference, goal, Budget.of(Case(image), 6.0, "linf"), torch.Generator())
-    view.scene.__dict__["clean"] = view.x.double()  # networks here are in double precision
+    view = ModelOnScan.of(bound, image, reference, goal, Budget.of(Case(image), 6.0, "linf"), torch.Generator())
+    view.task.__dict__["clean"] = view.x.double()  # networks here are in double precision
     return view
 
 
 def by_hand(view, features, x):
     """The term at x, whose only window is the whole picture or volume, in plain torch with loops over all."""
-    scene, victim = view.scene, view.victim.victim
+    task, victim = view.task, view.victim.victim
     hidden, logits = {}, None
 
     def run(point):
@@ -78,23 +78,23 @@ def by_hand(view, features, x):
         inner = tuple(slice((12 - n) // 2, (12 - n) // 2 + n) for n in point.shape[2:])
         return value[(..., *inner)], inner
 
-    clean = run(scene.clean)[0]
+    clean = run(task.clean)[0]
     logits, inner = run(x)
     logits = logits.detach()
-    labels, weight = scene.labels[0], scene.weight[0]
+    labels, weight = task.labels[0], task.weight[0]
     groups = len(features.groups)
     masks = torch.zeros(groups, *labels.shape)
     for voxel in np.ndindex(*labels.shape):
         z, z0, y = logits[(0, slice(None), *voxel)], clean[(0, slice(None), *voxel)], int(labels[voxel])
         if weight[voxel] == 0:
             continue
-        if scene.regions is None:
-            aim = y if scene.towards else max(range(len(z)), key=lambda c: float(z[c]))
-            masks[(aim, *voxel)] = int(z0.argmax()) != y or not scene.towards
+        if task.regions is None:
+            aim = y if task.targeted else max(range(len(z)), key=lambda c: float(z[c]))
+            masks[(aim, *voxel)] = int(z0.argmax()) != y or not task.targeted
         else:
             for c in range(len(z)):
-                yes = bool(scene.regions[y, c]) if scene.towards else bool(z[c] > 0)
-                masks[(c + len(z) * yes, *voxel)] = bool(z0[c] > 0) != yes or not scene.towards
+                yes = bool(task.regions[y, c]) if task.targeted else bool(z[c] > 0)
+                masks[(c + len(z) * yes, *voxel)] = bool(z0[c] > 0) != yes or not task.targeted
     whole = torch.zeros(groups, *[12] * labels.dim())
     whole[(slice(None), *inner)] = masks
     terms = []
@@ -125,7 +125,7 @@ def test_the_term_and_its_gradient_by_hand(make, shape, goal):
     victim = double(make, len(shape))
     view, features = viewed(image, victim, goal), some_features(victim)
     x = (view.x + 3 * torch.randn(view.x.shape, generator=torch.Generator().manual_seed(1))).double().requires_grad_()
-    _, found = Camouflaged(climb(LOSSES["ce"]), Given(features), 1.0).look(view, x, view.scene)
+    _, found = Camouflaged(ascend(LOSSES["ce"]), Given(features), 1.0).look(view, x, view.task)
     expected = by_hand(view, features, x)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5) and float(found.detach()) > 0
     slopes = [torch.autograd.grad(value, x)[0] for value in (found, expected)]
@@ -143,9 +143,9 @@ def test_the_gradient_over_many_windows_is_that_of_finite_differences(dims, shap
     slopes = []
     for budget in (None, 0):
         view = viewed(image, victim, memory_budget=budget)
-        objective = Camouflaged(climb(LOSSES["ce"]), Given(some_features(victim)), 2.0)
+        objective = Camouflaged(ascend(LOSSES["ce"]), Given(some_features(victim)), 2.0)
         x = view.x.double().requires_grad_()
-        slopes.append(torch.autograd.grad(objective(view, x, view.scene, 0.0), x)[0])
+        slopes.append(torch.autograd.grad(objective(view, x, view.task, 0.0), x)[0])
     assert torch.equal(*slopes)
     rng, step = np.random.default_rng(0), 1e-4
     for _ in range(4):
@@ -154,7 +154,7 @@ def test_the_gradient_over_many_windows_is_that_of_finite_differences(dims, shap
         for sign in (1, -1):
             moved = x.detach().clone()
             moved[voxel] += sign * step
-            ends.append(float(objective(view, moved, view.scene, 0.0).detach()))
+            ends.append(float(objective(view, moved, view.task, 0.0).detach()))
         assert float(slopes[0][voxel]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-3, abs=1e-7)
 
 
@@ -162,12 +162,12 @@ def test_the_gradient_over_many_windows_is_that_of_finite_differences(dims, shap
 def test_the_objective_is_the_base_minus_the_weighted_term(goal):
     victim = double(victims.textured, 2)
     view = viewed(victims.random_scan((14, 12), affine=np.eye(4)), victim, goal)
-    base, x = climb(LOSSES["dice-ce"]), view.x.double()
+    base, x = ascend(LOSSES["dice-ce"]), view.x.double()
     objective = Camouflaged(base, Given(some_features(victim)), 0.3)
-    logits, term = objective.look(view, x, view.scene)
+    logits, term = objective.look(view, x, view.task)
     assert torch.equal(logits, view(x))
-    expected = float(base(view, x, view.scene, 0.0)) - 0.3 * float(term)
-    assert float(objective(view, x, view.scene, 0.0)) == pytest.approx(expected, rel=1e-6)
+    expected = float(base(view, x, view.task, 0.0)) - 0.3 * float(term)
+    assert float(objective(view, x, view.task, 0.0)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_slice_by_slice_the_term_is_the_mean_over_all_slices():
@@ -181,14 +181,14 @@ def test_slice_by_slice_the_term_is_the_mean_over_all_slices():
 
     features.__dict__["distance"] = distance
     whole = viewed(volume, victim)
-    objective = Camouflaged(climb(LOSSES["ce"]), Given(features), 1.0)
-    found = float(objective.look(whole, whole.x.double(), whole.scene)[1])
+    objective = Camouflaged(ascend(LOSSES["ce"]), Given(features), 1.0)
+    found = float(objective.look(whole, whole.x.double(), whole.task)[1])
     terms, counts = [], []
     counted.clear()
     for index in range(3):
         flat = viewed(volume.with_data(volume.data[..., index], affine=np.eye(4)), victim)
-        flat.scene.__dict__["labels"] = whole.scene.labels[..., index]
-        terms.append(float(objective.look(flat, flat.x.double(), flat.scene)[1]))
+        flat.task.__dict__["labels"] = whole.task.labels[..., index]
+        terms.append(float(objective.look(flat, flat.x.double(), flat.task)[1]))
         counts.append(sum(counted))
         counted.clear()
     assert found == pytest.approx(np.average(terms, weights=counts), rel=1e-5) and len(set(terms)) == 3
@@ -289,10 +289,10 @@ def test_what_a_transformed_base_looks_at_besides_is_its_own():
 
 
 def test_its_parameters_hold_the_bases_own():
-    attack = built("hfc", 8.0, steps=10, base="mi-fgsm", base_settings="decay=0.5")
+    attack = recipe_of("hfc", 8.0, steps=10, base="mi-fgsm", base_settings="decay=0.5")
     told = attack.parameters["base_settings"]
     assert sorted(told.split(",")) == ["alpha=0.8", "decay=0.5", "loss=dice-ce"]
-    assert built("hfc", 8.0, steps=10, base="mi-fgsm", base_settings=told).parameters == attack.parameters
+    assert recipe_of("hfc", 8.0, steps=10, base="mi-fgsm", base_settings=told).parameters == attack.parameters
     assert built("hfc", 8.0, base="fgsm").steps == 1
 
 
@@ -321,7 +321,7 @@ def test_it_runs_on_every_kind_of_scan(kind):
 
 def refused(victim, **settings) -> str:
     with pytest.raises(InputError) as refusal:
-        built("hfc", 8.0, **settings).check(victim, victims.random_scan())
+        recipe_of("hfc", 8.0, **settings).check(victim, victims.random_scan())
     assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -332,7 +332,7 @@ def test_without_features_of_this_very_model_it_is_refused_in_words(tmp_path):
     assert "needs features of clean scans; make them with `perturbox fit-features SCAN" in said
     assert "give --set features=FILE" in said
     own = prepared("hfc", image, victim)
-    built("hfc", 8.0, **own).check(victim, image)
+    recipe_of("hfc", 8.0, **own).check(victim, image)
     other = victims.textured(network=victims.conv_net(3, seed=5), name="other")
     assert "were fitted on other weights (textured) than those of other; fit them on this model" in refused(
         other, **own

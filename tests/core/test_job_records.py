@@ -118,3 +118,13 @@ def test_a_record_that_cannot_be_deleted_keeps_its_files(tmp_path):
     other.close()
     assert GOOD.id in shelf.records and (tmp_path / "jobs" / GOOD.id / "result").is_dir()
     shelf.close()
+
+
+@pytest.mark.parametrize(
+    "attack, capped, eps", [("pgd", False, 4.0), ("bias-field", False, None), ("bias-field", True, 4.0)]
+)
+def test_a_record_that_says_whether_eps_was_given_still_reads(attack, capped, eps):
+    """Records of 0.1 hold an eps in any case; an attack with a budget of its own took it only if the user gave it."""
+    order = Order("attack", Job(image="x", attack=attack, eps=4.0)).to_json()
+    order["job"]["capped"] = capped
+    assert Order.from_json(order).job == Job(image="x", attack=attack, eps=eps)

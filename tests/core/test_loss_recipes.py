@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built
+from attacking import attacked, built, recipe_of
 
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import Voxels, cross_entropy
@@ -91,9 +91,9 @@ def test_cospgd_by_hand(field):
     onehot = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).double()
     cos = torch.nn.functional.cosine_similarity(p, onehot, dim=1)
     ce = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    for towards, share in ((False, cos), (True, 1 - cos)):
+    for targeted, share in ((False, cos), (True, 1 - cos)):
         expected = (share * ce * weight).sum() / weight.sum()
-        assert float(cospgd_loss(*field, (1,), towards)) == pytest.approx(float(expected), rel=1e-12)
+        assert float(cospgd_loss(*field, (1,), targeted)) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_cospgds_weights_have_no_gradient_of_their_own(field):
@@ -135,11 +135,11 @@ def test_dlr_is_blind_to_shift_and_scale(field):
 
 
 def test_dlr_on_two_classes_is_refused_in_words():
-    attack = built("apgd", 8.0, loss="dlr")
+    made = recipe_of("apgd", 8.0, loss="dlr")
     with pytest.raises(InputError, match="dlr needs 3 classes and organ has 2; use loss=ce"):
-        attack.check(victims.organ(), victims.organ_scan())
-    attack.check(victims.textured(), victims.organ_scan())
-    assert built("apgd", 8.0, loss="ce").check is None
+        made.check(victims.organ(), victims.organ_scan())
+    made.check(victims.textured(), victims.organ_scan())
+    recipe_of("apgd", 8.0, loss="ce").check(victims.organ(), victims.organ_scan())
 
 
 def test_checkpoints_are_those_of_the_paper():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built
+from attacking import attacked, built, recipe_of
 
-from perturbox.attacks.attack import Attack, Scene, climb, compose
+from perturbox.attacks.attack import Climb, Composed, Task, ascend
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import Voxels, cross_entropy
@@ -112,9 +112,9 @@ def test_masked_cross_entropy_by_hand(make, regions, channels):
     told = list(answers(logits, labels, regions))
     kept = [(index, -math.log(p[y]) * (p.argmax() == y)) for index, p, y, _ in told]
     left = [(index, -math.log(p[y]) * (p.argmax() != y)) for index, p, y, _ in told]
-    for towards, values in ((False, kept), (True, left)):
+    for targeted, values in ((False, kept), (True, left)):
         expected = averaged(values, weight, channels)
-        assert float(mce(logits, labels, weight, (1,), towards, regions)) == pytest.approx(expected, rel=1e-10)
+        assert float(mce(logits, labels, weight, (1,), targeted, regions)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("loss", [mce, mce_bal], ids=["mce", "mce-bal"])
@@ -171,8 +171,7 @@ def test_sea_shrinks_the_ball_and_keeps_the_worst_of_its_losses():
     rounds = [[step for step in outcome.trace if step.restart == k] for k in range(9)]
     assert [len(steps) - 1 for steps in rounds] == [3, 3, 4] * 3
     leaves = list(built("sea", 4.0, steps=10).leaves())
-    assert [leaf.warm for leaf in leaves] == [False, True, True] * 3
-    assert {leaf.warm_by for leaf in leaves if leaf.warm} == {"score"}
+    assert [leaf.warm for leaf in leaves] == [None, "score", "score"] * 3
     # APGD's first step, of twice the limit, reaches the limit; a smaller ball starts where the larger one ended.
     assert [steps[1].linf for steps in rounds] == pytest.approx([8.0, 6.0, 4.0] * 3, rel=1e-5)
     assert [steps[0].linf for steps in rounds] == pytest.approx([0.0, 6.0, 4.0] * 3, rel=1e-5)
@@ -193,11 +192,11 @@ def test_the_first_ball_is_as_large_as_told_and_the_second_halfway():
 def test_a_start_can_be_warm_by_score():
     """Where masked cross-entropy is highest little is lost: a smaller ball starts at the lowest score instead."""
     image, victim = victims.random_scan(), victims.textured()
-    first = Attack("mce", climb(mce), Additive(), Apgd(6, sign()), 24.0, "linf", 6)
+    first = Climb(ascend(mce), Additive(), Apgd(6, sign()), 24.0, "linf", 6)
     for by in ("loss", "score"):
-        second = dataclasses.replace(built("bim", 24.0, steps=1), warm=True, warm_by=by)
+        second = dataclasses.replace(built("bim", 24.0, steps=1), warm=by)
         goal = Goal.parse("change", (), victim.labels)
-        chain = compose("chain", [first, second], 24.0)
+        chain = Composed({"first": first, "second": second}, 24.0)
         trace = run(chain, victim.on(image), Case(image), victim.predict(image), goal).trace
         before, start = trace[:7], trace[7]
         highest = max(before, key=lambda step: step.loss)
@@ -218,19 +217,19 @@ def test_the_margin_between_probabilities_by_hand(make, regions, channels):
     assert found == pytest.approx(expected, rel=1e-10) and -1 < found < 1
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions, channels", KINDS)
-def test_gama_by_hand(make, regions, channels, towards):
+def test_gama_by_hand(make, regions, channels, targeted):
     """The scan stands for the logits themselves."""
     logits, labels, weight = make()
     clean = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(5)).double()
     pairs = zip(answers(logits, labels, regions), answers(clean, labels, regions), strict=True)
     moved = averaged([(i, float(np.square(p - q).sum())) for (i, p, _, _), (_, q, _, _) in pairs], weight, channels)
     margin = float(probability_margin(logits, labels, weight, (1,), False, regions))
-    scene = Scene(labels, weight, towards, (1,), regions, clean)
+    task = Task(labels, weight, targeted, (1,), regions, clean)
     for progress, share in ((0.0, 1.0), (0.1, 0.6), (0.25, 0.0), (0.7, 0.0)):
-        expected = (-margin if towards else margin) + 50 * share * moved
-        found = float(Guided(50.0, 0.25)(lambda x: x, logits, scene, progress))
+        expected = (-margin if targeted else margin) + 50 * share * moved
+        found = float(Guided(50.0, 0.25)(lambda x: x, logits, task, progress))
         assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -242,13 +241,13 @@ def test_gama_asks_for_the_clean_prediction_once_and_forgets_it():
         looks.append(x)
         return x
 
-    scene = Scene(labels, weight, False, (1,), None, logits.clone())
+    task = Task(labels, weight, False, (1,), None, logits.clone())
     for progress in (0.0, 0.1, 0.2):
-        Guided(50.0, 0.25)(view, logits, scene, progress)
-    assert len(looks) == 4 and sum(x is scene.clean for x in looks) == 1
-    assert scene.memory["clean"].shape == logits.shape and not scene.memory["clean"].requires_grad
-    Guided(50.0, 0.25)(view, logits, scene, 0.3)
-    assert len(looks) == 5 and not scene.memory
+        Guided(50.0, 0.25)(view, logits, task, progress)
+    assert len(looks) == 4 and sum(x is task.clean for x in looks) == 1
+    assert task.memory["clean"].shape == logits.shape and not task.memory["clean"].requires_grad
+    Guided(50.0, 0.25)(view, logits, task, 0.3)
+    assert len(looks) == 5 and not task.memory
 
 
 def test_gamas_step_drops_tenfold_twice():
@@ -258,7 +257,7 @@ def test_gamas_step_drops_tenfold_twice():
         update, state = rule.apply(torch.ones(1), state)
         lengths.append(float(update))
     assert lengths == pytest.approx([16.0] * 60 + [1.6] * 25 + [0.16] * 15)
-    told = built("gama", 8.0, steps=100)
+    told = recipe_of("gama", 8.0, steps=100)
     assert told.parameters["alpha"] == 16.0 and told.parameters["weight"] == 50.0 and told.parameters["until"] == 0.25
 
 
@@ -308,8 +307,8 @@ def test_houdini_by_hand(make, regions, channels, sigma):
     task = 1 - hard_dice(logits, labels, weight, regions, (0, 1))
     assert 0.05 < task < 1
     expected = averaged(found, weight, channels) * task
-    for towards in (False, True):
-        loss = float(houdini_loss(sigma)(logits, labels, weight, (0, 1), towards, regions))
+    for targeted in (False, True):
+        loss = float(houdini_loss(sigma)(logits, labels, weight, (0, 1), targeted, regions))
         assert loss == pytest.approx(expected, rel=1e-9)
 
 

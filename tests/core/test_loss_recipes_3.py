@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, multi_label, same_bits
+from attacking import attacked, multi_label, recipe_of, same_bits
 from test_loss_recipes_2 import REGIONS, field, nested
 
-from perturbox.attacks.attack import Scene
+from perturbox.attacks.attack import Task
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.recipes.asma import Growing, Masked, rescaled
@@ -36,9 +36,9 @@ def block_means(values, size):
     return np.moveaxis(np.array(means), (0, 1), (-2, -1))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions", KINDS)
-def test_msa_by_hand(make, regions, towards):
+def test_msa_by_hand(make, regions, targeted):
     """Three scales on a grid twice as coarse along its second axis; the scan stands for the logits."""
     logits, labels, weight = make()
     total = 0.0
@@ -51,20 +51,20 @@ def test_msa_by_hand(make, regions, towards):
             p = 1 / (1 + np.exp(-z))
             found = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(0)
         total += (found * w).sum() / w.sum()
-    scene = Scene(labels, weight, towards, (1,), regions, spacing=(1.5, 3.0))
+    task = Task(labels, weight, targeted, (1,), regions, spacing=(1.5, 3.0))
     for _ in range(2):  # the second time with the labels it remembers
-        found = float(Scales(3)(lambda x: x, logits, scene, 0.0))
-        assert found == pytest.approx(-total if towards else total, rel=1e-10)
-    assert scene.memory["labels 1"][0].shape == (1, logits.shape[1], 3, 6)
-    assert scene.memory["labels 2"][0].shape == (1, logits.shape[1], 2, 3)
+        found = float(Scales(3)(lambda x: x, logits, task, 0.0))
+        assert found == pytest.approx(-total if targeted else total, rel=1e-10)
+    assert task.memory["labels 1"][0].shape == (1, logits.shape[1], 3, 6)
+    assert task.memory["labels 2"][0].shape == (1, logits.shape[1], 2, 3)
 
 
 def test_scales_see_the_same_where_nothing_varies():
     logits = torch.tensor([1.0, -2.0, 0.5]).double().view(1, 3, 1, 1, 1).expand(1, 3, 5, 6, 7)
     labels, weight = torch.full((1, 5, 6, 7), 2), torch.ones(1, 5, 6, 7).double()
-    scene = Scene(labels, weight, False, (1,), spacing=(1.0, 1.0, 2.5))
+    task = Task(labels, weight, False, (1,), spacing=(1.0, 1.0, 2.5))
     one = -float(logits[0, :, 0, 0, 0].log_softmax(0)[2])
-    assert float(Scales(4)(lambda x: x, logits, scene, 0.0)) == pytest.approx(4 * one, rel=1e-12)
+    assert float(Scales(4)(lambda x: x, logits, task, 0.0)) == pytest.approx(4 * one, rel=1e-12)
 
 
 def test_blocks_are_in_mm_and_never_larger_than_the_grid():
@@ -97,19 +97,19 @@ def iou_by_hand(logits, labels, regions):
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("make, regions", KINDS)
-def test_asmas_value_is_the_overlap_and_its_slope_that_of_the_masked_logits(make, regions, towards):
+def test_asmas_value_is_the_overlap_and_its_slope_that_of_the_masked_logits(make, regions, targeted):
     """The scan stands for the logits; a change of 1 is one tenth of the window."""
     logits, labels, weight = make()
     generator = torch.Generator().manual_seed(5)
     clean = logits + torch.randn(logits.shape, generator=generator).double()
-    scene = Scene(labels, weight, towards, (1,), regions, clean, visible=(-4.0, 6.0))
+    task = Task(labels, weight, targeted, (1,), regions, clean, visible=(-4.0, 6.0))
     z = logits.clone().requires_grad_()
-    value = Masked(0.5, None)(lambda x: x, z, scene, 0.0)
+    value = Masked(0.5, None)(lambda x: x, z, task, 0.0)
     iou = iou_by_hand(logits, labels, regions)
     assert 0.1 < iou < 0.9
-    assert float(value.detach()) == pytest.approx(iou if towards else 1 - iou, rel=1e-9)
+    assert float(value.detach()) == pytest.approx(iou if targeted else 1 - iou, rel=1e-9)
     (slope,) = torch.autograd.grad(value, z)
     y = onehot(labels, regions, logits.shape[1])
     if regions is None:
@@ -117,24 +117,24 @@ def test_asmas_value_is_the_overlap_and_its_slope_that_of_the_masked_logits(make
     else:
         signs = 2 * y - 1
         wrong = signs * logits < 0
-    masked = signs * (wrong if towards else ~wrong) * weight[:, None] * (1 if towards else -1)
+    masked = signs * (wrong if targeted else ~wrong) * weight[:, None] * (1 if targeted else -1)
     torch.testing.assert_close(slope, masked - 0.5 * 2 * (logits - clean) / 10.0**2)
 
 
 def test_channels_that_occur_nowhere_have_no_overlap_to_count():
     logits, labels, weight = field()
     logits[:, 3], labels[labels == 3] = -100.0, 0
-    scene = Scene(labels, weight, True, (1,), None, logits)
-    assert float(Masked(1.0, 1.0)(lambda x: x, logits, scene, 0.0)) == pytest.approx(
+    task = Task(labels, weight, True, (1,), None, logits)
+    assert float(Masked(1.0, 1.0)(lambda x: x, logits, task, 0.0)) == pytest.approx(
         iou_by_hand(logits[:, :3], labels, None), rel=1e-9
     )
 
 
 def test_channels_that_are_to_be_empty_and_are_have_been_reached():
     logits, labels, weight = nested()
-    scene = Scene(torch.zeros_like(labels), weight, True, (0, 1), REGIONS, logits)
+    task = Task(torch.zeros_like(labels), weight, True, (0, 1), REGIONS, logits)
     z = (-logits.abs() - 1).requires_grad_()
-    value = Masked(0.0, 1.0)(lambda x: x, z, scene, 0.0)
+    value = Masked(0.0, 1.0)(lambda x: x, z, task, 0.0)
     assert float(value.detach()) == 1 and not torch.autograd.grad(value, z)[0].any()
 
 
@@ -154,8 +154,8 @@ def test_asma_by_hand(goal):
     tau, beta, steps = 0.002, 0.01, 5
     wanted = Goal.parse(goal, ("right",), victim.labels)
     reference = torch.from_numpy(victim.predict(image)).long()[None]
-    labels, weight, towards = wanted.scene(reference, (1.0, 1.0))
-    assert towards and bool((labels != reference).any())
+    labels, weight, targeted = wanted.task(reference, (1.0, 1.0))
+    assert targeted and bool((labels != reference).any())
     x0 = torch.from_numpy(image.data)[None]
     x, factor, overlaps, points = x0.clone(), tau, [], []
     for step in range(steps + 1):
@@ -214,7 +214,7 @@ def test_a_raw_step_is_the_gradient_times_the_square_of_the_window():
 
 
 def test_asmas_settings_are_the_papers_where_it_does_not_normalise():
-    told = built("asma", 11.0, steps=25).parameters
+    told = recipe_of("asma", 11.0, steps=25).parameters
     assert (told["tau"], told["beta"]) == (pytest.approx(0.1), pytest.approx(1.0))
-    told = built("asma", 11.0, steps=25, normalise=False).parameters
+    told = recipe_of("asma", 11.0, steps=25, normalise=False).parameters
     assert (told["tau"], told["beta"], told["penalty"]) == (1e-7, pytest.approx(1e-6), 1.0)

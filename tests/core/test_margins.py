@@ -188,9 +188,7 @@ def test_a_break_counts_only_below_the_benign_floor(tmp_path, monkeypatch):
 def test_an_attack_does_not_rest_on_what_a_coarser_grid_costs_the_clean_scan(tmp_path):
     """On a grid of 6 mm the clean prediction, brought there, agrees with itself below the limit before any attack."""
     image, coarse = one_organ(0.5), dataclasses.replace(victims.organ(), spacing=(6.0, 6.0, 6.0))
-    found = margin._Search(
-        prepare(job_on(image, tmp_path, "organ", eps=64.0, capped=True), victim=coarse), 64.0, Listener()
-    )
+    found = margin._Search(prepare(job_on(image, tmp_path, "organ", eps=64.0), victim=coarse), 64.0, Listener())
     (value,) = found.goal.targets
     assert found.live[value] < 0.89
     outcome = found._try(64.0, (value,), None)
@@ -250,7 +248,7 @@ def test_a_victim_that_is_loaded_already_gives_the_same_margin(tmp_path):
 def test_only_perturbations_still_needed_are_held(tmp_path):
     ready = prepare(dataclasses.replace(job_on(three_tissues(), tmp_path, "layers"), eps=32.0))
     search = margin._Search(ready, 32.0, Listener())
-    search.climb()
+    search.double()
     assert len(search.trials) == 6
     assert set(search.found) == {search.trials[4]}
 
@@ -272,12 +270,12 @@ def test_attacks_that_seek_the_smallest_change_are_asked_once_and_then_bisected(
 
 def made_of(*names: str):
     """A recipe that keeps the worst of some others."""
-    from perturbox.attacks.attack import compose
+    from perturbox.attacks.attack import Composed
 
     @recipes.recipe(title="Both", paper="none", norms=("linf",), cost="all", family="combined")
     def both(eps: float, norm: str, steps: int):
         """The worst of some."""
-        return compose("both", [recipes.get(name).build(eps, norm, steps, {}) for name in names], eps)
+        return Composed({name: recipes.get(name).build(eps, norm, steps, {}).attack for name in names}, eps)
 
     return both.recipe
 

@@ -12,6 +12,7 @@ from test_identities import WEIGHTS, linear_case
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.runner import run
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.solvers.minimal import Back, Boundary
 from perturbox.types import Case
 
@@ -57,7 +58,7 @@ def test_the_way_back_is_bisected():
     def succeeded():
         return looks[-1] >= 3.2
 
-    class Jump:
+    class Jump(Solver):
         def init(self, z, budget, generator):
             return None
 
@@ -92,3 +93,13 @@ def test_a_flat_objective_leaves_everything_as_it_is():
     oracle = Oracle(lambda z: (-1.0, torch.zeros_like(z)), None, None, lambda z: z, lambda: False)
     z = torch.ones(3)
     assert torch.equal(Boundary("l2", 0.02).step(oracle, z, None)[0], z)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_finished_bisection_ends_the_attack(norm, dtype):
+    """What is left of the steps would change nothing."""
+    image, victim = victims.random_scan(dtype=np.dtype(dtype)), victims.textured()
+    found, more = (attacked(image, victim, "deepfool", 60.0, norm, steps=steps) for steps in (60, 120))
+    assert len(found.trace) == len(more.trace) < 50 and found.best.score < 0.5
+    assert np.array_equal(found.x_adv, more.x_adv) and found.delta.any()

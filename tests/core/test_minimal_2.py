@@ -11,81 +11,81 @@ from test_minimal import everything_lost, outcome_threshold
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.must_change import descend, missing, sought
 from perturbox.attacks.objectives import Voxels
+from perturbox.attacks.on_scan import Task
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.recipes.cw import cw
 from perturbox.attacks.recipes.dag import Permuted, along_the_largest, cycle
 from perturbox.attacks.recipes.lbfgs import other_answer
 from perturbox.attacks.solvers.lbfgs import Lbfgs, two_loop
 from perturbox.attacks.solvers.tradeoff import Adam, Search, Tradeoff
-from perturbox.attacks.view import Scene
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)
 
 
-def scene_of(kind: str, towards: bool) -> tuple[torch.Tensor, Scene]:
+def scene_of(kind: str, targeted: bool) -> tuple[torch.Tensor, Task]:
     """(logits "1 k 4 5" in double precision, a scene): "softmax" of 4 classes, or "sigmoid" of two nested regions."""
     generator = torch.Generator().manual_seed(3)
     logits = 2 * torch.randn(1, 4 if kind == "softmax" else 2, 4, 5, generator=generator).double()
     labels = torch.randint(4 if kind == "softmax" else 3, (1, 4, 5), generator=generator)
     weight = (torch.rand(1, 4, 5, generator=generator) < 0.8).double()
     classes = (0, 3) if kind == "softmax" else (1,)
-    return logits, Scene(labels, weight, towards, classes, REGIONS if kind == "sigmoid" else None)
+    return logits, Task(labels, weight, targeted, classes, REGIONS if kind == "sigmoid" else None)
 
 
-def by_hand(logits: torch.Tensor, scene: Scene) -> list[tuple[tuple, float, np.ndarray, int]]:
+def by_hand(logits: torch.Tensor, task: Task) -> list[tuple[tuple, float, np.ndarray, int]]:
     """Of every answer that must change: (place, lead of what must go, the voxel's logits, its label or channel)."""
     found = []
     for place in np.ndindex(4, 5):
-        z, label = logits[0, :, *place].numpy(), int(scene.labels[0, *place])
-        if scene.weight[0, *place] == 0:
+        z, label = logits[0, :, *place].numpy(), int(task.labels[0, *place])
+        if task.weight[0, *place] == 0:
             continue
-        if scene.regions is None:
+        if task.regions is None:
             lead = z[label] - np.delete(z, label).max()
-            if scene.towards or label in scene.classes:
-                found.append((place, -lead if scene.towards else lead, z, label))
+            if task.targeted or label in task.classes:
+                found.append((place, -lead if task.targeted else lead, z, label))
         else:
-            for channel in scene.classes:
+            for channel in task.classes:
                 inside = bool(REGIONS[label, channel])
                 lead = z[channel] if inside else -z[channel]
-                if scene.towards or inside:
-                    found.append((place, -lead if scene.towards else lead, z, channel))
+                if task.targeted or inside:
+                    found.append((place, -lead if task.targeted else lead, z, channel))
     return found
 
 
-KINDS = [(kind, towards) for kind in ("softmax", "sigmoid") for towards in (False, True)]
+KINDS = [(kind, targeted) for kind in ("softmax", "sigmoid") for targeted in (False, True)]
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_constraints_by_hand(kind, towards):
-    logits, scene = scene_of(kind, towards)
-    voxels = Voxels(logits, scene.labels, scene.weight, scene.regions)
-    counted = sought(voxels, scene.classes, towards)
-    told = sorted(lead for _, lead, _, _ in by_hand(logits, scene))
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_constraints_by_hand(kind, targeted):
+    logits, task = scene_of(kind, targeted)
+    voxels = Voxels(logits, task.labels, task.weight, task.regions)
+    counted = sought(voxels, task.classes, targeted)
+    told = sorted(lead for _, lead, _, _ in by_hand(logits, task))
     assert len(told) > 2 and counted.unique().tolist() == [0, 1]
-    np.testing.assert_allclose(sorted(missing(voxels, towards)[counted > 0].tolist()), told, rtol=1e-12)
+    np.testing.assert_allclose(sorted(missing(voxels, targeted)[counted > 0].tolist()), told, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.5])
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_loss_of_cw_by_hand(kind, towards, kappa):
-    logits, scene = scene_of(kind, towards)
-    loss = sum(max(lead, -kappa) for _, lead, _, _ in by_hand(logits, scene))
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_loss_of_cw_by_hand(kind, targeted, kappa):
+    logits, task = scene_of(kind, targeted)
+    loss = sum(max(lead, -kappa) for _, lead, _, _ in by_hand(logits, task))
     objective = cw(1.0, "l2", 10, kappa=kappa).objective
-    assert float(objective(lambda x: x, logits, scene, 0.0)) == pytest.approx(-loss, rel=1e-12)
+    assert float(objective(lambda x: x, logits, task, 0.0)) == pytest.approx(-loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_loss_of_lbfgs_is_the_cross_entropy_of_any_other_answer(kind, towards):
-    logits, scene = scene_of(kind, towards)
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_loss_of_lbfgs_is_the_cross_entropy_of_any_other_answer(kind, targeted):
+    logits, task = scene_of(kind, targeted)
     loss = 0.0
-    for place, _, z, channel in by_hand(logits, scene):
+    for place, _, z, channel in by_hand(logits, task):
         if kind == "softmax":
             p = (np.exp(z) / np.exp(z).sum())[channel]
         else:
             p = 1 / (1 + np.exp(-z[channel]))
-            p = p if REGIONS[scene.labels[0, *place], channel] else 1 - p
-        loss -= np.log(p if towards else 1 - p)
-    found = descend("lbfgs", other_answer)(lambda x: x, logits, scene, 0.0)
+            p = p if REGIONS[task.labels[0, *place], channel] else 1 - p
+        loss -= np.log(p if targeted else 1 - p)
+    found = descend("lbfgs", other_answer)(lambda x: x, logits, task, 0.0)
     assert float(found) == pytest.approx(-loss, rel=1e-10)
 
 
@@ -93,27 +93,27 @@ def test_the_loss_of_lbfgs_is_the_cross_entropy_of_any_other_answer(kind, toward
 
 
 def test_dag_follows_the_paper_over_what_is_not_fooled_yet():
-    logits, scene = scene_of("softmax", False)
+    logits, task = scene_of("softmax", False)
     logits.requires_grad_()
-    value = Permuted()(lambda x: x, logits, scene, 0.0)
+    value = Permuted()(lambda x: x, logits, task, 0.0)
     (slope,) = torch.autograd.grad(value, logits)
-    order, expected, total = scene.memory["order"].tolist(), torch.zeros_like(slope), 0.0
-    for place, lead, z, label in by_hand(logits.detach(), scene):
+    order, expected, total = task.memory["order"].tolist(), torch.zeros_like(slope), 0.0
+    for place, lead, z, label in by_hand(logits.detach(), task):
         if lead > 0:
             expected[0, order[label], *place] += 1
             expected[0, label, *place] -= 1
             total += z[order[label]] - z[label]
-    assert 0 < int((expected != 0).sum()) < 2 * len(by_hand(logits.detach(), scene))
+    assert 0 < int((expected != 0).sum()) < 2 * len(by_hand(logits.detach(), task))
     torch.testing.assert_close(slope, expected)
     assert float(value.detach()) == pytest.approx(total, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind, towards", [("softmax", True), ("sigmoid", False), ("sigmoid", True)])
-def test_dag_needs_no_permutation_where_the_other_answer_is_known(kind, towards):
-    logits, scene = scene_of(kind, towards)
-    loss = sum(max(lead, 0) for _, lead, _, _ in by_hand(logits, scene))
-    assert float(Permuted()(lambda x: x, logits, scene, 0.0)) == pytest.approx(-loss, rel=1e-12)
-    assert "order" not in scene.memory
+@pytest.mark.parametrize("kind, targeted", [("softmax", True), ("sigmoid", False), ("sigmoid", True)])
+def test_dag_needs_no_permutation_where_the_other_answer_is_known(kind, targeted):
+    logits, task = scene_of(kind, targeted)
+    loss = sum(max(lead, 0) for _, lead, _, _ in by_hand(logits, task))
+    assert float(Permuted()(lambda x: x, logits, task, 0.0)) == pytest.approx(-loss, rel=1e-12)
+    assert "order" not in task.memory
 
 
 @pytest.mark.parametrize("classes", [2, 3, 14])

@@ -16,7 +16,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import Voxels
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.recipes import alma_prox, pdpgd
-from perturbox.attacks.recipes.alma_prox import Multipliers, falling, penalty, ratio, slope
+from perturbox.attacks.recipes.alma_prox import Multipliers, falling, grad, penalty, ratio
 from perturbox.attacks.recipes.pdpgd import Duals
 from perturbox.attacks.solvers.proximal import PROX, Proximal, prox_l2, prox_linf
 
@@ -146,21 +146,21 @@ def test_the_penalty_by_hand_and_its_slope():
     found = penalty(y, rho, mu)
     np.testing.assert_allclose(found.detach().numpy(), by_formula, rtol=1e-12)
     (derivative,) = torch.autograd.grad(found.sum(), y)
-    torch.testing.assert_close(slope(y.detach(), rho, mu), derivative, rtol=1e-12, atol=0)
-    assert float(slope(torch.tensor(0.0), rho, mu)) == pytest.approx(0.3)
+    torch.testing.assert_close(grad(y.detach(), rho, mu), derivative, rtol=1e-12, atol=0)
+    assert float(grad(torch.tensor(0.0), rho, mu)) == pytest.approx(0.3)
     large = penalty(y, torch.tensor(4.0, dtype=torch.float64), mu)
     assert float(large[-1].detach()) == pytest.approx(-0.9 / (1 + 4 * 3))
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_ratio_by_hand(kind, towards):
-    logits, scene = scene_of(kind, towards)
-    found = ratio(Voxels(logits, scene.labels, scene.weight, scene.regions), towards)
-    for place, lead, z, channel in by_hand(logits, scene):
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_ratio_by_hand(kind, targeted):
+    logits, task = scene_of(kind, targeted)
+    found = ratio(Voxels(logits, task.labels, task.weight, task.regions), targeted)
+    for place, lead, z, channel in by_hand(logits, task):
         best = np.sort(z)[::-1]
         below = 1.0
         if kind == "softmax":
-            below = best[0] - ((best[2] + best[3]) / 2 if towards else best[2])
+            below = best[0] - ((best[2] + best[3]) / 2 if targeted else best[2])
         answer = channel if kind == "sigmoid" else 0
         assert float(found[0, answer, *place]) == pytest.approx((lead + 1e-4) / below, rel=1e-6)
 
@@ -204,15 +204,12 @@ def test_multipliers_by_hand():
     assert w < 1 and mu[:4].min() < 0.5 < mu.max()
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_first_value_of_alma_prox_is_the_sum_of_the_penalties(kind, towards):
-    logits, scene = scene_of(kind, towards)
-    leads = ratio(Voxels(logits, scene.labels, scene.weight, scene.regions), towards)
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_first_value_of_alma_prox_is_the_sum_of_the_penalties(kind, targeted):
+    logits, task = scene_of(kind, targeted)
+    leads = ratio(Voxels(logits, task.labels, task.weight, task.regions), targeted)
     told = np.array(
-        [
-            float(leads[0, channel if kind == "sigmoid" else 0, *place])
-            for place, _, _, channel in by_hand(logits, scene)
-        ]
+        [float(leads[0, channel if kind == "sigmoid" else 0, *place]) for place, _, _, channel in by_hand(logits, task)]
     )
     size = np.abs(told).mean() if kind == "sigmoid" else 1.0
     w = 1 / 1.02 if (told < 0).mean() >= 0.3 else 1.0
@@ -220,11 +217,11 @@ def test_the_first_value_of_alma_prox_is_the_sum_of_the_penalties(kind, towards)
     expected = np.where(y >= 0, y + 0.01 * y**2 + 1e-4 * y**3 / 6, y / (1 - np.minimum(y, 0))).sum()
     objective = alma_prox.Lagrangian(0.3, 5)
     point = logits.clone().requires_grad_()
-    assert float(objective(lambda x: x, point, scene, 0.0).detach()) == pytest.approx(-expected, rel=1e-9)
-    assert scene.memory["multipliers"].k == 1
+    assert float(objective(lambda x: x, point, task, 0.0).detach()) == pytest.approx(-expected, rel=1e-9)
+    assert task.memory["multipliers"].k == 1
     with torch.no_grad():  # a look without a gradient moves nothing
-        objective(lambda x: x, logits, scene, 1.0)
-    assert scene.memory["multipliers"].k == 1
+        objective(lambda x: x, logits, task, 1.0)
+    assert task.memory["multipliers"].k == 1
 
 
 # ---------------------------------------------------------------- PDPGD
@@ -247,45 +244,45 @@ def test_duals_by_hand():
         assert duals.average() == pytest.approx(smooth.sum(), rel=1e-12)
         np.testing.assert_allclose(duals.smooth[0, 0].numpy(), smooth, rtol=1e-12)
         log = np.where(counted, log + 0.4 * np.sign(leads), log)
-        duals.climb(tensor(leads), 0.4)
+        duals.ascend(tensor(leads), 0.4)
         np.testing.assert_allclose(duals.log[0, 0].numpy(), log, rtol=1e-12)
-    duals.climb(tensor(np.ones(4)), 1000.0)
+    duals.ascend(tensor(np.ones(4)), 1000.0)
     assert float(duals.log.max()) == pytest.approx(-np.log(1e-12))
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
-def test_the_objective_of_pdpgd_by_hand(kind, towards):
-    logits, scene = scene_of(kind, towards)
-    leads = np.array([lead for _, lead, _, _ in by_hand(logits, scene)])
+@pytest.mark.parametrize("kind, targeted", KINDS)
+def test_the_objective_of_pdpgd_by_hand(kind, targeted):
+    logits, task = scene_of(kind, targeted)
+    leads = np.array([lead for _, lead, _, _ in by_hand(logits, task)])
     objective = pdpgd.Lagrangian(steps=5, rate=0.2, first=0.5)
     values = []
     for _ in range(2):
         point = logits.clone().requires_grad_()
-        values.append(float(objective(lambda x: x, point, scene, 0.0).detach()))
+        values.append(float(objective(lambda x: x, point, task, 0.0).detach()))
     log = np.full(len(leads), -np.log(0.5 * len(leads)))
     smooth = np.exp(log) / (1 + np.exp(log).sum())
     assert values[0] == pytest.approx(-np.log1p(np.exp(leads)).mean(), rel=1e-10)
     log = log + 0.2 * np.sign(leads)
     smooth = 0.9 * smooth + 0.1 * np.exp(log) / (1 + np.exp(log).sum())
     assert values[1] == pytest.approx(-(smooth * np.log1p(np.exp(leads))).sum() / smooth.sum(), rel=1e-10)
-    assert scene.memory["ratio"] == pytest.approx((1 - smooth.sum()) / smooth.sum())
-    moved = scene.memory["duals"].log
+    assert task.memory["ratio"] == pytest.approx((1 - smooth.sum()) / smooth.sum())
+    moved = task.memory["duals"].log
     assert float(moved.max() - moved.min()) == pytest.approx(2 * 0.2 * (1 + 0.75 * 0.9 + 0.1), rel=1e-9)
 
 
 # ---------------------------------------------------------------- both
 
 
-@pytest.mark.parametrize("kind, towards", KINDS)
+@pytest.mark.parametrize("kind, targeted", KINDS)
 @pytest.mark.parametrize("made", [lambda: alma_prox.Lagrangian(0.6, 4), lambda: pdpgd.Lagrangian(4, 0.1, 0.01)])
-def test_slab_by_slab_they_are_the_same(made, kind, towards, monkeypatch):
+def test_slab_by_slab_they_are_the_same(made, kind, targeted, monkeypatch):
     found = []
     for limit in (slabs.SLAB_BYTES, 150):
         monkeypatch.setattr(slabs, "SLAB_BYTES", limit)
-        logits, scene = scene_of(kind, towards)
+        logits, task = scene_of(kind, targeted)
         objective, point = made(), logits.clone().requires_grad_()
         for _ in range(3):
-            value = objective(lambda x: x, point, scene, 0.0)
+            value = objective(lambda x: x, point, task, 0.0)
             (gradient,) = torch.autograd.grad(value, point)
         found.append((value.detach(), gradient))
     for one, other in zip(*found, strict=True):

@@ -9,7 +9,7 @@ from attacking import attacked, multi_label
 
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import LOSSES, Voxels
-from perturbox.attacks.view import channels_of
+from perturbox.attacks.on_scan import channels_of
 from perturbox.job.estimate import estimate_attack
 from perturbox.job.execute import Job, prepare
 
@@ -84,8 +84,8 @@ def test_ordinary_inference_paints_too_and_the_live_score_agrees(spacing):
 def test_a_label_is_left_by_its_innermost_channel_and_reached_by_all_that_hold_it():
     away = {values: channels_of(values, REGIONS, False) for values in ((3,), (2,), (1,), (1, 3), (1, 2, 3), (0,))}
     assert away == {(3,): (2,), (2,): (1,), (1,): (0,), (1, 3): (0, 2), (1, 2, 3): (0, 1, 2), (0,): ()}
-    towards = {values: channels_of(values, REGIONS, True) for values in ((3,), (2,), (1,), (0,))}
-    assert towards == {(3,): (0, 1, 2), (2,): (0, 1), (1,): (0,), (0,): ()}
+    targeted = {values: channels_of(values, REGIONS, True) for values in ((3,), (2,), (1,), (0,))}
+    assert targeted == {(3,): (0, 1, 2), (2,): (0, 1), (1,): (0,), (0,): ()}
 
 
 class Shells(torch.nn.Module):

@@ -8,7 +8,7 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from perturbox.attacks import slabs as by_slab
-from perturbox.attacks.attack import Scene, climb
+from perturbox.attacks.attack import Task, ascend
 from perturbox.attacks.objectives import LOSSES, cross_entropy, dice_ce, margin, soft_dice
 
 SHAPE = (1, 4, 5, 4, 3)
@@ -88,7 +88,7 @@ def test_margin_is_capped_where_voxels_are_lost(field):
 
 
 def test_margin_towards_labels_is_capped_where_they_are_reached(field):
-    found = ours(margin, field, (1, 2), towards=True)
+    found = ours(margin, field, (1, 2), targeted=True)
     assert found == pytest.approx(reference_margin(*field, low=-2.0), rel=1e-12)
 
 
@@ -114,13 +114,13 @@ def test_a_loss_grows_as_the_prediction_leaves_the_labels(name, field):
     assert ours(LOSSES[name], close, (1, 2)) < ours(LOSSES[name], field, (1, 2)) < ours(LOSSES[name], far, (1, 2))
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_are_those_of_finite_differences(name, towards, field):
+def test_gradients_are_those_of_finite_differences(name, targeted, field):
     logits, labels, weight = (torch.from_numpy(np.ascontiguousarray(a[..., :3, :2, :2])) for a in field)
 
     def value(z):
-        return LOSSES[name](z, labels, weight, (1, 2, 3), towards)
+        return LOSSES[name](z, labels, weight, (1, 2, 3), targeted)
 
     assert torch.autograd.gradcheck(value, logits.requires_grad_())
 
@@ -152,11 +152,21 @@ def test_single_precision_is_close(name, field):
     assert ours(LOSSES[name], single, (1, 2)) == pytest.approx(ours(LOSSES[name], field, (1, 2)), rel=1e-5)
 
 
+class Logits:
+    """A model whose scans are their own logits."""
+
+    def __call__(self, x):
+        return x
+
+    def undivided(self, logits):
+        return logits
+
+
 def test_an_objective_climbs_away_from_labels_and_down_towards_them(field):
     logits, labels, weight = (torch.from_numpy(a) for a in field)
     for loss in LOSSES.values():
-        away = climb(loss)(lambda x: x, logits, Scene(labels, weight, False, (1, 2)), 0.0)
-        reach = climb(loss)(lambda x: x, logits, Scene(labels, weight, True, (1, 2)), 0.0)
+        away = ascend(loss)(Logits(), logits, Task(labels, weight, False, (1, 2)), 0.0)
+        reach = ascend(loss)(Logits(), logits, Task(labels, weight, True, (1, 2)), 0.0)
         assert float(away) == float(loss(logits, labels, weight, (1, 2)))
         assert float(reach) == -float(loss(logits, labels, weight, (1, 2), True))
 
@@ -165,6 +175,6 @@ def test_a_margin_pulls_on_voxels_far_from_a_wanted_label():
     """Capped on the wrong side, a confident voxel would have no gradient and the goal could never begin."""
     logits = torch.tensor([9.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
     wanted = torch.ones(1, 1, 1, dtype=torch.int64)
-    objective = climb(margin)(lambda x: x, logits, Scene(wanted, torch.ones(1, 1, 1), True, (1,)), 0.0)
+    objective = ascend(margin)(Logits(), logits, Task(wanted, torch.ones(1, 1, 1), True, (1,)), 0.0)
     (gradient,) = torch.autograd.grad(objective, logits)
     assert gradient.flatten().tolist() == [-1.0, 1.0]

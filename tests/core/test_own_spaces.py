@@ -9,11 +9,11 @@ from scipy import fft, interpolate
 
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.objectives import dice_ce
+from perturbox.attacks.on_scan import Task
 from perturbox.attacks.recipes.vafa import alike_and_wrong
 from perturbox.attacks.smoothing import gaussian_mm, smooth, ssim, ssim_map
 from perturbox.attacks.spaces.bias_field import BiasField, spline_field, spline_matrix
 from perturbox.attacks.spaces.dct import Quantised, _SoftRound, along_blocks, cosine_matrix, to_blocks
-from perturbox.attacks.view import Scene
 from perturbox.judge.metrics import ssim as measured_ssim
 from perturbox.types import Case
 
@@ -210,10 +210,10 @@ def test_vafa_compares_what_the_window_shows_and_nothing_beyond():
     clean, x = (400 * torch.rand(1, 1, 16, 16, 16, generator=generator) - 200 for _ in range(2))
     logits = torch.randn(1, 2, 16, 16, 16, generator=generator)
     labels, weight = torch.randint(2, (1, 16, 16, 16), generator=generator), torch.ones(1, 16, 16, 16)
-    scene = Scene(labels, weight, False, (1,), None, clean, visible=(-100.0, 150.0))
+    task = Task(labels, weight, False, (1,), None, clean, visible=(-100.0, 150.0))
     alike = ssim(clean.clamp(-100, 150), x.clamp(-100, 150), 250.0)
     expected = dice_ce(logits, labels, weight, (1,)) - (1 - alike)
-    assert float(alike_and_wrong(lambda _: logits, x, scene, 0.0)) == pytest.approx(float(expected), rel=1e-6)
+    assert float(alike_and_wrong(lambda _: logits, x, task, 0.0)) == pytest.approx(float(expected), rel=1e-6)
     beyond = torch.where(x > 150, x + 1000, x)  # no reader and no victim sees it
-    values = [alike_and_wrong(lambda _: logits, point, scene, 0.0) for point in (x, beyond)]
+    values = [alike_and_wrong(lambda _: logits, point, task, 0.0) for point in (x, beyond)]
     assert torch.equal(*values)

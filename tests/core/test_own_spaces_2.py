@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import victims
-from attacking import attacked, built, channels_scan, same_bits, with_channels
+from attacking import attacked, built, channels_scan, recipe_of, same_bits, with_channels
 from scipy import ndimage
 
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.recipes.deformation import unit_vectors
 from perturbox.attacks.spaces import deformation, slice_axis, warp
@@ -182,7 +182,7 @@ def test_steps_of_a_deformation_are_as_long_at_every_control_point():
     step = unit_vectors(slope)
     torch.testing.assert_close(step[..., 1:].norm(dim=1), torch.ones(1, 4, 4, 3))
     assert not step[..., 0].any()
-    assert built("deformation", None, steps=10).parameters["alpha"] == pytest.approx(0.75)
+    assert recipe_of("deformation", None, steps=10).parameters["alpha"] == pytest.approx(0.75)
 
 
 # ---------------------------------------------------------------- affine
@@ -255,7 +255,7 @@ def test_a_motion_that_is_too_large_is_made_smaller_and_others_are_left():
 
 def test_a_step_of_a_motion_goes_along_the_gradient():
     attack = built("affine", None, steps=10)
-    assert attack.parameters["alpha"] == pytest.approx(1.25)
+    assert recipe_of("affine", None, steps=10).parameters["alpha"] == pytest.approx(1.25)
     update, _ = attack.solver.rule.apply(torch.tensor([[3.0, 0.0, 0.0, -4.0, 0.0]]), (None, None))
     torch.testing.assert_close(update, torch.tensor([[0.75, 0.0, 0.0, -1.0, 0.0]]))
 
@@ -290,7 +290,7 @@ def test_one_motion_for_all_channels_and_none_outside_the_region(name):
 def test_a_moved_organ_loses_the_dice_that_a_random_motion_measures(name):
     """A victim that sees the organ wherever it lies: all that is lost is the motion, and the control says so."""
     image, victim = victims.organ_scan((16, 14, 12)), victims.organ()
-    draw = own_draw(built(name, None, displacement=6.0), Case(image), victim)
+    draw = random_draw(built(name, None, displacement=6.0), Case(image), victim)
     reference = victim.predict(image)
     assert draw is not None
     moved = victim.predict(image.with_data(draw(0)))

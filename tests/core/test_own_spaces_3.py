@@ -10,7 +10,7 @@ from attacking import attacked, built, channels_scan, with_channels
 from scipy import fft
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.recipes.kspace import only_mr, unit_phasors
 from perturbox.attacks.recipes.watermark import Placing
@@ -160,7 +160,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_mr_of_every_kind_is_attacked(kind, acquisition):
     image, victim = KINDS[kind]()
-    only_mr(victim, image)
+    only_mr(victim, image, {})
     outcome = attacked(image, victim, "kspace", None, acquisition=acquisition, steps=3)
     assert outcome.delta.any() and (outcome.x_adv >= 0).all()
     assert outcome.trace[-1].loss > outcome.trace[0].loss
@@ -171,21 +171,21 @@ def test_mr_of_every_kind_is_attacked(kind, acquisition):
 def test_ct_colours_and_normalised_scans_are_refused_in_words():
     victim = victims.textured(unit="intensity")
     with pytest.raises(InputError, match=r"this is CT; use sa2 instead\.$"):
-        only_mr(victims.textured(), mr())
+        only_mr(victims.textured(), mr(), {})
     with pytest.raises(InputError, match=r"this is CT; use sa2 instead\.$"):
-        only_mr(victim, scan())
+        only_mr(victim, scan(), {})
     with pytest.raises(InputError, match=r"this is US; use sa2 instead\.$"):
-        only_mr(victim, dataclasses.replace(mr(), header={"modality": "US"}))
+        only_mr(victim, dataclasses.replace(mr(), header={"modality": "US"}), {})
     with pytest.raises(InputError, match=r"a colour picture; use sa2 instead\.$"):
-        only_mr(victim, mr((9, 8), 3))
+        only_mr(victim, mr((9, 8), 3), {})
     normalised = mr()
     normalised.data[:] = (normalised.data - normalised.data.mean()) / normalised.data.std()
     with pytest.raises(InputError, match=r"magnitude images and this scan goes down to -1\.\d+; .*normalised\.$"):
-        only_mr(victim, normalised)
+        only_mr(victim, normalised, {})
     resampled = mr()
     resampled.data[0, 0] = -2.0  # a little undershoot
-    only_mr(victim, resampled)
-    assert built("kspace", None).check is only_mr
+    only_mr(victim, resampled, {})
+    assert recipes.get("kspace").check is only_mr
 
 
 def test_values_below_0_keep_their_sign():
@@ -279,12 +279,12 @@ def test_a_mark_is_the_same_in_all_channels_and_bounded(kind):
     image = channels_scan(2, (16, 14, 3), dtype=np.dtype(np.float32))
     image.data[1] = image.data[0]
     attack = built("watermark", None, kind=kind, strength=0.2)
-    draw = own_draw(attack, Case(image), with_channels(2, 3))
+    draw = random_draw(attack, Case(image), with_channels(2, 3))
     assert draw is not None
     change = draw(0) - image.data
     assert np.array_equal(change[0], change[1]) and 0 < np.abs(change).max() <= 0.2 * 200 + 1e-3
     mixed = attacked(image, with_channels(2, 3), "watermark", None, kind=kind, steps=3)
-    assert mixed.delta.any() and mixed.touched is None
+    assert mixed.delta.any() and mixed.had_gradient is None
 
 
 def test_places_and_strengths_are_drawn_within_their_limits():

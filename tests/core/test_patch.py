@@ -11,7 +11,7 @@ import victims
 from attacking import attacked, built, same_bits
 
 from perturbox import io
-from perturbox.attacks.attack import Scene, climb
+from perturbox.attacks.attack import Task, ascend
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import LOSSES
@@ -146,24 +146,24 @@ def test_draws_are_all_turns_and_mirror_images_that_keep_the_shape():
     assert still == Moved((), (), (0, 0), 0.0)
 
 
-def smooth(view, x, scene, progress):
-    return (torch.sin(x / 40) * scene.weight).mean() + (x / 100).square().mean()
+def smooth(view, x, task, progress):
+    return (torch.sin(x / 40) * task.weight).mean() + (x / 100).square().mean()
 
 
 def looked_at(image, seed: int = 0):
     """(view, scene) in double precision, with weights that make every voxel count differently."""
     weight = torch.randn(1, 1, *image.shape, generator=generator(5)).double()
-    scene = Scene(torch.zeros(1, *image.shape, dtype=torch.int64), weight, False, (1,), clean=tensor(image).double())
-    scene = dataclasses.replace(scene, generator=generator(seed))
-    return SimpleNamespace(budget=budget(image)), scene
+    task = Task(torch.zeros(1, *image.shape, dtype=torch.int64), weight, False, (1,), clean=tensor(image).double())
+    task = dataclasses.replace(task, generator=generator(seed))
+    return SimpleNamespace(budget=budget(image)), task
 
 
 def test_the_gradient_is_that_of_the_mean_over_transformations():
     image = victims.random_scan((7, 6, 5), scale=20.0, dtype=FLOAT)
 
     def objective(x):
-        view, scene = looked_at(image)
-        return expected(smooth, Box(6.0), 3, 4.0, True, 0.1)(view, x, scene, 0.0)
+        view, task = looked_at(image)
+        return expected(smooth, Box(6.0), 3, 4.0, True, 0.1)(view, x, task, 0.0)
 
     x = tensor(image).double().requires_grad_()
     assert torch.autograd.gradcheck(objective, x, eps=1e-3, atol=1e-8, rtol=1e-5)
@@ -176,16 +176,16 @@ def test_the_gradient_is_that_of_the_mean_over_transformations():
 
 def test_its_value_is_the_mean_over_the_draws_by_hand():
     image = victims.random_scan((9, 8, 7), dtype=FLOAT)
-    view, scene = looked_at(image)
-    x = scene.clean + 5
-    found = expected(smooth, Box(6.0), 4, 4.0, True, 0.2)(view, x, scene, 0.0)
+    view, task = looked_at(image)
+    x = task.clean + 5
+    found = expected(smooth, Box(6.0), 4, 4.0, True, 0.2)(view, x, task, 0.0)
     same, values = generator(), []
     for _ in range(4):
         moved = Moved.draw((3, 3, 2), (2, 2, 1), True, 0.2, same)
         place = Box(6.0).on(view.budget)
-        changed = scene.clean.clone()
+        changed = task.clean.clone()
         changed[place.moved(moved.shift, changed.shape[2:]).slices] = moved.apply(x[place.slices], view.budget)
-        values.append(float(smooth(view, changed, scene, 0.0)))
+        values.append(float(smooth(view, changed, task, 0.0)))
     assert float(found) == pytest.approx(np.mean(values), rel=1e-12) and len(set(values)) == 4
 
 
@@ -193,7 +193,7 @@ def test_without_transformations_it_is_the_plain_attack_on_the_patch():
     image, victim = victims.random_scan(), victims.textured()
     settings = {"side": 12.0, "samples": 1, "shift": 0.0, "turn": False, "brightness": 0.0}
     still = attacked(image, victim, "patch", None, **settings)
-    attack = dataclasses.replace(built("patch", None, steps=4, **settings), objective=climb(LOSSES["dice-ce"]))
+    attack = dataclasses.replace(built("patch", None, steps=4, **settings), objective=ascend(LOSSES["dice-ce"]))
     goal = Goal.parse("change", (), victim.labels)
     plain = run(attack, victim.on(image), Case(image), victim.predict(image), goal)
     assert same_bits(still.x_adv, plain.x_adv) and still.delta.any()

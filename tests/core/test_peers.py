@@ -67,7 +67,7 @@ def test_pgd_does_what_torchattacks_pgd_does(network, torchattacks_pgd, eps, ste
     window = Window((SIDE, SIDE), blend="constant")
     victim = Victim("trained", network, LABELS, window, unit="intensity", dims=2)
     goal = Goal.parse("change", (), LABELS)
-    attack = recipes.get("pgd").build(eps, "linf", steps, {"alpha": alpha, "random_start": False, "loss": "ce"})
+    attack = recipes.get("pgd").build(eps, "linf", steps, {"alpha": alpha, "random_start": False, "loss": "ce"}).attack
     peer = torchattacks_pgd(network, eps=eps, alpha=alpha, steps=steps, random_start=False)
     clean, ours, best, theirs, equal = [], [], [], [], []
     for seed in range(8):

@@ -120,7 +120,7 @@ def torchattacks(tmp_path_factory) -> Iterator[list]:
 def test_pgd(network, victim, torchattacks, seed):
     image, labels = slice_of(seed)
     settings = {"alpha": EPS / 4, "random_start": False, "loss": "ce"}
-    attack = recipes.get("pgd").build(EPS, "linf", STEPS, settings)
+    attack = recipes.get("pgd").build(EPS, "linf", STEPS, settings).attack
     peer = torchattacks[0].PGD(network, eps=EPS, alpha=EPS / 4, steps=STEPS, random_start=False)
     mine = ours(attack, victim, image, labels, CHANGE)
     other = theirs(network, image, lambda x: peer(x, torch.from_numpy(labels)[None]))
@@ -130,7 +130,7 @@ def test_pgd(network, victim, torchattacks, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mi_fgsm(network, victim, torchattacks, seed):
     image, labels = slice_of(seed)
-    attack = recipes.get("mi-fgsm").build(EPS, "linf", STEPS, {"alpha": EPS / STEPS, "loss": "ce", "decay": 0.9})
+    attack = recipes.get("mi-fgsm").build(EPS, "linf", STEPS, {"alpha": EPS / STEPS, "loss": "ce", "decay": 0.9}).attack
     peer = torchattacks[1].MIFGSM(network, eps=EPS, alpha=EPS / STEPS, steps=STEPS, decay=0.9)
     mine = ours(attack, victim, image, labels, CHANGE)
     other = theirs(network, image, lambda x: peer(x, torch.from_numpy(labels)[None]))
@@ -147,29 +147,29 @@ def cospgd(tmp_path_factory) -> Iterator[type]:
         yield module.Attack
 
 
-@pytest.mark.parametrize("towards", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", ["segpgd", "cospgd"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, towards):
+def test_segpgd_and_cospgd(network, victim, cospgd, seed, name, targeted):
     """Towards labels, the liver is to vanish, and what lies around it to stay."""
     image, labels = slice_of(seed)
-    goal = Goal.parse("vanish", ("liver",), LABELS) if towards else CHANGE
-    wanted = np.where(labels == 1, 0, labels) if towards else labels
+    goal = Goal.parse("vanish", ("liver",), LABELS) if targeted else CHANGE
+    wanted = np.where(labels == 1, 0, labels) if targeted else labels
     reached = torch.from_numpy(wanted)[None]
     # Named targets are attacked with their surroundings alone.
-    weight = goal.scene(torch.from_numpy(labels)[None], image.spacing)[1]
+    weight = goal.task(torch.from_numpy(labels)[None], image.spacing)[1]
 
     def step(x: Tensor, logits: Tensor, k: int) -> Tensor:
         loss = F.cross_entropy(logits, reached, reduction="none") * weight
         if name == "segpgd":
-            loss = cospgd.segpgd_scale(logits, reached, loss, k, STEPS, targeted=towards)
+            loss = cospgd.segpgd_scale(logits, reached, loss, k, STEPS, targeted=targeted)
         else:
-            loss = cospgd.cospgd_scale(logits, reached, loss, num_classes=len(LABELS), targeted=towards).mean()
+            loss = cospgd.cospgd_scale(logits, reached, loss, num_classes=len(LABELS), targeted=targeted).mean()
         (slope,) = torch.autograd.grad(loss, x)
-        return cospgd.step_inf(x, EPS, slope, clean, EPS / 4, targeted=towards)
+        return cospgd.step_inf(x, EPS, slope, clean, EPS / 4, targeted=targeted)
 
     clean = torch.from_numpy(image.data)[None]
-    attack = recipes.get(name).build(EPS, "linf", STEPS, {"alpha": EPS / 4, "random_start": False})
+    attack = recipes.get(name).build(EPS, "linf", STEPS, {"alpha": EPS / 4, "random_start": False}).attack
     mine = ours(attack, victim, image, labels, goal)
     other = theirs(network, image, lambda x: by_hand(network, x, step))
     compare(network, mine, other, labels, goal)
@@ -192,10 +192,12 @@ def test_asma(network, victim, adv_lib):
     image, labels = slice_of(22)
     goal = Goal.parse("vanish", tuple(LABELS)[1:], LABELS).present(labels)
     assert len(goal.classes) == len(LABELS)
-    wanted, weight, _ = goal.scene(torch.from_numpy(labels)[None], image.spacing)
+    wanted, weight, _ = goal.task(torch.from_numpy(labels)[None], image.spacing)
     tau, beta, steps = 1e-4, 1e-3, 25
-    attack = recipes.get("asma").build(
-        1.0, "linf", steps, {"normalise": False, "tau": tau, "beta": beta, "window": 1.0}
+    attack = (
+        recipes.get("asma")
+        .build(1.0, "linf", steps, {"normalise": False, "tau": tau, "beta": beta, "window": 1.0})
+        .attack
     )
     mine = ours(attack, victim, image, labels, goal)
     settings = {"masks": weight > 0, "num_steps": steps, "adv_threshold": 2.0, "τ": tau, "β": beta}
@@ -213,7 +215,7 @@ def test_dag(network, victim, adv_lib, seed):
     at it, so the picture keeps away from its ends."""
     image, labels = slice_of(seed, low=0.2)
     goal, gamma, steps = CHANGE.present(labels), 0.01, 15
-    attack = recipes.get("dag").build(1.0, "linf", steps, {"gamma": gamma, "labels": "runner-up"})
+    attack = recipes.get("dag").build(1.0, "linf", steps, {"gamma": gamma, "labels": "runner-up"}).attack
     mine = ours(attack, victim, image, labels, goal)
     y = torch.from_numpy(labels)[None]
     network.seen = []

@@ -139,6 +139,15 @@ def test_a_module_fits_in_a_sitting_and_says_what_its_public_parts_are(path):
     assert ast.get_docstring(tree) or not source.strip()
 
 
+def test_ten_minutes_are_enough_to_read_what_an_attack_needs():
+    """The files that CONTRIBUTING names for it have at most 400 lines together."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    part = page.partition("## Ten minutes of reading\n")[2].partition("\n## ")[0]
+    files = re.findall(r"\]\((core/[^)]+\.py)\)", part)
+    assert len(files) == 5 and "core/perturbox/attacks/recipes/fgsm.py" in files
+    assert sum(len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in files) <= 400
+
+
 def test_the_source_root_is_no_package():
     assert not (CORE / "__init__.py").exists()
 

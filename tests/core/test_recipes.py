@@ -1,13 +1,16 @@
 """Recipes are found, described and built from their signatures, and refuse settings in words."""
 
+import dataclasses
 import json
 import pkgutil
 from typing import Annotated, get_args, get_type_hints
 
 import pytest
+import victims
+from attacking import attacked
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param
 from perturbox.attacks.solvers.ascent import Ascent, chain, sign
@@ -85,13 +88,13 @@ def test_what_pgd_says_of_itself():
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_tell_all_a_replay_needs(name):
     recipe = recipes.get(name)
-    attack = recipe.build(8.0, recipe.norms[0], 20, {}, local=True)
-    told = attack.parameters
+    made = recipe.build(8.0, recipe.norms[0], 20, {}, local=True)
+    told, taken = made.parameters, made.attack.steps if isinstance(made.attack, Climb) else 20
     assert json.loads(json.dumps(told)) == told
-    assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], attack.steps)
+    assert (told["eps"], told["norm"], told["steps"]) == (8.0, recipe.norms[0], taken)
     settings = {key: value for key, value in told.items() if key not in ("eps", "norm", "steps")}
     again = recipe.build(told["eps"], told["norm"], told["steps"], settings, local=True)
-    assert again.parameters == told and again.name == name
+    assert again.parameters == told and again.recipe is recipe
 
 
 def test_defaults_are_those_of_the_papers():
@@ -100,7 +103,7 @@ def test_defaults_are_those_of_the_papers():
     assert recipes.get("mi-fgsm").build(8.0, "linf", 20, {}).parameters == {
         "loss": "dice-ce", "alpha": 0.4, "decay": 1.0, "eps": 8.0, "norm": "linf", "steps": 20,
     }  # fmt: skip
-    assert recipes.get("fgsm").build(8.0, "linf", 20, {}).steps == 1
+    assert recipes.get("fgsm").build(8.0, "linf", 20, {}).attack.steps == 1
 
 
 def test_settings_are_taken_as_words_or_values():
@@ -108,9 +111,9 @@ def test_settings_are_taken_as_words_or_values():
     words = pgd.build(8.0, "l2", 5, {"alpha": "0.5", "random_start": "no", "restarts": "3", "loss": "ce"})
     values = pgd.build(8.0, "l2", 5, {"alpha": 0.5, "random_start": False, "restarts": 3, "loss": "ce"})
     assert words.parameters == values.parameters
-    assert (words.restarts, words.space) == (3, Additive(random_start=False))
+    assert (words.attack.restarts, words.attack.space) == (3, Additive(random_start=False))
     assert pgd.build(8.0, "linf", 5, {"alpha": None}).parameters["alpha"] == 4.0
-    assert pgd.build(8.0, "linf", 5, {"restarts": 3.0}).restarts == 3
+    assert pgd.build(8.0, "linf", 5, {"restarts": 3.0}).attack.restarts == 3
 
 
 @pytest.mark.parametrize(
@@ -172,13 +175,13 @@ def test_a_recipe_is_one_typed_function():
         share: Annotated[float, Param("Share of eps", unit="1", minimum=0, maximum=1)] = 0.5,
     ) -> Attack:
         """Less."""
-        return Attack("", climb(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
+        return Climb(ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign())), share * eps, "linf", steps)
 
     made = half_of_it.recipe
     assert made.name == "half-of-it"
-    attack = made.build(8.0, "linf", 2, {"share": "0.25"})
-    assert (attack.name, attack.eps) == ("half-of-it", 2.0)
-    assert attack.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
+    found = made.build(8.0, "linf", 2, {"share": "0.25"})
+    assert (found.recipe, found.attack.eps) == (made, 2.0)
+    assert found.parameters == {"share": 0.25, "eps": 2.0, "norm": "linf", "steps": 2}
     with pytest.raises(InputError, match="between 0 and 1, not"):
         made.build(8.0, "linf", 2, {"share": 2})
 
@@ -200,3 +203,16 @@ def test_the_few_to_start_with_come_first_then_each_family_by_name():
     assert first == ["annealed", "ensemble", "medis", "square", "bias-field", "noise"]
     rest = [(list(recipes.FAMILIES).index(one.family), one.name) for one in offered[len(first) :]]
     assert rest == sorted(rest) and rest[0][1] == "bim"
+
+
+def test_a_new_loss_for_all_attacks_is_one_entry(monkeypatch):
+    """Every `loss` setting takes it and lists it, and it is what is climbed."""
+    monkeypatch.setitem(LOSSES, "half", dataclasses.replace(LOSSES["dice"], name="half"))
+    image, victim = victims.random_scan(), victims.textured()
+    for name in ("pgd", "apgd", "annealed"):
+        (entry,) = (one for one in recipes.get(name).describe()["parameters"] if one["name"] == "loss")
+        assert {"half", *LOSSES} <= set(entry["choices"])
+        new, known = (attacked(image, victim, name, 8.0, steps=2, loss=loss) for loss in ("half", "dice"))
+        assert [step.loss for step in new.trace] == [step.loss for step in known.trace]
+    with pytest.raises(InputError, match=r"is one of .*half.*, not 'other'"):
+        recipes.get("pgd").build(8.0, "linf", 2, {"loss": "other"})

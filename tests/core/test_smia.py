@@ -9,9 +9,9 @@ from attacking import attacked, built, multi_label, same_bits
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.on_scan import ModelOnScan, Previous, Task
 from perturbox.attacks.recipes.smia import Stabilised, divergence
 from perturbox.attacks.runner import run
-from perturbox.attacks.view import Previous, Scene, View
 from perturbox.types import Case
 
 REGIONS = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.bool)
@@ -70,7 +70,7 @@ def test_the_divergence_is_least_at_the_prediction_itself_and_leaves_it_alone(re
 def viewed(image, victim, goal=None):
     goal = goal or Goal.parse("change", (), victim.labels)
     budget = Budget.of(Case(image), 6.0, "linf")
-    return View.of(victim.on(image), image, victim.predict(image), goal, budget, torch.Generator())
+    return ModelOnScan.of(victim.on(image), image, victim.predict(image), goal, budget, torch.Generator())
 
 
 @pytest.mark.parametrize("goal", ["change", "vanish"])
@@ -82,15 +82,15 @@ def test_the_objective_is_deviation_minus_distance_from_the_point_farther_along(
     loss, generator = LOSSES["ce"], torch.Generator().manual_seed(3)
     before, slope = (torch.randn(view.x.shape, generator=generator) for _ in range(2))
     x = view.x + torch.randn(view.x.shape, generator=generator)
-    scene = view.scene
+    task = view.task
     objective = Stabilised(loss, 0.7, 1.3, 6.0, 0.0, False)
-    first = float(objective(view, x, scene, 0.0))
-    assert first == pytest.approx(0.7 * float(scene.gain(loss, view(x))), rel=1e-6)
-    scene = Scene(**{**vars(scene), "previous": Previous(view.x + before, slope)})
+    first = float(objective(view, x, task, 0.0))
+    assert first == pytest.approx(0.7 * float(task.gain(loss, view(x))), rel=1e-6)
+    task = Task(**{**vars(task), "previous": Previous(view.x + before, slope)})
     # A Gaussian of 0 mm leaves the sign itself.
     ahead = view(view.x + before + 6.0 * slope.sign())
-    expected = first - 1.3 * float(divergence(view(x), ahead, scene.weight, scene.regions))
-    assert float(objective(view, x, scene, 0.0)) == pytest.approx(expected, rel=1e-5)
+    expected = first - 1.3 * float(divergence(view(x), ahead, task.weight, task.regions))
+    assert float(objective(view, x, task, 0.0)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_first_step_is_that_of_bim_and_the_second_is_not():
@@ -146,12 +146,12 @@ def test_the_gaussian_is_as_wide_in_mm_along_every_axis():
     affine[1, 0], affine[0, 1], affine[2, 2], affine[3, 3] = 1.0, 2.0, 4.0, 1.0
     image = victims.random_scan((61, 31, 15), affine=affine)
     view = viewed(image, victims.textured(orientation="RAS", spacing=(3.0, 3.0, 3.0)))
-    assert view.scene.scan_spacing == (1.0, 2.0, 4.0)
-    assert view.scene.spacing != view.scene.scan_spacing
+    assert view.task.scan_spacing == (1.0, 2.0, 4.0)
+    assert view.task.spacing != view.task.scan_spacing
     slope = torch.zeros(1, 1, 61, 31, 15)
     slope[0, 0, 30, 15, 7] = -0.3  # the sign counts
-    scene = Scene(**{**vars(view.scene), "previous": Previous(view.x, slope)})
-    moved = Stabilised(LOSSES["ce"], 1.0, 1.0, 10.0, 4.0, False).ahead(scene) - view.x
+    task = Task(**{**vars(view.task), "previous": Previous(view.x, slope)})
+    moved = Stabilised(LOSSES["ce"], 1.0, 1.0, 10.0, 4.0, False).ahead(task) - view.x
     kernel = -moved[0, 0].double().numpy()
     assert kernel.sum() == pytest.approx(10.0, rel=1e-4)
     for axis, (step, middle) in enumerate(zip((1.0, 2.0, 4.0), (30, 15, 7), strict=True)):
@@ -168,8 +168,8 @@ def test_in_a_picture_the_gaussian_has_two_axes():
     view = viewed(image, victims.textured(2))
     slope = torch.zeros(1, 1, 21, 17)
     slope[0, 0, 10, 8] = 1.0
-    scene = Scene(**{**vars(view.scene), "previous": Previous(view.x, slope)})
-    kernel = (Stabilised(LOSSES["ce"], 1.0, 1.0, 1.0, 2.0, False).ahead(scene) - view.x)[0, 0]
+    task = Task(**{**vars(view.task), "previous": Previous(view.x, slope)})
+    kernel = (Stabilised(LOSSES["ce"], 1.0, 1.0, 1.0, 2.0, False).ahead(task) - view.x)[0, 0]
     one = np.exp(-np.square(np.arange(-3, 4)) / 2)
     np.testing.assert_allclose(kernel[7:14, 5:12].numpy(), np.outer(one, one) / one.sum() ** 2, atol=2e-5)
 

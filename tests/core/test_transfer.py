@@ -150,7 +150,7 @@ def test_an_attack_crafted_on_other_scans_never_looks_at_this_one():
     attack = dataclasses.replace(built("bim", 12.0, steps=2, alpha=6.0), space=Everywhere())
     outcome = attacked_on(attack, mine, victim, others, seen)
     assert {tuple(shape[2:]) for shape in seen} == {(16, 12, 9)}
-    assert (outcome.delta == -12).sum() > 1000 and outcome.touched is None
+    assert (outcome.delta == -12).sum() > 1000 and outcome.had_gradient is None
 
 
 def attacked_on(attack, image, victim, others, seen):
@@ -159,9 +159,9 @@ def attacked_on(attack, image, victim, others, seen):
 
     objective = attack.objective
 
-    def watching(view, x, scene, progress):
+    def watching(view, x, task, progress):
         seen.append(tuple(x.shape))
-        return objective(view, x, scene, progress)
+        return objective(view, x, task, progress)
 
     # The corners of bone and air bound the range, so the whole change fits.
     attack = dataclasses.replace(attack, objective=watching)
@@ -217,21 +217,21 @@ def test_transforming_anything_keeps_its_labels_in_place():
     bound = victim.on(image)
     reference = bound.to_grid(victim.predict(image))
     generator = torch.Generator().manual_seed(0)
-    from perturbox.attacks.attack import Scene
+    from perturbox.attacks.attack import Task
 
-    scene = Scene(reference, torch.ones_like(reference).float(), False, (1,), generator=generator)
+    task = Task(reference, torch.ones_like(reference).float(), False, (1,), generator=generator)
 
-    def agreement(view, x, scene, progress):
-        return (view(x).argmax(1) == scene.labels).float().mean()
+    def agreement(view, x, task, progress):
+        return (view(x).argmax(1) == task.labels).float().mean()
 
-    class View:
+    class ModelOnScan:
         prepare = staticmethod(bound.prepare)
         slide = staticmethod(bound.slide)
 
     x = torch.from_numpy(image.data)[None]
-    found = [float(diverse(agreement, 1.0, 0.8)(View, x, scene, 0.0)) for _ in range(10)]
+    found = [float(diverse(agreement, 1.0, 0.8)(ModelOnScan, x, task, 0.0)) for _ in range(10)]
     drawn = Shrunk((20, 18, 16), (16, 14, 13), (4, 0, 3))
-    astray = float((View.slide(drawn.apply(View.prepare(x))).argmax(1) == reference).float().mean())
+    astray = float((ModelOnScan.slide(drawn.apply(ModelOnScan.prepare(x))).argmax(1) == reference).float().mean())
     assert min(found) > 0.94 > 0.91 > astray
 
 

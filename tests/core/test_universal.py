@@ -11,10 +11,10 @@ import SimpleITK as sitk
 import tiny
 import torch
 import victims
-from attacking import attacked, built, multi_label, same_bits, with_channels
+from attacking import attacked, built, multi_label, recipe_of, same_bits, with_channels
 
 from perturbox import io
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
@@ -96,7 +96,7 @@ def test_the_pattern_stays_in_its_ball_and_draws_fill_it(norm):
     drawn = space.draw(x, limits, generator())
     assert float(size(drawn)) == pytest.approx(6.0, rel=1e-6)
     assert norm == "l2" or set(drawn.unique().tolist()) == {-6.0, 6.0}
-    control = own_draw(built("uap", 6.0, norm, fit="tile"), Case(image), victims.textured())
+    control = random_draw(built("uap", 6.0, norm, fit="tile"), Case(image), victims.textured())
     assert control is not None and limits.size(torch.from_numpy(control(1) - image.data)[None]) == pytest.approx(
         6.0, rel=0.02
     )
@@ -197,9 +197,9 @@ def test_a_scan_rests_while_the_goal_is_reached_on_it():
         return 0.0, torch.tensor([(-1.0, 5.0, 1.0)[index]]), index == 1
 
     oracle = Oracle(
-        None, lambda z: asked.append("look") or 0.0, None, lambda z: z.clamp(-3, 3), None, views=3, single=single
+        None, lambda z: asked.append("look") or 0.0, None, lambda z: z.clamp(-3, 3), None, models=3, single=single
     )
-    z, _ = OneByOne(2.0).step(oracle, torch.tensor([2.5]), generator(1))
+    z, _ = OneByOne(2.0).step(oracle, torch.tensor([2.5]), (generator(1), False))
     order = torch.randperm(3, generator=generator(1)).tolist()
     at, expected = 2.5, []
     for index in order:
@@ -287,8 +287,8 @@ def test_every_kind_of_case_is_crafted_on_its_like(kind):
 
     outcome, _ = on_others(scan(1), victim, [scan(2), scan(3)], steps=2, side=4, alpha=3.0)
     assert outcome.delta.any() and outcome.x_adv.shape == scan(1).data.shape
-    attack = built("uap-natural", 8.0, steps=2, side=4, count=2, alpha=3.0)
-    made = attack.make_scans(victim, scan(1), [], generator())
+    recipe = recipe_of("uap-natural", 8.0, steps=2, side=4, count=2, alpha=3.0)
+    made = recipe.recipe.make_scans(victim, scan(1), [], generator(), recipe.parameters)
     natural, _ = on_others(scan(1), victim, made, "uap-natural", steps=2, side=4, count=2, alpha=3.0)
     assert natural.delta.any() and all(step.linf <= 8 for step in natural.trace)
     vanish = Goal.parse("vanish", (next(iter(victim.structures)),), victim.labels)

@@ -17,10 +17,10 @@ from perturbox.attacks import recipes
 from perturbox.attacks.fitting import fit_features
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.objectives import Loss
+from perturbox.attacks.on_scan import ascend
 from perturbox.attacks.runner import run
 from perturbox.attacks.saturation import scale_of
 from perturbox.attacks.usable import Usable
-from perturbox.attacks.view import climb
 from perturbox.cli import main
 from perturbox.job.execute import Job, run_job
 from perturbox.job.folder import verify
@@ -203,9 +203,9 @@ def test_a_loss_that_is_no_number_counts_as_the_lowest_so_far():
 def test_an_infinite_loss_stops_no_attack_and_is_said():
     image, victim = three_tissues(), victims.layers()
     worse = Loss("worse", lambda v: v.total(v.cross_entropy), lambda sums, classes: sums[0] / sums[1] * torch.inf)
-    recipe = recipes.get("apgd").build(12.0, "linf", 4, {})
+    recipe = recipes.get("apgd").build(12.0, "linf", 4, {}).attack
     goal = Goal.parse("change", (), victim.labels)
-    attack = recipe.__class__(**{**vars(recipe), "objective": climb(worse)})
+    attack = dataclasses.replace(recipe, objective=ascend(worse))
     found = run(attack, victim.on(image), Case(image), victim.predict(image), goal)
     assert [step.loss for step in found.trace] == [None] * len(found.trace)
     assert np.isfinite(found.x_adv).all() and "loss was no finite number" in found.notes["loss"]
@@ -333,7 +333,7 @@ def test_scores_times_ten_thousand_break_where_plain_ones_do(dims, make, network
 
 def test_without_dividing_them_they_would_seem_to_hold(monkeypatch):
     """Why they are divided: 16 HU break soft tissue and organ, whose scores have no gradient as they are."""
-    monkeypatch.setattr("perturbox.attacks.view.scale_of", lambda *_: 1.0)
+    monkeypatch.setattr("perturbox.attacks.on_scan.scale_of", lambda *_: 1.0)
     found = attacked(three_tissues(), unusable.scaled(victims.CPU), "bim", eps=16.0, steps=4)
     assert found.best.score == 1.0 and found.untested is not None
 

@@ -64,7 +64,7 @@ def quick(monkeypatch) -> None:
     known: dict[Any, Any] = {}
     measure = recompute.measure
 
-    def remembered(clean, adversarial, victim, goal, *, roi, say, own_draw, clean_seg, expert, **settings):
+    def remembered(clean, adversarial, victim, goal, *, roi, say, random_draw, clean_seg, expert, **settings):
         arrays = (clean.data, adversarial.data, *(a for a in (roi, expert) if a is not None))
         key = (*(hashlib.sha256(a.tobytes()).hexdigest() for a in arrays), clean.unit, goal, repr(settings))
         if key not in known:

@@ -73,7 +73,7 @@ class Goal:
         """Label values a Dice loss averages over: the targets, and what is to stand in their place."""
         return self.targets + {"vanish": (0,), "become": (self.wanted or 0,)}.get(self.kind, ())
 
-    def scene(self, reference: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor, bool]:
+    def task(self, reference: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor, bool]:
         """(label map, weight, towards) on the network's grid: labels "b *g" to leave or (towards) to reach, weight "b
         *g" of the voxels that matter: all of them, or the named targets with their surroundings (12 mm)."""
         targets = torch.tensor(self.targets, device=reference.device)

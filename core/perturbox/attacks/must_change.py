@@ -2,40 +2,39 @@
 taken on. Each answer is a constraint `missing <= 0`."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from perturbox.attacks.objectives import Loss, Voxels
-from perturbox.attacks.view import Objective, Scene
+from perturbox.attacks.on_scan import Model, Objective, Task
 
 
-def sought(voxels: Voxels, classes: tuple[int, ...], towards: bool) -> Tensor:
+def sought(voxels: Voxels, classes: tuple[int, ...], targeted: bool) -> Tensor:
     """Weight "b a *g" of the answers that must change: of voxels labelled as one of the classes; towards a label map,
     of all that matter (in the channels of the classes where answers are yes or no)."""
     targets = voxels.targets
     if voxels.regions is not None:
         counted = torch.zeros_like(targets)
-        counted[:, list(classes)] = 1.0 if towards else targets[:, list(classes)]
+        counted[:, list(classes)] = 1.0 if targeted else targets[:, list(classes)]
     else:
-        counted = torch.ones_like(targets[:, :1]) if towards else targets[:, list(classes)].sum(1, keepdim=True)
+        counted = torch.ones_like(targets[:, :1]) if targeted else targets[:, list(classes)].sum(1, keepdim=True)
     return counted * voxels.weight[:, None]
 
 
-def missing(voxels: Voxels, towards: bool) -> Tensor:
+def missing(voxels: Voxels, targeted: bool) -> Tensor:
     """Logits by which each answer is still what it mustn't be, "b a *g"; below 0 where it has changed."""
-    return voxels.margin if towards else -voxels.margin
+    return voxels.margin if targeted else -voxels.margin
 
 
 def descend(name: str, amount: Callable[[Voxels, bool], Tensor]) -> Objective:
     """The objective that lets the sum of amount(voxels, towards), "b a *g", over the answers that must change fall."""
 
-    def objective(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+    def objective(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
         def total(voxels: Voxels) -> Tensor:
-            return (amount(voxels, scene.towards) * sought(voxels, scene.classes, scene.towards)).sum()
+            return (amount(voxels, task.targeted) * sought(voxels, task.classes, task.targeted)).sum()
 
         loss = Loss(name, total, lambda sums, _: sums)
-        return -loss(view(x), scene.labels, scene.weight, scene.classes, scene.towards, scene.regions)
+        return -loss(model(x), task.labels, task.weight, task.classes, task.targeted, task.regions)
 
     return objective

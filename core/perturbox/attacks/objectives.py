@@ -110,12 +110,12 @@ class Loss:
         labels: Tensor,
         weight: Tensor,
         classes: tuple[int, ...],
-        towards: bool = False,
+        targeted: bool = False,
         regions: Tensor | None = None,
     ) -> Tensor:
-        """Scalar loss over the voxels with weight; `classes` are the channels a Dice averages over; towards: the
+        """Scalar loss over the voxels with weight; `classes` are the channels a Dice averages over; targeted: the
         labels are to be reached; regions: of a multi-label network, see `Voxels`."""
-        statistics = self.descent if towards and self.descent is not None else self.statistics
+        statistics = self.descent if targeted and self.descent is not None else self.statistics
 
         def slab(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
             return statistics(Voxels(logits, labels, weight, regions))

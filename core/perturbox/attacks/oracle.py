@@ -29,9 +29,9 @@ class Oracle:
 
     gradient, value: the objective with its gradient, or alone; both count as a look: the point is scored, traced and
     may become the answer. peek: the objective at a point that need neither be storable nor allowed, and is no answer.
-    project: z made allowed. succeeded: whether the last look reached the goal. memories: `Scene.memory` of every view,
+    project: z made allowed. succeeded: whether the last look reached the goal. memories: `Task.memory` of every model,
     where an objective leaves what its solver needs beside the gradient, such as multipliers. bounds: the lowest and the
-    highest values that voxels may take whatever the norm's limit, for voxelwise spaces. views: how many scans or models
+    highest values that voxels may take whatever the norm's limit, for voxelwise spaces. models: how many views of scans
     the objective is the mean of; single: of one of them, the objective with its gradient and whether the goal is
     reached there; no look.
     """
@@ -43,7 +43,7 @@ class Oracle:
     succeeded: Callable[[], bool]
     memories: Callable[[], list[dict[str, Any]]] = list
     bounds: Callable[[Tensor], tuple[Tensor, Tensor]] = _unbounded
-    views: int = 1
+    models: int = 1
     single: Callable[[Tensor, int], tuple[float, Tensor, bool]] | None = None
 
 

@@ -74,16 +74,19 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """x_adv: "c *s", what the file will hold, in the source's dtype; delta: its difference from the source. touched:
-    bool "*s", voxels that ever had a gradient (None where the attack asks for none, or its variables aren't voxels).
-    stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed attack. untested:
-    why structures that held were not tested, None where they were; notes: what else couldn't be used, by kind."""
+    """x_adv: "c *s", what the file will hold, in the source's dtype; delta: its difference from the source.
+
+    had_gradient: bool "*s", voxels that ever had a gradient (None where the attack asks for none, or its variables
+    aren't voxels). stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed
+    attack. untested: why structures that held were not tested, None where they were; notes: what else couldn't be used,
+    by kind.
+    """
 
     x_adv: np.ndarray
     delta: np.ndarray
     trace: list[Step]
     best: Step
-    touched: np.ndarray | None
+    had_gradient: np.ndarray | None
     stopped: int | None
     members: list[Member] = field(default_factory=list)
     untested: str | None = None

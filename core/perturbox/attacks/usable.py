@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from perturbox.attacks.view import View
+from perturbox.attacks.on_scan import ModelOnScan
 from perturbox.model.finite import is_finite, without_undefined
 from perturbox.types import Undefined
 
@@ -24,7 +24,7 @@ class Usable:
     of_values: whether some part of the attack needs no gradient.
     """
 
-    views: Sequence[View]
+    models: Sequence[ModelOnScan]
     of_values: bool
     gradients: int = 0
     flat: int = 0  # of these, 0 everywhere
@@ -47,19 +47,19 @@ class Usable:
         self.lowest = value if self.lowest is None else min(value, self.lowest)
         return value
 
-    def slope(self, slope: Tensor) -> Tensor:
+    def grad(self, grad: Tensor) -> Tensor:
         """A gradient at voxels that can be followed, bit for bit itself where all of it is finite."""
         self.gradients += 1
-        if not is_finite(slope):
+        if not is_finite(grad):
             self.holed += 1
-            self.hole = max(self.hole, float((~torch.isfinite(slope)).float().mean()))
-            slope = without_undefined(slope)
-        self.flat += not bool(slope.any())
-        return slope
+            self.hole = max(self.hole, float((~torch.isfinite(grad)).float().mean()))
+            grad = without_undefined(grad)
+        self.flat += not bool(grad.any())
+        return grad
 
     def scores(self, size: float) -> bool:
-        """Whether the scores of every view were finite at the point just judged, a change as large as `size`."""
-        found = [view.undefined for view in self.views if view.undefined is not None]
+        """Whether the scores of every model were finite at the point just judged, a change as large as `size`."""
+        found = [model.undefined for model in self.models if model.undefined is not None]
         self.looks += size > 0
         self.undefined += [(size, max(found, key=lambda one: one.scores))] if found else []
         return not found
@@ -68,7 +68,7 @@ class Usable:
 
     @property
     def who(self) -> str:
-        return " and ".join(dict.fromkeys(view.victim.victim.name for view in self.views))
+        return " and ".join(dict.fromkeys(model.victim.victim.name for model in self.models))
 
     def untested(self, through: float | None) -> str | None:
         """Why structures that held were not tested, None where they were; through: share of the voxels that the models
@@ -121,12 +121,13 @@ class Usable:
                 f"{self.holed} of {_times(self.gradients, 'gradient')} of {self.who} held values that are no finite "
                 f"numbers, at up to {_percent(self.hole)} of the voxels: the attack left those out."
             )
-        for view in self.views:
-            if view.saturated:
-                found[f"saturated {view.victim.victim.name}"] = (
-                    f"The scores of {view.victim.victim.name} lie so far apart that float32 holds no gradient of their "
-                    f"probabilities (a masked gradient): the attack divided them by {view.scale:g} before its loss, "
-                    "which changes no label."
+        for model in self.models:
+            if model.saturated:
+                name = model.victim.victim.name
+                found[f"saturated {name}"] = (
+                    f"The scores of {name} lie so far apart that float32 holds no gradient of "
+                    f"their probabilities (a masked gradient): the attack divided them by {model.scale:g} before its "
+                    "loss, which changes no label."
                 )
         if through is not None and ALL >= 1 - through > MANY:
             found["through"] = (
@@ -144,31 +145,31 @@ class Usable:
         return str(max((one for _, one in self.undefined), key=lambda one: one.scores))
 
 
-def passing(view: View, touched: Tensor) -> float | None:
-    """Share of the voxels a view's model reads, and on which a loss rests, whose gradient passes its network; None
+def passing(model: ModelOnScan, had_gradient: Tensor) -> float | None:
+    """Share of the voxels a model's model reads, and on which a loss rests, whose gradient passes its network; None
     where the attack itself reached most of them, so that there is nothing to ask.
 
-    touched: bool "b c *s", voxels with a gradient so far. A random sum of the scores has a gradient wherever the
+    had_gradient: bool "b c *s", voxels with a gradient so far. A random sum of the scores has a gradient wherever the
     network lets one through, whatever a loss does with the scores; one of the prepared scan, wherever it is read.
     """
     generator = torch.Generator().manual_seed(0)
-    weight = view.scene.weight[:, None]
+    weight = model.task.weight[:, None]
 
     def drawn(values: Tensor) -> Tensor:
         return (values * torch.randn(values.shape, generator=generator).to(values) * weight).sum()
 
-    x = view.x.detach().requires_grad_(True)
-    prepared = view.prepare(x)
+    x = model.x.detach().requires_grad_(True)
+    prepared = model.prepare(x)
     if not prepared.requires_grad:
         return None
     (reads,) = torch.autograd.grad(drawn(prepared), x)
     read = reads != 0
     count = int(read.sum())
-    if not count or int((touched & read).sum()) >= (1 - MANY) * count:
+    if not count or int((had_gradient & read).sum()) >= (1 - MANY) * count:
         return None
-    x = view.x.detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(drawn(view.slide(view.prepare(x))), x)
-    return int(((without_undefined(slope) != 0) & read).sum()) / count
+    x = model.x.detach().requires_grad_(True)
+    (grad,) = torch.autograd.grad(drawn(model.slide(model.prepare(x))), x)
+    return int(((without_undefined(grad) != 0) & read).sum()) / count
 
 
 def _percent(share: float) -> str:

@@ -86,7 +86,7 @@ def attack(
     out: NewFolder,
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
-    eps: Eps = 4.0,
+    eps: Eps = None,
     norm: NormName = "linf",
     steps: Steps = None,
     target: Target = None,
@@ -147,7 +147,6 @@ def attack(
         seed=seed,
         device=device,
         force=force,
-        capped=given(context, "eps"),
         surrogate=tuple(surrogate or ()),
     )
     show(*run_attack(job, out, given(context, "goal")))

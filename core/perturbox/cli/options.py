@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perturbox.cli import catalogue
+from perturbox.defaults import EPS
 
 
 def starting(words: Iterable[str], incomplete: str) -> list[str]:
@@ -35,9 +36,12 @@ AttackName = Annotated[
     ),
 ]
 Eps = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--eps", metavar="HU", help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0)."
+        "--eps",
+        metavar="HU",
+        help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0); "
+        f"{EPS:g} if not given, or what limits an attack with a budget of its own.",
     ),
 ]
 NormName = Annotated[

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perturbox.attacks.attack import Climb, Composed
 from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
@@ -59,9 +60,10 @@ def run_attack(job: Job, out: Path, goal_given: bool = False) -> list[Any]:
 
 
 def attack_line(ready: Ready) -> str:
-    attack, members = ready.attack, len(ready.attack.members)
-    restarts = f" × {attack.restarts} restarts" if attack.restarts > 1 and not members else ""
-    steps = f"{attack.steps} step{'s' if attack.steps != 1 else ''}{restarts}"
+    attack, count = ready.attack, ready.parameters["steps"]
+    members = len(attack.members) if isinstance(attack, Composed) else 0
+    restarts = f" × {attack.restarts} restarts" if isinstance(attack, Climb) and attack.restarts > 1 else ""
+    steps = f"{count} step{'s' if count != 1 else ''}{restarts}"
     if members:
         steps = f"{members} attack{'s' if members != 1 else ''} of up to {steps}"
     where = f"{' and '.join(model.name for model in ready.surrogates)} for " if ready.surrogates else ""

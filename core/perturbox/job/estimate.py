@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Climb, Task
 from perturbox.attacks.budget import Budget
 from perturbox.job.execute import Ready
 from perturbox.judge.measure import CONTROL_SEEDS
@@ -93,7 +93,7 @@ def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
 def _climbing(ready: Ready, costs: Costs) -> float:
     """Seconds of all rounds; with surrogates as if each of them were the victim."""
 
-    def one(leaf: Attack) -> float:
+    def one(leaf: Climb) -> float:
         step = (costs.gradient if leaf.uses_gradient else costs.forward) + leaf.queries * costs.forward
         return leaf.steps * step + costs.forward
 
@@ -188,8 +188,9 @@ def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Read
         zeros = torch.zeros(1, *bound.grid.target, dtype=torch.int64, device=victim.device)
         weight, regions = torch.ones_like(zeros, dtype=torch.float32), victim.membership()
         chosen = ready.goal.targets if regions is None else tuple(range(classes))
-        scene = Scene(zeros, weight, False, chosen, regions, x.detach(), bound.grid_spacing(slab))
-        torch.autograd.grad(ready.attack.objective(pretended, x, scene, 0.0), x)
+        task = Task(zeros, weight, False, chosen, regions, x.detach(), bound.grid_spacing(slab))
+        objective = next(ready.attack.leaves()).objective
+        torch.autograd.grad(objective(pretended, x, task, 0.0), x)
 
     labelling = _timed(lambda: bound.grid.argmax_to_native(scores), victim.device)
     return _timed(evaluation, victim.device) * scale, labelling * scale
@@ -197,7 +198,7 @@ def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Read
 
 @dataclass(frozen=True, eq=False)
 class _Pretended:
-    """A view whose network costs nothing."""
+    """A model whose network costs nothing."""
 
     bound: BoundVictim
     scores: Tensor
@@ -214,6 +215,9 @@ class _Pretended:
 
     def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]:
         return self(x), x.new_zeros(())
+
+    def undivided(self, logits: Tensor) -> Tensor:
+        return logits
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

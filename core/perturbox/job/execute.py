@@ -17,7 +17,7 @@ import torch
 import perturbox
 from perturbox import io
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome
@@ -107,7 +107,7 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
     clean_seg = victim.predict(image, effort)
     reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
     listener.say(f"Attacking with {ready.recipe.title}")
-    case = Case(image, ready.expert, ready.roi, job.target)
+    case = Case(image, ready.expert, ready.roi)
     bound = victim.on(image, effort)
     outcome = run(
         ready.attack,
@@ -182,7 +182,7 @@ def conclude(
         roi=ready.roi,
         seed=job.seed,
         clean_seg=clean_seg,
-        own_draw=own_draw(ready.attack, case, victim),
+        random_draw=random_draw(ready.attack, case, victim),
         untested=untested(outcome),
         effort=effort,
         say=listener.say,
@@ -281,9 +281,9 @@ def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: M
 
 def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str, Any]:
     """Everything of result.json but files, effort and warnings."""
-    found = settled(ready.job, ready.attack.parameters, ready.victim, ready.image, measured)
+    found = settled(ready.job, ready.parameters, ready.victim, ready.image, measured)
     found["source"]["sha256"] = ready.source_sha256 or None
-    untouched = None if outcome.touched is None else float(1 - outcome.touched.mean())
+    untouched = None if outcome.had_gradient is None else float(1 - outcome.had_gradient.mean())
     found["image_metrics"]["uninfluential_fraction"] = untouched
     return {**history(ready, outcome), **found, "margin": None, "precision": None}
 
@@ -292,7 +292,7 @@ def history(ready: Ready, outcome: Outcome) -> dict[str, Any]:
     """How a perturbed scan came about: what result.json says that isn't measured on files."""
     names = {value: name for name, value in ready.victim.labels.items()}
     return {
-        **identity(ready.job, ready.attack.parameters, ready.victim, ready.image),
+        **identity(ready.job, ready.parameters, ready.victim, ready.image),
         "surrogates": [
             {"name": model.name, "spec": spec, "sha256": model.sha256}
             for model, spec in zip(ready.surrogates, ready.job.surrogate, strict=True)
@@ -303,7 +303,7 @@ def history(ready: Ready, outcome: Outcome) -> dict[str, Any]:
         "best": {"step": outcome.best.step, "restart": outcome.best.restart, "score": outcome.best.score},
         "stopped_early": None
         if outcome.stopped is None
-        else f"stopped at step {outcome.stopped} of {ready.attack.steps}",
+        else f"stopped at step {outcome.stopped} of {ready.parameters['steps']}",
         "versions": versions(),
         "device": str(ready.victim.device),
         "threads": torch.get_num_threads(),

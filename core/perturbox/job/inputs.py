@@ -25,15 +25,14 @@ from perturbox.types import Case, InputError, Volume
 class Job:
     """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
 
-    steps: None for the attack's own default. capped: whether the user gave eps; to attacks with a budget of their own
-    it means nothing otherwise. surrogate: models to craft the attack on; the victim is then asked for its predictions
-    alone.
+    eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. surrogate: models to craft the attack
+    on; the victim is then asked for its predictions alone.
     """
 
     image: str
     victim: str = "ct-organs"
     attack: str = recipes.DEFAULT
-    eps: float = 4.0
+    eps: float | None = None
     norm: str = "linf"
     steps: int | None = None
     goal: str = "change"
@@ -45,7 +44,6 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     force: bool = False
-    capped: bool = False
     surrogate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,8 +66,7 @@ class Ready:
     expert: np.ndarray | None
     outlined: tuple[str, ...] | None
     roi: np.ndarray | None
-    attack: Attack
-    recipe: recipes.Recipe
+    built: recipes.Built
     warnings: list[str]
     source_sha256: str
     surrogates: tuple[Victim, ...] = ()
@@ -78,12 +75,25 @@ class Ready:
     @cached_property
     def crafted_on_sha256(self) -> list[str]:
         """Hashes of the files a universal attack is crafted on."""
-        return [sha256(Path(path)) for path in self.attack.crafted_on]
+        return [sha256(Path(path)) for path in self.built.crafted_on]
+
+    @property
+    def recipe(self) -> recipes.Recipe:
+        return self.built.recipe
+
+    @property
+    def attack(self) -> Attack:
+        return self.built.attack
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of the attack: everything a replay needs."""
+        return self.built.parameters
 
     @property
     def eps(self) -> float | None:
         """The limit of the change; None where nothing but the attack's own budget limits it."""
-        return self.job.eps if self.recipe.own is None or self.job.capped else None
+        return self.built.attack.limit
 
     def reference(self, clean_seg: np.ndarray) -> np.ndarray:
         """The label map an attack leads away from: the clean prediction, or the expert's outlines on top of it.
@@ -116,8 +126,8 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     Raises InputError for any input that can't be used.
     """
     recipe = recipes.get(job.attack)
-    eps = job.eps if recipe.own is None or job.capped else None
-    attack = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+    built = recipe.build(job.eps, job.norm, job.steps, job.settings, local=True)
+    eps = recipe.limit(job.eps)
     victim, image, warnings, digest = load_inputs(job, image, victim)
     if image.dims not in recipe.dims:
         raise InputError(
@@ -133,16 +143,14 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
-        for part in attack.parts():
-            if part.check is not None:
-                part.check(model, image)
-    others = scans_to_craft_on(attack, victim, image, job.seed)
+        built.check(model, image)
+    others = scans_to_craft_on(built, victim, image, job.seed)
     for scan in others:
         for model in surrogates or (victim,):
             model.on(scan)
-    if job.steps not in (None, attack.steps) and not attack.members:
-        warnings.append(f"{recipe.name} always takes {attack.steps} step; --steps {job.steps} was not used.")
-    return Ready(job, victim, image, goal, expert, outlined, roi, attack, recipe, warnings, digest, surrogates, others)
+    if job.steps not in (None, steps := built.parameters["steps"]):
+        warnings.append(f"{recipe.name} always takes {steps} step; --steps {job.steps} was not used.")
+    return Ready(job, victim, image, goal, expert, outlined, roi, built, warnings, digest, surrogates, others)
 
 
 def require_room_for_a_step(eps: float, image: Volume) -> None:
@@ -156,20 +164,21 @@ def require_room_for_a_step(eps: float, image: Volume) -> None:
         )
 
 
-def scans_to_craft_on(attack: Attack, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
+def scans_to_craft_on(built: recipes.Built, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:
     """The scans of a universal attack, read or made; raises InputError where the case is one of them, or where they are
     of another kind than the case."""
-    channels = None if attack.make_scans else victim.channels
-    read = [io.read_volume(Path(path), unit=victim.unit, channels=channels) for path in attack.crafted_on]
-    for path, scan in zip(attack.crafted_on, read, strict=True):
+    make_scans = built.recipe.make_scans
+    channels = None if make_scans else victim.channels
+    read = [io.read_volume(Path(path), unit=victim.unit, channels=channels) for path in built.crafted_on]
+    for path, scan in zip(built.crafted_on, read, strict=True):
         if np.array_equal(scan.data, image.data):
             raise InputError(
-                f"{path} is the scan that {attack.name} is to be tried on; leave it out, for what is crafted on a scan "
-                "says nothing of how it does on others."
+                f"{path} is the scan that {built.recipe.name} is to be tried on; leave it out: what is crafted on "
+                "a scan says nothing of how it does on others."
             )
-    if attack.make_scans:
-        return tuple(attack.make_scans(victim, image, read, torch.Generator().manual_seed(seed)))
-    for path, scan in zip(attack.crafted_on, read, strict=True):
+    if make_scans:
+        return tuple(make_scans(victim, image, read, torch.Generator().manual_seed(seed), built.parameters))
+    for path, scan in zip(built.crafted_on, read, strict=True):
         if scan.dims != image.dims:
             raise InputError(
                 f"{path} is {scan.dims}D and the scan to attack {image.dims}D; craft on scans of its kind."

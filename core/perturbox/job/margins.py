@@ -18,9 +18,10 @@ import torch
 
 from perturbox import io
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack
+from perturbox.attacks.attack import Attack, Composed
 from perturbox.attacks.budget import middle_limit
 from perturbox.attacks.outcome import Outcome, Step
+from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job.execute import (
@@ -68,7 +69,7 @@ def find_margin(
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
-    ready = prepare(dataclasses.replace(job, eps=max_eps, capped=True, steps=steps), image, victim)
+    ready = prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
         found = _Search(ready, max_eps, listener)
@@ -110,7 +111,7 @@ class _Search:
         with torch.no_grad():
             prediction = ready.victim.decide(self.bound(as_input(ready.image, ready.victim.device)))
         self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
-        self.member: int | None = None
+        self.member: str | None = None
         self.began = 0  # index of this member's first trial
         self.trials: list[Trial] = []
         self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
@@ -120,16 +121,17 @@ class _Search:
     def search(self) -> None:
         """The whole search; of an attack made of others, one for each of them that knows nothing of the rest, so that
         the bound is never above the one that any of them finds alone."""
-        members = self._attack(self.max_eps).members if self.ready.attack.keep != "smallest" else ()
-        for self.member in range(len(members)) if members else (None,):
+        attack = self.ready.attack
+        members = list(attack.members) if isinstance(attack, Composed) and attack.keep != "smallest" else []
+        for self.member in members or [None]:
             self.began = len(self.trials)
             if self._attack(self.max_eps).keep != "smallest":  # otherwise the attack itself seeks the smallest change
-                self.climb()
+                self.double()
             self.aim()
             self.bisect()
         self.member, self.began = None, 0
 
-    def climb(self) -> None:
+    def double(self) -> None:
         """Double the limit from one step; each joint attack starts from the one before."""
         eps = self.step
         start = None
@@ -184,7 +186,7 @@ class _Search:
         """The attack of one trial, as its own result folder records it."""
         aimed = tuple(self.names[value] for value in trial.aimed)
         job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
-        return dataclasses.replace(self.ready, attack=self._attack(trial.eps), job=job, expert=None, outlined=None)
+        return dataclasses.replace(self.ready, built=self._built(trial.eps), job=job, expert=None, outlined=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
         """Each structure's row of margin.json, and the trials whose folders these rows name as witnesses."""
@@ -240,7 +242,7 @@ class _Search:
             "structures": self.structures,
             "attack": {
                 "name": self.ready.recipe.name,
-                "parameters": self.ready.attack.parameters,
+                "parameters": self.ready.parameters,
                 "paper": self.ready.recipe.paper,
             },
             "victim": {**self.ready.victim.describe(), "spec": job.victim, "sha256": self.ready.victim.sha256},
@@ -302,7 +304,7 @@ class _Search:
 
     def _about_a_budget_of_its_own(self) -> list[str]:
         """What a margin of eps means for an attack that something else limits."""
-        own = self.ready.recipe.own_budget(self.ready.attack.parameters)
+        own = self.ready.recipe.own_budget(self.ready.parameters)
         if own is None:
             return []
         unit = f" {own['unit']}" if own["unit"] else ""
@@ -311,10 +313,16 @@ class _Search:
             "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
         ]
 
-    def _attack(self, eps: float) -> Attack:
+    def _built(self, eps: float) -> Built:
         job = self.ready.job
-        attack = self.ready.recipe.build(eps, job.norm, job.steps, job.settings, local=True)
-        return attack if self.member is None else attack.members[self.member]
+        return self.ready.recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+
+    def _attack(self, eps: float) -> Attack:
+        attack = self._built(eps).attack
+        if self.member is None:
+            return attack
+        assert isinstance(attack, Composed)
+        return attack.members[self.member]
 
     def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Outcome:
         """Attack at one limit and judge what a saved and re-read file of it does."""

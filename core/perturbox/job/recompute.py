@@ -12,7 +12,7 @@ import torch
 import perturbox
 from perturbox import io
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import own_draw
+from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
 from perturbox.io.files import sha256
@@ -78,8 +78,7 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             image="",
             victim=result["victim"]["spec"],
             attack=recipe.name,
-            eps=Job.eps if parameters["eps"] is None else parameters["eps"],
-            capped=parameters["eps"] is not None,
+            eps=parameters["eps"],
             norm=parameters["norm"],
             steps=parameters["steps"],
             goal=parameters["goal"],
@@ -186,7 +185,7 @@ def _recompute(
         roi=roi,
         seed=job.seed,
         clean_seg=clean_seg,
-        own_draw=own_draw(built, Case(clean, roi=roi), victim),
+        random_draw=random_draw(built.attack, Case(clean, roi=roi), victim),
         untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
         say=listener.say,
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from perturbox.attacks import recipes
 from perturbox.job.execute import Job
 
 KINDS = ("segment", "attack", "margin")
@@ -33,6 +34,9 @@ class Order:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Order":
         job = {**document["job"], "target": tuple(document["job"]["target"])}
+        # Records of 0.1 hold an eps in any case, and whether the user gave it.
+        if not job.pop("capped", True) and recipes.get(job["attack"]).own is not None:
+            job["eps"] = None
         return cls(**{**document, "job": Job(**job)})
 
 

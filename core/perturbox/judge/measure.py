@@ -46,7 +46,7 @@ def measure(
     roi: np.ndarray | None = None,
     seed: int = 0,
     clean_seg: np.ndarray | None = None,
-    own_draw: Callable[[int], np.ndarray] | None = None,
+    random_draw: Callable[[int], np.ndarray] | None = None,
     untested: str | None = None,
     effort: Effort | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -58,7 +58,7 @@ def measure(
     with the expert, and their controls are against the clean prediction, as their verdict is. clean_seg: the clean
     prediction if already at hand. eps: None where only the attack's own budget limits the change; the largest change
     itself then stands for it. Controls (white noise, rolled perturbation, benign changes, and draws from the attack's
-    own space, see `attack.own_draw`) are drawn from `seed`.
+    own space, see `attack.random_draw`) are drawn from `seed`.
     untested: why the attack could not test the victim, if it couldn't.
     """
     if clean_seg is None:
@@ -98,7 +98,7 @@ def measure(
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
     references = {name: clean_seg if name in beyond else reference for name in victim.structures}
     ask = Asking(victim, effort)
-    control = _controls(clean, delta, region, budget, ask, references, clean_seg, sigma, seed, own_draw, say)
+    control = _controls(clean, delta, region, budget, ask, references, clean_seg, sigma, seed, random_draw, say)
     numbers = {
         "reference": "clean_prediction" if expert is None else "label",
         "outlined": None if expert is None else [name for name in victim.structures if name not in beyond],
@@ -178,7 +178,7 @@ def _controls(
     clean_seg: np.ndarray,
     sigma: float | None,
     seed: int,
-    own_draw: Callable[[int], np.ndarray] | None,
+    random_draw: Callable[[int], np.ndarray] | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Worst Dice per structure, with its reference, under changes that are as large but not aimed."""
@@ -202,10 +202,10 @@ def _controls(
     moved = checks.rolled(delta, clean.data, low, high, region, rng)
     rolled = ask(clean.with_data((clean.data + moved).astype(clean.data.dtype)), "the perturbation rolled")
     drawn = []
-    for index in range(CONTROL_SEEDS if own_draw is not None else 0):
-        assert own_draw is not None
+    for index in range(CONTROL_SEEDS if random_draw is not None else 0):
+        assert random_draw is not None
         say(f"Control: a random draw in the attack's own space ({index + 1} of {CONTROL_SEEDS})")
-        drawn += ask(clean.with_data(own_draw(seed + index)), "a random draw")
+        drawn += ask(clean.with_data(random_draw(seed + index)), "a random draw")
     say("Control: harmless changes")
     return {
         "noise": {"dice": dice_of(noisy)},

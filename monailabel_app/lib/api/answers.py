@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from lib.api.schema import Offer
 from lib.words import for_clients
+from perturbox.attacks import recipes
 from perturbox.jobs import Problem, Record
 from perturbox.plain import to_json
 
@@ -117,7 +118,11 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     if order.kind == "margin":
         request["max_eps"] = order.max_eps
     if order.kind == "attack":
-        request |= {"eps": job.eps, "label": job.label is not None, "label_map": job.label_map}
+        request |= {
+            "eps": recipes.get(job.attack).limit(job.eps),
+            "label": job.label is not None,
+            "label_map": job.label_map,
+        }
         request["roi"] = job.roi is not None
     trace = record.progress.get("trace", [])
     keys = ("phase", "step", "steps", "restart", "eta_s")

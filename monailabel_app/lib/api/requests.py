@@ -173,9 +173,8 @@ def check(submission: Submission, offer: Offer) -> Job:
     structures = offer.structures(victim)
     if kind == "margin" and (submission.norm != "linf" or submission.goal != "change"):
         raise InputError("A margin is a limit on the largest change (norm linf) for the goal change; leave both out.")
-    asked = Job.eps if submission.eps is None else submission.eps
-    eps = submission.max_eps if kind == "margin" else asked
-    if submission.norm == "l0" and eps > 1:
+    eps = submission.max_eps if kind == "margin" else recipe.limit(submission.eps)
+    if submission.norm == "l0" and eps is not None and eps > 1:
         raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps:g}.")
     recipe.build(eps, submission.norm, steps, submission.settings)
     Goal.parse(submission.goal, submission.target, structures)
@@ -185,7 +184,7 @@ def check(submission: Submission, offer: Offer) -> Job:
         image="",
         victim=spec,
         attack=recipe.name,
-        eps=asked,
+        eps=submission.eps,
         norm=submission.norm,
         steps=steps,
         goal=submission.goal,
@@ -195,7 +194,6 @@ def check(submission: Submission, offer: Offer) -> Job:
         seed=submission.seed,
         device=device,
         force=submission.force,
-        capped="eps" in submission.sent() or kind == "margin",
         surrogate=tuple(offer.spec(name) for name in dict.fromkeys(submission.surrogate)),
     )
 

@@ -7,38 +7,46 @@ parametrised tests: every keyword parameter is `Annotated` with a `Param` that s
 import importlib
 import inspect
 import math
+import os
 import pkgutil
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from perturbox.attacks.attack import Attack
+import torch
+
+from perturbox.attacks.attack import Attack, Climb
+from perturbox.attacks.settings import Derived, Param, checked, derived, described
 from perturbox.defaults import ATTACK as DEFAULT
-from perturbox.defaults import STEPS
-from perturbox.types import InputError
+from perturbox.defaults import EPS, STEPS
+from perturbox.model.victim import Victim
+from perturbox.types import InputError, Volume
+
+__all__ = [
+    "DEFAULT",
+    "FAMILIES",
+    "Built",
+    "OwnBudget",
+    "Param",
+    "Recipe",
+    "derived",
+    "discover",
+    "get",
+    "offered",
+    "recipe",
+]
+
+# What a recipe says of its settings {name: value}, among them eps (infinite for no limit), norm and steps.
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Param:
-    """What a recipe's parameter means: help in one sentence, unit, and inclusive limits. local: it names files of this
-    machine, which only the user of this machine may set. required: the attack refuses to work without it."""
-
-    help: str
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    local: bool = False
-    required: bool = False
-
-
-@dataclass(frozen=True)
-class Own:
+class OwnBudget:
     """The budget a recipe has in place of eps: which of its parameters limits the change, and in what sense. zero: the
-    value at which nothing changes, None where there is none. With it, eps is but an additional cap where the user gave
-    one, and results are never ranked beside those at an eps."""
+    value at which nothing changes, None if there is no such value. If the user also gives eps, it is an extra cap;
+    results are never ranked beside those at an eps."""
 
     parameter: str
     meaning: str
@@ -68,9 +76,15 @@ FAMILIES: dict[str, str] = {
 @dataclass(frozen=True)
 class Recipe:
     """A discovered recipe: `function(eps, norm, steps, **parameters) -> Attack` and what is said about it. eps is
-    infinite for a recipe with a budget of its own that nobody capped. use: what to choose it for, in plain words, for
-    the few that one starts with; empty for the others. steps: its own default, with which it can reach its limit.
-    notes: what was measured of it that one should know before choosing it."""
+    infinite if nothing but the recipe's own budget limits the change.
+
+    own: that budget. use: what to choose it for, in plain words, for the few that one starts with; empty for the
+    others. steps: its own default, with which it can reach its limit. notes: what was measured of it that one should
+    know before choosing it. check(victim, scan, settings): refuses, with an InputError, what it can't work with.
+    crafted_on: the parameter that names files other than the case, for a universal attack: scans, or what
+    make_scans(victim, scan, what was read, generator, settings) makes scans of. resolve(settings): those that are
+    recorded in another form than the user's.
+    """
 
     name: str
     title: str
@@ -80,14 +94,17 @@ class Recipe:
     space: str
     dims: tuple[int, ...]
     targeted: bool
-    access: Literal["white", "black"]
     cost: str
     deviations: tuple[str, ...]
     family: Family = "gradient"
-    own: Own | None = None
+    own: OwnBudget | None = None
     use: str = ""
     steps: int = STEPS
     notes: tuple[str, ...] = ()
+    check: Callable[[Victim, Volume, Settings], None] | None = None
+    crafted_on: str = ""
+    make_scans: Callable[[Victim, Volume, Sequence[Volume], torch.Generator, Settings], Sequence[Volume]] | None = None
+    resolve: Callable[[Settings], Settings] | None = None
 
     @property
     def default(self) -> bool:
@@ -99,30 +116,22 @@ class Recipe:
         """Steps of each attack of a search for the margin, most of which start where another one ended."""
         return -(-self.steps // 2)
 
+    @cached_property
+    def access(self) -> Literal["white", "black"]:
+        """Whether it needs the model's gradient, or its predictions alone: its solver says so."""
+        return "white" if self.build(0.0, self.norms[0], None, {}, local=True).attack.uses_gradient else "black"
+
     @property
     def parameters(self) -> list[dict[str, Any]]:
         """One entry per keyword parameter: name, type, unit, default, minimum, maximum, choices, help, local."""
+        return [described(name, annotation, default) for name, (annotation, default) in self._declared().items()]
+
+    def _declared(self) -> dict[str, tuple[Any, Any]]:
+        """(annotation, default) of the keyword parameters by name."""
         hints = get_type_hints(self.function, include_extras=True)
-        entries = []
-        for parameter in inspect.signature(self.function).parameters.values():
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-                continue
-            kind, told = get_args(hints[parameter.name])[:2]
-            choices, plain = _plain_type(kind)
-            entries.append(
-                {
-                    "name": parameter.name,
-                    "type": plain.__name__,
-                    "unit": told.unit,
-                    "default": parameter.default,
-                    "minimum": told.minimum,
-                    "maximum": told.maximum,
-                    "choices": choices,
-                    "help": told.help,
-                    "local": told.local,
-                }
-            )
-        return entries
+        signature = inspect.signature(self.function).parameters.values()
+        own = [parameter for parameter in signature if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+        return {parameter.name: (hints[parameter.name], parameter.default) for parameter in own}
 
     def describe(self) -> dict[str, Any]:
         """The entry of `perturbox list attacks --json`."""
@@ -154,14 +163,17 @@ class Recipe:
         value = entry["default"] if parameters is None else parameters[entry["name"]]
         return {"parameter": entry["name"], "value": value, "unit": entry["unit"], "meaning": self.own.meaning}
 
+    def limit(self, eps: float | None) -> float | None:
+        """The largest change, in the scan's unit: what the user gave; else the usual limit, or None, no limit at all,
+        where a budget of its own limits the change."""
+        return eps if eps is not None or self.own is not None else EPS
+
     def build(
         self, eps: float | None, norm: str, steps: int | None, settings: Mapping[str, Any], local: bool = False
-    ) -> Attack:
-        """Compose the attack; eps None: not capped; steps None: the recipe's own default; settings are values or the
-        user's strings; local: settings may name files of this machine. Raises InputError for anything it doesn't
-        take."""
-        if eps is None and self.own is None:
-            raise InputError(f"{self.name} needs a limit; give --eps.")
+    ) -> "Built":
+        """Compose the attack; eps, steps None: not given; settings are values or the user's strings; local: settings
+        may name files of this machine. Raises InputError for anything it doesn't take."""
+        eps = self.limit(eps)
         if norm not in self.norms:
             raise InputError(f"{self.name} works with norm {' or '.join(self.norms)}, not '{norm}'.")
         steps = self.steps if steps is None else steps
@@ -173,14 +185,21 @@ class Recipe:
                 "there with `perturbox attack`."
             )
         known = {entry["name"]: entry for entry in self.parameters}
-        values = {name: _checked(name, value, known, self.name) for name, value in settings.items()}
-        for name, value in values.items():
+        given = {name: checked(name, value, known, self.name) for name, value in settings.items()}
+        for name, value in given.items():
             if known[name]["local"] and not local and value != known[name]["default"]:
                 raise InputError(f"The setting '{name}' names files of this machine and can't be set from another.")
-        attack = self.function(math.inf if eps is None else eps, norm, steps, **values)
-        parameters = {name: entry["default"] for name, entry in known.items()} | values | attack.parameters
-        parameters |= {"eps": attack.limit, "norm": attack.norm, "steps": attack.steps}
-        return Attack(**{**vars(attack), "name": self.name, "parameters": parameters})
+        common = {"eps": math.inf if eps is None else eps, "norm": norm, "steps": steps}
+        values: dict[str, Any] = {}
+        for name, (_, default) in self._declared().items():
+            value = given.get(name, default)
+            rule = default.rule if isinstance(default, Derived) and value in (None, default) else None
+            values[name] = value if rule is None else rule(common | values)
+        if self.resolve is not None:
+            values |= self.resolve(common | values)
+        attack = self.function(*common.values(), **values)
+        taken = attack.steps if isinstance(attack, Climb) else steps
+        return Built(self, attack, values | {"eps": attack.limit, "norm": attack.norm, "steps": taken})
 
     @property
     def remote(self) -> bool:
@@ -194,6 +213,30 @@ class Recipe:
         return [name for name, param in told.items() if isinstance(param, Param) and param.local and param.required]
 
 
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A recipe with its settings, ready to run. parameters: everything a replay needs, eps None for no limit."""
+
+    recipe: Recipe
+    attack: Attack
+    parameters: dict[str, Any]
+
+    def check(self, victim: Victim, image: Volume) -> None:
+        """Raises InputError for victims and scans it can't work with."""
+        if self.recipe.check is not None:
+            self.recipe.check(victim, image, self.parameters)
+
+    @property
+    def crafted_on(self) -> tuple[str, ...]:
+        """Files other than the case that a universal attack is crafted on."""
+        return listed(self.parameters[self.recipe.crafted_on]) if self.recipe.crafted_on else ()
+
+
+def listed(paths: str) -> tuple[str, ...]:
+    """The paths in a list joined by the system's separator, as in PATH."""
+    return tuple(path for path in paths.split(os.pathsep) if path)
+
+
 def recipe(
     *,
     title: str,
@@ -203,20 +246,18 @@ def recipe(
     space: str = "additive",
     dims: Sequence[int] = (2, 3),
     targeted: bool = True,
-    access: Literal["white", "black"] = "white",
     deviations: Sequence[str] = (),
-    family: Family = "gradient",
-    own: Own | None = None,
-    use: str = "",
-    steps: int = STEPS,
     notes: Sequence[str] = (),
+    **said: Any,
 ):
-    """Mark a function (eps, norm, steps, *, …) -> Attack as a recipe; its name in kebab case is the attack's name."""
+    """Mark a function (eps, norm, steps, *, …) -> Attack as a recipe; its name in kebab case is the attack's name.
+    said: other fields of `Recipe`."""
 
     def mark(function: Callable[..., Attack]) -> Callable[..., Attack]:
         name = function.__name__.replace("_", "-")
-        said = (title, paper, function, tuple(norms), space, tuple(dims), targeted, access, cost, tuple(deviations))
-        function.recipe = Recipe(name, *said, family, own, use, steps, tuple(notes))  # type: ignore[attr-defined]
+        texts = {"deviations": tuple(deviations), "notes": tuple(notes)}
+        known = (name, title, paper, function, tuple(norms), space, tuple(dims), targeted, cost)
+        function.recipe = Recipe(*known, **texts, **said)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -247,59 +288,3 @@ def get(name: str) -> Recipe:
     near = " or ".join(f"'{one}'" for one in get_close_matches(name.lower().replace("_", "-"), recipes, 2))
     hint = f"did you mean {near}?" if near else "see `perturbox list attacks`."
     raise InputError(f"Unknown attack '{name}'; {hint}")
-
-
-def _plain_type(kind: Any) -> tuple[list[Any] | None, type]:
-    """(choices, type) of an annotation: Literal choices, and Optional[T] counted as T."""
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(argument for argument in get_args(kind) if argument is not type(None))
-    if get_origin(kind) is Literal:
-        return list(get_args(kind)), type(get_args(kind)[0])
-    if get_origin(kind) is Annotated:
-        return _plain_type(get_args(kind)[0])
-    return None, kind
-
-
-def _checked(name: str, value: Any, known: Mapping[str, dict[str, Any]], attack: str) -> Any:
-    if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known) or 'none'}."
-        raise InputError(f"{attack} has no setting '{name}'; {hint}")
-    entry = known[name]
-    if value is None and entry["default"] is None:
-        return None
-    kind = {"float": _finite, "int": _whole, "bool": _truth, "str": str}[entry["type"]]
-    try:
-        value = kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"The setting '{name}' needs a value of type {entry['type']}, not '{value}'.") from None
-    low, high, choices = entry["minimum"], entry["maximum"], entry["choices"]
-    if choices is not None and value not in choices:
-        raise InputError(f"The setting '{name}' is one of {', '.join(map(str, choices))}, not '{value}'.")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        limits = (
-            f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
-        )
-        raise InputError(f"The setting '{name}' must be {limits}, not {value}.")
-    return value
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _whole(value: Any) -> int:
-    number = int(value)
-    if not isinstance(value, str) and number != value:
-        raise ValueError
-    return number
-
-
-def _truth(value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-    if str(value).lower() not in words:
-        raise ValueError
-    return words[str(value).lower()]

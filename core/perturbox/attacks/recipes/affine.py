@@ -7,12 +7,12 @@ Chen et al. 2022, Medical Image Analysis, arXiv 2108.03429 (AdvChain). There is 
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
+from perturbox.attacks.recipes import OwnBudget, Param, derived, recipe
 from perturbox.attacks.recipes.deformation import unit_vectors
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, stateless
 from perturbox.attacks.spaces.affine import Affine
 
@@ -35,7 +35,7 @@ from perturbox.attacks.spaces.affine import Affine
         "at the region's border",
     ),
     family="smooth",
-    own=Own("displacement", "largest distance a voxel is moved"),
+    own=OwnBudget("displacement", "largest distance a voxel is moved"),
 )
 def affine(
     eps: float,
@@ -51,13 +51,12 @@ def affine(
             maximum=100,
         ),
     ] = 5.0,
-    loss: Surrogate = "dice-ce",
+    loss: LossName = "dice-ce",
     alpha: Annotated[
-        float | None,
+        float,
         Param("Step size of all parts together; 2.5 displacement / steps if not given", unit="mm", minimum=0),
-    ] = None,
+    ] = derived(lambda s: 2.5 * s["displacement"] / s["steps"]),
 ) -> Attack:
     """Ascent on rotation, scaling and translation, from no motion."""
-    alpha = 2.5 * displacement / steps if alpha is None else alpha
     space, solver = Affine(displacement), Ascent(chain(stateless(unit_vectors), scale(alpha)))
-    return Attack("affine", climb(LOSSES[loss]), space, solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(ascend(LOSSES[loss]), space, solver, eps, norm, steps)

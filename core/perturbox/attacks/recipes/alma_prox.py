@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import missing, sought
 from perturbox.attacks.objectives import Voxels
@@ -40,19 +40,19 @@ def penalty(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
     return torch.where(y >= 0, broken, mu * below / (1 - rho.clamp_min(1) * below))
 
 
-def slope(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
+def grad(y: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
     """The derivative of the penalty by y."""
     above, below = y.clamp_min(0), y.clamp_max(0)
     broken = mu + 2 * mu * rho * above + rho**2 * above**2 / 2
     return torch.where(y >= 0, broken, mu / (1 - rho.clamp_min(1) * below) ** 2)
 
 
-def ratio(voxels: Voxels, towards: bool) -> Tensor:
+def ratio(voxels: Voxels, targeted: bool) -> Tensor:
     """d, "b a *g"; the lead itself where there aren't enough logits to compare it with."""
-    lead, classes = missing(voxels, towards) + TOLERANCE, voxels.logits.shape[1]
+    lead, classes = missing(voxels, targeted) + TOLERANCE, voxels.logits.shape[1]
     if voxels.regions is not None or classes < 3:
         return lead
-    best = voxels.logits.topk(4 if towards and classes > 3 else 3, 1).values
+    best = voxels.logits.topk(4 if targeted and classes > 3 else 3, 1).values
     return lead / (best[:, :1] - best[:, 2:].mean(1, keepdim=True) + 1e-8)
 
 
@@ -96,7 +96,7 @@ class Multipliers:
                 improved = torch.where(self.active, y, 0) <= TAU * self.before
                 self.rho = torch.where(self.found | improved, self.rho, GAMMA * self.rho)
                 self.before, self.found = y, torch.zeros_like(self.found)
-            pull = torch.where(self.active, slope(y, self.rho, self.mu), 0)
+            pull = torch.where(self.active, grad(y, self.rho, self.mu), 0)
             self.mu = (ALPHA * self.mu + (1 - ALPHA) * pull).clamp(LEAST, 1)
         self.k += 1
 
@@ -109,29 +109,29 @@ class Lagrangian:
     steps: int
     key: str = field(default="multipliers", init=False)
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        logits = model(x)
 
-        def told(function: Any) -> Any:
-            return lambda logits, labels, weight: function(Voxels(logits, labels, weight, scene.regions))
+        def per_slab(function: Any) -> Any:
+            return lambda logits, labels, weight: function(Voxels(logits, labels, weight, task.regions))
 
-        maps = (logits.detach(), scene.labels, scene.weight)
-        constraints = slabwise_map(told(lambda voxels: ratio(voxels, scene.towards)), *maps)
-        if self.key not in scene.memory:
-            counted = slabwise_map(told(lambda voxels: sought(voxels, scene.classes, scene.towards) > 0), *maps)
+        maps = (logits.detach(), task.labels, task.weight)
+        constraints = slabwise_map(per_slab(lambda voxels: ratio(voxels, task.targeted)), *maps)
+        if self.key not in task.memory:
+            counted = slabwise_map(per_slab(lambda voxels: sought(voxels, task.classes, task.targeted) > 0), *maps)
             # Leads have the scale of the model's logits; divided by what they are at first, they have that of ratios.
-            plain = scene.regions is not None or logits.shape[1] < 3
+            plain = task.regions is not None or logits.shape[1] < 3
             size = float(constraints[counted].abs().mean()) if plain and bool(counted.any()) else 1.0
-            scene.memory[self.key] = Multipliers.of(constraints / size, counted, size)
-        state: Multipliers = scene.memory[self.key]
+            task.memory[self.key] = Multipliers.of(constraints / size, counted, size)
+        state: Multipliers = task.memory[self.key]
         if torch.is_grad_enabled():
             state.follow(constraints / state.size, self.share, self.steps)
 
         def pieces(logits: Tensor, labels: Tensor, weight: Tensor, rho: Tensor, mu: Tensor, active: Tensor) -> Tensor:
-            d = ratio(Voxels(logits, labels, weight, scene.regions), scene.towards)
+            d = ratio(Voxels(logits, labels, weight, task.regions), task.targeted)
             return (penalty(state.scale / state.size * d, rho, mu) * active).sum()
 
-        return -slabwise_sum(pieces, logits, scene.labels, scene.weight, state.rho, state.mu, state.active)
+        return -slabwise_sum(pieces, logits, task.labels, task.weight, state.rho, state.mu, state.active)
 
 
 @recipe(
@@ -159,7 +159,7 @@ def alma_prox(
 ) -> Attack:
     """The smallest change, with multipliers for every voxel; the paper takes 500 steps."""
     objective, solver = Lagrangian(share, steps), Proximal(norm, falling(rate, steps), 0.0, ALPHA)
-    return Attack("alma-prox", objective, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(objective, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)
 
 
 def falling(rate: float, steps: int) -> Any:

@@ -8,16 +8,17 @@ A step size falling along a cosine is Loshchilov & Hutter's 2017, arXiv 1608.039
 2018, arXiv 1706.06083.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Objective, Scene, climb
+from perturbox.attacks.attack import Attack, Climb, Objective, Task, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts, direction
+from perturbox.attacks.on_scan import Model
+from perturbox.attacks.recipes import Param, derived, recipe
+from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.solvers.ascent import Ascent, chain, cosine
 from perturbox.attacks.spaces.additive import Additive
 
@@ -25,9 +26,9 @@ FIRST = {"linf": 2.0, "l2": 4.0}  # of eps
 BY_GOAL = {"change": "dice", "vanish": "margin", "grow": "dice", "become": "dice"}
 
 
-def fitting(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Any:
+def fitting(model: Model, x: Tensor, task: Task, progress: float) -> Any:
     """The loss that was measured to serve the scene's goal best."""
-    return scene.gain(LOSSES[BY_GOAL[scene.kind]], victim(x))
+    return task.gain(LOSSES[BY_GOAL[task.kind]], model(x))
 
 
 @recipe(
@@ -47,17 +48,14 @@ def annealed(
     steps: int,
     *,
     loss: Annotated[
-        Literal["by-goal", "dice", "dice-ce", "ce", "margin"], Param("Loss that is climbed; by-goal takes what fits")
+        str, Param("Loss that is climbed; by-goal takes what fits", choices=lambda: ("by-goal", *LOSSES))
     ] = "by-goal",
     alpha: Annotated[
-        float | None, Param("First step size; 2 eps (linf) or 4 eps (l2) if not given", unit="HU", minimum=0)
-    ] = None,
+        float, Param("First step size; 2 eps (linf) or 4 eps (l2) if not given", unit="HU", minimum=0)
+    ] = derived(lambda s: FIRST[s["norm"]] * s["eps"]),
     restarts: Restarts = 1,
 ) -> Attack:
     """Steps that shrink from twice the limit to nothing."""
-    alpha = FIRST[norm] * eps if alpha is None else alpha
-    objective: Objective = fitting if loss == "by-goal" else climb(LOSSES[loss])
+    objective: Objective = fitting if loss == "by-goal" else ascend(LOSSES[loss])
     solver = Ascent(chain(direction(norm), cosine(alpha, steps)))
-    return Attack(
-        "annealed", objective, Additive(restarts > 1), solver, eps, norm, steps, restarts, parameters={"alpha": alpha}
-    )
+    return Climb(objective, Additive(restarts > 1), solver, eps, norm, steps, restarts)

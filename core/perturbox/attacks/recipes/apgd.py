@@ -5,15 +5,17 @@
 Croce & Hein 2020, ICML, arXiv 2003.01690.
 """
 
-from typing import Annotated, Literal
+from collections import ChainMap
+from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES, Voxels, average
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts, direction
+from perturbox.attacks.recipes import Param, Settings, recipe
+from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.solvers.apgd import Apgd
 from perturbox.attacks.spaces.additive import Additive
 from perturbox.model.victim import Victim
@@ -30,12 +32,12 @@ def dlr(voxels: Voxels) -> Tensor:
 
 
 dlr_loss = average("dlr", dlr)
-APGD_LOSSES = {**LOSSES, "dlr": dlr_loss}
+APGD_LOSSES = ChainMap(LOSSES, {"dlr": dlr_loss})
 
 
-def needs_three_classes(victim: Victim, image: Volume) -> None:
+def needs_three_classes(victim: Victim, image: Volume, settings: Settings) -> None:
     """Raises InputError where DLR has no third logit."""
-    if victim.regions is None and len(victim.labels) < 3:
+    if settings["loss"] == "dlr" and victim.regions is None and len(victim.labels) < 3:
         raise InputError(f"The loss dlr needs 3 classes and {victim.name} has {len(victim.labels)}; use loss=ce.")
 
 
@@ -49,6 +51,7 @@ def needs_three_classes(victim: Victim, image: Volume) -> None:
         "towards a label, dlr with its sign turned in place of the targeted ratio",
     ),
     family="loss",
+    check=needs_three_classes,
     notes=("its published loss is cross-entropy; where Dice is the measure, loss=dice finds far more",),
 )
 def apgd(
@@ -56,10 +59,9 @@ def apgd(
     norm: Norm,
     steps: int,
     *,
-    loss: Annotated[Literal["ce", "dlr", "dice", "dice-ce", "margin"], Param("Loss that is climbed")] = "ce",
+    loss: Annotated[str, Param("Loss that is climbed", choices=lambda: APGD_LOSSES)] = "ce",
     restarts: Restarts = 1,
 ) -> Attack:
     """APGD from a random start."""
-    check = needs_three_classes if loss == "dlr" else None
     solver = Apgd(steps, direction(norm))
-    return Attack("apgd", climb(APGD_LOSSES[loss]), Additive(True), solver, eps, norm, steps, restarts, check=check)
+    return Climb(ascend(APGD_LOSSES[loss]), Additive(True), solver, eps, norm, steps, restarts)

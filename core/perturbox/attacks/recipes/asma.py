@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import Loss, Voxels, overlap_sums
 from perturbox.attacks.oracle import Oracle, bpda
-from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.recipes import Param, derived, recipe
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.solvers.ascent import Rule, rms_normalise
 from perturbox.attacks.spaces.additive import Additive
 
@@ -60,18 +61,18 @@ class Masked:
     penalty: float
     window: float | None
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        assert scene.clean is not None
-        logits = view(x)
-        everywhere = torch.ones_like(scene.weight)
-        iou = mean_iou(logits.detach(), scene.labels, everywhere, scene.classes, regions=scene.regions)
-        change = ((x - scene.clean) / width(scene.visible, self.window)).square().sum()
-        pull = scene.gain(masked_logits, logits) - self.penalty * change
-        return bpda(iou if scene.towards else 1 - iou, pull)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        assert task.clean is not None
+        logits = model(x)
+        everywhere = torch.ones_like(task.weight)
+        iou = mean_iou(logits.detach(), task.labels, everywhere, task.classes, regions=task.regions)
+        change = ((x - task.clean) / width(task.visible, self.window)).square().sum()
+        pull = task.gain(masked_logits, logits) - self.penalty * change
+        return bpda(iou if task.targeted else 1 - iou, pull)
 
 
 @dataclass(frozen=True)
-class Growing:
+class Growing(Solver):
     """z <- z + (beta * value + tau) * rule(gradient); at the first step the value counts as 0."""
 
     tau: float
@@ -118,23 +119,20 @@ def asma(
     *,
     normalise: Annotated[bool, Param("Divide the gradient by its root mean square")] = True,
     tau: Annotated[
-        float | None,
+        float,
         Param(
             "Step without overlap, in HU; 2.5 eps / 11 steps if not given; raw and 1e-7 if not normalised", minimum=0
         ),
-    ] = None,
+    ] = derived(lambda s: 2.5 * s["eps"] / (11 * s["steps"]) if s["normalise"] else TAU),
     beta: Annotated[
-        float | None,
+        float,
         Param("Step that comes with full overlap, as tau; 10 tau if not given", minimum=0),
-    ] = None,
+    ] = derived(lambda s: BETA / TAU * s["tau"]),
     penalty: Annotated[float, Param("Weight of the squared change", minimum=0)] = 1.0,
     window: Annotated[
         float | None, Param("Range that counts as 1; the model's if not given", unit="HU", minimum=1e-6)
     ] = None,
 ) -> Attack:
     """The adaptive segmentation mask attack."""
-    tau = (2.5 * eps / (11 * steps) if normalise else TAU) if tau is None else tau
-    beta = BETA / TAU * tau if beta is None else beta
     solver = Growing(tau, beta, rms_normalise() if normalise else rescaled(window))
-    parameters = {"tau": tau, "beta": beta}
-    return Attack("asma", Masked(penalty, window), Additive(), solver, eps, norm, steps, parameters=parameters)
+    return Climb(Masked(penalty, window), Additive(), solver, eps, norm, steps)

@@ -7,21 +7,20 @@ Croce & Hein 2020, ICML, arXiv 2003.01690; carried over to volumes by Daza, Pere
 2107.04263.
 """
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, compose
+from perturbox.attacks.attack import Attack, Composed
 from perturbox.attacks.budget import Norm
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts
+from perturbox.attacks.recipes import Param, Settings, derived, recipe
+from perturbox.attacks.settings import Restarts
 from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume
 
 
-def has_a_third_class(victim: Victim, image: Volume) -> None:
+def has_a_third_class(victim: Victim, image: Volume, settings: Settings) -> None:
     """Raises InputError where the difference of logits ratio has no third logit."""
-    if victim.regions is None and len(victim.labels) < 3:
+    if settings["second"] == "dlr" and victim.regions is None and len(victim.labels) < 3:
         raise InputError(
             f"AutoAttack's loss dlr needs 3 classes and {victim.name} has {len(victim.labels)}; use second=margin."
         )
@@ -38,6 +37,7 @@ def has_a_third_class(victim: Victim, image: Volume) -> None:
         "Square has 5 queries for each step of the others, where AutoAttack has 50",
     ),
     family="combined",
+    check=has_a_third_class,
 )
 def autoattack(
     eps: float,
@@ -46,14 +46,15 @@ def autoattack(
     *,
     second: Annotated[Literal["dlr", "margin"], Param("Loss of the second APGD; dlr needs 3 classes")] = "dlr",
     restarts: Restarts = 1,
-    queries: Annotated[int | None, Param("Square's queries; 5 x steps if not given", minimum=1)] = None,
+    queries: Annotated[int, Param("Square's queries; 5 x steps if not given", minimum=1)] = derived(
+        lambda s: 5 * s["steps"]
+    ),
     go_on: Annotated[bool, Param("Go on after a success and keep the worst")] = False,
 ) -> Attack:
     """The first success of the four, or the worst of all."""
-    queries = 5 * steps if queries is None else queries
 
     def build(name: str, steps: int, **settings: object) -> Attack:
-        return recipes.get(name).build(eps, norm, steps, settings)
+        return recipes.get(name).build(eps, norm, steps, settings).attack
 
     members = {
         "apgd-ce": build("apgd", steps, loss="ce", restarts=restarts),
@@ -61,13 +62,4 @@ def autoattack(
         "fab": build("fab", steps),
         "square": build("square", queries),
     }
-    return compose(
-        "autoattack",
-        [replace(attack, name=name, check=None) for name, attack in members.items()],
-        eps,
-        norm,
-        steps=steps,
-        keep="worst" if go_on else "first",
-        check=has_a_third_class if second == "dlr" else None,
-        parameters={"queries": queries},
-    )
+    return Composed(members, eps, norm, keep="worst" if go_on else "first")

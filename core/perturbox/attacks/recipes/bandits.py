@@ -8,13 +8,13 @@ has the formulas (`solvers.bandits`).
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
-from perturbox.attacks.recipes.nes import apart
+from perturbox.attacks.recipes import Param, derived, recipe
+from perturbox.attacks.recipes.nes import probe_distance
 from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import PGD_STEP, LossName, PgdStep
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.bandits import Bandits
 from perturbox.attacks.solvers.estimated import Estimated
@@ -26,7 +26,6 @@ from perturbox.attacks.spaces.additive import Additive
     paper="Ilyas et al. 2019, arXiv 1807.07978",
     norms=("linf", "l2"),
     cost="3 steps + 1 forwards",
-    access="black",
     deviations=(
         "differences of the loss are measured in the largest so far: the rate of the prior doesn't depend on its scale",
         "the prior's blocks are cubes; the points asked about lie sigma HU (RMS over the region) away, unrounded",
@@ -39,35 +38,27 @@ def bandits(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: PgdStep = PGD_STEP,
     sigma: Annotated[
-        float | None,
+        float,
         Param("How far the points asked about lie away (RMS); a quarter of eps if not given", unit="HU", minimum=1e-6),
-    ] = None,
+    ] = derived(lambda s: probe_distance(s["eps"])),
     exploration: Annotated[
-        float | None, Param("Random change of the prior; 1 (linf) or 0.01 (l2) if not given", minimum=1e-6)
-    ] = None,
+        float, Param("Random change of the prior; 1 (linf) or 0.01 (l2) if not given", minimum=1e-6)
+    ] = derived(lambda s: 1.0 if s["norm"] == "linf" else 0.01),
     rate: Annotated[
-        float | None, Param("Learning rate of the prior; as much as the exploration if not given", minimum=0)
-    ] = None,
+        float, Param("Learning rate of the prior; as much as the exploration if not given", minimum=0)
+    ] = derived(lambda s: s["exploration"]),
     coarse: Annotated[int, Param("Edge of the prior's blocks", unit="voxels", minimum=1, maximum=512)] = 8,
 ) -> Attack:
     """PGD with the gradient of Bandits, from the clean scan."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
-    sigma = apart(eps) if sigma is None else sigma
-    exploration = (1.0 if norm == "linf" else 0.01) if exploration is None else exploration
-    rate = exploration if rate is None else rate
     estimator = Bandits(sigma, exploration, rate, coarse, norm == "linf")
-    return Attack(
-        "bandits",
-        climb(LOSSES[loss]),
+    return Climb(
+        ascend(LOSSES[loss]),
         Additive(),
         Estimated(Ascent(chain(direction(norm), scale(alpha))), estimator),
         eps,
         norm,
         steps,
-        uses_gradient=False,
-        queries=estimator.queries,
-        parameters={"alpha": alpha, "sigma": sigma, "exploration": exploration, "rate": rate},
     )

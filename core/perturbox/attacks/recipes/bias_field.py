@@ -7,11 +7,11 @@ Chen et al. 2020 (MICCAI, arXiv 2006.13322) and 2022 (AdvChain, arXiv 2108.03429
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import OwnBudget, Param, derived, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.bias_field import BiasField
 
@@ -28,7 +28,7 @@ from perturbox.attacks.spaces.bias_field import BiasField
     ),
     family="smooth",
     use="A smooth change, as a scanner might make",
-    own=Own("strength", "largest logarithm of the field"),
+    own=OwnBudget("strength", "largest logarithm of the field"),
 )
 def bias_field(
     eps: float,
@@ -37,10 +37,11 @@ def bias_field(
     *,
     strength: Annotated[float, Param("Largest logarithm of the field", minimum=0, maximum=3)] = 0.3,
     distance: Annotated[float, Param("Between control points", unit="mm", minimum=1)] = 60.0,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; 2.5 strength / steps if not given", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: Annotated[float, Param("Step size; 2.5 strength / steps if not given", minimum=0)] = derived(
+        lambda s: 2.5 * s["strength"] / s["steps"]
+    ),
 ) -> Attack:
     """Signed ascent on the control points of a log-space B-spline, from no field."""
-    alpha = 2.5 * strength / steps if alpha is None else alpha
     space, solver = BiasField(strength, distance), Ascent(chain(sign(), scale(alpha)))
-    return Attack("bias-field", climb(LOSSES[loss]), space, solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(ascend(LOSSES[loss]), space, solver, eps, norm, steps)

@@ -5,13 +5,11 @@
 Kurakin, Goodfellow & Bengio 2017, arXiv 1607.02533.
 """
 
-from typing import Annotated
-
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import recipe
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 
@@ -30,10 +28,9 @@ def bim(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: BimStep = BIM_STEP,
 ) -> Attack:
     """Iterated FGSM without random start."""
-    alpha = eps / steps if alpha is None else alpha
     solver = Ascent(chain(sign(), scale(alpha)))
-    return Attack("bim", climb(LOSSES[loss]), Additive(), solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(ascend(LOSSES[loss]), Additive(), solver, eps, norm, steps)

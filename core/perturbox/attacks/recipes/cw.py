@@ -7,7 +7,7 @@ by Adam, for a c found by binary search. Carlini & Wagner 2017, IEEE S&P, arXiv 
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack
+from perturbox.attacks.attack import Attack, Climb
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import descend, missing
 from perturbox.attacks.recipes import Param, recipe
@@ -43,6 +43,6 @@ def cw(
     first: First = 0.001,
 ) -> Attack:
     """The smallest Euclidean change, by a trade-off with the margins."""
-    loss = descend("cw", lambda voxels, towards: missing(voxels, towards).clamp_min(-kappa))
+    loss = descend("cw", lambda voxels, targeted: missing(voxels, targeted).clamp_min(-kappa))
     solver = Tradeoff(Adam(rate), steps, searches, first)
-    return Attack("cw", loss, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(loss, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)

@@ -6,12 +6,12 @@ l' is the voxel's adversarial label. Xie et al. 2017, ICCV, arXiv 1703.08603.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import descend, missing
 from perturbox.attacks.objectives import Voxels
@@ -29,9 +29,9 @@ def along_the_largest(share: float) -> Rule:
     return Rule(lambda z, budget: share * budget.width, apply)
 
 
-def still_leading(voxels: Voxels, towards: bool) -> Tensor:
+def still_leading(voxels: Voxels, targeted: bool) -> Tensor:
     """Logits by which the best other answer is to catch up, "b a *g"; 0 where it has."""
-    return missing(voxels, towards).clamp_min(0)
+    return missing(voxels, targeted).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Permuted:
     """The objective with a permutation of the classes, drawn once a round, for adversarial labels: label l is to
     become order[l]."""
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        if scene.towards or scene.regions is not None:  # labels are given, or an answer has but one other
-            return descend("dag", still_leading)(view, x, scene, progress)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        if task.targeted or task.regions is not None:  # labels are given, or an answer has but one other
+            return descend("dag", still_leading)(model, x, task, progress)
 
-        def behind(voxels: Voxels, towards: bool) -> Tensor:
-            if "order" not in scene.memory:
-                scene.memory["order"] = cycle(voxels.logits.shape[1], scene.generator).to(voxels.labels.device)
+        def behind(voxels: Voxels, targeted: bool) -> Tensor:
+            if "order" not in task.memory:
+                task.memory["order"] = cycle(voxels.logits.shape[1], task.generator).to(voxels.labels.device)
             labelled = voxels.logits.gather(1, voxels.labels[:, None])
-            wanted = voxels.logits.gather(1, scene.memory["order"][voxels.labels][:, None])
+            wanted = voxels.logits.gather(1, task.memory["order"][voxels.labels][:, None])
             return (labelled - wanted) * voxels.correct
 
-        return descend("dag", behind)(view, x, scene, progress)
+        return descend("dag", behind)(model, x, task, progress)
 
 
 def cycle(classes: int, generator: torch.Generator) -> Tensor:
@@ -87,4 +87,4 @@ def dag(
     """Steps over the voxels that aren't fooled yet; the paper takes up to 200."""
     objective = Permuted() if labels == "permutation" else descend("dag", still_leading)
     solver = Ascent(along_the_largest(gamma))
-    return Attack("dag", objective, Additive(), solver, eps, norm, steps, keep="smallest")
+    return Climb(objective, Additive(), solver, eps, norm, steps, keep="smallest")

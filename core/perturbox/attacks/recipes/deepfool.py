@@ -7,12 +7,12 @@ Moosavi-Dezfooli et al. 2016, CVPR, arXiv 1511.04599. f is 0 exactly where every
 linear model that sees no neighbours a single step is the smallest change that does it, voxel by voxel.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import missing, sought
 from perturbox.attacks.objectives import Loss, Voxels
@@ -21,21 +21,21 @@ from perturbox.attacks.solvers.minimal import Back, Boundary
 from perturbox.attacks.spaces.additive import Additive
 
 
-def still_held(classes: tuple[int, ...], towards: bool) -> Loss:
-    """f: the RMS of what is missing in logits, over the voxels labelled as one of the classes (towards: over all)."""
+def still_held(classes: tuple[int, ...], targeted: bool) -> Loss:
+    """f: the RMS of what is missing in logits, over the voxels labelled as one of the classes (targeted: over all)."""
 
     def sums(voxels: Voxels) -> Tensor:
-        counted = sought(voxels, classes, towards)
-        left = missing(voxels, towards).clamp_min(0)
+        counted = sought(voxels, classes, targeted)
+        left = missing(voxels, targeted).clamp_min(0)
         return torch.stack([(left.square() * counted).sum(), counted.sum()])
 
     return Loss("deepfool", sums, lambda sums, _: (sums[0] / sums[1].clamp_min(1)).clamp_min(1e-30).sqrt())
 
 
-def distance_left(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+def distance_left(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
     """The objective -f."""
-    loss = still_held(scene.classes, scene.towards)
-    return -loss(view(x), scene.labels, scene.weight, scene.classes, scene.towards, scene.regions)
+    loss = still_held(task.classes, task.targeted)
+    return -loss(model(x), task.labels, task.weight, task.classes, task.targeted, task.regions)
 
 
 @recipe(
@@ -61,4 +61,4 @@ def deepfool(
 ) -> Attack:
     """The smallest change found by steps to the linearised boundary."""
     solver = Back(Boundary(norm, overshoot))
-    return Attack("deepfool", distance_left, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(distance_left, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)

@@ -10,11 +10,11 @@ from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import OwnBudget, Param, derived, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, stateless
 from perturbox.attacks.spaces.deformation import Deformation
 
@@ -44,7 +44,7 @@ def unit_vectors(gradient: Tensor) -> Tensor:
         "at the region's border",
     ),
     family="smooth",
-    own=Own("displacement", "largest distance a voxel is moved"),
+    own=OwnBudget("displacement", "largest distance a voxel is moved"),
 )
 def deformation(
     eps: float,
@@ -61,12 +61,11 @@ def deformation(
         ),
     ] = 3.0,
     distance: Annotated[float, Param("Between control points", unit="mm", minimum=1)] = 30.0,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[
-        float | None, Param("Step size; 2.5 displacement / steps if not given", unit="mm", minimum=0)
-    ] = None,
+    loss: LossName = "dice-ce",
+    alpha: Annotated[float, Param("Step size; 2.5 displacement / steps if not given", unit="mm", minimum=0)] = derived(
+        lambda s: 2.5 * s["displacement"] / s["steps"]
+    ),
 ) -> Attack:
     """Ascent on a stationary velocity field, from no deformation."""
-    alpha = 2.5 * displacement / steps if alpha is None else alpha
     space, solver = Deformation(displacement, distance), Ascent(chain(stateless(unit_vectors), scale(alpha)))
-    return Attack("deformation", climb(LOSSES[loss]), space, solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(ascend(LOSSES[loss]), space, solver, eps, norm, steps)

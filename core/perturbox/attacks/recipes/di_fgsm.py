@@ -7,17 +7,18 @@ Xie et al. 2019, CVPR, arXiv 1803.06978.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Objective, Scene, climb
+from perturbox.attacks.attack import Attack, Climb, Model, Objective, Task, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.on_scan import StandIn
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, l1_normalise, momentum, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 
@@ -62,16 +63,25 @@ class Shrunk:
         return F.interpolate(logits, self.whole, mode=MODES[len(self.whole)], align_corners=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Through(StandIn):
+    """A model whose input is shrunk, and whose logits are brought back."""
+
+    drawn: Shrunk
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.slide(self.prepare(x))
+
+    def slide(self, prepared: Tensor) -> Tensor:
+        return self.drawn.undo(self.model.slide(self.drawn.apply(prepared)))
+
+
 def diverse(objective: Objective, probability: float, least: float) -> Objective:
     """The same objective through a new T at every look. Labels stay in place: the logits are brought back."""
 
-    def through(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        drawn = Shrunk.draw(tuple(scene.labels.shape[1:]), probability, least, scene.generator)
-
-        def moved(point: Tensor) -> Tensor:
-            return drawn.undo(view.slide(drawn.apply(view.prepare(point))))
-
-        return objective(view if drawn.size is None else moved, x, scene, progress)
+    def through(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        drawn = Shrunk.draw(tuple(task.labels.shape[1:]), probability, least, task.generator)
+        return objective(model if drawn.size is None else Through(model, drawn), x, task, progress)
 
     return through
 
@@ -96,14 +106,13 @@ def di_fgsm(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: BimStep = BIM_STEP,
     probability: Annotated[float, Param("How often a scan is transformed", minimum=0, maximum=1)] = 0.5,
     least: Annotated[float, Param("Smallest share of each axis", minimum=0.1, maximum=1)] = 0.9,
     decay: Annotated[float, Param("Momentum's decay factor mu", minimum=0, maximum=10)] = 0.0,
 ) -> Attack:
     """Input-diverse FGSM, iterated; with decay 1 it is M-DI2-FGSM."""
-    alpha = eps / steps if alpha is None else alpha
     rule = chain(l1_normalise(), momentum(decay), sign(), scale(alpha))
-    objective = diverse(climb(LOSSES[loss]), probability, least)
-    return Attack("di-fgsm", objective, Additive(), Ascent(rule), eps, norm, steps, parameters={"alpha": alpha})
+    objective = diverse(ascend(LOSSES[loss]), probability, least)
+    return Climb(objective, Additive(), Ascent(rule), eps, norm, steps)

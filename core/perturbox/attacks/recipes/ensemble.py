@@ -7,19 +7,19 @@ another member and is listed apart (`members` in result.json). The rule is AutoA
 ICML, arXiv 2003.01690) with the mean Dice of a volume in place of an image's correct class.
 """
 
-from dataclasses import replace
 from typing import Annotated
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, compose
+from perturbox.attacks.attack import Attack, Composed
 from perturbox.attacks.budget import Norm
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.types import InputError
+from perturbox.attacks.recipes import Built, Param, Settings, recipe
+from perturbox.model.victim import Victim
+from perturbox.types import InputError, Volume
 
 DEFAULT = f"{recipes.DEFAULT}+apgd:dice+apgd:ce+segpgd+cospgd"
 
 
-def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:
+def member(word: str, eps: float | None, norm: str, steps: int) -> Built:
     """The attack that "NAME" or "NAME:LOSS" names; raises InputError for what can't be compared at a common limit."""
     name, _, loss = word.strip().partition(":")
     found = recipes.get(name)
@@ -29,12 +29,28 @@ def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:
         raise InputError(f"{name} has a budget of its own and can't be compared at a common limit; leave it out.")
     if found.name == "ensemble":
         raise InputError("An ensemble can't have itself as a member; leave it out.")
-    attack = found.build(eps, norm, steps, {"loss": loss} if loss else {})
-    if attack.crafted_on or attack.make_scans:
+    built = found.build(eps, norm, steps, {"loss": loss} if loss else {})
+    if found.crafted_on:
         raise InputError(f"{name} is crafted on other scans and can't be a member; leave it out.")
-    if attack.keep != "worst":
+    if built.attack.keep != "worst":
         raise InputError(f"{name} ends where the goal is reached and doesn't seek the worst; leave it out.")
-    return replace(attack, name=word.strip())
+    return built
+
+
+def all_members(settings: Settings) -> dict[str, Built]:
+    """By their words, as given; raises InputError if there are none, or one twice."""
+    words = [word.strip() for word in settings["members"].split("+") if word.strip()]
+    if not words:
+        raise InputError(f"members names no attack; give some, as in {DEFAULT}.")
+    if len(set(words)) < len(words):
+        raise InputError(f"members names an attack twice: {settings['members']}; name each once.")
+    return {word: member(word, settings["eps"], settings["norm"], settings["steps"]) for word in words}
+
+
+def check(victim: Victim, image: Volume, settings: Settings) -> None:
+    """As each member does."""
+    for built in all_members(settings).values():
+        built.check(victim, image)
 
 
 @recipe(
@@ -48,6 +64,7 @@ def member(word: str, eps: float, norm: Norm, steps: int) -> Attack:
         "the set is ours: soft Dice must be in it, as no loss wins on every structure size",
     ),
     family="combined",
+    check=check,
     use="The worst case, for a claim",
 )
 def ensemble(
@@ -58,9 +75,5 @@ def ensemble(
     members: Annotated[str, Param("Attacks joined by +, each NAME or NAME:LOSS")] = DEFAULT,
 ) -> Attack:
     """Every member in turn; the lowest mean Dice is kept."""
-    words = [word for word in members.split("+") if word.strip()]
-    if not words:
-        raise InputError(f"members names no attack; give some, as in {DEFAULT}.")
-    if len({word.strip() for word in words}) < len(words):
-        raise InputError(f"members names an attack twice: {members}; name each once.")
-    return compose("ensemble", [member(word, eps, norm, steps) for word in words], eps, norm)
+    built = all_members({"members": members, "eps": eps, "norm": norm, "steps": steps})
+    return Composed({word: one.attack for word, one in built.items()}, eps, norm)

@@ -8,7 +8,7 @@ sought is that of DeepFool: 0 exactly where every voxel of the targets has lost 
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack
+from perturbox.attacks.attack import Attack, Climb
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.recipes import Param, recipe
 from perturbox.attacks.recipes.deepfool import distance_left
@@ -44,4 +44,4 @@ def fab(
 ) -> Attack:
     """The smallest change found by FAB."""
     solver = Fab(norm, alpha_max, eta, beta, -(-steps // starts))
-    return Attack("fab", distance_left, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(distance_left, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)

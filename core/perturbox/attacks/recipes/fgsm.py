@@ -5,16 +5,13 @@
 Goodfellow, Shlens & Szegedy 2015, arXiv 1412.6572.
 """
 
-from typing import Annotated, Literal
-
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.recipes import recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.additive import Additive
-
-Surrogate = Annotated[Literal["dice-ce", "dice", "ce", "margin"], Param("Loss that is climbed")]
 
 
 @recipe(
@@ -24,6 +21,6 @@ Surrogate = Annotated[Literal["dice-ce", "dice", "ce", "margin"], Param("Loss th
     cost="2 forwards, 1 backward",
     deviations=("the loss is averaged over the voxels that matter; soft Dice + cross-entropy unless told otherwise",),
 )
-def fgsm(eps: float, norm: Norm, steps: int, *, loss: Surrogate = "dice-ce") -> Attack:
+def fgsm(eps: float, norm: Norm, steps: int, *, loss: LossName = "dice-ce") -> Attack:
     """One step of the full budget; `steps` is always 1."""
-    return Attack("fgsm", climb(LOSSES[loss]), Additive(), Ascent(chain(sign(), scale(eps))), eps, norm, steps=1)
+    return Climb(ascend(LOSSES[loss]), Additive(), Ascent(chain(sign(), scale(eps))), eps, norm, steps=1)

@@ -7,16 +7,17 @@ of that after 60 % of the steps and a hundredth after 85 %.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import Voxels, average, mean
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts, direction
+from perturbox.attacks.recipes import Param, derived, recipe
+from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import Restarts
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.solvers.ascent import Ascent, Rule, chain
 from perturbox.attacks.spaces.additive import Additive
@@ -49,23 +50,24 @@ class Guided:
     weight: float
     until: float
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
-        value = scene.gain(probability_margin, logits)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        logits = model(x)
+        value = task.gain(probability_margin, logits)
         now = self.weight * (1 - progress / self.until) if progress < self.until else 0.0
         if now == 0:
-            scene.memory.pop("clean", None)  # as large as the prediction
+            task.memory.pop("clean", None)  # as large as the prediction
             return value
-        if "clean" not in scene.memory:
+        if "clean" not in task.memory:
+            assert task.clean is not None
             with torch.no_grad():
-                clean = view(scene.clean)
-                scene.memory["clean"] = clean.softmax(1) if scene.regions is None else clean.sigmoid()
+                clean = model(task.clean)
+                task.memory["clean"] = clean.softmax(1) if task.regions is None else clean.sigmoid()
 
         def slab(logits: Tensor, labels: Tensor, weight: Tensor, clean: Tensor) -> Tensor:
-            voxels = Voxels(logits, labels, weight, scene.regions)
+            voxels = Voxels(logits, labels, weight, task.regions)
             return voxels.total(moved(voxels, clean))
 
-        sums = slabwise_sum(slab, logits, scene.labels, scene.weight, scene.memory["clean"])
+        sums = slabwise_sum(slab, logits, task.labels, task.weight, task.memory["clean"])
         return value + now * mean(sums, ())
 
 
@@ -106,12 +108,13 @@ def gama(
     *,
     weight: Annotated[float, Param("Weight lambda of the squared distance, at first", minimum=0)] = 50.0,
     until: Annotated[float, Param("Share of the steps after which lambda is 0", minimum=0.001, maximum=1)] = 0.25,
-    alpha: Annotated[float | None, Param("First step size; 2 eps if not given", unit="HU", minimum=0)] = None,
+    alpha: Annotated[float, Param("First step size; 2 eps if not given", unit="HU", minimum=0)] = derived(
+        lambda s: 2 * s["eps"]
+    ),
     random_start: Annotated[bool, Param("Start at a random corner of the ball")] = True,
     restarts: Restarts = 1,
 ) -> Attack:
     """GAMA-PGD."""
-    alpha = 2 * eps if alpha is None else alpha
     solver = Ascent(chain(direction(norm), dropping(alpha, steps)))
     space = Corner(random_start)
-    return Attack("gama", Guided(weight, until), space, solver, eps, norm, steps, restarts, parameters={"alpha": alpha})
+    return Climb(Guided(weight, until), space, solver, eps, norm, steps, restarts)

@@ -11,35 +11,21 @@ its precision. Yao et al. 2020, arXiv 2012.09501; 2023, arXiv 2312.01679.
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, Objective, Scene
+from perturbox.attacks.attack import Attack, Climb, Composed, Model, Objective, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.features import Features, cut, groups_of, require_maps
-from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.on_scan import Answered, buffers_of, queries_of
+from perturbox.attacks.recipes import Built, Param, Settings, recipe
 from perturbox.model.sliding import Inside
 from perturbox.model.victim import Victim
 from perturbox.model.windows import Place
 from perturbox.types import InputError, Volume
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """A view whose logits of one point are known already; all else is the view's own."""
-
-    view: Any
-    x: Tensor
-    logits: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.logits if x is self.x else self.view(x)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.view, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,74 +67,106 @@ class Camouflaged:
     clean: Clean
     weight: float
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        if not self.weight:
-            return self.base(view, x, scene, progress)
-        logits, distance = self.look(view, x, scene)
-        return self.base(Seen(view, x, logits), x, scene, progress) - self.weight * distance
+    @property
+    def queries(self) -> int:
+        return queries_of(self.base)
 
-    def look(self, view: Any, x: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+    @property
+    def buffers(self) -> int:
+        return buffers_of(self.base)
+
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        if not self.weight:
+            return self.base(model, x, task, progress)
+        logits, distance = self.look(model, x, task)
+        return self.base(Answered(model, x, logits), x, task, progress) - self.weight * distance
+
+    def look(self, model: Model, x: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         """(logits, sum over layers of the mean over windows, cells and classes of mean (L_k^T (phi - mu_k))^2)."""
         features = self.clean.features
-        if "region" not in scene.memory:
-            scene.memory["region"] = region(view, scene)
-        held, labels, counts = scene.memory["region"], scene.labels[:, None], {}
+        if "region" not in task.memory:
+            task.memory["region"] = region(model, task)
+        held, labels, counts = task.memory["region"], task.labels[:, None], {}
 
         def distance(maps: dict[str, Tensor], places: list[Place], prediction: Tensor) -> Tensor:
             require_maps(maps, prediction)
-            masks = groups_of(aimed(prediction.detach(), cut(labels, places)[:, 0], scene), prediction.shape[1])
+            masks = groups_of(aimed(prediction.detach(), cut(labels, places)[:, 0], task), prediction.shape[1])
             inside = cut(held, places)
             masks = masks * (inside if inside.shape[1] == 1 else torch.cat([inside, inside], 1))
             first = (places[0].image, *(side.start for side in places[0].box))
             total, counts[first] = features.distance(maps, masks)  # once more when windows are recomputed
             return total
 
-        logits, total = view.look_inside(x, Inside(features.layers, distance))
+        logits, total = model.look_inside(x, Inside(features.layers, distance))
         return logits, len(features.layers) * total / max(1, sum(counts.values()))
 
 
-def aimed(logits: Tensor, labels: Tensor, scene: Scene) -> Tensor:
+def aimed(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """What each voxel is to look like: the label to be reached, or, where labels are only to be left, what the model
     says now.
 
     logits "n k *p", labels "n *p"; classes "n *p", or yes-or-no answers "n k *p" of a multi-label network.
     """
-    if scene.regions is not None:
-        return scene.regions[labels].movedim(-1, 1) if scene.towards else logits > 0
-    return labels if scene.towards else logits.argmax(1)
+    if task.regions is not None:
+        return task.regions[labels].movedim(-1, 1) if task.targeted else logits > 0
+    return labels if task.targeted else logits.argmax(1)
 
 
-def region(view: Any, scene: Scene) -> Tensor:
+def region(model: Model, task: Task) -> Tensor:
     """bool "b a *g": what is to change. All that the loss counts; where labels are to be reached, only the answers that
     are others on the clean scan."""
-    within = (scene.weight > 0)[:, None]
-    if not scene.towards:
+    within = (task.weight > 0)[:, None]
+    if not task.targeted:
         return within
+    assert task.clean is not None
     with torch.no_grad():
-        logits = view(scene.clean)
-    if scene.regions is None:
-        return within & (logits.argmax(1) != scene.labels)[:, None]
-    return within & ((logits > 0) != scene.regions[scene.labels].movedim(-1, 1))
+        logits = model(task.clean)
+    if task.regions is None:
+        return within & (logits.argmax(1) != task.labels)[:, None]
+    return within & ((logits > 0) != task.regions[task.labels].movedim(-1, 1))
 
 
 def disguised(attack: Attack, clean: Clean, weight: float) -> Attack:
     """The same attack, or all it is made of, on camouflaged objectives."""
-    members = tuple(disguised(member, clean, weight) for member in attack.members)
-    return replace(attack, objective=Camouflaged(attack.objective, clean, weight), members=members)
+    if isinstance(attack, Climb):
+        return replace(attack, objective=Camouflaged(attack.objective, clean, weight))
+    assert isinstance(attack, Composed)
+    return replace(attack, members={name: disguised(one, clean, weight) for name, one in attack.members.items()})
 
 
-def built_base(name: str, eps: float, norm: Norm, steps: int, settings: str) -> Attack:
+def built_base(settings: Settings) -> Built:
     """The attack that is added to. Raises InputError for one that doesn't climb a loss by its gradient at the voxels,
     and for settings it doesn't take."""
-    found = recipes.get(name)
-    words = [part.partition("=") for part in settings.split(",") if part.strip()]
+    found = recipes.get(settings["base"])
+    words = [part.partition("=") for part in settings["base_settings"].split(",") if part.strip()]
     if any(not equals for _, equals, _ in words):
-        raise InputError(f"base_settings={settings} isn't understood; write name=value,name=value.")
+        raise InputError(f"base_settings={settings['base_settings']} isn't understood; write name=value,name=value.")
     if found.own is None and found.name not in ("hfc", "asma"):  # asma's steps read the objective as an overlap
-        attack = found.build(eps, norm, steps, {key.strip(): value.strip() for key, _, value in words})
-        if all(leaf.uses_gradient and leaf.keep == "worst" and leaf.space.voxelwise for leaf in attack.leaves()):
-            return attack
-    raise InputError(f"hfc adds to attacks that climb a loss by its gradient, such as pgd or mi-fgsm, not to {name}.")
+        own = {key.strip(): value.strip() for key, _, value in words}
+        built = found.build(settings["eps"], settings["norm"], settings["steps"], own)
+        leaves = list(built.attack.leaves())
+        if all(leaf.uses_gradient and leaf.keep == "worst" and leaf.space.voxelwise for leaf in leaves):
+            return built
+    raise InputError(
+        f"hfc adds to attacks that climb a loss by its gradient, such as pgd or mi-fgsm, not to {found.name}."
+    )
+
+
+def resolve(settings: Settings) -> Settings:
+    """The base attack's settings with its defaults, and the file by its absolute path."""
+    base = built_base(settings).parameters
+    own = {key: value for key, value in base.items() if key not in ("eps", "norm", "steps") and value is not None}
+    features = settings["features"]
+    return {
+        "base_settings": ",".join(f"{key}={value}" for key, value in own.items()),
+        "features": None if features is None else str(Path(features).absolute()),
+    }
+
+
+def check(victim: Victim, image: Volume, settings: Settings) -> None:
+    """As the base attack does; raises InputError where the features are not this victim's."""
+    built_base(settings).check(victim, image)
+    Clean(settings["features"]).check(victim, image)
 
 
 @recipe(
@@ -163,6 +181,8 @@ def built_base(name: str, eps: float, norm: Norm, steps: int, settings: str) -> 
         "covariances are drawn towards their diagonal where there are few samples",
     ),
     family="loss",
+    check=check,
+    resolve=resolve,
 )
 def hfc(
     eps: float,
@@ -180,17 +200,5 @@ def hfc(
     feature_weight: Annotated[float, Param("Weight lambda of the distance from clean features", minimum=0)] = 1.0,
 ) -> Attack:
     """An attack whose features look clean."""
-    features = None if features is None else str(Path(features).absolute())
-    clean = Clean(features)
-    found = built_base(base, eps, norm, steps, base_settings)
-
-    def check(victim: Victim, image: Volume) -> None:
-        if found.check is not None:
-            found.check(victim, image)
-        clean.check(victim, image)
-
-    own = {key: value for key, value in found.parameters.items() if key not in ("eps", "norm", "steps")}
-    told = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
-    return replace(
-        disguised(found, clean, feature_weight), check=check, parameters={"base_settings": told, "features": features}
-    )
+    base_attack = built_base({"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps})
+    return disguised(base_attack.attack, Clean(features), feature_weight)

@@ -8,7 +8,7 @@ Chen, Jordan & Wainwright 2020, IEEE S&P, arXiv 1904.02144. The solver has the f
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
@@ -21,7 +21,6 @@ from perturbox.attacks.spaces.additive import Additive
     paper="Chen et al. 2020, arXiv 1904.02144",
     norms=("l2", "linf"),
     cost="steps + 1 forwards",
-    access="black",
     deviations=(
         "each step is one query; the soft Dice is traced but never used",
         "starts from blocks of +-eps, as eps is a cap; where none reaches the goal the worst of them is returned",
@@ -46,15 +45,13 @@ def hopskipjump(
     coarse: Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)] = 8,
 ) -> Attack:
     """The smallest change found by decisions alone."""
-    return Attack(
-        "hopskipjump",
-        climb(LOSSES["dice"]),
+    return Climb(
+        ascend(LOSSES["dice"]),
         Additive(),
         HopSkipJump(norm, probes, share, coarse),
         eps,
         norm,
         steps,
-        uses_gradient=False,
         keep="smallest",
-        rests=False,
+        stop_on_success=False,
     )

@@ -10,11 +10,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import Loss, Voxels, mean, one_minus_dice, overlap_sums
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts, direction
+from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import PGD_STEP, PgdStep, Restarts
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.spaces.additive import Additive
 
@@ -57,20 +58,17 @@ def houdini(
     steps: int,
     *,
     sigma: Annotated[float, Param("Standard deviation of the noise", unit="logits", minimum=0.01)] = 1.0,
-    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    alpha: PgdStep = PGD_STEP,
     random_start: Annotated[bool, Param("Start at a random point of the ball")] = False,
     restarts: Restarts = 1,
 ) -> Attack:
     """PGD on Houdini's loss."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
-    return Attack(
-        "houdini",
-        climb(houdini_loss(sigma)),
+    return Climb(
+        ascend(houdini_loss(sigma)),
         Additive(random_start),
         Ascent(chain(direction(norm), scale(alpha))),
         eps,
         norm,
         steps,
         restarts,
-        parameters={"alpha": alpha},
     )

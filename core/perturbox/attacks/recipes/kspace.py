@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import numpy as np
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import OwnBudget, Param, Settings, derived, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, stateless
 from perturbox.attacks.spaces.kspace import KSpace
 from perturbox.model.victim import Victim
@@ -23,7 +23,7 @@ from perturbox.types import InputError, Volume
 NEGATIVE = 0.01  # of the energy
 
 
-def only_mr(victim: Victim, image: Volume) -> None:
+def only_mr(victim: Victim, image: Volume, settings: Settings) -> None:
     """Refuse what no MR scanner measures: CT, other modalities if the file names them, colours, normalised values."""
     modality = "CT" if "HU" in (victim.unit, image.unit) else str(image.header.get("modality", "MR"))
     if modality != "MR":
@@ -58,7 +58,8 @@ def unit_phasors(gradient: Tensor) -> Tensor:
         "the same images as one without any transform",
     ),
     family="frequency",
-    own=Own("share", "largest change of a k-space sample as a share of its size"),
+    check=only_mr,
+    own=OwnBudget("share", "largest change of a k-space sample as a share of its size"),
 )
 def kspace(
     eps: float,
@@ -71,13 +72,11 @@ def kspace(
     acquisition: Annotated[
         Literal["3D", "2D"], Param("Whether the volume has one k-space, or every slice one of its own")
     ] = "3D",
-    loss: Surrogate = "dice-ce",
+    loss: LossName = "dice-ce",
     alpha: Annotated[
-        float | None, Param("Step size, as a share of a sample's size; 2.5 share / steps if not given", minimum=0)
-    ] = None,
+        float, Param("Step size, as a share of a sample's size; 2.5 share / steps if not given", minimum=0)
+    ] = derived(lambda s: 2.5 * s["share"] / s["steps"]),
 ) -> Attack:
     """Ascent on a complex relative change of every k-space sample, from none."""
-    alpha = 2.5 * share / steps if alpha is None else alpha
     space, solver = KSpace(share, acquisition == "2D"), Ascent(chain(stateless(unit_phasors), scale(alpha)))
-    goal, told = climb(LOSSES[loss]), {"alpha": alpha}
-    return Attack("kspace", goal, space, solver, eps, norm, steps, parameters=told, check=only_mr)
+    return Climb(ascend(LOSSES[loss]), space, solver, eps, norm, steps)

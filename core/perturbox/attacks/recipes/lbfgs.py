@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack
+from perturbox.attacks.attack import Attack, Climb
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import descend
 from perturbox.attacks.objectives import Voxels
@@ -21,9 +21,9 @@ from perturbox.attacks.solvers.tradeoff import Tradeoff
 from perturbox.attacks.spaces.additive import Additive
 
 
-def other_answer(voxels: Voxels, towards: bool) -> Tensor:
-    """-log probability of any answer but the labelled one (towards: of the labelled one), "b a *g"."""
-    if towards:
+def other_answer(voxels: Voxels, targeted: bool) -> Tensor:
+    """-log probability of any answer but the labelled one (targeted: of the labelled one), "b a *g"."""
+    if targeted:
         return voxels.cross_entropy
     if voxels.regions is not None:
         return torch.nn.functional.softplus((2 * voxels.targets - 1) * voxels.logits)
@@ -64,4 +64,4 @@ def lbfgs(
     """The smallest Euclidean change, by a trade-off with the cross-entropy."""
     solver = Tradeoff(Lbfgs(history, stride), steps, searches, first)
     loss = descend("lbfgs", other_answer)
-    return Attack("lbfgs", loss, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(loss, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)

@@ -6,18 +6,20 @@ that changes the scan least is the answer.
 Shukla, Gupta & Gupta 2023, doi 10.1007/s11042-023-15575-8.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Objective, Scene, climb, compose
+from perturbox.attacks.attack import Attack, Climb, Composed, Objective, Task, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import Loss, Voxels, average, dice_plus, dice_sums, mean, soft_dices
+from perturbox.attacks.on_scan import BUFFERS as LEAST_BUFFERS
+from perturbox.attacks.on_scan import Answered, Costing, Model
 from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.settings import BIM_STEP, BimStep
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 
@@ -65,17 +67,17 @@ class Weighted:
 
     window_mm: float
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
-        voxels = Voxels(logits, scene.labels, scene.weight, scene.regions)
-        if "edges" not in scene.memory:
-            scene.memory["edges"] = 1 + 5 * (self._around(voxels.targets, scene.spacing) - voxels.targets).abs()
-        weight = scene.memory["edges"] * scene.weight[:, None]
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        logits = model(x)
+        voxels = Voxels(logits, task.labels, task.weight, task.regions)
+        if "edges" not in task.memory:
+            task.memory["edges"] = 1 + 5 * (self._around(voxels.targets, task.spacing) - voxels.targets).abs()
+        weight = task.memory["edges"] * task.weight[:, None]
         p, y, axes = voxels.probabilities, voxels.targets, (0, *range(2, logits.dim()))
         bce = (_yes_or_no(voxels) * weight).sum() / weight.sum().clamp_min(1)
         inside, union = (p * y * weight).sum(axes), ((p + y - p * y) * weight).sum(axes)
-        iou = 1 - ((inside + 1) / (union + 1))[list(scene.classes)].mean()
-        return -(bce + iou) if scene.towards else bce + iou
+        iou = 1 - ((inside + 1) / (union + 1))[list(task.classes)].mean()
+        return -(bce + iou) if task.targeted else bce + iou
 
     def _around(self, mask: Tensor, spacing: tuple[float, ...]) -> Tensor:
         for axis, step in enumerate(spacing, start=2):
@@ -86,12 +88,12 @@ class Weighted:
         return mask
 
 
-def lovasz_hinge(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+def lovasz_hinge(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
     """Lovasz hinge of each chosen channel against the rest, averaged (Berman et al. 2018, arXiv 1705.08790)."""
-    voxels = Voxels(view(x), scene.labels, scene.weight, scene.regions)
-    counted = scene.weight.flatten() > 0
+    voxels = Voxels(model(x), task.labels, task.weight, task.regions)
+    counted = task.weight.flatten() > 0
     losses = []
-    for channel in scene.classes:
+    for channel in task.classes:
         score = voxels.logits[:, channel]
         if voxels.regions is None:  # a class leads by this much over the best other
             score = score - voxels.logits.detach().index_fill(1, torch.tensor([channel]).to(x.device), -torch.inf).amax(
@@ -99,7 +101,7 @@ def lovasz_hinge(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
             )
         losses.append(_lovasz_of(score.flatten()[counted], voxels.targets[:, channel].flatten()[counted]))
     value = torch.stack(losses).mean()
-    return -value if scene.towards else value
+    return -value if task.targeted else value
 
 
 def _lovasz_of(score: Tensor, label: Tensor) -> Tensor:
@@ -113,26 +115,22 @@ def _lovasz_of(score: Tensor, label: Tensor) -> Tensor:
     return (errors.relu() * steps).sum()
 
 
-def surrogates(window_mm: float) -> dict[str, Objective]:
+def losses(window_mm: float) -> dict[str, Objective]:
     """The five losses by name, and their fixed mix."""
     five: dict[str, Objective] = {
         "weighted": Weighted(window_mm),
         "lovasz": lovasz_hinge,
-        "log-cosh": climb(log_cosh),
-        "dice-bce": climb(dice_bce),
-        "exp-log": climb(exp_log),
+        "log-cosh": ascend(log_cosh),
+        "dice-bce": ascend(dice_bce),
+        "exp-log": ascend(exp_log),
     }
 
-    def mixed(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
+    def mixed(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        once = Answered(model, x, model(x))
+        return torch.stack([share * five[name](once, x, task, progress) for name, share in MIX.items()]).sum()
 
-        def same(point: Tensor) -> Tensor:
-            return logits
-
-        parts: list[tuple[float, Callable]] = [(share, five[name]) for name, share in MIX.items()]
-        return torch.stack([share * part(same, x, scene, progress) for share, part in parts]).sum()
-
-    return {**five, "mix": mixed}
+    six = {**five, "mix": mixed}
+    return {name: Costing(loss, buffers=BUFFERS.get(name, LEAST_BUFFERS)) for name, loss in six.items()}
 
 
 @recipe(
@@ -157,18 +155,14 @@ def medis(
     norm: Norm,
     steps: int,
     *,
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    alpha: BimStep = BIM_STEP,
     boundary: Annotated[float, Param("Window of the boundary weights", unit="mm", minimum=1)] = 31.0,
     refine: Annotated[int, Param("Bisections of the limit at the end", minimum=0, maximum=20)] = 4,
 ) -> Attack:
     """All surrogates one after another, each until it succeeds; the smallest success, then a smaller one if there
     is."""
-    alpha = eps / steps if alpha is None else alpha
     solver = Ascent(chain(sign(), scale(alpha)))
-    members = [
-        Attack(name, objective, Additive(), solver, eps, norm, steps, buffers=BUFFERS.get(name, 4))
-        for name, objective in surrogates(boundary).items()
-    ]
-    return compose(
-        "medis", members, eps, norm, steps=steps, keep="smallest", refine=refine, parameters={"alpha": alpha}
-    )
+    members = {
+        name: Climb(objective, Additive(), solver, eps, norm, steps) for name, objective in losses(boundary).items()
+    }
+    return Composed(members, eps, norm, keep="smallest", refine=refine)

@@ -7,11 +7,11 @@ Dong et al. 2018, arXiv 1710.06081.
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, l1_normalise, momentum, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 
@@ -29,11 +29,10 @@ def mi_fgsm(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: BimStep = BIM_STEP,
     decay: Annotated[float, Param("Momentum's decay factor mu", minimum=0, maximum=10)] = 1.0,
 ) -> Attack:
     """Momentum iterative FGSM without random start."""
-    alpha = eps / steps if alpha is None else alpha
     solver = Ascent(chain(l1_normalise(), momentum(decay), sign(), scale(alpha)))
-    return Attack("mi-fgsm", climb(LOSSES[loss]), Additive(), solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(ascend(LOSSES[loss]), Additive(), solver, eps, norm, steps)

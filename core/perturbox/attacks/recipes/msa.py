@@ -7,17 +7,18 @@ scales, cross-entropy, a target mask.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import cross_entropy, mean
 from perturbox.attacks.recipes import Param, recipe
 from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import BIM_STEP, BimStep
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.spaces.additive import Additive
@@ -49,26 +50,26 @@ class Scales:
 
     count: int
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
-        value = scene.gain(cross_entropy, logits)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        logits = model(x)
+        value = task.gain(cross_entropy, logits)
         for level in range(1, self.count):
-            edge = 2**level * min(scene.spacing)
-            if f"labels {level}" not in scene.memory:
-                scene.memory[f"labels {level}"] = self._labels(scene, logits, edge)
-            targets, weight = scene.memory[f"labels {level}"]
-            coarse = pooled(logits, edge, scene.spacing)
-            found = soft_cross_entropy(coarse, targets, weight, scene.regions is not None)
-            value = value - found if scene.towards else value + found
+            edge = 2**level * min(task.spacing)
+            if f"labels {level}" not in task.memory:
+                task.memory[f"labels {level}"] = self._labels(task, logits, edge)
+            targets, weight = task.memory[f"labels {level}"]
+            coarse = pooled(logits, edge, task.spacing)
+            found = soft_cross_entropy(coarse, targets, weight, task.regions is not None)
+            value = value - found if task.targeted else value + found
         return value
 
-    def _labels(self, scene: Scene, logits: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    def _labels(self, task: Task, logits: Tensor, edge: float) -> tuple[Tensor, Tensor]:
         """The labels' share of each channel in each block, and the blocks' weight; a channel at a time, for memory."""
         shares = []
         for channel in range(logits.shape[1]):
-            held = scene.labels == channel if scene.regions is None else scene.regions[:, channel][scene.labels]
-            shares.append(pooled(held[:, None].to(logits), edge, scene.spacing))
-        return torch.cat(shares, 1), pooled(scene.weight[:, None].to(logits), edge, scene.spacing)[:, 0]
+            held = task.labels == channel if task.regions is None else task.regions[:, channel][task.labels]
+            shares.append(pooled(held[:, None].to(logits), edge, task.spacing))
+        return torch.cat(shares, 1), pooled(task.weight[:, None].to(logits), edge, task.spacing)[:, 0]
 
 
 @recipe(
@@ -89,9 +90,8 @@ def msa(
     steps: int,
     *,
     scales: Annotated[int, Param("Number of scales, each twice as coarse as the one before", minimum=1, maximum=8)] = 3,
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    alpha: BimStep = BIM_STEP,
 ) -> Attack:
     """Iterated steps on the sum over scales; with one scale and linf it is BIM on cross-entropy."""
-    alpha = eps / steps if alpha is None else alpha
     solver = Ascent(chain(direction(norm), scale(alpha)))
-    return Attack("msa", Scales(scales), Additive(), solver, eps, norm, steps, parameters={"alpha": alpha})
+    return Climb(Scales(scales), Additive(), solver, eps, norm, steps)

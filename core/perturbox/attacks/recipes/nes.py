@@ -7,25 +7,23 @@ Ilyas et al. 2018, ICML, arXiv 1804.08598.
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Antithetic
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import Param, derived, recipe
 from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import PGD_STEP, LossName, PgdStep
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.estimated import Estimated
 from perturbox.attacks.spaces.additive import Additive
 
 Pairs = Annotated[int, Param("Pairs of opposite points per step", minimum=1, maximum=100_000)]
-Sigma = Annotated[
-    float | None, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)
-]
+Sigma = Annotated[float, Param("How far the points lie away; a quarter of eps if not given", unit="HU", minimum=1e-6)]
 Coarse = Annotated[int, Param("Edge of blocks with one direction", unit="voxels", minimum=1, maximum=512)]
 
 
-def apart(eps: float) -> float:
+def probe_distance(eps: float) -> float:
     """How far the points that are asked about lie away: a quarter of the limit, in whatever unit the scan has."""
     return max(eps / 4, 1e-6)
 
@@ -35,7 +33,6 @@ def apart(eps: float) -> float:
     paper="Ilyas et al. 2018, arXiv 1804.08598",
     norms=("linf", "l2"),
     cost="steps x (2 pairs + 1) + 1 forwards",
-    access="black",
     deviations=(
         "the points asked about aren't rounded to the file's steps, the answers are",
         "directions may be constant over blocks of voxels, for fewer queries",
@@ -48,25 +45,19 @@ def nes(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: PgdStep = PGD_STEP,
     pairs: Pairs = 10,
-    sigma: Sigma = None,
+    sigma: Sigma = derived(lambda s: probe_distance(s["eps"])),
     coarse: Coarse = 4,
 ) -> Attack:
     """PGD with NES gradients, from the clean scan."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
-    sigma = apart(eps) if sigma is None else sigma
     ascent, estimator = Ascent(chain(direction(norm), scale(alpha))), Antithetic(pairs, sigma, coarse=coarse)
-    return Attack(
-        "nes",
-        climb(LOSSES[loss]),
+    return Climb(
+        ascend(LOSSES[loss]),
         Additive(),
         Estimated(ascent, estimator),
         eps,
         norm,
         steps,
-        uses_gradient=False,
-        queries=estimator.queries,
-        parameters={"alpha": alpha, "sigma": sigma},
     )

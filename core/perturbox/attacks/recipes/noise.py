@@ -7,21 +7,24 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.recipes import Param, recipe
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.spaces.additive import Additive
 
 
 @dataclass(frozen=True)
-class FreshDraws:
+class FreshDraws(Solver):
     """Replaces z by a new random draw each step: +-eps with equal chance, uniform in [-eps, eps], or Gaussian with SD
     eps."""
 
     eps: float
     distribution: str
+
+    uses_gradient = False
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> torch.Generator:
         return generator
@@ -42,7 +45,6 @@ class FreshDraws:
     norms=("linf", "l2"),
     cost="steps + 1 forwards",
     targeted=False,
-    access="black",
     family="control",
     use="Control: does any change of this size do it?",
 )
@@ -57,4 +59,4 @@ def noise(
 ) -> Attack:
     """White noise inside the budget; the worst of `steps` draws."""
     solver = FreshDraws(eps, distribution)
-    return Attack("noise", climb(LOSSES["ce"]), Additive(), solver, eps, norm, steps, uses_gradient=False)
+    return Climb(ascend(LOSSES["ce"]), Additive(), solver, eps, norm, steps)

@@ -8,16 +8,17 @@ Brown et al. 2017, arXiv 1712.09665; the expectation over transformations is tha
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Objective, Scene, climb
+from perturbox.attacks.attack import Attack, Climb, Model, Objective, Task, ascend
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.on_scan import Costing
+from perturbox.attacks.recipes import OwnBudget, Param, Settings, derived, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.patch import Box, Patch, Place, window
 from perturbox.model.victim import Victim
@@ -67,26 +68,44 @@ class Moved:
 def expected(objective: Objective, box: Box, samples: int, shift_mm: float, turn: bool, brightness: float) -> Objective:
     """The mean of an objective over `samples` fresh draws of t, with its gradient in the patch."""
 
-    def over_transformations(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        assert scene.clean is not None
-        budget: Budget = view.budget
+    def over_transformations(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        assert task.clean is not None
+        budget: Budget = model.budget
         place = box.on(budget)
         most = tuple(int(shift_mm / step) for step in budget.spacing)
         patch = x[place.slices]
         total = x.new_zeros(())
         for _ in range(samples):
-            moved = Moved.draw(place.size, most, turn, brightness, scene.generator)
+            moved = Moved.draw(place.size, most, turn, brightness, task.generator)
             # One sample at a time, so that never more than one prediction is held: its gradient in the patch is all
             # that is kept of it.
             values = patch.detach().requires_grad_(x.requires_grad)
-            loss = objective(view, moved.pasted(values, place, scene.clean, budget), scene, progress) / samples
+            loss = objective(model, moved.pasted(values, place, task.clean, budget), task, progress) / samples
             total = total + loss.detach()
             if x.requires_grad:
-                (slope,) = torch.autograd.grad(loss, values)
-                total = total + (slope * (patch - patch.detach())).sum()
+                (grad,) = torch.autograd.grad(loss, values)
+                total = total + (grad * (patch - patch.detach())).sum()
         return total
 
-    return over_transformations
+    # Each further transformation costs a gradient, about three predictions; the scan itself is scored as well.
+    return Costing(over_transformations, queries=3 * (samples - 1) + 1)
+
+
+def check(victim: Victim, image: Volume, settings: Settings) -> None:
+    """Raises InputError where the patch doesn't lie in the scan."""
+    box = Box(settings["side"], _voxel(settings["centre"]))
+    if box.centre is not None and len(box.centre) != image.dims:
+        raise InputError(
+            f"The patch's centre {settings['centre']} needs one number for each of the scan's {image.dims} axes."
+        )
+    box.require(Budget.of(Case(image), None))
+
+
+def _voxel(text: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError:
+        raise InputError(f"The patch's centre '{text}' isn't understood; write whole numbers as 61,50,40.") from None
 
 
 @recipe(
@@ -101,7 +120,8 @@ def expected(objective: Objective, box: Box, samples: int, shift_mm: float, turn
         "signed steps from what lies there, a loss averaged over the voxels that matter",
     ),
     family="patch",
-    own=Own("side", "edge of the patch; its values are free"),
+    check=check,
+    own=OwnBudget("side", "edge of the patch; its values are free"),
     steps=100,
 )
 def patch(
@@ -117,37 +137,18 @@ def patch(
     brightness: Annotated[
         float, Param("Largest change of brightness, as a share of the window", minimum=0, maximum=1)
     ] = 0.1,
-    loss: Surrogate = "dice-ce",
+    loss: LossName = "dice-ce",
     alpha: Annotated[
-        float | None, Param("Step size, as a share of the window; 2.5 / steps if not given", minimum=0)
-    ] = None,
+        float, Param("Step size, as a share of the window; 2.5 / steps if not given", minimum=0)
+    ] = derived(lambda s: 2.5 / s["steps"]),
 ) -> Attack:
     """Signed ascent on a patch's values, in expectation over transformations."""
-    alpha = 2.5 / steps if alpha is None else alpha
     box = Box(side, _voxel(centre))
-
-    def check(victim: Victim, image: Volume) -> None:
-        if box.centre is not None and len(box.centre) != image.dims:
-            raise InputError(f"The patch's centre {centre} needs one number for each of the scan's {image.dims} axes.")
-        box.require(Budget.of(Case(image), None))
-
-    return Attack(
-        "patch",
-        expected(climb(LOSSES[loss]), box, samples, shift, turn, brightness),
+    return Climb(
+        expected(ascend(LOSSES[loss]), box, samples, shift, turn, brightness),
         Patch(box),
         Ascent(chain(sign(), scale(alpha))),
         eps,
         norm,
         steps,
-        parameters={"alpha": alpha},
-        # Each further transformation costs a gradient, about three predictions; the scan itself is scored as well.
-        queries=3 * (samples - 1) + 1,
-        check=check,
     )
-
-
-def _voxel(text: str) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else None
-    except ValueError:
-        raise InputError(f"The patch's centre '{text}' isn't understood; write whole numbers as 61,50,40.") from None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import missing, sought
 from perturbox.attacks.objectives import Voxels
@@ -54,7 +54,7 @@ class Duals:
             self.smooth = EMA * self.smooth + (1 - EMA) * self.softmax(self.log, self.counted)
         return float(self.smooth.sum(dtype=torch.float64))
 
-    def climb(self, leads: Tensor, rate: float) -> None:
+    def ascend(self, leads: Tensor, rate: float) -> None:
         """One step of ascent: what isn't reached weighs more."""
         self.log = torch.where(self.counted, self.log + rate * leads.sign(), self.log).clamp(-MOST, MOST)
         self.k += 1
@@ -68,29 +68,29 @@ class Lagrangian:
     rate: float
     first: float
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        logits = view(x)
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        logits = model(x)
 
-        def told(function: Any) -> Any:
-            return lambda logits, labels, weight: function(Voxels(logits, labels, weight, scene.regions))
+        def per_slab(function: Any) -> Any:
+            return lambda logits, labels, weight: function(Voxels(logits, labels, weight, task.regions))
 
-        maps = (logits.detach(), scene.labels, scene.weight)
-        leads = slabwise_map(told(lambda voxels: missing(voxels, scene.towards)), *maps)
-        if "duals" not in scene.memory:
-            counted = slabwise_map(told(lambda voxels: sought(voxels, scene.classes, scene.towards) > 0), *maps)
-            scene.memory["duals"] = Duals.of(counted, leads, self.first)
-        duals: Duals = scene.memory["duals"]
+        maps = (logits.detach(), task.labels, task.weight)
+        leads = slabwise_map(per_slab(lambda voxels: missing(voxels, task.targeted)), *maps)
+        if "duals" not in task.memory:
+            counted = slabwise_map(per_slab(lambda voxels: sought(voxels, task.classes, task.targeted) > 0), *maps)
+            task.memory["duals"] = Duals.of(counted, leads, self.first)
+        duals: Duals = task.memory["duals"]
         weight = max(duals.average() if torch.is_grad_enabled() else float(duals.smooth.sum()), 1e-30)
-        scene.memory[RATIO] = max(1 - weight, 0.0) / weight
+        task.memory[RATIO] = max(1 - weight, 0.0) / weight
         smooth = duals.smooth / weight
         if torch.is_grad_enabled():
             left = (self.steps - 1 - duals.k) / max(1, self.steps - 1)
-            duals.climb(leads, self.rate * (left * (1 - DUAL_FINAL) + DUAL_FINAL))
+            duals.ascend(leads, self.rate * (left * (1 - DUAL_FINAL) + DUAL_FINAL))
 
         def pieces(logits: Tensor, labels: Tensor, weight: Tensor, smooth: Tensor) -> Tensor:
-            return (smooth * F.softplus(missing(Voxels(logits, labels, weight, scene.regions), scene.towards))).sum()
+            return (smooth * F.softplus(missing(Voxels(logits, labels, weight, task.regions), task.targeted))).sum()
 
-        return -slabwise_sum(pieces, logits, scene.labels, scene.weight, smooth)
+        return -slabwise_sum(pieces, logits, task.labels, task.weight, smooth)
 
 
 @recipe(
@@ -125,4 +125,4 @@ def pdpgd(
     """The smallest change, by descent and ascent in turn; the paper takes 500 steps."""
     solver = Proximal(norm, lambda k, found: rate * PRIMAL_FINAL ** (k / steps), 0.9, 0.999)
     objective = Lagrangian(steps, dual_rate, first)
-    return Attack("pdpgd", objective, Additive(), solver, eps, norm, steps, keep="smallest", rests=False)
+    return Climb(objective, Additive(), solver, eps, norm, steps, keep="smallest", stop_on_success=False)

@@ -8,15 +8,13 @@ Madry et al. 2018, arXiv 1706.06083.
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import PGD_STEP, LossName, PgdStep, Restarts
 from perturbox.attacks.solvers.ascent import Ascent, Rule, chain, rms_normalise, scale, sign
 from perturbox.attacks.spaces.additive import Additive
-
-Restarts = Annotated[int, Param("Independent starts; the worst is kept", minimum=1, maximum=1000)]
 
 
 def direction(norm: Norm) -> Rule:
@@ -44,21 +42,18 @@ def pgd(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: PgdStep = PGD_STEP,
     random_start: Annotated[bool, Param("Start at a random point of the ball")] = True,
     restarts: Restarts = 1,
 ) -> Attack:
     """Projected gradient ascent; with one step, no random start and alpha = eps it is FGSM."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
-    return Attack(
-        "pgd",
-        climb(LOSSES[loss]),
+    return Climb(
+        ascend(LOSSES[loss]),
         Additive(random_start),
         Ascent(chain(direction(norm), scale(alpha))),
         eps,
         norm,
         steps,
         restarts,
-        parameters={"alpha": alpha},
     )

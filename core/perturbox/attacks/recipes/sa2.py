@@ -8,11 +8,11 @@ Hanif et al. 2025, ISBI. There is no eps ball: rho bounds the change.
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import OwnBudget, Param, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.dct import Multiplied
 
@@ -30,7 +30,7 @@ from perturbox.attacks.spaces.dct import Multiplied
         "all frequencies at once; no similarity term, as in the authors' code unless asked for",
     ),
     family="frequency",
-    own=Own("rho", "largest relative change of a frequency"),
+    own=OwnBudget("rho", "largest relative change of a frequency"),
 )
 def sa2(
     eps: float,
@@ -39,10 +39,10 @@ def sa2(
     *,
     rho: Annotated[float, Param("Largest relative change of a frequency", minimum=0, maximum=1)] = 0.2,
     block: Annotated[int, Param("Edge of a block", unit="voxels", minimum=2, maximum=128)] = 8,
-    loss: Surrogate = "dice-ce",
+    loss: LossName = "dice-ce",
     alpha: Annotated[float, Param("Step size, as a relative change", minimum=0)] = 0.1,
     random_start: Annotated[bool, Param("Start at random relative changes")] = True,
 ) -> Attack:
     """Signed ascent on a factor for every frequency of every block."""
     space, solver = Multiplied(block, rho, random_start), Ascent(chain(sign(), scale(alpha)))
-    return Attack("sa2", climb(LOSSES[loss]), space, solver, eps, norm, steps)
+    return Climb(ascend(LOSSES[loss]), space, solver, eps, norm, steps)

@@ -9,13 +9,12 @@ Singh & Hein 2024, ECCV, arXiv 2306.12941.
 """
 
 import math
-from dataclasses import replace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb, compose
+from perturbox.attacks.attack import Attack, Climb, Composed, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import Loss, Voxels, average
 from perturbox.attacks.recipes import Param, recipe
@@ -66,13 +65,13 @@ def split(steps: int) -> tuple[int, int, int]:
 def shrinking(loss: Loss, eps: float, norm: Norm, steps: int, first: float) -> Attack:
     """Red-eps APGD: a chain of APGD in balls of first x eps, halfway, and eps."""
     radii = (first, (first + 1) / 2, 1.0)
-    chain = [
-        Attack(loss.name, climb(loss), Additive(), Apgd(n, direction(norm)), radius * eps, norm, n)
-        for radius, n in zip(radii, split(steps), strict=True)
-        if n
-    ]
-    warm = [replace(stage, warm=True, warm_by="score") for stage in chain[1:]]
-    return compose(loss.name, [chain[0], *warm], eps, norm)
+    stages: dict[str, Attack] = {}
+    for radius, n in zip(radii, split(steps), strict=True):
+        if n:
+            warm = "score" if stages else None
+            apgd = Apgd(n, direction(norm))
+            stages[f"ball {len(stages) + 1}"] = Climb(ascend(loss), Additive(), apgd, radius * eps, norm, n, warm=warm)
+    return Composed(stages, eps, norm)
 
 
 @recipe(
@@ -102,5 +101,5 @@ def sea(
     ] = 2.0,
 ) -> Attack:
     """Red-eps APGD on each of the three losses."""
-    members = [shrinking(loss, eps, norm, steps, first) for loss in (js, mce, mce_bal)]
-    return compose("sea", members, eps, norm, steps=steps)
+    members = {loss.name: shrinking(loss, eps, norm, steps, first) for loss in (js, mce, mce_bal)}
+    return Composed(members, eps, norm)

@@ -9,11 +9,12 @@ from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import Loss, Voxels, average
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.pgd import Restarts, direction
+from perturbox.attacks.recipes.pgd import direction
+from perturbox.attacks.settings import PGD_STEP, PgdStep, Restarts
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.spaces.additive import Additive
 
@@ -41,21 +42,18 @@ def segpgd(
     norm: Norm,
     steps: int,
     *,
-    alpha: Annotated[float | None, Param("Step size; 2.5 eps / steps if not given", unit="HU", minimum=0)] = None,
+    alpha: PgdStep = PGD_STEP,
     random_start: Annotated[bool, Param("Start at a random point of the ball")] = True,
     restarts: Restarts = 1,
 ) -> Attack:
     """PGD on SegPGD's loss."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
     solver = Ascent(chain(direction(norm), scale(alpha)))
-    return Attack(
-        "segpgd",
-        climb(segpgd_loss),
+    return Climb(
+        ascend(segpgd_loss),
         Additive(random_start),
         solver,
         eps,
         norm,
         steps,
         restarts,
-        parameters={"alpha": alpha},
     )

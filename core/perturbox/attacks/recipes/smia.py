@@ -9,17 +9,17 @@ first term. Qi et al. 2021, ICLR, arXiv 2103.05232.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES, Loss, mean
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.slabs import slabwise_sum
 from perturbox.attacks.smoothing import gaussian_mm, smooth
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
@@ -56,20 +56,24 @@ class Stabilised:
     sigma_mm: float
     hard: bool
 
-    def __call__(self, view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
-        if not self.stabilisation or scene.previous is None:
-            return self.deviation * scene.gain(self.loss, view(x))
-        with torch.no_grad():
-            ahead = view(self.ahead(scene))
-        logits = view(x)
-        apart = divergence(logits, ahead, scene.weight, scene.regions, self.hard)
-        return self.deviation * scene.gain(self.loss, logits) - self.stabilisation * apart
+    @property
+    def queries(self) -> int:
+        return 1 if self.stabilisation else 0
 
-    def ahead(self, scene: Scene) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        if not self.stabilisation or task.previous is None:
+            return self.deviation * task.gain(self.loss, model(x))
+        with torch.no_grad():
+            ahead = model(self.ahead(task))
+        logits = model(x)
+        apart = divergence(logits, ahead, task.weight, task.regions, self.hard)
+        return self.deviation * task.gain(self.loss, logits) - self.stabilisation * apart
+
+    def ahead(self, task: Task) -> Tensor:
         """The point before, moved along its smoothed gradient's sign, "b c *s"."""
-        assert scene.previous is not None
-        kernels = gaussian_mm(self.sigma_mm, scene.scan_spacing)
-        return scene.previous.x_adv + self.eps * smooth(scene.previous.slope.sign(), kernels)
+        assert task.previous is not None
+        kernels = gaussian_mm(self.sigma_mm, task.scan_spacing)
+        return task.previous.x_adv + self.eps * smooth(task.previous.grad.sign(), kernels)
 
 
 @recipe(
@@ -93,24 +97,20 @@ def smia(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: BimStep = BIM_STEP,
     a1: Annotated[float, Param("Weight of the loss against the labels", minimum=0)] = 1.0,
     a2: Annotated[float, Param("Weight of staying with the prediction farther along; 0 is BIM", minimum=0)] = 1.0,
     sigma: Annotated[float, Param("Standard deviation of the Gaussian", unit="mm", minimum=0, maximum=100)] = 3.0,
     answers: Annotated[Literal["soft", "hard"], Param("What is stayed with: probabilities, or the arg-max")] = "soft",
 ) -> Attack:
     """BIM on deviation minus instability."""
-    alpha = eps / steps if alpha is None else alpha
     objective = Stabilised(LOSSES[loss], a1, a2, eps, sigma, answers == "hard")
-    return Attack(
-        "smia",
+    return Climb(
         objective,
         Additive(),
         Ascent(chain(sign(), scale(alpha))),
         eps,
         norm,
         steps,
-        queries=1 if a2 else 0,
-        parameters={"alpha": alpha},
     )

@@ -9,13 +9,13 @@ Uesato et al. 2018, ICML, arXiv 1802.05666; the estimate is Spall 1992, doi 10.1
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Antithetic
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
-from perturbox.attacks.recipes.nes import Coarse, Pairs, Sigma, apart
+from perturbox.attacks.recipes import Param, derived, recipe
+from perturbox.attacks.recipes.nes import Coarse, Pairs, Sigma, probe_distance
+from perturbox.attacks.settings import PGD_STEP, LossName
 from perturbox.attacks.solvers.adam import adam
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.estimated import Estimated
@@ -27,7 +27,6 @@ from perturbox.attacks.spaces.additive import Additive
     paper="Uesato et al. 2018, arXiv 1802.05666",
     norms=("linf", "l2"),
     cost="steps x (2 pairs + 1) + 1 forwards",
-    access="black",
     deviations=(
         "the learning rate follows eps and the number of steps; the margin is averaged over the voxels",
         "directions may be constant over blocks of voxels, for fewer queries; far fewer pairs unless told otherwise",
@@ -41,27 +40,21 @@ def spsa(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "margin",
+    loss: LossName = "margin",
     alpha: Annotated[
-        float | None, Param("Learning rate of Adam; 2.5 eps / steps if not given", unit="HU", minimum=0)
-    ] = None,
+        float, Param("Learning rate of Adam; 2.5 eps / steps if not given", unit="HU", minimum=0)
+    ] = PGD_STEP,
     pairs: Pairs = 10,
-    sigma: Sigma = None,
+    sigma: Sigma = derived(lambda s: probe_distance(s["eps"])),
     coarse: Coarse = 4,
 ) -> Attack:
     """Projected Adam with SPSA gradients, from the clean scan."""
-    alpha = 2.5 * eps / steps if alpha is None else alpha
-    sigma = apart(eps) if sigma is None else sigma
     ascent, estimator = Ascent(chain(adam(), scale(alpha))), Antithetic(pairs, sigma, "sign", coarse)
-    return Attack(
-        "spsa",
-        climb(LOSSES[loss]),
+    return Climb(
+        ascend(LOSSES[loss]),
         Additive(),
         Estimated(ascent, estimator),
         eps,
         norm,
         steps,
-        uses_gradient=False,
-        queries=estimator.queries,
-        parameters={"alpha": alpha, "sigma": sigma},
     )

@@ -7,12 +7,11 @@ Andriushchenko et al. 2020, ECCV, arXiv 1912.00049. The solver has the schedule 
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
-from perturbox.attacks.recipes.pgd import Restarts
+from perturbox.attacks.settings import LossName, Restarts
 from perturbox.attacks.solvers.random_search import Cubes
 from perturbox.attacks.spaces.additive import Additive
 
@@ -22,7 +21,6 @@ from perturbox.attacks.spaces.additive import Additive
     paper="Andriushchenko et al. 2020, arXiv 1912.00049",
     norms=("linf",),
     cost="restarts x (steps + 1) forwards",
-    access="black",
     deviations=(
         "cubes in volumes; the first point has stripes along the first axis",
         "the schedule of 10 000 queries is shrunk to the number of steps; the loss is averaged over the voxels",
@@ -36,10 +34,10 @@ def square(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "margin",
+    loss: LossName = "margin",
     share: Annotated[float, Param("Volume of the first cubes as a share of the region", minimum=0, maximum=1)] = 0.8,
     restarts: Restarts = 1,
 ) -> Attack:
     """Random search over cubes; each step is one query."""
     solver = Cubes(steps, share)
-    return Attack("square", climb(LOSSES[loss]), Additive(), solver, eps, norm, steps, restarts, uses_gradient=False)
+    return Climb(ascend(LOSSES[loss]), Additive(), solver, eps, norm, steps, restarts)

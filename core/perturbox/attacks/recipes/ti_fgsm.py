@@ -8,11 +8,11 @@ K: Gaussian kernel of 15 voxels along each axis that reaches to 3 standard devia
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.settings import BIM_STEP, BimStep, LossName
 from perturbox.attacks.solvers.ascent import Ascent, chain, gaussian, l1_normalise, momentum, scale, sign
 from perturbox.attacks.spaces.additive import Additive
 from perturbox.types import InputError
@@ -34,8 +34,8 @@ def ti_fgsm(
     norm: Norm,
     steps: int,
     *,
-    loss: Surrogate = "dice-ce",
-    alpha: Annotated[float | None, Param("Step size; eps / steps if not given", unit="HU", minimum=0)] = None,
+    loss: LossName = "dice-ce",
+    alpha: BimStep = BIM_STEP,
     kernel: Annotated[int, Param("Size of the Gaussian kernel; odd", unit="voxels", minimum=1, maximum=63)] = 15,
     reach: Annotated[float, Param("Standard deviations from the kernel's middle to its end", minimum=0.1)] = 3.0,
     decay: Annotated[float, Param("Momentum's decay factor mu", minimum=0, maximum=10)] = 0.0,
@@ -43,7 +43,5 @@ def ti_fgsm(
     """Translation-invariant FGSM, iterated."""
     if kernel % 2 == 0:
         raise InputError(f"The setting 'kernel' must be odd, not {kernel}.")
-    alpha = eps / steps if alpha is None else alpha
     rule = chain(gaussian(kernel, reach), l1_normalise(), momentum(decay), sign(), scale(alpha))
-    parameters = {"alpha": alpha}
-    return Attack("ti-fgsm", climb(LOSSES[loss]), Additive(), Ascent(rule), eps, norm, steps, parameters=parameters)
+    return Climb(ascend(LOSSES[loss]), Additive(), Ascent(rule), eps, norm, steps)

@@ -8,13 +8,13 @@ Hirano, Minagi & Takemoto 2021, doi 10.1186/s12880-020-00530-y, after Moosavi-De
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import Param, Settings, derived, listed, recipe
+from perturbox.attacks.settings import LossName
 from perturbox.attacks.solvers.one_by_one import OneByOne
 from perturbox.attacks.spaces.shared import Shared
 from perturbox.model.victim import Victim
@@ -26,19 +26,21 @@ Side = Annotated[int, Param("Samples of the pattern along each axis", minimum=1,
 Pitch = Annotated[
     float | None, Param("Between samples of a tile; the scan's own voxels if not given", unit="mm", minimum=0.01)
 ]
-Alpha = Annotated[float | None, Param("Inner step size; 0.06 eps if not given", unit="HU", minimum=0)]
+Alpha = Annotated[float, Param("Inner step size; 0.06 eps if not given", unit="HU", minimum=0)]
 
 
-def universal(name: str, loss: str, space: Shared, alpha: float, eps: float, norm: Norm, steps: int, **more: Any):
-    """An attack that is crafted scan by scan, one epoch per step; more: fields of `Attack`."""
-    # An epoch scores every scan before it climbs on each.
-    made = (name, climb(LOSSES[loss]), space, OneByOne(alpha), eps, norm, steps)
-    return Attack(*made, queries=1, **more)
+def absolute(paths: str) -> str:
+    """The same list of files, joined by the system's separator as in PATH, by their absolute paths."""
+    return os.pathsep.join(str(Path(path).resolve()) for path in listed(paths))
 
 
-def files(paths: str) -> tuple[str, ...]:
-    """Absolute paths from a list joined by the system's separator, as in PATH."""
-    return tuple(str(Path(path).resolve()) for path in paths.split(os.pathsep) if path)
+def needs_scans(victim: Victim, image: Volume, settings: Settings) -> None:
+    """Raises InputError where no scans are named."""
+    if not listed(settings["scans"]):
+        raise InputError(
+            "uap is crafted on other scans than the one it attacks; name some with `--set "
+            f"scans=FIRST{os.pathsep}SECOND`."
+        )
 
 
 @recipe(
@@ -57,6 +59,9 @@ def files(paths: str) -> tuple[str, ...]:
     ),
     family="universal",
     steps=50,
+    crafted_on="scans",
+    check=needs_scans,
+    resolve=lambda s: {"scans": absolute(s["scans"])},
 )
 def uap(
     eps: float,
@@ -66,23 +71,11 @@ def uap(
     scans: Annotated[
         str, Param(f"Scans it is crafted on, joined by '{os.pathsep}'; never the attacked", local=True, required=True)
     ] = "",
-    loss: Surrogate = "dice-ce",
-    alpha: Alpha = None,
+    loss: LossName = "dice-ce",
+    alpha: Alpha = derived(lambda s: STEP * s["eps"]),
     fit: Fit = "stretch",
     side: Side = 32,
     pitch: Pitch = None,
 ) -> Attack:
     """Signed steps for one scan after another on a pattern they share."""
-    alpha = STEP * eps if alpha is None else alpha
-    paths = files(scans)
-
-    def check(victim: Victim, image: Volume) -> None:
-        if not paths:
-            raise InputError(
-                "uap is crafted on other scans than the one it attacks; name some with `--set "
-                f"scans=FIRST{os.pathsep}SECOND`."
-            )
-
-    parameters = {"alpha": alpha, "scans": os.pathsep.join(paths)}
-    space = Shared(side, pitch, fit)
-    return universal("uap", loss, space, alpha, eps, norm, steps, parameters=parameters, check=check, crafted_on=paths)
+    return Climb(ascend(LOSSES[loss]), Shared(side, pitch, fit), OneByOne(alpha), eps, norm, steps)

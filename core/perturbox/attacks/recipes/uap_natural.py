@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
-from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
-from perturbox.attacks.recipes.uap import STEP, Alpha, Fit, Pitch, Side, files, universal
+from perturbox.attacks.objectives import LOSSES
+from perturbox.attacks.recipes import Param, Settings, derived, recipe
+from perturbox.attacks.recipes.uap import STEP, Alpha, Fit, Pitch, Side, absolute
+from perturbox.attacks.settings import LossName
+from perturbox.attacks.solvers.one_by_one import OneByOne
 from perturbox.attacks.spaces.shared import Shared
 from perturbox.model.regrid import apply_along, linear_matrix
 from perturbox.model.victim import Victim
@@ -84,6 +86,14 @@ def scenes(
     return made
 
 
+def make_scans(
+    victim: Victim, image: Volume, read: Sequence[Volume], generator: torch.Generator, settings: Settings
+) -> list[Volume]:
+    """What it is crafted on in place of scans."""
+    space = Shared(settings["side"], settings["pitch"], settings["fit"])
+    return scenes(victim, image, read, settings["count"], space, generator)
+
+
 @recipe(
     title="Universal perturbation from natural images",
     paper="Minagi et al. 2022, doi 10.3390/jimaging8020038",
@@ -99,6 +109,9 @@ def scenes(
     ),
     family="universal",
     steps=50,
+    crafted_on="images",
+    make_scans=make_scans,
+    resolve=lambda s: {"images": absolute(s["images"])},
 )
 def uap_natural(
     eps: float,
@@ -107,19 +120,11 @@ def uap_natural(
     *,
     images: Annotated[str, Param(f"Photographs, joined by '{os.pathsep}'; made by code if not given", local=True)] = "",
     count: Annotated[int, Param("Crops it is crafted on", minimum=1, maximum=10000)] = 8,
-    loss: Surrogate = "dice-ce",
-    alpha: Alpha = None,
+    loss: LossName = "dice-ce",
+    alpha: Alpha = derived(lambda s: STEP * s["eps"]),
     fit: Fit = "tile",
     side: Side = 32,
     pitch: Pitch = None,
 ) -> Attack:
     """As uap, on crops of pictures that aren't medical."""
-    alpha = STEP * eps if alpha is None else alpha
-    paths, space = files(images), Shared(side, pitch, fit)
-
-    def make(victim: Victim, image: Volume, read: Sequence[Volume], generator: torch.Generator) -> list[Volume]:
-        return scenes(victim, image, read, count, space, generator)
-
-    parameters = {"alpha": alpha, "images": os.pathsep.join(paths)}
-    more = {"parameters": parameters, "crafted_on": paths, "make_scans": make}
-    return universal("uap-natural", loss, space, alpha, eps, norm, steps, **more)
+    return Climb(ascend(LOSSES[loss]), Shared(side, pitch, fit), OneByOne(alpha), eps, norm, steps)

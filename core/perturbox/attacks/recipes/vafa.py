@@ -6,24 +6,24 @@ still looks like itself.
 Hanif et al. 2023, MICCAI, arXiv 2307.07269. There is no eps ball: q bounds the change.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, Scene
+from perturbox.attacks.attack import Attack, Climb, Model, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import dice_ce
-from perturbox.attacks.recipes import Own, Param, recipe
+from perturbox.attacks.recipes import OwnBudget, Param, recipe
 from perturbox.attacks.smoothing import ssim
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale, sign
 from perturbox.attacks.spaces.dct import Quantised
 
 
-def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tensor:
+def alike_and_wrong(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
     """DiceCE - (1 - SSIM), the similarity of what the victim's window shows."""
-    assert scene.clean is not None
-    low, high = scene.visible
-    return scene.gain(dice_ce, view(x)) - (1 - ssim(scene.clean.clamp(low, high), x.clamp(low, high), high - low))
+    assert task.clean is not None
+    low, high = task.visible
+    return task.gain(dice_ce, model(x)) - (1 - ssim(task.clean.clamp(low, high), x.clamp(low, high), high - low))
 
 
 @recipe(
@@ -43,7 +43,7 @@ def alike_and_wrong(view: Any, x: Tensor, scene: Scene, progress: float) -> Tens
         "attack: in our runs Dice fell to .22 to .38 with it and stayed at .91 to .94 without; rescale=true does it",
     ),
     family="frequency",
-    own=Own("q_max", "largest quantisation step of a frequency", zero=None),
+    own=OwnBudget("q_max", "largest quantisation step of a frequency", zero=None),
 )
 def vafa(
     eps: float,
@@ -58,4 +58,4 @@ def vafa(
 ) -> Attack:
     """Learnt quantisation of the 3D cosine transform, from the coarsest."""
     space = Quantised(block, min(q_min, q_max), q_max, rescale)
-    return Attack("vafa", alike_and_wrong, space, Ascent(chain(sign(), scale(alpha))), eps, norm, steps)
+    return Climb(alike_and_wrong, space, Ascent(chain(sign(), scale(alpha))), eps, norm, steps)

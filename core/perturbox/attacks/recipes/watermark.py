@@ -13,20 +13,23 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.oracle import Oracle
-from perturbox.attacks.recipes import Own, Param, recipe
-from perturbox.attacks.recipes.fgsm import Surrogate
+from perturbox.attacks.recipes import OwnBudget, Param, recipe
+from perturbox.attacks.settings import LossName
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.spaces.watermark import Watermark, random_places
 
 
 @dataclass(frozen=True)
-class Placing:
+class Placing(Solver):
     """Tries another place each step, with a strength between half of the largest and the largest, of either sign."""
 
     strength: float
+
+    uses_gradient = False
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> torch.Generator:
         return generator
@@ -44,7 +47,6 @@ class Placing:
     norms=("linf",),
     cost="steps + 1 forwards",
     space="watermark",
-    access="black",
     deviations=(
         "only the paper's abstract and tables were read; it hides bits in local Krawtchouk moments, ours in Haar "
         "wavelets, or blends them in for all to see",
@@ -52,7 +54,7 @@ class Placing:
         "the strength is a share of the victim's window; the same mark in every slice of a volume",
     ),
     family="patch",
-    own=Own("strength", "largest change of a voxel as a share of the victim's window"),
+    own=OwnBudget("strength", "largest change of a voxel as a share of the victim's window"),
 )
 def watermark(
     eps: float,
@@ -70,8 +72,8 @@ def watermark(
     ] = 0.1,
     dot: Annotated[float, Param("Edge of a dot; letters are 3 wide and 5 high", unit="mm", minimum=0.1)] = 4.0,
     level: Annotated[int, Param("Wavelet level: blocks of 2^level voxels hold a bit", minimum=1, maximum=6)] = 2,
-    loss: Surrogate = "dice-ce",
+    loss: LossName = "dice-ce",
 ) -> Attack:
     """Random search over the place and strength of a mark; each step is one query."""
     space = Watermark(kind, strength, dot, level)
-    return Attack("watermark", climb(LOSSES[loss]), space, Placing(strength), eps, norm, steps, uses_gradient=False)
+    return Climb(ascend(LOSSES[loss]), space, Placing(strength), eps, norm, steps)

@@ -1,6 +1,6 @@
 """How to climb: frozen settings, explicit state, `init` and `step`."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,25 @@ from perturbox.attacks.oracle import Oracle
 __all__ = ["Oracle", "Solver"]
 
 
-class Solver(Protocol):
-    """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state).
+class Solver:
+    """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state); done(state) -> whether no further step
+    would change z.
 
     A step looks (`oracle.gradient` or `oracle.value`) at least once, first of all at the z it is given. The runner
     projects z after every step, and looks once more when the last one is done.
+
+    uses_gradient: False for one that asks for values alone, which is what makes an attack black-box. queries:
+    predictions per step beside the one with its gradient, or the one it looks at.
     """
 
-    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any: ...
+    uses_gradient: bool = True
+    queries: int = 0
 
-    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any:
+        raise NotImplementedError
+
+    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]:
+        raise NotImplementedError
+
+    def done(self, state: Any) -> bool:
+        return False

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.solvers.ascent import Rule
 
 RHO, MOMENTUM = 0.75, 0.75
@@ -39,7 +40,7 @@ class State:
     before: Tensor | None = None
     value_before: float = -math.inf
     best: Tensor | None = None
-    slope: Tensor | None = None
+    grad: Tensor | None = None
     value: float = -math.inf
     rises: int = 0
     halved: bool = False
@@ -49,7 +50,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Apgd:
+class Apgd(Solver):
     """steps: how many there will be; direction: the step of length 1 in the budget's norm; eta: the first step size, 2
     eps unless given."""
 
@@ -61,27 +62,27 @@ class Apgd:
         return State(2 * budget.eps if self.eta is None else self.eta, rule=self.direction.init(z, budget))
 
     def step(self, oracle: Oracle, z: Tensor, state: State) -> tuple[Tensor, State]:
-        value, slope = oracle.gradient(z)
+        value, grad = oracle.gradient(z)
         rises = state.rises + (value > state.value_before)
         state = replace(state, rises=rises if state.k else 0, value_before=value)
         if value > state.value:
-            state = replace(state, best=z, slope=slope, value=value)
+            state = replace(state, best=z, grad=grad, value=value)
         if state.k == 0:
             state = replace(state, known=value)
         elif state.k in checkpoints(self.steps):
-            z, slope, state = self._check(z, slope, state)
+            z, grad, state = self._check(z, grad, state)
         rule = self.direction
-        update, following = rule.apply(slope, state.rule)
+        update, following = rule.apply(grad, state.rule)
         ahead = oracle.project(z + state.eta * update)
         if state.before is not None:
             ahead = oracle.project(z + MOMENTUM * (ahead - z) + (1 - MOMENTUM) * (z - state.before))
         return ahead, replace(state, k=state.k + 1, before=z, rule=following)
 
-    def _check(self, z: Tensor, slope: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    def _check(self, z: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Halve the step and return to the best point, or go on; a new interval begins."""
         stuck = state.rises < RHO * (state.k - state.last) or (not state.halved and state.known == state.value)
         state = replace(state, rises=0, last=state.k, halved=stuck, known=state.value)
         if not stuck:
-            return z, slope, state
-        assert state.best is not None and state.slope is not None
-        return state.best, state.slope, replace(state, eta=state.eta / 2, value_before=state.value)
+            return z, grad, state
+        assert state.best is not None and state.grad is not None
+        return state.best, state.grad, replace(state, eta=state.eta / 2, value_before=state.value)

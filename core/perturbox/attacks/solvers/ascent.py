@@ -14,6 +14,7 @@ from torch import Tensor
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.smoothing import gaussian_kernel, smooth
+from perturbox.attacks.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def chain(*rules: Rule) -> Rule:
 
 
 @dataclass(frozen=True)
-class Ascent:
+class Ascent(Solver):
     """z <- z + rule(gradient)."""
 
     rule: Rule

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.oracle import Oracle, blockwise, coarse_shape
+from perturbox.attacks.solvers import Solver
 
 # Yields a point to ask about; is sent that point, as it was made allowed, and whether it reached the goal.
 Walk = Generator[Tensor, tuple[Tensor, bool], Tensor]
@@ -30,7 +31,7 @@ HALVINGS = 8
 
 
 @dataclass(frozen=True)
-class HopSkipJump:
+class HopSkipJump(Solver):
     """probes: in the first round, sqrt(t) times as many in the t-th; share: how far they lie away, of the size of the
     change; coarse: edge in voxels of blocks with one direction. z = 0 is the clean scan."""
 
@@ -39,14 +40,23 @@ class HopSkipJump:
     share: float
     coarse: int
 
+    uses_gradient = False
+
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Walk:
         walk = _Walker(self, budget, generator, torch.rand(z.shape, generator=generator).to(z)).walk(z)
         next(walk)
         return walk
 
-    def step(self, oracle: Oracle, z: Tensor, state: Walk) -> tuple[Tensor, Walk]:
+    def step(self, oracle: Oracle, z: Tensor, state: Walk) -> tuple[Tensor, Walk | None]:
         oracle.value(z)
-        return state.send((z, oracle.succeeded())), state
+        try:
+            return state.send((z, oracle.succeeded())), state
+        except StopIteration as end:
+            return end.value, None
+
+    def done(self, state: Walk | None) -> bool:
+        """Whether the clean scan itself reaches the goal."""
+        return state is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +77,8 @@ class _Walker:
         for t in range(1, 2**62):
             z = yield from self.back(z)
             size = self.budget.size(z)
-            while size == 0:  # the clean scan reaches it
-                yield z
+            if size == 0:  # the clean scan reaches it
+                return z
             v = yield from self.normal(z, self.settings.share * size, round(self.settings.probes * math.sqrt(t)))
             z = yield from self.leap(z, v, size / math.sqrt(t))
         return z

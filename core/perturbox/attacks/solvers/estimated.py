@@ -13,11 +13,17 @@ from perturbox.attacks.solvers import Solver
 
 
 @dataclass(frozen=True)
-class Estimated:
+class Estimated(Solver):
     """solver: asks for gradients; estimator: answers from peeks, each a query of the model."""
 
     solver: Solver
     estimator: Estimator
+
+    uses_gradient = False
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return self.estimator.queries
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> tuple[Any, Any]:
         return self.solver.init(z, budget, generator), self.estimator.init(z, budget, generator)
@@ -33,3 +39,6 @@ class Estimated:
 
         z, inner = self.solver.step(dataclasses.replace(oracle, gradient=gradient), z, inner)
         return z, (inner, known)
+
+    def done(self, state: tuple[Any, Any]) -> bool:
+        return self.solver.done(state[0])

@@ -16,24 +16,25 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 
 TINY = 1e-30
 CHUNK = 2**22  # voxels whose sums are held in double precision at a time
 
 
-def nearest(slope: Tensor, rise: float, low: Tensor, high: Tensor, norm: Norm) -> Tensor:
+def nearest(grad: Tensor, rise: float, low: Tensor, high: Tensor, norm: Norm) -> Tensor:
     """The smallest d in linf or l2 with <slope, d> = rise and low <= d <= high (low <= 0 <= high); as far as the limits
     go where that is out of reach.
 
     |d_i| = min(length s_i, limit_i) with s = 1 (linf) or |slope| (l2). The length is found by Newton's method on a
     piecewise linear concave function, which ends exactly, as each step takes in another limit.
     """
-    largest = float(slope.abs().max())
+    largest = float(grad.abs().max())
     if largest < TINY or rise == 0:
-        return torch.zeros_like(slope)
+        return torch.zeros_like(grad)
     # Scaled first: gradients of means over millions of voxels underflow when squared in float32.
-    slope, rise = slope / (largest if rise > 0 else -largest), abs(rise) / largest
-    limit, steep = torch.where(slope > 0, high, -low), slope.abs()
+    grad, rise = grad / (largest if rise > 0 else -largest), abs(rise) / largest
+    limit, steep = torch.where(grad > 0, high, -low), grad.abs()
     share = torch.ones_like(steep) if norm == "linf" else steep
     length, known = 0.0, -1
     while True:
@@ -51,7 +52,7 @@ def nearest(slope: Tensor, rise: float, low: Tensor, high: Tensor, norm: Norm) -
             break
         length = max(length, (rise - at_limit) / free)
     moved = torch.where(steep > 0, torch.minimum(length * share.clamp_min(TINY), limit), 0)
-    return slope.sign() * moved
+    return grad.sign() * moved
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -74,7 +75,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Fab:
+class Fab(Solver):
     """Climbs an objective -f, f >= 0. alpha_max: the largest weight of the clean scan's own projection; eta: how far
     steps go, 1 being the plane; beta: how much of a change that reached the goal is kept; period: steps after which it
     starts anew, from a random point half as far out as the smallest change known. z = 0 is the clean scan."""
@@ -92,32 +93,32 @@ class Fab:
         if state.k and state.k % self.period == 0:
             state = self._told(-oracle.value(z), oracle.succeeded(), z, state)
             z = oracle.project(self._start(z, state))
-        value, slope = oracle.gradient(z)
+        value, grad = oracle.gradient(z)
         state = self._told(-value, oracle.succeeded(), z, replace(state, k=state.k + 1))
         if oracle.succeeded():
             z = self.beta * z
-            value, slope = oracle.gradient(z)
+            value, grad = oracle.gradient(z)
             state = self._told(-value, oracle.succeeded(), z, state)
             if oracle.succeeded():
                 return self.beta * z, state
-        return self._towards(z, slope, -value - state.level, *oracle.bounds(z)), state
+        return self._towards(z, grad, -value - state.level, *oracle.bounds(z)), state
 
     def _told(self, f: float, reached: bool, z: Tensor, state: State) -> State:
         if reached:
             return replace(state, level=f, smallest=min(state.smallest, state.budget.size(z)))
         return state if f > state.level else replace(state, level=self.beta * f)
 
-    def _towards(self, z: Tensor, slope: Tensor, rise: float, low: Tensor, high: Tensor) -> Tensor:
+    def _towards(self, z: Tensor, grad: Tensor, rise: float, low: Tensor, high: Tensor) -> Tensor:
         """The next point: slope is that of -f, which is to rise by so much."""
-        there = _dot(slope, z)
-        d1 = nearest(slope, rise, (low - z).clamp_max(0), (high - z).clamp_min(0), self.norm)
-        d2 = nearest(slope, rise + there, low.clamp_max(0), high.clamp_min(0), self.norm)
+        there = _dot(grad, z)
+        d1 = nearest(grad, rise, (low - z).clamp_max(0), (high - z).clamp_min(0), self.norm)
+        d2 = nearest(grad, rise + there, low.clamp_max(0), high.clamp_min(0), self.norm)
         a1, a2 = self._size(d1), self._size(d2)
         a = min(a1 / max(a1 + a2, TINY), self.alpha_max)
         following = (1 - a) * (z + self.eta * d1) + a * self.eta * d2
         if self.norm == "linf":
             # Voxels without a slope are free within that distance: of all points nearest to 0, the one nearest to z.
-            following = torch.where(slope == 0, (1 - a) * z + a * z.clamp(-a2, a2), following)
+            following = torch.where(grad == 0, (1 - a) * z + a * z.clamp(-a2, a2), following)
         return torch.minimum(torch.maximum(following, low), high)
 
     def _size(self, d: Tensor) -> float:

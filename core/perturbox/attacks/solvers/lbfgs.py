@@ -21,7 +21,7 @@ class State:
 
     base: Tensor | None = None
     value: float = 0.0
-    slope: Tensor | None = None
+    grad: Tensor | None = None
     direction: Tensor | None = None
     length: float = 1.0
     halvings: int = 0
@@ -40,44 +40,44 @@ class Lbfgs:
         return State()
 
     def step(
-        self, r: Tensor, value: float, slope: Tensor, project: Callable[[Tensor], Tensor], state: State
+        self, r: Tensor, value: float, grad: Tensor, project: Callable[[Tensor], Tensor], state: State
     ) -> tuple[Tensor, State] | None:
         if state.base is None:
-            return self._search(r, value, slope, project, ())
-        assert state.slope is not None and state.direction is not None
+            return self._search(r, value, grad, project, ())
+        assert state.grad is not None and state.direction is not None
         moved = r - state.base
-        if value <= state.value + DECREASE * dot(state.slope, moved):
-            turned = slope - state.slope
+        if value <= state.value + DECREASE * dot(state.grad, moved):
+            turned = grad - state.grad
             pairs = state.pairs
             if dot(moved, turned) > CURVED * dot(turned, turned):
                 pairs = (*pairs, (moved, turned))[-self.history :]
-            return self._search(r, value, slope, project, pairs)
+            return self._search(r, value, grad, project, pairs)
         if state.halvings < HALVINGS:
             length = state.length / 2
             shorter = replace(state, length=length, halvings=state.halvings + 1)
             return project(state.base + length * state.direction), shorter
         # The known curvature misleads; along the gradient itself there may still be something to gain.
-        return self._search(state.base, state.value, state.slope, project, ()) if state.pairs else None
+        return self._search(state.base, state.value, state.grad, project, ()) if state.pairs else None
 
     def _search(
-        self, r: Tensor, value: float, slope: Tensor, project: Callable[[Tensor], Tensor], pairs: tuple
+        self, r: Tensor, value: float, grad: Tensor, project: Callable[[Tensor], Tensor], pairs: tuple
     ) -> tuple[Tensor, State] | None:
-        free = (project(r - PROBE * slope.sign()) - r).abs() > PROBE / 2
-        steepest = torch.where(free, slope, 0)
+        free = (project(r - PROBE * grad.sign()) - r).abs() > PROBE / 2
+        steepest = torch.where(free, grad, 0)
         direction = -torch.where(free, two_loop(steepest, pairs), 0)
-        if not pairs or dot(direction, slope) >= 0:
+        if not pairs or dot(direction, grad) >= 0:
             pairs, largest = (), float(steepest.abs().max())
             if largest == 0:
                 return None
             direction = -self.first / largest * steepest
-        return project(r + direction), State(r, value, slope, direction, pairs=pairs)
+        return project(r + direction), State(r, value, grad, direction, pairs=pairs)
 
 
-def two_loop(slope: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+def two_loop(grad: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
     """The inverse Hessian that the pairs tell of, times the slope."""
     if not pairs:
-        return slope
-    result, shares = slope.clone(), []
+        return grad
+    result, shares = grad.clone(), []
     for moved, turned in reversed(pairs):
         shares.append(dot(moved, result) / dot(moved, turned))
         result -= shares[-1] * turned

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget, Norm
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 
 BISECTIONS = 40
 FLAT = 1e-8  # the least a metric may be
-RATIO = "ratio"  # Scene.memory: what the norm weighs beside the constraints, 1 where an objective doesn't say
+RATIO = "ratio"  # Task.memory: what the norm weighs beside the constraints, 1 where an objective doesn't say
 
 
 def prox_linf(d: Tensor, weight: float, metric: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Proximal:
+class Proximal(Solver):
     """rate(k, found): the step size at step k, found the first step that reached the goal, if any. beta1, beta2: decay
     of the running means. The objective is minus what is to fall; it may leave in its memory, as "ratio", what the norm
     weighs beside it."""
@@ -91,10 +92,10 @@ class Proximal:
         return State(budget.width, torch.zeros_like(z), torch.zeros_like(z))
 
     def step(self, oracle: Oracle, z: Tensor, state: State) -> tuple[Tensor, State]:
-        _, slope = oracle.gradient(z)
+        _, grad = oracle.gradient(z)
         k, width = state.k + 1, state.width
         found = state.k if state.found is None and oracle.succeeded() else state.found
-        gradient, rate = -width * slope, self.rate(state.k, found)
+        gradient, rate = -width * grad, self.rate(state.k, found)
         mean = self.beta1 * state.mean + (1 - self.beta1) * gradient
         square = self.beta2 * state.square + (1 - self.beta2) * gradient.square()
         metric = (square / (1 - self.beta2**k)).sqrt().clamp_min(FLAT)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 
 # Shares of the steps after which the cubes' volume is halved once more, of 10 000 in the paper.
 HALVED_AT = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -25,7 +26,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Cubes:
+class Cubes(Solver):
     """Square Attack: sets random cubes (squares in 2D) of the change to +eps or -eps, channel by channel.
 
     The first point is stripes along the first axis. share: volume of the first cubes as a share of the region's box;
@@ -34,6 +35,8 @@ class Cubes:
 
     steps: int
     share: float
+
+    uses_gradient = False
 
     def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> State:
         where = torch.nonzero(budget.region[0, 0])

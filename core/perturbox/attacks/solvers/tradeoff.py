@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.oracle import Oracle
+from perturbox.attacks.solvers import Solver
 from perturbox.attacks.solvers.adam import adam
 
 SHORTEST = 10  # steps of a search, where there are as many
@@ -28,7 +29,7 @@ class Minimiser(Protocol):
     def init(self, r: Tensor) -> Any: ...
 
     def step(
-        self, r: Tensor, value: float, slope: Tensor, project: Callable[[Tensor], Tensor], state: Any
+        self, r: Tensor, value: float, grad: Tensor, project: Callable[[Tensor], Tensor], state: Any
     ) -> tuple[Tensor, Any] | None: ...
 
 
@@ -47,7 +48,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Tradeoff:
+class Tradeoff(Solver):
     """steps: how many there will be, shared evenly by at most `searches`; first: the first c. The objective is -loss,
     z = 0 the clean scan."""
 
@@ -65,12 +66,12 @@ class Tradeoff:
         return Search(self.first, budget.width, self.minimiser.init(z))
 
     def step(self, oracle: Oracle, z: Tensor, state: Search) -> tuple[Tensor, Search]:
-        value, slope = oracle.gradient(z)
+        value, grad = oracle.gradient(z)
         width, r = state.width, z / state.width
         succeeded, late = oracle.succeeded(), state.looks >= self.each / 2
         state = replace(state, looks=state.looks + 1, reached=state.reached or (late and succeeded))
         total = float(r.double().square().sum()) - state.c * value
-        gradient = 2 * r - state.c * width * slope
+        gradient = 2 * r - state.c * width * grad
         found = self.minimiser.step(r, total, gradient, lambda r: oracle.project(r * width) / width, state.inner)
         if found is None or state.looks >= self.each:
             return torch.zeros_like(z), self._next(replace(state, reached=state.reached or succeeded), z)
@@ -97,7 +98,7 @@ class Adam:
         return adam().init(r, None)  # type: ignore[arg-type]  # it asks nothing of a budget
 
     def step(
-        self, r: Tensor, value: float, slope: Tensor, project: Callable[[Tensor], Tensor], state: Any
+        self, r: Tensor, value: float, grad: Tensor, project: Callable[[Tensor], Tensor], state: Any
     ) -> tuple[Tensor, Any]:
-        update, state = adam().apply(slope, state)
+        update, state = adam().apply(grad, state)
         return project(r - self.rate * update), state

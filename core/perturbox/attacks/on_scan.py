@@ -7,7 +7,7 @@ the victim; a universal one has one of each scan it is crafted on.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,14 +30,14 @@ class Previous(NamedTuple):
     """The last point with a gradient in this round: x_adv and the gradient at its voxels, both "b c *s"."""
 
     x_adv: Tensor
-    slope: Tensor
+    grad: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class Task:
     """What an objective is told.
 
-    labels: "b *g" int64, the label map to leave (or, `towards`, to reach); weight: "b *g" float; both on the network's
+    labels: "b *g" int64, the label map to leave (or, `targeted`, to reach); weight: "b *g" float; both on the network's
     grid. classes: the channels a Dice averages. regions: bool "values k" of a multi-label network, see
     `objectives.Voxels`. clean: the scan "b c *s"; spacing: mm of the network's grid; scan_spacing: mm along the scan's
     own axes. generator: for what is random in an objective. previous: the point before, None at a round's first.
@@ -47,7 +47,7 @@ class Scene:
 
     labels: Tensor
     weight: Tensor
-    towards: bool
+    targeted: bool
     classes: tuple[int, ...]
     regions: Tensor | None = None
     clean: Tensor | None = None
@@ -61,33 +61,99 @@ class Scene:
 
     def gain(self, loss: Loss, logits: Tensor) -> Tensor:
         """A loss as it is climbed: away from the labels, or with the opposite sign towards them."""
-        value = loss(logits, self.labels, self.weight, self.classes, self.towards, self.regions)
-        return -value if self.towards else value
+        value = loss(logits, self.labels, self.weight, self.classes, self.targeted, self.regions)
+        return -value if self.targeted else value
 
 
-# (view, x_adv, scene, progress in [0, 1]) -> scalar, higher = worse for the victim. view(x) gives the logits.
-Objective = Callable[[Any, Tensor, Scene, float], Tensor]
+class Model(Protocol):
+    """What an objective may ask of a victim on a scan, or of what stands in for it (`StandIn`).
+
+    model(x): the logits "b k *g" of a scan x "b c *s", with `prepare` (voxels to the network's input) and `slide`
+    (input to logits) its two halves; look_inside: (logits, the sum of a loss inside the windows), see `sliding.Inside`;
+    undivided: the logits before they were divided, see `saturation`. budget: the limits on its scan.
+    """
+
+    @property
+    def budget(self) -> Budget: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def prepare(self, x: Tensor) -> Tensor: ...
+
+    def slide(self, prepared: Tensor) -> Tensor: ...
+
+    def look_inside(self, x: Tensor, inside: Inside) -> tuple[Tensor, Tensor]: ...
+
+    def undivided(self, logits: Tensor) -> Tensor: ...
 
 
-def climb(loss: Loss | Callable[[float], Loss]) -> Objective:
-    """The objective that climbs a loss, or one that depends on progress, away from the scene's labels or descends
+# (model, x_adv, task, progress in [0, 1]) -> scalar, higher = worse for the victim; model is a `Model`. An objective
+# that asks for more than one prediction, or holds many tensors, is `Costing` or has its properties.
+Objective = Callable[[Any, Tensor, Task, float], Tensor]
+BUFFERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Costing:
+    """An objective that says what it costs. queries: predictions beside the one with its gradient; buffers: tensors as
+    large as the prediction that it holds at once."""
+
+    objective: Objective
+    queries: int = 0
+    buffers: int = BUFFERS
+
+    def __call__(self, model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
+        return self.objective(model, x, task, progress)
+
+
+def queries_of(objective: Objective) -> int:
+    """Predictions that an objective asks for beside the one with its gradient."""
+    return getattr(objective, "queries", 0)
+
+
+def buffers_of(objective: Objective) -> int:
+    """Tensors as large as the prediction that an objective holds at once."""
+    return getattr(objective, "buffers", BUFFERS)
+
+
+def ascend(loss: Loss | Callable[[float], Loss]) -> Objective:
+    """The objective that climbs a loss, or one that depends on progress, away from the task's labels or descends
     towards them."""
 
-    def objective(victim: Callable[[Tensor], Tensor], x: Tensor, scene: Scene, progress: float) -> Tensor:
+    def objective(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
         now = loss if isinstance(loss, Loss) else loss(progress)
-        logits = victim(x)
-        if now.of_scores and isinstance(victim, View) and victim.scale is not None:
-            victim.divides, logits = False, logits * victim.scale
-        return scene.gain(now, logits)
+        logits = model(x)
+        return task.gain(now, model.undivided(logits) if now.of_scores else logits)
 
     return objective
 
 
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """A model with some answers of its own; all else is asked of the model it stands in for."""
+
+    model: Model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered(StandIn):
+    """The logits of one point are known already."""
+
+    x: Tensor
+    logits: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.logits if x is self.x else self.model(x)
+
+
 @dataclass(eq=False)
-class View:
+class ModelOnScan:
     """One victim on one scan, as an objective sees it: view(x) are the logits, `prepare` and `slide` its two halves.
 
-    x: the scan "b c *s"; own: the reference on the network's grid in this victim's values; goal: in this victim's
+    x: the scan "b c *s"; reference: on the network's grid, in this victim's values; goal: in this victim's
     values; values: {this victim's value: the judging victim's}, by the structures' names. undefined: what of the
     point's scores isn't finite. scale: what all scores are divided by, see `saturation`; None before the first.
     """
@@ -95,8 +161,8 @@ class View:
     victim: BoundVictim
     x: Tensor
     budget: Budget
-    scene: Scene
-    own: Tensor
+    task: Task
+    reference: Tensor
     goal: Goal
     values: Mapping[int, int]
     point: Tensor | None = None
@@ -115,18 +181,18 @@ class View:
         budget: Budget,
         generator: torch.Generator,
         values: Mapping[int, int] | None = None,
-    ) -> "View":
+    ) -> "ModelOnScan":
         """reference: labels "*s" on the scan's grid, in the victim's values."""
         own, spacing = victim.to_grid(reference), victim.grid_spacing(image)
-        labels, weight, towards = goal.scene(own, spacing)
+        labels, weight, targeted = goal.task(own, spacing)
         regions = victim.victim.membership()
-        classes = goal.classes if regions is None else channels_of(goal.classes, regions, towards)
+        classes = goal.classes if regions is None else channels_of(goal.classes, regions, targeted)
         x = as_input(image, victim.victim.device)
         visible, mm = budget.visible or budget.clip, tuple(image.spacing)
-        scene = Scene(
+        task = Task(
             labels,
             weight,
-            towards,
+            targeted,
             classes,
             regions,
             x,
@@ -136,7 +202,7 @@ class View:
             scan_spacing=mm,
             kind=goal.kind,
         )
-        return cls(victim, x, budget, scene, own, goal, values or {value: value for value in goal.targets})
+        return cls(victim, x, budget, task, own, goal, values or {value: value for value in goal.targets})
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._seen(x, self.victim(x))
@@ -162,8 +228,13 @@ class View:
             self.prediction = self.victim.victim.decide(logits.detach())
             self.undefined = self.victim.effort.undefined
         if self.scale is None:
-            self.scale = scale_of(logits, self.scene.weight, self.scene.regions is not None)
+            self.scale = scale_of(logits, self.task.weight, self.task.regions is not None)
         return self._scaled(logits)
+
+    def undivided(self, logits: Tensor) -> Tensor:
+        """The logits before they were divided."""
+        self.divides = False
+        return logits if self.scale is None else logits * self.scale
 
     def _scaled(self, logits: Tensor) -> Tensor:
         return logits if self.scale in (None, 1.0) else logits / self.scale
@@ -183,31 +254,31 @@ class View:
             assert self.point is not None
             with torch.no_grad():
                 self(self.point)
-        dice = self.goal.dice(self.prediction, self.own)
-        return self.goal.score(self.prediction, self.own), {self.values[v]: dice[v] for v in dice}
+        dice = self.goal.dice(self.prediction, self.reference)
+        return self.goal.score(self.prediction, self.reference), {self.values[v]: dice[v] for v in dice}
 
 
-def channels_of(values: Sequence[int], regions: Tensor, towards: bool) -> tuple[int, ...]:
+def channels_of(values: Sequence[int], regions: Tensor, targeted: bool) -> tuple[int, ...]:
     """The channels of a multi-label network that decide on these label values.
 
     A label is left where the innermost of its channels says no; those around it may stay. To reach one, all that hold
     it have to answer.
     """
-    if towards:
+    if targeted:
         return tuple(torch.nonzero(regions[list(values)].any(0)).flatten().tolist())
     sizes = regions.sum(0)
     held = [torch.nonzero(regions[value]).flatten().tolist() for value in values]
     return tuple(sorted({min(channels, key=lambda channel: int(sizes[channel])) for channels in held if channels}))
 
 
-def surrogate_view(
+def surrogate_on_scan(
     surrogate: BoundVictim,
     case: Case,
     goal: Goal,
     names: Mapping[int, str],
     budget: Budget,
     generator: torch.Generator,
-) -> View:
+) -> ModelOnScan:
     """The view of a model that stands in for the victim: structures correspond by name.
 
     names: of the victim's label values. The reference is the expert's where the case has one, else the surrogate's own
@@ -239,10 +310,10 @@ def surrogate_view(
     if not there.targets:
         raise NothingToAttack(f"The surrogate {model.name} finds no structure to attack in this scan; use another.")
     values = {target: value for value, target in kept.items()}
-    return View.of(surrogate, case.image, own, there, budget, generator, values)
+    return ModelOnScan.of(surrogate, case.image, own, there, budget, generator, values)
 
 
-def views_of_others(
+def models_on_others(
     scans: Sequence[Volume],
     models: Sequence[BoundVictim],
     goal: Goal,
@@ -250,8 +321,8 @@ def views_of_others(
     eps: float | None,
     norm: Norm,
     generator: torch.Generator,
-) -> list[View]:
-    """The views of models on other scans than the case, against their own predictions there; see `surrogate_view`.
+) -> list[ModelOnScan]:
+    """The views of models on other scans than the case, against their own predictions there; see `surrogate_on_scan`.
 
     Scans where a model finds none of the structures are left out, which its effort notes. Raises InputError where none
     is left.
@@ -263,7 +334,7 @@ def views_of_others(
             bound = model.victim.on(scan, model.effort, model.memory_budget)
             budget = Budget.of(Case(scan), eps, norm, model.victim.device, model.victim.visible)
             with suppress(NothingToAttack):
-                found.append(surrogate_view(bound, Case(scan), goal, names, budget, generator))
+                found.append(surrogate_on_scan(bound, Case(scan), goal, names, budget, generator))
         if missed := len(scans) - len(found):
             what = "none of the structures and taught the attack nothing"
             model.effort.notes.append(
