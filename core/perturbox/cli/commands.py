@@ -27,6 +27,9 @@ from perturbox.cli.options import (
     Target,
     Trust,
     VictimSpec,
+    given,
+    names,
+    pairs,
     starting,
 )
 from perturbox.cli.waking import waking
@@ -385,29 +388,3 @@ def serve(
 
     asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()))
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))
-
-
-def names(target: list[str] | None) -> tuple[str, ...]:
-    """Structure names of `--target liver,spleen`, in order, each once."""
-    words = [word.strip() for part in target or () for word in part.split(",")]
-    if not all(words):
-        raise InputError("--target holds an empty name; write the structures as liver,spleen.")
-    return tuple(dict.fromkeys(words))
-
-
-def given(context: typer.Context, option: str) -> bool:
-    """Whether the user gave this option; Typer has a copy of click of its own, so the source is told by its name."""
-    return getattr(context.get_parameter_source(option), "name", "") != "DEFAULT"
-
-
-def pairs(settings: list[str] | None) -> dict[str, str]:
-    """Settings of repeated `--set key=value`."""
-    found: dict[str, str] = {}
-    for text in settings or ():
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not (key and equals and value):
-            raise InputError(f"'{text}' isn't understood; write a setting as --set name=value.")
-        if key in found:
-            raise InputError(f"The setting '{key}' is given twice; keep one of them.")
-        found[key] = value
-    return found
