@@ -40,7 +40,7 @@ def _status(given: list[str]) -> int:
             from perturbox.cli.commands import command
 
             if COMPLETION in os.environ:
-                from typer.completion import completion_init
+                from typer._completion_classes import completion_init
 
                 completion_init()
             status = command().main(given, prog_name="perturbox", standalone_mode=False)
