@@ -35,7 +35,7 @@ def runs_code(spec: str) -> bool:
 
 
 def check_device(device: str) -> torch.device:
-    """The torch device of that name; raises InputError where this machine has none such."""
+    """The torch device of that name; raises InputError if this machine has no such device."""
     try:
         place = torch.device(device)
     except RuntimeError:
@@ -66,7 +66,7 @@ def _from_python(spec: str, device: torch.device) -> Victim:
     except (Exception, SystemExit) as error:
         del sys.modules[module_spec.name]
         raise InputError(
-            f"'{file}' could not be run ({type(error).__name__}: {error}); mend it and try again."
+            f"'{file}' could not be run ({type(error).__name__}: {error}); fix the error and try again."
         ) from error
     if not isinstance(found, Victim):
         raise InputError(f"'{name}' in '{file}' is no Victim nor a function that returns one; see docs/victims.md.")

@@ -336,7 +336,7 @@ def test_a_sound_result_needs_no_warning():
         (
             ("noise",),
             {"sigma": None, "region": "not available: no liver", "rms_over_sigma": None, "eps_over_sigma": None},
-            "The scan's own noise is not available: no liver; the limit has no ruler in this scan.",
+            "The scan's own noise is not available: no liver, so the limit can't be compared with it.",
         ),
         (
             ("budget", "measured", "linf"),

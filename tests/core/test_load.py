@@ -74,7 +74,7 @@ def test_two_files_of_one_name_are_two_victims(tmp_path):
         ("missing", "'missing' in"),
         ("number", "is no Victim nor a function that returns one"),
         ("nothing", "is no Victim nor a function that returns one"),
-        ("fail", "could not be run (KeyError: 'weights'); mend it and try again."),
+        ("fail", "could not be run (KeyError: 'weights'); fix the error and try again."),
         ("refuse", "The weights are elsewhere; fetch them."),
     ],
 )

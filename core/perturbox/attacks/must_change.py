@@ -28,7 +28,7 @@ def missing(voxels: Voxels, targeted: bool) -> Tensor:
 
 
 def descend(name: str, amount: Callable[[Voxels, bool], Tensor]) -> Objective:
-    """The objective that lets the sum of amount(voxels, towards), "b a *g", over the answers that must change fall."""
+    """Objective: minus the sum of amount(voxels, targeted), "b a *g", over the answers that must change."""
 
     def objective(model: Model, x: Tensor, task: Task, progress: float) -> Tensor:
         def total(voxels: Voxels) -> Tensor:

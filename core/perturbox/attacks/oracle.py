@@ -28,7 +28,7 @@ class Oracle:
     """What a solver may ask about a point z.
 
     gradient, value: the objective with its gradient, or alone; both count as a look: the point is scored, traced and
-    may become the answer. peek: the objective at a point that need neither be storable nor allowed, and is no answer.
+    may become the answer. peek: the objective at any point, feasible or not; never kept as a result.
     project: z made allowed. succeeded: whether the last look reached the goal. memories: `Task.memory` of every model,
     where an objective leaves what its solver needs beside the gradient, such as multipliers. bounds: the lowest and the
     highest values that voxels may take whatever the norm's limit, for voxelwise spaces. models: how many views of scans

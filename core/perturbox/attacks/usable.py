@@ -79,7 +79,8 @@ class Usable:
                 f"{self.who} returned scores that are no finite numbers for {len(changed)} of the "
                 f"{_times(self.looks, 'changed scan')} that the attack looked at, from a change of {min(changed):g} on "
                 f"(at most {self._worst()}). Labels are undefined there, so what held was not tested, but that so "
-                "small a change brings the model to that is a finding of its own; run it in float32, or mend it."
+                "small a change brings the model to that is a finding of its own; run it in float32, or "
+                "correct the model."
             )
         if self.of_values or not self.gradients:
             return None

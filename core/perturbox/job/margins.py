@@ -1,8 +1,8 @@
 """Robustness margin: the smallest limit at which an attack was found that breaks a structure, judged on the saved file.
 
 The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once.
-Structures that held then get an attack of their own, and each gap between the largest limit tried in vain and the
-smallest that broke is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
+Structures that held then get an attack of their own, and each gap between the largest limit that didn't break it and
+the smallest that did is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
 smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
 and the smallest break of all counts. What is reported is an upper bound ("<= 2"), the largest change measured in a file
 that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
@@ -143,7 +143,7 @@ class _Search:
             eps *= 2
 
     def aim(self) -> None:
-        """An attack of its own, at the largest limit, for each structure that held against the joint ones."""
+        """An attack of its own, at the largest limit, for each structure the joint attacks didn't break."""
         for value in self.goal.targets:
             if self._smallest_break(value) is None and not self.listener.stop():
                 self._try(self.max_eps, (value,), None)

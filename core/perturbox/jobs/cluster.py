@@ -52,7 +52,7 @@ class Cluster:
         return self._client.submit(worker.carry_out, id, document, told, key=f"perturbox-{id}", pure=False, retries=0)
 
     def ask(self, address: str, id: str, how: str) -> None:
-        """Pass a wish on to the worker that carries the order out."""
+        """Pass a cancel request on to the worker that carries the order out."""
         with suppress(OSError, TimeoutError, ValueError):
             self._client.run(worker.ask, id, how, workers=[address], wait=False)
 

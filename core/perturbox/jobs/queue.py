@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 EXPIRE_SECONDS = 60
-UNSEEN_SECONDS = 120  # a started order whose worker never says a word
+UNSEEN_SECONDS = 120  # a started order without a message from its worker
 
 
 @dataclass
 class _Run:
-    """An order at a worker. wish: "keep" or "drop" once it is to stop; told: when its worker last heard so; asked: when
-    its grace time began; ended: why we ended it, where we did."""
+    """An order at a worker. cancel_mode: "keep" or "drop" once it is to stop; last_notified: when its worker was last
+    told so; cancel_requested_at: when its grace time began; ended: why the queue ended it, if it did."""
 
     future: Future
     beat: float
     address: str | None = None
     short_of_memory: bool = False
-    wish: str | None = None
-    told: float = 0.0
-    asked: float | None = None
+    cancel_mode: str | None = None
+    last_notified: float = 0.0
+    cancel_requested_at: float | None = None
     ended: Problem | None = None
 
 
@@ -157,7 +157,9 @@ class Queue:
             record.state = "cancelling"
             record.progress["phase"] = "Stopping after this step" if keep else "Stopping"
             # What is kept has still to be measured, in its own time.
-            run.wish, run.asked, run.told = ("keep", None, 0.0) if keep else ("drop", time.monotonic(), 0.0)
+            run.cancel_mode, run.cancel_requested_at, run.last_notified = (
+                ("keep", None, 0.0) if keep else ("drop", time.monotonic(), 0.0)
+            )
             self._shelf.save(record)
             self._changed.notify_all()
             return self._shelf.shown(record)
@@ -231,7 +233,7 @@ class Queue:
             try:
                 self._start_next()
                 self._finish()
-                self._pass_wishes_on()
+                self._resend_cancel_requests()
                 self._end_the_silent()
                 with self._changed:
                     self._shelf.save_the_unsaved()
@@ -308,14 +310,18 @@ class Queue:
             return ("cancelled" if record.state == "cancelling" and answer.get("stopped") else "done"), None
         return "failed", run.ended
 
-    def _pass_wishes_on(self) -> None:
-        """Tell workers to stop, again and again, for a wish may reach a worker before its order does."""
+    def _resend_cancel_requests(self) -> None:
+        """Send cancel requests again: one can arrive before its order."""
         now = time.monotonic()
         with self._changed:
-            runs = [(id, run) for id, run in self._runs.items() if run.wish and run.address and now - run.told > 1]
+            runs = [
+                (id, run)
+                for id, run in self._runs.items()
+                if run.cancel_mode and run.address and now - run.last_notified > 1
+            ]
         for id, run in runs:
-            run.told = now
-            self._cluster.ask(str(run.address), id, str(run.wish))
+            run.last_notified = now
+            self._cluster.ask(str(run.address), id, str(run.cancel_mode))
 
     def _end_the_silent(self) -> None:
         """Replace workers whose order neither stops in its grace time nor gives a sign of life; give up the orders of
@@ -328,7 +334,7 @@ class Queue:
                 if run.ended is None
             ]
         for run, reading in runs:
-            late = run.asked is not None and now - run.asked > self.grace
+            late = run.cancel_requested_at is not None and now - run.cancel_requested_at > self.grace
             silent = now - run.beat > (self.stuck_after if run.address else max(self.stuck_after, UNSEEN_SECONDS))
             lost = run.address is not None and self._cluster.lost(run.address)
             endless = reading and now - run.beat > self.read_after

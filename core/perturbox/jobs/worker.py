@@ -48,7 +48,7 @@ async def ask(id: str, how: str) -> None:
 
 
 def warm_up() -> None:
-    """Import what the first order needs, with the courtesy the server needs to stay responsive."""
+    """Import what the first order needs, at low priority, so that the server stays responsive."""
     import perturbox.job.margins  # noqa: F401
 
     os.nice(max(0, 10 - os.nice(0)))

@@ -336,7 +336,7 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
             "a shift by one voxel already counts as wrong."
         )
     if result["noise"]["sigma"] is None:
-        yield f"The scan's own noise is {result['noise']['region']}; the limit has no ruler in this scan."
+        yield f"The scan's own noise is {result['noise']['region']}, so the limit can't be compared with it."
     above = result["image_metrics"].get("energy_above_grid")
     if above is not None and above > 0.5:
         yield f"{above:.0%} of the perturbation's energy is finer than the model's grid, which can't hold it."

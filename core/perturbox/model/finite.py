@@ -18,7 +18,7 @@ class UndefinedScores(InputError):
     def __init__(self, model: str, undefined: Undefined):
         super().__init__(
             f"{model} returned {undefined}: its labels of the unchanged scan are undefined there, so no verdict could "
-            "rest on them; run it in float32 (half precision overflows above 65504), or mend it."
+            "rest on them; run it in float32 (half precision overflows above 65504), or correct the model."
         )
 
 

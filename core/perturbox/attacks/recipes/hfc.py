@@ -135,7 +135,7 @@ def disguised(attack: Attack, clean: Clean, weight: float) -> Attack:
 
 
 def built_base(settings: Settings) -> Built:
-    """The attack that is added to. Raises InputError for one that doesn't climb a loss by its gradient at the voxels,
+    """The base attack. Raises InputError for one that doesn't climb a loss by its gradient at the voxels,
     and for settings it doesn't take."""
     found = recipes.get(settings["base"])
     words = [part.partition("=") for part in settings["base_settings"].split(",") if part.strip()]

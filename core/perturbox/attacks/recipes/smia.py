@@ -1,5 +1,5 @@
-"""SMIA: BIM that leaves the labels and at the same time stays with what the model says a little farther along, so that
-the steps keep their direction and don't settle where one of them happened to lead.
+"""SMIA: BIM with a stabilisation term, the divergence from the prediction at a look-ahead point, so that the steps keep
+their direction and don't settle where one of them happened to lead.
 
     J = a1 * L(f(x_t), y) - a2 * KL( f(x_(t-1) + eps * K * sign(g_(t-1))) || f(x_t) )
     x <- project(x + alpha * sign(grad J))

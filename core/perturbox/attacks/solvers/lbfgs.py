@@ -74,7 +74,7 @@ class Lbfgs:
 
 
 def two_loop(grad: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
-    """The inverse Hessian that the pairs tell of, times the slope."""
+    """The two-loop recursion: the approximate inverse Hessian times the gradient."""
     if not pairs:
         return grad
     result, shares = grad.clone(), []

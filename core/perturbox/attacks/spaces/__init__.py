@@ -14,8 +14,8 @@ from perturbox.attacks.budget import Budget
 
 class Space(Protocol):
     """init(x, budget, generator) -> z, where an attack starts; decode(z, x, budget) -> x_adv, differentiable in z;
-    project(z, x, budget) -> z; draw(x, budget, generator) -> z: a random point as far out as the budget allows, the
-    control for what the space does without being aimed.
+    project(z, x, budget) -> z; draw(x, budget, generator) -> z: a random point on the budget's boundary, the control
+    for what the space does without being aimed.
 
     voxelwise: z is one number per voxel, so that a voxel whose gradient is always 0 can be left alone.
     """
