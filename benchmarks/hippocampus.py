@@ -142,8 +142,8 @@ def hardest(net: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, how: Training
     delta = (torch.rand_like(x) * 2 - 1) * how.eps
     for _ in range(how.inner):
         delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(loss(net(normalise(x + delta)), y), delta)
-        delta = (delta.detach() + 2 * how.eps / how.inner * slope.sign()).clamp(-how.eps, how.eps)
+        (grad,) = torch.autograd.grad(loss(net(normalise(x + delta)), y), delta)
+        delta = (delta.detach() + 2 * how.eps / how.inner * grad.sign()).clamp(-how.eps, how.eps)
     return x + delta
 
 

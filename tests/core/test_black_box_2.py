@@ -17,8 +17,8 @@ from perturbox.attacks.runner import run
 from perturbox.attacks.solvers.adam import adam
 from perturbox.attacks.solvers.ascent import Ascent, chain, scale
 from perturbox.attacks.solvers.bandits import Bandits
-from perturbox.attacks.solvers.decision import CLOSE, HopSkipJump, _Walker
 from perturbox.attacks.solvers.estimated import Estimated
+from perturbox.attacks.solvers.hopskipjump import CLOSE, HopSkipJump, _Walker
 from perturbox.types import Case, Effort
 
 

@@ -13,7 +13,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.runner import run
 from perturbox.attacks.solvers import Solver
-from perturbox.attacks.solvers.minimal import Back, Boundary
+from perturbox.attacks.solvers.deepfool import Back, Boundary
 from perturbox.types import Case
 
 

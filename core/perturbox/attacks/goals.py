@@ -74,7 +74,7 @@ class Goal:
         return self.targets + {"vanish": (0,), "become": (self.wanted or 0,)}.get(self.kind, ())
 
     def task(self, reference: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor, bool]:
-        """(label map, weight, towards) on the network's grid: labels "b *g" to leave or (towards) to reach, weight "b
+        """(label map, weight, targeted) on the network's grid: labels "b *g" to leave or (targeted) to reach, weight "b
         *g" of the voxels that matter: all of them, or the named targets with their surroundings (12 mm)."""
         targets = torch.tensor(self.targets, device=reference.device)
         mask = torch.isin(reference, targets)

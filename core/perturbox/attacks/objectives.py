@@ -2,7 +2,7 @@
 loss into a goal: away from the reference (`change`), or towards a desired map (`vanish`, `grow`, `become`).
 
 A loss is a sum of voxelwise statistics over slabs followed by a small formula, so that many classes on a large grid
-never need a second volume-sized tensor (see `chunked.slabwise_sum`). The statistics look at a slab through `Voxels`,
+never need a second volume-sized tensor (see `slabs.slabwise_sum`). The statistics look at a slab through `Voxels`,
 which says the same of networks that choose one class and of those that answer yes or no for each channel.
 """
 

@@ -17,7 +17,7 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.must_change import missing, sought
 from perturbox.attacks.objectives import Loss, Voxels
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.solvers.minimal import Back, Boundary
+from perturbox.attacks.solvers.deepfool import Back, Boundary
 from perturbox.attacks.spaces.additive import Additive
 
 

@@ -3,7 +3,7 @@ closed and tells no confidence.
 
     from a random change that reaches the goal: back to the boundary, its normal from random probes, a leap, and back
 
-Chen, Jordan & Wainwright 2020, IEEE S&P, arXiv 1904.02144. The solver has the formulas (`solvers.decision`).
+Chen, Jordan & Wainwright 2020, IEEE S&P, arXiv 1904.02144. The solver has the formulas (`solvers.hopskipjump`).
 """
 
 from typing import Annotated
@@ -12,7 +12,7 @@ from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
-from perturbox.attacks.solvers.decision import HopSkipJump
+from perturbox.attacks.solvers.hopskipjump import HopSkipJump
 from perturbox.attacks.spaces.additive import Additive
 
 

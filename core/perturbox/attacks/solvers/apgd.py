@@ -31,7 +31,7 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """k: the step; before: x_(k-1) and its value; best, slope, value: the best point, its gradient and its value;
+    """k: the step; before: x_(k-1) and its value; best, grad, value: the best point, its gradient and its value;
     rises: since the last checkpoint; halved: whether eta was halved there; known: the best value there; last: that
     checkpoint."""
 

@@ -23,10 +23,10 @@ CHUNK = 2**22  # voxels whose sums are held in double precision at a time
 
 
 def nearest(grad: Tensor, rise: float, low: Tensor, high: Tensor, norm: Norm) -> Tensor:
-    """The smallest d in linf or l2 with <slope, d> = rise and low <= d <= high (low <= 0 <= high); as far as the limits
+    """The smallest d in linf or l2 with <grad, d> = rise and low <= d <= high (low <= 0 <= high); as far as the limits
     go where that is out of reach.
 
-    |d_i| = min(length s_i, limit_i) with s = 1 (linf) or |slope| (l2). The length is found by Newton's method on a
+    |d_i| = min(length s_i, limit_i) with s = 1 (linf) or |grad| (l2). The length is found by Newton's method on a
     piecewise linear concave function, which ends exactly, as each step takes in another limit.
     """
     largest = float(grad.abs().max())
@@ -109,7 +109,7 @@ class Fab(Solver):
         return state if f > state.level else replace(state, level=self.beta * f)
 
     def _towards(self, z: Tensor, grad: Tensor, rise: float, low: Tensor, high: Tensor) -> Tensor:
-        """The next point: slope is that of -f, which is to rise by so much."""
+        """The next point: grad is that of -f, which is to rise by so much."""
         there = _dot(grad, z)
         d1 = nearest(grad, rise, (low - z).clamp_max(0), (high - z).clamp_min(0), self.norm)
         d2 = nearest(grad, rise + there, low.clamp_max(0), high.clamp_min(0), self.norm)
@@ -117,7 +117,7 @@ class Fab(Solver):
         a = min(a1 / max(a1 + a2, TINY), self.alpha_max)
         following = (1 - a) * (z + self.eta * d1) + a * self.eta * d2
         if self.norm == "linf":
-            # Voxels without a slope are free within that distance: of all points nearest to 0, the one nearest to z.
+            # Voxels without a gradient are free within that distance: of all points nearest to 0, the one nearest to z.
             following = torch.where(grad == 0, (1 - a) * z + a * z.clamp(-a2, a2), following)
         return torch.minimum(torch.maximum(following, low), high)
 

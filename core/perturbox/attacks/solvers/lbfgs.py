@@ -16,8 +16,8 @@ PROBE = 1e-3  # how far a variable is pushed to see whether a limit holds it
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """base, value, slope: the last accepted point; direction, length: of the search from there; pairs: differences of
-    points and of slopes, oldest first."""
+    """base, value, grad: the last accepted point; direction, length: of the search from there; pairs: differences of
+    points and of gradients, oldest first."""
 
     base: Tensor | None = None
     value: float = 0.0

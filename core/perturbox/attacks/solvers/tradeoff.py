@@ -23,8 +23,8 @@ SHORTEST = 10  # steps of a search, where there are as many
 
 
 class Minimiser(Protocol):
-    """init(r) -> state; step(r, value, slope, project, state) -> (r, state), or None where there is nothing left to
-    gain. r is allowed, value and slope are the function's there; project makes another r allowed."""
+    """init(r) -> state; step(r, value, grad, project, state) -> (r, state), or None where there is nothing left to
+    gain. r is allowed, value and grad are the function's there; project makes another r allowed."""
 
     def init(self, r: Tensor) -> Any: ...
 
