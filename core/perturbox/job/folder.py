@@ -167,7 +167,7 @@ def replay(folder: Path, out: Path, listener: Listener | None = None, *, trust: 
     torch.set_num_threads(result["threads"])
     ready = prepare(job, clean)
     for model, then in zip(ready.surrogates, result["surrogates"], strict=True):
-        if model.sha256 != then["sha256"]:
+        if not model.is_the_one(then["sha256"]):
             raise InputError(f"The surrogate '{model.name}' has other weights here than then; use the same version.")
     if [{"sha256": digest} for digest in ready.crafted_on_sha256] != result.get("crafted_on", []):
         raise InputError("The scans the attack was crafted on hold something else than then; restore them.")

@@ -161,10 +161,13 @@ def _recompute(
         require_trust(folder, job, trust)
         listener.say(f"Loading the model {job.victim}")
         victim = load_victim(job.victim, job.device)
-    if victim.sha256 != result["victim"]["sha256"]:
+    recorded = result["victim"]["sha256"]
+    if not victim.is_the_one(recorded):
         raise InputError(
-            f"'{victim.name}' has other weights here than when this result was made; use the same version."
+            f"'{victim.name}' has other weights here than when this result was made, or another pipeline; use the same."
         )
+    if recorded != victim.sha256:
+        found.notes.append("victim.sha256: an earlier version hashed the weights alone; they are the same.")
     torch.set_num_threads(result["threads"])
     expert, roi = file_of(folder, result, "reference_seg"), file_of(folder, result, "roi")
     expert = io.read_labels(expert, clean) if expert else None

@@ -94,6 +94,15 @@ class Regrid:
     def resamples(self) -> bool:
         return self.oriented_shape != self.target
 
+    def spacing(self, native: Sequence[float]) -> tuple[float, ...]:
+        """mm between the network's voxels along its own axes; native: along the scan's."""
+        sizes = zip((native[axis] for axis in self.order), self.oriented_shape, self.target, strict=True)
+        return tuple(spacing * n / m for spacing, n, m in sizes)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """What the judge takes: the same."""
+        return self.to_network(x)
+
     def to_network(self, x: Tensor) -> Tensor:
         """ "b c *s" on the scan's grid -> "b c *g" on the network's; linear and differentiable."""
         x = self._orient(x)

@@ -96,8 +96,12 @@ def sliding_window_with(
     effort: Effort | None = None,
     output: str | int | None = None,
     train: bool = False,
+    sums: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `sliding_window`, and the sum of a loss inside the windows (0 without one), both differentiable, exactly."""
+    """As `sliding_window`, and the sum of a loss inside the windows (0 without one), both differentiable, exactly.
+
+    sums: the precision windows are added up in where no gradient is asked for; None for the input's.
+    """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"The network's input must be float32 or float64, not {getattr(x, 'dtype', type(x))}; convert it."
@@ -114,7 +118,7 @@ def sliding_window_with(
         found = _Stitch.apply(x, sweep, *weights)
         assert isinstance(found, tuple)
         return found
-    return sweep.stitch(x.detach(), keep_graphs=False)
+    return sweep.stitch(x.detach(), keep_graphs=False, sums=sums)
 
 
 class _Stitch(torch.autograd.Function):
@@ -186,13 +190,13 @@ class _Sweep:
 
     # ---- the two passes
 
-    def stitch(self, x: Tensor, keep_graphs: bool) -> tuple[Tensor, Tensor]:
+    def stitch(self, x: Tensor, keep_graphs: bool, sums: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """The blended prediction "b k *s" and the sum of the loss inside the windows; keeps the graphs of the first
         window batches while the budget allows."""
         if not keep_graphs:
             self.memory_budget = 0
         stitched: Tensor | None = None
-        total, sums = x.new_zeros(()), []
+        total, sums_of = x.new_zeros(()), []
 
         def add(batch: list[int]) -> None:
             nonlocal stitched, total
@@ -200,18 +204,18 @@ class _Sweep:
             prediction = prediction.to(x.dtype)
             total = total + loss
             if stitched is None:
-                stitched = x.new_zeros(x.shape[0], prediction.shape[1], *x.shape[2:])
+                stitched = x.new_zeros(x.shape[0], prediction.shape[1], *x.shape[2:], dtype=sums or x.dtype)
             # Not in place, because the network's graph may hold its output; not fused, to equal MONAI bit for bit.
             for index, window in zip(batch, prediction * self.grid.weight, strict=True):
                 self.grid.places[index].of(stitched)[0].add_(window)
             self.batches.append(batch)
-            sums.append(prediction.flatten(1).sum(1))  # not looked at before the end, so that a device needn't wait
+            sums_of.append(prediction.flatten(1).sum(1))  # not looked at before the end, so that a device needn't wait
 
         with evaluating(self.network, frozen=not self.weights), torch.no_grad():
             self._walk(list(range(len(self.grid.places))), add)
         assert stitched is not None
-        stitched.div_(self.grid.total)
-        self.effort.undefined = undefined_of(stitched, sums)
+        stitched.div_(self.grid.total if sums is None else self.grid.total_in(sums))
+        self.effort.undefined = undefined_of(stitched, sums_of)
         return stitched, total
 
     def pull_back(self, x: Tensor, gradient: Tensor, share: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,11 +1,10 @@
 """A victim is a network together with everything a clinic's pipeline does around it.
 
 `Victim.on(scan)` binds it to one scan's grid. The bound victim is a differentiable function from native voxels (HU) to
-logits on the network's grid: reorient, resample, window, normalise, slide. `Victim.predict` is the ordinary,
-non-differentiable inference on the same pieces, with resampling back, arg-max and clean-up: it alone judges.
+logits on the network's grid: its pipeline of steps, then the sliding window. `Victim.predict` is the ordinary,
+non-differentiable inference on the same pieces, with the way back to the scan and the decision: it alone judges.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -16,9 +15,16 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from perturbox.model.finite import UndefinedScores
+from perturbox.model.identity import identity, weights_sha256
+from perturbox.model.pipeline import Decision, Pipeline, Plan
 from perturbox.model.regrid import Regrid
 from perturbox.model.sliding import Inside, Window, sliding_window_with
+from perturbox.model.wrappers import Folds
 from perturbox.types import Effort, InputError, Undefined, Volume
+
+# What of a victim makes it the model it is, beside its weights.
+AROUND = ("labels", "regions", "window", "normalise", "orientation", "spacing", "antialias", "unit", "dims", "channels",
+          "clean_up", "pipeline", "decision")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ class Victim:
     the network's third axis. clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
     gradient. intended_use, training_data, limits: what reports say about the model, in sentences.
 
+    pipeline: steps from the scan to the network's input, instead of orientation, spacing and antialias, which are
+    shorthand for the common ones; normalise follows it. decision: what follows the network in the judge, in order;
+    None: scores are resampled back linearly, then the highest wins (of regions, each above 0). source_sha256: of the
+    file, for networks that don't show their weights.
+
     Shorthand: without a name it has that of the network's class; window may be its sizes alone, normalise two numbers
     (`IntensityWindow`). Raises InputError for labels, regions and ranges that can't be.
     """
@@ -115,6 +126,9 @@ class Victim:
     training_data: str = "not stated"
     limits: str = "not stated"
     antialias: bool = True
+    pipeline: Pipeline | None = None
+    decision: Decision | None = None
+    source_sha256: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
@@ -134,7 +148,15 @@ class Victim:
         if unknown:
             listing = ", ".join(map(str, sorted(unknown)))
             raise InputError(f"{self.name} has regions of the labels {listing}, which `labels` doesn't name; add them.")
-        self.network.to(self.device).eval()
+        if self.pipeline is not None and (self.orientation is not None or self.spacing is not None):
+            raise InputError(
+                f"{self.name} has a pipeline and an orientation or spacing beside it; make these steps of the pipeline."
+            )
+        if self.decision is not None and self.pipeline is None:
+            raise InputError(f"{self.name} has a decision without a pipeline to invert; give it one, be it empty.")
+        self.network.to(self.device)
+        if self.network.training:  # an exported program can't be asked
+            self.network.eval()
 
     def require_channels(self, count: int, effort: Effort) -> None:
         """Raises InputError unless the network's `count` channels are those that labels and regions speak of."""
@@ -171,13 +193,18 @@ class Victim:
 
     @property
     def sha256(self) -> str:
-        """Hash of the network's weights and buffers: names, shapes, dtypes and values."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            array = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
-            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Hash of the network's weights and of all that stands around it."""
+        around = {name: getattr(self, name) for name in AROUND}
+        return identity(self.weights_sha256, self.source_sha256, around)
+
+    def is_the_one(self, sha256: str) -> bool:
+        """Whether a hash is this model's; results of earlier versions hashed its weights alone."""
+        return sha256 in (self.sha256, self.weights_sha256)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the network's weights and buffers alone, by which older result folders know a model."""
+        return weights_sha256(self.network)
 
     def on(self, image: Volume, effort: Effort | None = None, memory_budget: int | None = None) -> "BoundVictim":
         """Bind to one scan's grid. Raises InputError where the scan has another number of channels or dimensions."""
@@ -190,11 +217,15 @@ class Victim:
             raise InputError(
                 f"This image is {image.dims}D and {self.name} needs a {self.dims}D volume; load the whole scan."
             )
+        effort = effort if effort is not None else Effort()
+        if self.pipeline is not None:
+            plan = self.pipeline.plan(image.shape, image.affine, lambda: as_input(image, self.device))
+            return BoundVictim(self, plan, effort, memory_budget)
         orientation = self.orientation if image.dims == 3 else None
         # A model of slices that names no slice spacing keeps the scan's.
         spacing = (*self.spacing, None)[: image.dims] if self.spacing is not None else None
         plan = Regrid.plan(image.shape, image.affine, orientation, spacing, self.antialias)
-        return BoundVictim(self, plan, effort if effort is not None else Effort(), memory_budget)
+        return BoundVictim(self, plan, effort, memory_budget)
 
     def predict(self, image: Volume, effort: Effort | None = None) -> np.ndarray:
         """Ordinary inference: the label map "*s" on the scan's own grid. Raises UndefinedScores where the network
@@ -209,18 +240,24 @@ class Victim:
         effort = Effort() if effort is None else effort
         bound = self.on(image, effort)
         with torch.no_grad():
-            scores = bound(as_input(image, self.device))[0]
-        labels = bound.grid.argmax_to_native(scores, None if self.regions is None else [r[0] for r in self.regions])
+            scores = bound.judge(as_input(image, self.device))[0]
+        if self.decision is not None:
+            labels = self.decision.run(scores, bound.grid)
+        else:
+            painted = None if self.regions is None else [region[0] for region in self.regions]
+            labels = bound.grid.argmax_to_native(scores, painted)
         labels = labels if self.clean_up is None else self.clean_up(labels, image.voxel_ml)
         if effort.undefined is None:
             return Prediction(labels)
-        bad = (~torch.isfinite(scores)).any(0).to(scores)
+        bad = (~torch.isfinite(scores)).any(0).float()
         where = bound.grid.argmax_to_native(torch.stack([torch.full_like(bad, 1e-6), bad]))  # any weight of one counts
         return Prediction(labels, effort.undefined, where.astype(bool))
 
     @property
     def visible(self) -> tuple[float, float] | None:
         """The range of values the victim tells apart, where it says so."""
+        if self.pipeline is not None and self.pipeline.visible is not None:
+            return self.pipeline.visible
         return (self.normalise.low, self.normalise.high) if isinstance(self.normalise, IntensityWindow) else None
 
     def membership(self) -> Tensor | None:
@@ -241,13 +278,17 @@ class Victim:
             labels[logits[:, channel] > 0] = values[0]
         return labels
 
+    def _spacing_mm(self) -> list[float | None] | None:
+        named = [getattr(step, "mm", None) for step in self.pipeline.steps] if self.pipeline else [self.spacing]
+        return next((list(spacing) for spacing in named if spacing), None)
+
     def describe(self) -> dict[str, object]:
         """The entry of `perturbox list victims --json`."""
         return {
             "name": self.name,
             "title": self.title or self.name,
             "labels": dict(self.labels),
-            "spacing_mm": list(self.spacing) if self.spacing else None,
+            "spacing_mm": self._spacing_mm(),
             "window": list(self.window.size),
             "unit": self.unit,
             "dims": self.dims,
@@ -270,15 +311,13 @@ class BoundVictim:
     differentiable."""
 
     victim: Victim
-    grid: Regrid
+    grid: Regrid | Plan
     effort: Effort
     memory_budget: int | None = None
 
     def grid_spacing(self, image: Volume) -> tuple[float, ...]:
         """Spacing of the network's grid along its own axes, mm."""
-        native = [image.spacing[axis] for axis in self.grid.order]
-        sizes = zip(native, self.grid.oriented_shape, self.grid.target, strict=True)
-        return tuple(spacing * n / m for spacing, n, m in sizes)
+        return self.grid.spacing(image.spacing)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Native voxels -> network input on the network's grid; differentiable, its transpose is autograd's."""
@@ -290,6 +329,16 @@ class BoundVictim:
     def __call__(self, x: Tensor) -> Tensor:
         return self.slide(self.prepare(x))
 
+    def judge(self, x: Tensor) -> Tensor:
+        """The scores as the model's own framework computes them: its bits before the network, its sums after it."""
+        prepared = self.victim.normalise(self.grid.exact(x * 1.0))
+        if self.victim.window.sums == "float32":
+            return self.slide(prepared)
+        network = self.victim.network
+        members = list(network.members) if isinstance(network, Folds) else [network]
+        scores = [self._slide(prepared, None, member, torch.float16)[0] for member in members]
+        return scores[0] if len(scores) == 1 else sum(scores[1:], scores[0]) / len(scores)
+
     def slide(self, prepared: Tensor) -> Tensor:
         """Network input -> logits, both on the network's grid."""
         return self.look_inside(prepared, None)[0]
@@ -297,17 +346,23 @@ class BoundVictim:
     def look_inside(self, prepared: Tensor, inside: Inside | None) -> tuple[Tensor, Tensor]:
         """Network input -> (logits, the sum of a loss inside the windows); see `sliding.Inside`. Slice by slice, a
         place names its slice as the image."""
+        return self._slide(prepared, inside, self.victim.network)
+
+    def _slide(
+        self, prepared: Tensor, inside: Inside | None, network: nn.Module, sums: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         slicewise = prepared.dim() == 5 and self.victim.dims == 2
         if slicewise:
             batch, channels, width, height, depth = prepared.shape
             prepared = prepared.movedim(4, 1).reshape(batch * depth, channels, width, height)
         logits, total = sliding_window_with(
-            self.victim.network,
+            network,
             prepared,
             self.victim.window,
             inside,
             memory_budget=self.memory_budget,
             effort=self.effort,
+            sums=sums,
         )
         self.victim.require_channels(logits.shape[1], self.effort)
         if slicewise:

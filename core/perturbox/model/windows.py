@@ -9,17 +9,21 @@ on its way into the network and cropping the prediction on its way out is then t
 padded volume ever exists.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from perturbox.types import InputError
 
-Blend = Literal["gaussian", "constant"]
+Blend = Literal["gaussian", "constant", "nnunet"]
+Placing = Literal["fixed", "even"]
 Padding = Literal["constant", "replicate", "reflect"]
 
 
@@ -28,9 +32,12 @@ class Window:
     """How a network walks over a volume larger than itself.
 
     size: voxels per spatial axis. overlap: fraction of a window shared with the next, in [0, 1). blend: weight of a
-    window's voxels, "constant" or "gaussian" with a standard deviation of sigma_scale * size. batch: windows per
-    network call (1 is several times slower on a CPU). padding, padding_value: what surrounds a volume smaller than the
-    window. Raises InputError for values outside these ranges.
+    window's voxels, "constant", "gaussian" with a standard deviation of sigma_scale * size, or "nnunet": nnU-Net's own,
+    which peaks beside the middle of even sizes and is rounded to half precision. batch: windows per network call (1 is
+    several times slower on a CPU). padding, padding_value: what surrounds a volume smaller than the window. placing:
+    "fixed" steps with the last window shifted back, as MONAI's, or "even" spread, as nnU-Net's. sums: the precision in
+    which the judge adds windows up, "float32" or, as nnU-Net ships, "float16"; gradients always take the first. Raises
+    InputError for values outside these ranges.
     """
 
     size: tuple[int, ...]
@@ -40,6 +47,8 @@ class Window:
     batch: int = 4
     padding: Padding = "constant"
     padding_value: float = 0.0
+    placing: Placing = "fixed"
+    sums: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
@@ -49,8 +58,12 @@ class Window:
             raise InputError(
                 f"The window overlap is {self.overlap}; choose a fraction from 0 up to, but not including, 1."
             )
-        if self.blend not in ("gaussian", "constant"):
-            raise InputError(f"Blending {self.blend!r} is unknown; choose 'gaussian' or 'constant'.")
+        if self.blend not in ("gaussian", "constant", "nnunet"):
+            raise InputError(f"Blending {self.blend!r} is unknown; choose 'gaussian', 'constant' or 'nnunet'.")
+        if self.placing not in ("fixed", "even"):
+            raise InputError(f"Placing {self.placing!r} is unknown; choose 'fixed' or 'even'.")
+        if self.sums not in ("float32", "float16"):
+            raise InputError(f"Sums in {self.sums!r} are unknown; choose 'float32' or 'float16'.")
         if self.sigma_scale <= 0:
             raise InputError(
                 f"sigma_scale is {self.sigma_scale}; choose a positive fraction of the window, e.g. 0.125."
@@ -109,7 +122,8 @@ class Grid:
                 "choose padding 'replicate' or 'constant', or a smaller window."
             )
         extent = tuple(min(size, n) for size, n in zip(window.size, shape, strict=True))
-        axes = [_starts(n, size, window.overlap) for n, size in zip(shape, extent, strict=True)]
+        starts = _starts if window.placing == "fixed" else _even_starts
+        axes = [starts(n, size, window.overlap) for n, size in zip(shape, extent, strict=True)]
         boxes = [tuple(slice(s, s + e) for s, e in zip(start, extent, strict=True)) for start in product(*axes)]
 
         inside = tuple(slice(before, before + e) for (before, _), e in zip(pads, extent, strict=True))
@@ -132,6 +146,14 @@ class Grid:
         places = [Place(image, box) for image in range(x.shape[0]) for box in boxes]
         return cls(places, count, pads, weight[None, None], total[None, None])
 
+    def total_in(self, kind: torch.dtype) -> Tensor:
+        """`total`, added up in another precision, window by window."""
+        total = torch.zeros_like(self.total, dtype=kind)
+        for place in self.places:
+            if place.image == 0:
+                total[(..., *place.box)] += self.weight[0, 0].to(kind)
+        return total
+
     def pad(self, patches: Tensor, window: Window) -> Tensor:
         """Patches "n c *p" from the volume -> windows "n c *w" as the network expects them."""
         if not any(after for _, after in self.pads):
@@ -153,6 +175,8 @@ def importance(window: Window, like: Tensor) -> Tensor:
 
     Computed in float32 and bounded below by 1e-3 as MONAI does, so that both blend with the very same numbers.
     """
+    if window.blend == "nnunet":
+        return _nnunet_importance(window.size).to(like)
     weight = torch.ones((), device=like.device)
     if window.blend == "constant":
         return weight.expand(window.size).to(like.dtype)
@@ -168,3 +192,20 @@ def _starts(length: int, size: int, overlap: float) -> list[int]:
     step = max(int(size * (1 - overlap)), 1)
     starts = list(range(0, length - size, step))
     return [*starts, length - size]
+
+
+def _even_starts(length: int, size: int, overlap: float) -> list[int]:
+    """First voxels of as many windows as nnU-Net takes, spread evenly and rounded."""
+    count = math.ceil((length - size) / (size * (1 - overlap))) + 1
+    stride = (length - size) / (count - 1) if count > 1 else 0
+    return [int(np.round(stride * i)) for i in range(count)]
+
+
+def _nnunet_importance(size: tuple[int, ...]) -> Tensor:
+    """nnU-Net's Gaussian "*w": SciPy's filter of one voxel at size // 2, peak 10, in half precision, never 0."""
+    point = np.zeros(size)
+    point[tuple(n // 2 for n in size)] = 1
+    blurred = ndimage.gaussian_filter(point, [n / 8 for n in size], 0, mode="constant", cval=0)
+    weight = torch.from_numpy(blurred / (blurred.max() / 10)).half()
+    weight[weight == 0] = weight[weight != 0].min()
+    return weight

@@ -47,7 +47,7 @@ class Clean:
     def check(self, victim: Victim, image: Volume) -> None:
         """Raises InputError where the features are not this victim's."""
         found = self.features
-        if found.sha256 != victim.sha256:
+        if not victim.is_the_one(found.sha256):
             raise InputError(
                 f"The features in '{self.path}' were fitted on other weights ({found.victim}) than those of "
                 f"{victim.name}; fit them on this model."
