@@ -39,6 +39,7 @@ class Serving:
     home: Path | None
     device: str
     cors: tuple[str, ...]
+    trust: bool = False
 
 
 def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
@@ -134,14 +135,14 @@ def check_victims(asked: Serving) -> list[str]:
     """The specs with whole paths, those of Python files loaded once. Raises InputError for one that can't be."""
     specs = []
     for spec in asked.victims:
-        file, python, name = spec.rpartition(".py:")
-        whole = f"{Path(file + '.py').resolve()}:{name}" if python else spec
+        whole = spec
+        if not (WEIGHTS / f"{spec}.safetensors").is_file():  # else it is built in, and torch can wait
+            from perturbox.load import load_victim, read_spec
+
+            whole = str(read_spec(spec).absolute())
+            load_victim(whole, asked.device, asked.trust)
         if "," in whole:
             raise InputError(f"The path of '{spec}' holds a comma, which can't be served; rename it.")
-        if not (WEIGHTS / f"{spec}.safetensors").is_file():  # else it is built in, and torch can wait
-            from perturbox.load import load_victim
-
-            load_victim(whole, asked.device)
         specs.append(whole)
     return specs
 

@@ -53,7 +53,7 @@ def load(options: Options) -> dict[str, Served]:
 
 
 def _add(served: dict[str, Served], spec: str, device: str) -> None:
-    described = load_victim(spec, device).describe()
+    described = load_victim(spec, device, trust=True).describe()  # `perturbox serve` asked for trust
     name = str(described["name"])
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f"The victim of {spec} is named '{name}'; rename it with letters, digits and dashes.")

@@ -26,6 +26,7 @@ from perturbox.cli.options import (
     Surrogates,
     Target,
     Trust,
+    Trusted,
     VictimSpec,
     given,
     names,
@@ -121,6 +122,7 @@ def attack(
     seed: Seed = 0,
     device: Device = "cpu",
     force: Force = False,
+    trust: Trusted = False,
 ) -> None:
     """Attack a model on one scan.
 
@@ -151,6 +153,7 @@ def attack(
         device=device,
         force=force,
         surrogate=tuple(surrogate or ()),
+        trust=trust,
     )
     show(*run_attack(job, out, given(context, "goal")))
 
@@ -169,6 +172,7 @@ def margin(
     seed: Seed = 0,
     device: Device = "cpu",
     force: Force = False,
+    trust: Trusted = False,
 ) -> None:
     """Find the smallest change that breaks each structure.
 
@@ -193,6 +197,7 @@ def margin(
         device=device,
         force=force,
         surrogate=tuple(surrogate or ()),
+        trust=trust,
     )
     show(*run_margin(job, out, max_eps))
 
@@ -204,13 +209,14 @@ def segment(
     victim: VictimSpec = "ct-organs",
     device: Device = "cpu",
     force: Force = False,
+    trust: Trusted = False,
 ) -> None:
     """Segment a scan and print the volumes."""
     waking(f"Starting to segment with {victim}", (image,), out)
     from perturbox.cli.running import run_segment
     from perturbox.cli.words import show
 
-    show(*run_segment(image, victim, out, device, force))
+    show(*run_segment(image, victim, out, device, force, trust))
 
 
 @app.command("fit-features")
@@ -294,6 +300,50 @@ def list_(
     else:
         lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
         show(*(lines or [victims_table(entries)]))
+
+
+victim_app = typer.Typer(help="Look at a model before it is attacked.", rich_markup_mode=None)
+app.add_typer(victim_app, name="victim")
+
+
+@victim_app.command("sidecar")
+def victim_sidecar(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="FILE.ts, FILE.pt2 or FILE.safetensors.")],
+    trust: Trusted = False,
+) -> None:
+    """Write a first FILE.json beside a model file, to edit: labels, window and steps."""
+    from perturbox.cli.words import show
+    from perturbox.load import read_spec
+    from perturbox.load.sidecar import write_sidecar
+
+    show(f"Sidecar: {write_sidecar(read_spec(spec), trust)}; check its labels, window and steps.")
+
+
+@victim_app.command("check")
+def victim_check(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The model, as --victim takes it.")],
+    image: Image,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="FILE", help="A label map the model's own framework made of it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for check.json.")] = None,
+    device: Device = "cpu",
+    trust: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model does to a scan, and whether its gradient is exact.
+
+    Its steps and their kind, its grid and windows, one directional derivative through the whole chain, and where its
+    labels differ from those that its own framework gave.
+    """
+    from perturbox.cli.running import run_check
+    from perturbox.cli.words import show
+
+    found, lines = run_check(spec, image, against, out, device, trust)
+    if as_json:
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        show(*lines)
 
 
 @app.command()
@@ -381,10 +431,11 @@ def serve(
             "--cors", metavar="ORIGIN", help="A web page's origin that may call, e.g. OHIF's; may be repeated."
         ),
     ] = None,
+    trust: Trusted = False,
 ) -> None:
     """Serve models and attacks to 3D Slicer, OHIF and other clients of MONAI Label."""
     from perturbox.serve import Serving
     from perturbox.serve import serve as start
 
-    asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()))
+    asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust)
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))

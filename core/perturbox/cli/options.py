@@ -18,12 +18,13 @@ def starting(words: Iterable[str], incomplete: str) -> list[str]:
 
 Image = Annotated[str, typer.Argument(help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, or a DICOM folder.")]
 Folder = Annotated[Path, typer.Argument(help="A result folder: the --out of an attack.")]
+Trusted = Annotated[bool, typer.Option("--trust", help="Run what the model's files bring along.")]
 VictimSpec = Annotated[
     str,
     typer.Option(
         "--victim",
         metavar="SPEC",
-        help="The model: a built-in name, or FILE.py:NAME.",
+        help="The model: a name, file or folder (docs/victims.md), or FILE.py:NAME.",
         autocompletion=lambda incomplete: starting(catalogue.victims(), incomplete),
     ),
 ]

@@ -1,5 +1,6 @@
 """What each command does between its options and its words: check, estimate, run with a live display, summarise."""
 
+import json
 import math
 import shutil
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perturbox import io
 from perturbox.attacks.attack import Climb, Composed
 from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
@@ -19,6 +21,7 @@ from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import find_margin
 from perturbox.judge.record import read_whole_record
+from perturbox.judge.victim import check_victim
 from perturbox.load import load_victim
 from perturbox.types import InputError
 
@@ -82,9 +85,9 @@ def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
     return words.margin_summary(found, out)
 
 
-def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> list[Any]:
+def run_segment(image: str, spec: str, out: Path, device: str, force: bool, trust: bool = False) -> list[Any]:
     require_new_label_map(out)
-    job = Job(image, victim=spec, device=device, force=force)
+    job = Job(image, victim=spec, device=device, force=force, trust=trust)
     victim, scan, _, _ = load_inputs(job)
     with Progress(victim.labels, late_refusal=False) as progress:
         expected = estimate.estimate_prediction(victim, scan)
@@ -95,6 +98,35 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool) -> l
     if not any(volumes.values()):
         lines.append("The model found none of its structures in this scan; is it the right body part and model?")
     return [*lines, *(f"Note: {warning}" for warning in found["warnings"]), f"Labels: {out}"]
+
+
+def run_check(
+    spec: str, image: str, against: str | None, out: Path | None, device: str, trust: bool
+) -> tuple[dict[str, Any], list[Any]]:
+    """(check.json, lines to print) of a model on a scan."""
+    if out is not None:
+        require_new_folder(out)
+    victim = load_victim(spec, device, trust)
+    scan = io.read_volume(Path(image), unit=victim.unit, channels=victim.channels)
+    theirs = io.read_labels(against, scan) if against else None
+    found = check_victim(victim, scan, theirs)
+    if out is not None:
+        out.mkdir(parents=True)
+        (out / "check.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    lines = [f"{step['name']} ({step['kind']}): {step['sentence']}" for step in found["steps"]]
+    lines.append(f"Grid: {' × '.join(map(str, found['grid']))} voxels, {found['windows']} windows")
+    lines.append(f"Labels: {', '.join(f'{name} = {value}' for name, value in found['labels'].items())}")
+    if found["derivative_error"] is None:
+        lines.append("Gradient: none; something in the pipeline or network cuts it.")
+    else:
+        lines.append(f"Gradient: {found['derivative_error']:.1e} from differences along one direction")
+    if found["opaque"]:
+        lines.append(f"Not differentiable: {', '.join(found['opaque'])}; the identity's gradient stands in.")
+    if found["against"]:
+        differ, voxels = found["against"]["differ"], found["against"]["voxels"]
+        lines.append(f"Against {against}: {differ:,} of {voxels:,} voxels differ")
+    lines.append(f"{found['seconds']:.1f} s a prediction")
+    return found, [*lines, *([f"Check: {out / 'check.json'}"] if out is not None else [])]
 
 
 def run_fit(

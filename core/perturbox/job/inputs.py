@@ -26,7 +26,8 @@ class Job:
     """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
 
     eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. surrogate: models to craft the attack
-    on; the victim is then asked for its predictions alone.
+    on; the victim is then asked for its predictions alone. trust: run what a model's files bring
+    along.
     """
 
     image: str
@@ -45,6 +46,7 @@ class Job:
     device: str = "cpu"
     force: bool = False
     surrogate: tuple[str, ...] = ()
+    trust: bool = False
 
     def __post_init__(self) -> None:
         for name in ("target", "surrogate"):  # JSON knows no tuples
@@ -140,7 +142,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
     if eps is not None and job.norm == "linf":
         require_room_for_a_step(eps, image)
-    surrogates = tuple(load_victim(spec, job.device) for spec in job.surrogate)
+    surrogates = tuple(load_victim(spec, job.device, job.trust) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
         built.check(model, image)
@@ -190,7 +192,7 @@ def load_inputs(
     job: Job, image: Volume | None = None, victim: Victim | None = None
 ) -> tuple[Victim, Volume, list[str], str]:
     """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
-    victim = victim or load_victim(job.victim, job.device)
+    victim = victim or load_victim(job.victim, job.device, job.trust)
     digest = ""
     if image is None:
         path = Path(job.image)

@@ -24,7 +24,7 @@ from perturbox.judge.columns import summarise
 from perturbox.judge.measure import measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.record import file_of, inside, required_file
-from perturbox.load import load_victim, runs_code
+from perturbox.load import load_victim, read_spec, runs_code
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
 from perturbox.report import rebuild, same_page
@@ -99,7 +99,7 @@ def require_trust(folder: Path, job: Job, trust: bool) -> None:
     folder = folder.resolve()
     came = folder.parent if (folder.parent / "margin.json").is_file() else folder
     for spec in (job.victim, *job.surrogate):
-        if runs_code(spec) and not trust and came in Path(spec.rpartition(":")[0]).resolve().parents:
+        if runs_code(spec) and not trust and came in read_spec(spec).path.resolve().parents:
             raise InputError(
                 f"This result names '{spec}' as a model: Python code that came with the folder and runs with your "
                 "rights; read it, then add `--trust`."
@@ -160,7 +160,7 @@ def _recompute(
     if victim is None:
         require_trust(folder, job, trust)
         listener.say(f"Loading the model {job.victim}")
-        victim = load_victim(job.victim, job.device)
+        victim = load_victim(job.victim, job.device, trust)
     recorded = result["victim"]["sha256"]
     if not victim.is_the_one(recorded):
         raise InputError(

@@ -102,7 +102,7 @@ class Victim:
     pipeline: steps from the scan to the network's input, instead of orientation, spacing and antialias, which are
     shorthand for the common ones; normalise follows it. decision: what follows the network in the judge, in order;
     None: scores are resampled back linearly, then the highest wins (of regions, each above 0). source_sha256: of the
-    file, for networks that don't show their weights.
+    file, for networks that don't show their weights. executed: what of a bundle was run to build it, with trust.
 
     Shorthand: without a name it has that of the network's class; window may be its sizes alone, normalise two numbers
     (`IntensityWindow`). Raises InputError for labels, regions and ranges that can't be.
@@ -129,6 +129,7 @@ class Victim:
     pipeline: Pipeline | None = None
     decision: Decision | None = None
     source_sha256: str = ""
+    executed: tuple[str, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
@@ -284,7 +285,8 @@ class Victim:
 
     def describe(self) -> dict[str, object]:
         """The entry of `perturbox list victims --json`."""
-        return {
+        ran: dict[str, object] = {"executed": list(self.executed)} if self.executed else {}
+        return ran | {
             "name": self.name,
             "title": self.title or self.name,
             "labels": dict(self.labels),
