@@ -101,6 +101,7 @@ def by_monai(path: Path, network, intensity, nearest: bool) -> np.ndarray:
     return Compose(steps)(data)["pred"][0].numpy()
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodec")
 @pytest.mark.parametrize("nearest", [False, True])
 @pytest.mark.parametrize("name", ["range", "zscore"])
 def test_labels_are_those_of_monai(tmp_path, image, name, nearest):
