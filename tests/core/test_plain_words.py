@@ -32,8 +32,8 @@ NAMES = (
     r"uninfluential_fraction\(", r"NSD_TOLERANCE_MM", r"\bcapped:",
 )  # fmt: skip
 MODULES = (
-    "calls", "chunked", "constraints", "resources", "steps", "ready", "decision", "minimal", "figures", "corner",
-    "refusals", "ending",
+    "calls", "chunked", "constraints", "resources", "steps", "ready", "minimal", "figures", "corner", "refusals",
+    "ending",
 )  # fmt: skip
 
 

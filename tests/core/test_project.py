@@ -27,7 +27,7 @@ PAGES = (
 )
 
 # Names of installed packages that differ from what is imported.
-DISTRIBUTION = {"PIL": "pillow", "SimpleITK": "simpleitk", "jwt": "pyjwt"}
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "SimpleITK": "simpleitk", "jwt": "pyjwt"}
 WITHOUT_DEPENDENCIES = ("monailabel", "pydicom-seg")
 
 
@@ -106,8 +106,11 @@ def test_the_pages_name_only_commands_and_options_that_exist():
     from perturbox.cli.commands import command
 
     commands = command().commands
+    leaves = {name: command for name, command in commands.items() if not hasattr(command, "commands")}
+    for group in commands.keys() - leaves.keys():
+        leaves |= {f"{group} {name}": command for name, command in commands[group].commands.items()}
     options = {
-        name: {flag for p in command.params for flag in p.opts + p.secondary_opts} for name, command in commands.items()
+        name: {flag for p in command.params for flag in p.opts + p.secondary_opts} for name, command in leaves.items()
     }
     written = [
         line.partition("#")[0]
@@ -119,6 +122,8 @@ def test_the_pages_name_only_commands_and_options_that_exist():
     assert {line.split()[1] for line in written} == set(commands)
     for line in written:
         name, *words = line.split()[1:]
+        if name not in options:
+            name, words = f"{name} {words[0]}", words[1:]
         assert {word for word in words if word.startswith("--")} - options[name] - {"--help"} == set(), line
 
 

@@ -33,6 +33,7 @@ from perturbox.cli.options import (
     pairs,
     starting,
 )
+from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
 from perturbox.defaults import ATTACK
 from perturbox.errors import InputError
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.add_typer(victim_app, name="victim")
 
 
 def command() -> Any:
@@ -300,50 +302,6 @@ def list_(
     else:
         lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
         show(*(lines or [victims_table(entries)]))
-
-
-victim_app = typer.Typer(help="Look at a model before it is attacked.", rich_markup_mode=None)
-app.add_typer(victim_app, name="victim")
-
-
-@victim_app.command("sidecar")
-def victim_sidecar(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="FILE.ts, FILE.pt2 or FILE.safetensors.")],
-    trust: Trusted = False,
-) -> None:
-    """Write a first FILE.json beside a model file, to edit: labels, window and steps."""
-    from perturbox.cli.words import show
-    from perturbox.load import read_spec
-    from perturbox.load.sidecar import write_sidecar
-
-    show(f"Sidecar: {write_sidecar(read_spec(spec), trust)}; check its labels, window and steps.")
-
-
-@victim_app.command("check")
-def victim_check(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The model, as --victim takes it.")],
-    image: Image,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="FILE", help="A label map the model's own framework made of it.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for check.json.")] = None,
-    device: Device = "cpu",
-    trust: Trusted = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say what a model does to a scan, and whether its gradient is exact.
-
-    Its steps and their kind, its grid and windows, one directional derivative through the whole chain, and where its
-    labels differ from those that its own framework gave.
-    """
-    from perturbox.cli.running import run_check
-    from perturbox.cli.words import show
-
-    found, lines = run_check(spec, image, against, out, device, trust)
-    if as_json:
-        print(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        show(*lines)
 
 
 @app.command()

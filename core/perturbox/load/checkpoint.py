@@ -86,6 +86,7 @@ def read_json(path: Path) -> Any:
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
