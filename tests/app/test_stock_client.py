@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from perturbox import io
+from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import discover
 from perturbox.judge.metrics import dice
 from perturbox.types import ADVERSARIAL_NOTICE
@@ -64,7 +65,7 @@ def test_the_form_follows_the_recipes_signature_and_monai_labels_rules(client):
         "goal": ["change", "vanish", "grow", "become=liver", "become=bone"],
         "reference": ["prediction", "final"],
         "norm": ["linf", "l2"],
-        "loss": ["dice-ce", "dice", "ce", "margin"],
+        "loss": list(LOSSES),
         "alpha": "",
         "random_start": True,
         "restarts": "1",

@@ -17,6 +17,7 @@ import torch
 from serving import TINY
 
 from perturbox import io
+from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import discover
 from perturbox.attacks.recipes.ensemble import DEFAULT
 from perturbox.job.execute import Job, run_job
@@ -120,7 +121,7 @@ def test_an_empty_request_means_the_defaults_of_the_command_line(lib):
         ({"norm": ["linf", "l2"]}, "norm", "linf"),
         ({"norm": "l2"}, "norm", "l2"),
         ({"alpha": "", "restarts": "2"}, "settings", {"restarts": "2"}),
-        ({"loss": ["dice-ce", "dice", "ce", "margin"]}, "settings", {"loss": "dice-ce"}),
+        ({"loss": list(LOSSES)}, "settings", {"loss": "dice-ce"}),
         ({"random_start": False}, "settings", {"random_start": False}),
         ({"result_extension": ".nrrd", "client_id": "x", "model": "y", "label_tag": "z"}, "settings", {}),
         ({"seed": "11"}, "seed", 11),

@@ -18,6 +18,7 @@ from torch import nn
 
 from perturbox import io, zoo
 from perturbox.attacks import recipes
+from perturbox.attacks.objectives import LOSSES
 from perturbox.cli import main
 from perturbox.job.execute import Job, run_job
 from perturbox.job.folder import verify
@@ -181,7 +182,7 @@ def test_a_section_says_paper_parameters_and_deviations(name):
 def test_a_range_is_said_in_words():
     said = {entry["name"]: catalogue._range(entry) for entry in recipes.get("nes").parameters}
     assert said["pairs"] == "1 to 100000" and said["alpha"] == "≥ 0"
-    assert said["loss"] == "`dice-ce`, `dice`, `ce`, `margin`"
+    assert said["loss"] == ", ".join(f"`{name}`" for name in LOSSES)
 
 
 def test_a_picture_shows_what_changed_in_its_colours():

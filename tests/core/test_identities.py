@@ -6,13 +6,14 @@ import torch
 import victims
 from attacking import attacked
 
+from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.solvers.ascent import chain, l1_normalise, momentum, rms_normalise, scale, sign
 from perturbox.model.sliding import Window
 from perturbox.model.victim import Victim
 from perturbox.types import Volume
 
 
-@pytest.mark.parametrize("loss", ["dice-ce", "dice", "ce", "margin"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dims, dtype", [(2, np.int16), (3, np.int16), (3, np.float32)])
 def test_fgsm_is_pgd_with_one_step_of_the_whole_budget_and_no_random_start(dims, dtype, loss):
     image, victim = victims.random_scan((17, 14, 10)[:dims], dtype=np.dtype(dtype)), victims.textured(dims)

@@ -55,7 +55,7 @@ def ours(loss, field, classes, **options) -> float:
 
 
 def test_the_losses_have_their_names():
-    assert list(LOSSES) == ["dice-ce", "dice", "ce", "margin"]
+    assert list(LOSSES)[:4] == ["dice-ce", "dice", "ce", "margin"]  # results and scripts name these
 
 
 def test_cross_entropy(field):

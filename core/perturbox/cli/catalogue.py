@@ -1,9 +1,10 @@
 """What the attacks say of themselves, without importing them: PyTorch alone takes seconds.
 
 attacks/catalogue.json holds it; `python -m benchmarks catalogue` (`make attacks`) writes it from the recipes, and a
-test holds both equal. Where the folder of recipes has other files than the catalogue knows, the recipes are asked.
+test holds both equal. If the recipes or the losses aren't those that it was written from, the recipes are asked.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -18,10 +19,10 @@ FILE = PACKAGE / "attacks" / "catalogue.json"
 
 @cache
 def catalogue() -> Mapping[str, Any]:
-    """{"modules": the recipes' files, "families": their titles by name, "attacks": what each attack says, as listed}"""
+    """{"sources": their SHA-256, "families": their titles by name, "attacks": what each attack says, as listed}"""
     try:
         known = json.loads(FILE.read_text(encoding="utf-8"))
-        if known["modules"] == modules():
+        if known["sources"] == sources():
             return known
     except (OSError, ValueError, KeyError):
         pass
@@ -33,7 +34,7 @@ def asked() -> dict[str, Any]:
     from perturbox.attacks import recipes
 
     attacks = [recipe.describe() for recipe in recipes.offered()]
-    return {"modules": modules(), "families": recipes.FAMILIES, "attacks": attacks}
+    return {"sources": sources(), "families": recipes.FAMILIES, "attacks": attacks}
 
 
 def write() -> None:
@@ -41,9 +42,14 @@ def write() -> None:
     FILE.write_text(json.dumps(asked(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def modules() -> list[str]:
-    """The recipes' files."""
-    return sorted(path.stem for path in (PACKAGE / "attacks" / "recipes").glob("*.py") if path.stem != "__init__")
+def sources() -> str:
+    """SHA-256 of what the catalogue follows from: the recipes, the settings they share, and the losses."""
+    folder = PACKAGE / "attacks"
+    files = [*sorted((folder / "recipes").glob("*.py")), folder / "settings.py", folder / "objectives.py"]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\n{path.read_text(encoding='utf-8')}\n".encode())
+    return digest.hexdigest()
 
 
 def attacks() -> list[dict[str, Any]]:
