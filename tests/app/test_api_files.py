@@ -141,7 +141,7 @@ def test_other_volumes_can_be_had_raw_too(tmp_path, suffix):
 
 
 def test_what_is_no_volume_is_refused(result, tmp_path):
-    with pytest.raises(InputError, match=r"'result.json' is no volume"):
+    with pytest.raises(InputError, match=r"'result.json' is not a volume"):
         nrrd(result / "result.json", tmp_path)
 
 

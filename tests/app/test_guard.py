@@ -360,13 +360,13 @@ def test_session_ids_are_uuids(id):
 @pytest.mark.parametrize(
     ("text", "piece"),
     [
-        ("{", "no JSON"),
-        ("[1]", "no JSON object"),
-        ("3", "no JSON object"),
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ("3", "not a JSON object"),
         ('{"eps": NaN}', "NaN"),
-        ('{"eps": 1e999}', "none (NaN or infinite)"),
+        ('{"eps": 1e999}', "NaN or infinite"),
         ('{"a": "\\ud800"}', "not Unicode"),
-        ("[" * 5000, "no JSON"),
+        ("[" * 5000, "not JSON"),
         ('{"a":' * 20 + "1" + "}" * 20, "nested too deeply"),
     ],
 )

@@ -220,7 +220,7 @@ def test_a_label_that_an_attack_left_says_so_and_is_never_final(server, client):
         http.post("/infer/tiny-pgd?image=case_b", **held),
         http.post("/batch/infer/tiny-pgd?images=all", json={"label_tag": "final"}),
     ):
-        assert answer.status_code == 422 and "no final label" in answer.json()["detail"]
+        assert answer.status_code == 422 and "not a final label" in answer.json()["detail"]
     assert http.get("/datastore/label", params=final).content == before
 
 

@@ -561,7 +561,7 @@ def victim(device):
             (NAMED.replace("NAME", "'x'"), NAMED.replace("NAME", "'x-pgd'")),
             "'x-pgd' is the name of a victim and of an attack's task; rename the victim.",
         ),
-        ((NAMED.replace("NAME", "'x'"), "1 / 0"), "was fine-tuned here; mend or remove that file)."),
+        ((NAMED.replace("NAME", "'x'"), "1 / 0"), "was fine-tuned here; fix or remove that file)."),
     ],
     ids=["twice", "spaces", "like-an-attack", "broken"],
 )

@@ -18,6 +18,7 @@ REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
+ATTACK_JOB["--trust"] = False
 COMMANDS = {
     "demo": {"--out": None, "--scan": None},
     "attack": {
@@ -33,7 +34,7 @@ COMMANDS = {
         "--surrogate": None,
     },
     "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0, "--surrogate": None},
-    "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED},
+    "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False},
     "fit-features": {
         **SCAN_JOB,
         "SCAN": REQUIRED,
@@ -57,22 +58,37 @@ COMMANDS = {
         "--home": None,
         "--device": "cpu",
         "--cors": None,
+        "--trust": False,
+    },
+    "victim sidecar": {"SPEC": REQUIRED, "--trust": False},
+    "victim check": {
+        "SPEC": REQUIRED,
+        "IMAGE": REQUIRED,
+        "--against": None,
+        "--out": None,
+        "--device": "cpu",
+        "--trust": False,
+        "--json": False,
     },
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_and_defaults(name):
-    places = {"image": "IMAGE", "scans": "SCAN", "kind": "KIND", "folder": "DIR", "name": "NAME"}
+    places = {"image": "IMAGE", "scans": "SCAN", "kind": "KIND", "folder": "DIR", "name": "NAME", "spec": "SPEC"}
     found = {}
-    for parameter in command().commands[name].params:
+    found_command = command()
+    for word in name.split():
+        found_command = found_command.commands[word]
+    for parameter in found_command.params:
         key = parameter.opts[0] if parameter.param_type_name == "option" else places[parameter.name]
         found[key] = REQUIRED if parameter.required else parameter.default
     assert found == COMMANDS[name]
 
 
 def test_there_are_these_commands_and_global_options():
-    assert list(command().commands) == list(COMMANDS)
+    assert list(command().commands) == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    assert list(command().commands["victim"].commands) == ["sidecar", "check"]
     assert [parameter.opts for parameter in command().params] == [["--version"], ["--debug"]]
 
 

@@ -231,7 +231,7 @@ def test_modes_say_what_they_show_and_synthetic_is_marked(page):
         names = page.names()
         assert len(names) == panes
         pictures[key] = page.picture()
-        assert all("SYNTHETIC" in name for name in names if not name.startswith("BEFORE"))
+        assert all("SYNTHETIC" in name for name in names if not name.startswith(("BEFORE", "DIFFERENCE")))
         pressed = page.run(
             "return [...document.querySelectorAll('[data-mode][aria-pressed=true]')].map(b => b.textContent)"
         )

@@ -18,7 +18,7 @@ CORE = Path(__file__).resolve().parents[2] / "core"
 HEAVY = {"torch", "monai", "SimpleITK", "nibabel", "scipy", "numpy"}
 NEW_RECIPE = '''"""A recipe that a test adds."""
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import recipe
@@ -29,7 +29,7 @@ from perturbox.attacks.spaces.additive import Additive
 @recipe(title="Newest", paper="None", norms=("linf",), cost="steps")
 def newest(eps: float, norm: Norm, steps: int) -> Attack:
     """One sentence."""
-    return Attack("newest", climb(LOSSES["ce"]), Additive(), Ascent(chain(sign())), eps, norm, steps)
+    return Climb(ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign())), eps, norm, steps)
 '''
 
 

@@ -308,7 +308,7 @@ NEW_RECIPE = '''"""A recipe that a test adds."""
 
 from typing import Annotated
 
-from perturbox.attacks.attack import Attack, climb
+from perturbox.attacks.attack import Attack, Climb, ascend
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.recipes import Param, recipe
@@ -321,5 +321,5 @@ def newest(
     eps: float, norm: Norm, steps: int, *, shove: Annotated[float, Param("Step size", unit="HU", minimum=0)] = 1.5
 ) -> Attack:
     """One sentence."""
-    return Attack("newest", climb(LOSSES["ce"]), Additive(), Ascent(chain(sign(), scale(shove))), eps, norm, steps)
+    return Climb(ascend(LOSSES["ce"]), Additive(), Ascent(chain(sign(), scale(shove))), eps, norm, steps)
 '''
