@@ -135,14 +135,15 @@ def check_victims(asked: Serving) -> list[str]:
     """The specs with whole paths, those of Python files loaded once. Raises InputError for one that can't be."""
     specs = []
     for spec in asked.victims:
-        whole = spec
-        if not (WEIGHTS / f"{spec}.safetensors").is_file():  # else it is built in, and torch can wait
-            from perturbox.load import load_victim, read_spec
+        if (WEIGHTS / f"{spec}.safetensors").is_file():  # built in, so that torch can wait
+            specs.append(spec)
+            continue
+        from perturbox.load import load_victim, read_spec
 
-            whole = str(read_spec(spec).absolute())
-            load_victim(whole, asked.device, asked.trust)
+        whole = str(read_spec(spec).absolute())
         if "," in whole:
             raise InputError(f"The path of '{spec}' holds a comma, which can't be served; rename it.")
+        load_victim(whole, asked.device, asked.trust)
         specs.append(whole)
     return specs
 
