@@ -175,8 +175,6 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @told
     def onParameters(self, caller=None, event=None) -> None:
-        if not self.updating:
-            self.forget()
         self.update()
 
     def onTimer(self) -> None:
@@ -296,13 +294,6 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.troubleDetailsGroupBox.visible = bool(trouble.detail)
         self.ui.troubleDetailsGroupBox.collapsed = True
         self.ui.troubleFrame.visible = True
-
-    def forget(self) -> None:
-        """Take away a sentence that was about the settings before; why there is no connection stays until there is."""
-        unconnected = self.session.trouble is not None and self.session.state == session.DISCONNECTED
-        if self._mistake is None and not unconnected:
-            self.session.trouble, self.session.note = None, ""
-            self.ui.troubleFrame.visible = False
 
     def showMistake(self, trouble: Trouble) -> None:
         """Show it until the user begins something else."""

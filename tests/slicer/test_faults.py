@@ -72,12 +72,12 @@ CONNECTING = {
     "a mistake of its own": (says(500), ["Internal error"]),
     "away for a moment": (says(503, "ending"), []),
     "no JSON": (gives(b"<html>hello</html>"), []),
-    "JSON of something else": (gives(b'{"hello": 1}'), ["no Perturbox server"]),
+    "JSON of something else": (gives(b'{"hello": 1}'), ["it is not a Perturbox server"]),
     "an older schema": (
         gives(json.dumps({"api": "0.9", "victims": [], "attacks": [], "models": {}}).encode()),
         ["0.9"],
     ),
-    "sends elsewhere": (says(307, headers={"Location": "http://example.org/"}), ["sends visitors on"]),
+    "sends elsewhere": (says(307, headers={"Location": "http://example.org/"}), ["redirects to another address"]),
 }
 
 

@@ -18,7 +18,6 @@ class ServerPanel:
         self._announced = None
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
-        self.ui.serverComboBox.connect("editTextChanged(QString)", self.onAddress)
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
@@ -30,13 +29,6 @@ class ServerPanel:
             self.session.disconnect()
             return
         self.connect(self.ui.serverComboBox.currentText, self.ui.tokenLineEdit.text)
-
-    @told
-    def onAddress(self, *_) -> None:
-        """Another address: what was wrong with the one before no longer matters."""
-        if self.session.state == session.DISCONNECTED:
-            self.session.trouble = None
-            self.module.forget()
 
     def connect(self, address: str, token: str) -> None:
         try:
