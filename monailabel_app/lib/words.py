@@ -20,7 +20,10 @@ FIELDS = (
 )
 OPTION = re.compile(rf"--({'|'.join(sorted(FIELDS, key=len, reverse=True))})(?![\w-])")
 # Switches: of these it takes more than the name.
-PHRASES = {"pass --force": "send 'force' as true"}
+PHRASES = {
+    "pass --force": "send 'force' as true",
+    "add --trust if you trust": "only the server's operator can decide at its start to trust",
+}
 
 
 def for_clients(text: str) -> str:

@@ -183,8 +183,8 @@ def build(configuration: Mapping[str, Any], channels: int, heads: int) -> nn.Mod
         architectures = importlib.import_module(PACKAGE)
     except ImportError:
         raise InputError(
-            "nnU-Net's networks need one more package; pip install --no-deps dynamic-network-architectures "
-            "(without --no-deps pip may replace torch)."
+            "nnU-Net's networks need one more package; `pip install --no-deps dynamic-network-architectures` "
+            "(without `--no-deps` pip may replace torch)."
         ) from None
     return getattr(architectures, name)(
         input_channels=channels, num_classes=heads, deep_supervision=False, **arguments
