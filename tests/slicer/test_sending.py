@@ -136,7 +136,7 @@ def test_preflight_tells_range_size_orientation_and_noise(sending):
     ("array", "level", "words"),
     [
         (np.full(scans.SHAPE, 100, np.uint8), "bad", "not CT in Hounsfield units"),
-        (scans.hounsfield().astype(np.float32) * np.nan, "bad", "no numbers"),
+        (scans.hounsfield().astype(np.float32) * np.nan, "bad", "not numbers"),
         ((scans.hounsfield() + 1024).clip(0).astype(np.int16), "bad", "not CT in Hounsfield units"),
     ],
     ids=["8-bit", "nan", "no rescale intercept"],
