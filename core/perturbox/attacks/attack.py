@@ -2,6 +2,7 @@
 `Composed`. `runner` runs it."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +23,7 @@ __all__ = ["Attack", "Climb", "Composed", "Model", "Objective", "Task", "ascend"
 Keep = Literal["worst", "first", "smallest"]
 
 
-class Attack:
+class Attack(ABC):
     """What a climb and an attack made of others have in common.
 
     eps: infinite where the space alone limits the change. refine: attacks with ever smaller limits, by bisection, that
@@ -34,9 +35,9 @@ class Attack:
     keep: Keep
     refine: int = 0
 
+    @abstractmethod
     def leaves(self) -> Iterator["Climb"]:
         """The climbs that are run one after another."""
-        raise NotImplementedError
 
     @property
     def uses_gradient(self) -> bool:

@@ -38,7 +38,7 @@ def asked() -> dict[str, Any]:
 
 
 def write() -> None:
-    """Write the file anew."""
+    """Write the file again, from the recipes as they are."""
     FILE.write_text(json.dumps(asked(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -78,18 +78,18 @@ def _derivative(bound: BoundVictim, x: Tensor) -> tuple[float | None, float | No
     made = value(point)
     if not made.requires_grad:
         return None, None
-    (slope,) = torch.autograd.grad(made, point)
-    if not bool(slope.any()):
+    (grad,) = torch.autograd.grad(made, point)
+    if not bool(grad.any()):
         return None, None
     with frozen_statistics():
         still = x.clone().requires_grad_()
         (frozen,) = torch.autograd.grad(value(still), still)
-    way = slope / slope.abs().max()
+    direction = grad / grad.abs().max()
     with torch.no_grad():
-        moved = (value(x + STEP * way) - value(x - STEP * way)) / (2 * STEP)
-    along = (slope.double() * way).sum()
+        moved = (value(x + STEP * direction) - value(x - STEP * direction)) / (2 * STEP)
+    along = (grad.double() * direction).sum()
     error = abs(float(along - moved)) / max(abs(float(moved)), 1e-30)
-    return error, float((slope - frozen).abs().sum() / slope.abs().sum())
+    return error, float((grad - frozen).abs().sum() / grad.abs().sum())
 
 
 def _against(victim: Victim, labels: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How to climb: frozen settings, explicit state, `init` and `step`."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from perturbox.attacks.oracle import Oracle
 __all__ = ["Oracle", "Solver"]
 
 
-class Solver:
+class Solver(ABC):
     """init(z, budget, generator) -> state; step(oracle, z, state) -> (z, state); done(state) -> whether no further step
     would change z.
 
@@ -25,11 +26,11 @@ class Solver:
     uses_gradient: bool = True
     queries: int = 0
 
-    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def init(self, z: Tensor, budget: Budget, generator: torch.Generator) -> Any: ...
 
-    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def step(self, oracle: Oracle, z: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
     def done(self, state: Any) -> bool:
         return False

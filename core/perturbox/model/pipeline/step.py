@@ -5,6 +5,7 @@ matrices are fixed then, so that the bound step is a plain differentiable functi
 themselves (a mean, a percentile) stays a function of them and is differentiated.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
@@ -35,7 +36,7 @@ class Frame:
         return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0)[: len(self.shape)])
 
 
-class Bound:
+class Bound(ABC):
     """A step on one scan's geometry. As it stands here it leaves every voxel where it is.
 
     before, after: the frames of what goes in and comes out. order: axis k of what comes out is axis order[k] of what
@@ -46,9 +47,9 @@ class Bound:
         self.before, self.after, self.kind, self.sentence = before, after, kind, sentence
         self.order = tuple(range(len(before.shape)))
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """ "b c *s" -> "b c *t", differentiable."""
-        raise NotImplementedError
 
     def exact(self, x: Tensor) -> Tensor:
         """The framework's own bits, for the judge; no gradient is asked of it."""
@@ -86,7 +87,7 @@ STEPS: dict[str, type["Step"]] = {}
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(ABC):
     """A step as it is described, in Python and (by its fields) in JSON."""
 
     name: ClassVar[str] = ""
@@ -98,9 +99,9 @@ class Step:
         if "name" in cls.__dict__:
             STEPS[cls.name] = cls
 
+    @abstractmethod
     def plan(self, frame: Frame, x: Tensor | None) -> Bound:
         """The step on one scan. x: its values "1 c *s" at this place, where `needs_values`."""
-        raise NotImplementedError
 
     @property
     def visible(self) -> tuple[float, float] | None:
