@@ -14,6 +14,7 @@ from perturbox.cli.options import (
     AttackName,
     Device,
     Eps,
+    EpsUnit,
     Folder,
     Force,
     Image,
@@ -35,7 +36,7 @@ from perturbox.cli.options import (
 )
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
-from perturbox.defaults import ATTACK
+from perturbox.defaults import ATTACK, MAX_EPS, UNITS
 from perturbox.errors import InputError
 
 app = typer.Typer(
@@ -93,6 +94,7 @@ def attack(
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
     eps: Eps = None,
+    eps_unit: EpsUnit = UNITS[0],
     norm: NormName = "linf",
     steps: Steps = None,
     target: Target = None,
@@ -143,6 +145,7 @@ def attack(
         victim=victim,
         attack=attack,
         eps=eps,
+        eps_unit=eps_unit,
         norm=norm,
         steps=steps,
         goal=goal,
@@ -167,7 +170,13 @@ def margin(
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
     target: Target = None,
-    max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
+    max_eps: Annotated[
+        float | None,
+        typer.Option(
+            "--max-eps", metavar="N", help=f"Largest change to try, in --eps-unit; {MAX_EPS:g} HU if not given."
+        ),
+    ] = None,
+    eps_unit: EpsUnit = UNITS[0],
     steps: MarginSteps = None,
     surrogate: Surrogates = None,
     settings: Settings = None,
@@ -192,6 +201,7 @@ def margin(
         image=image,
         victim=victim,
         attack=attack,
+        eps_unit=eps_unit,
         steps=steps,
         target=target_names,
         settings=chosen,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perturbox.cli import catalogue
-from perturbox.defaults import EPS
+from perturbox.defaults import EPS, UNITS
 from perturbox.errors import InputError
 
 
@@ -41,9 +41,18 @@ Eps = Annotated[
     float | None,
     typer.Option(
         "--eps",
-        metavar="HU",
-        help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0); "
-        f"{EPS:g} if not given, or what limits an attack with a budget of its own.",
+        metavar="N",
+        help="Largest change, in the scan's own unit (HU on CT) or in --eps-unit: of any voxel (linf), RMS (l2), "
+        f"share of voxels (l0); {EPS:g} if not given, or what limits an attack with a budget of its own.",
+    ),
+]
+EpsUnit = Annotated[
+    str,
+    typer.Option(
+        "--eps-unit",
+        metavar="|".join(UNITS),
+        help="What the limit is in: the scan's own unit, its own noise (sigma), or percent of its 1-99 % range.",
+        autocompletion=lambda incomplete: starting(UNITS, incomplete),
     ),
 ]
 NormName = Annotated[

@@ -1,7 +1,6 @@
 """What each command does between its options and its words: check, estimate, run with a live display, summarise."""
 
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -15,11 +14,12 @@ from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
+from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
-from perturbox.job.margins import find_margin
+from perturbox.job.margins import prepare_margin, search
 from perturbox.judge.record import read_whole_record
 from perturbox.judge.victim import check_victim
 from perturbox.load import load_victim
@@ -73,15 +73,16 @@ def attack_line(ready: Ready) -> str:
     return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
 
-def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
+def run_margin(job: Job, out: Path, max_eps: float | None) -> list[Any]:
     require_new_folder(out)
-    ready = prepare(job)
+    ready = prepare_margin(job, max_eps)
     with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
-        if 0 < max_eps < math.inf:  # the search itself refuses the others
-            expected = estimate.estimate_margin(ready, max_eps)
-            line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)
-            progress.announce(line)
-        found = find_margin(job, out, max_eps, progress.listener(), ready.victim)
+        assert ready.job.eps is not None
+        expected = estimate.estimate_margin(ready, ready.job.eps * ready.one)
+        unit = "" if job.eps_unit == UNITS[0] else f" {words.unit_of(job.eps_unit, ready.image.unit)}"
+        line = f"The margin of {ready.victim.name} up to {ready.job.eps:g}{unit}"
+        progress.announce(words.estimate_line(expected, line, most=True))
+        found = search(ready, out, progress.listener())
     return words.margin_summary(found, out)
 
 

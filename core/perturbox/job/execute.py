@@ -104,7 +104,7 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
     """The goal on this scan, what the attack found, and the clean prediction."""
     job, victim, image = ready.job, ready.victim, ready.image
     listener.say("Segmenting the original scan")
-    clean_seg = victim.predict(image, effort)
+    clean_seg = ready.clean_prediction(effort)
     reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
     listener.say(f"Attacking with {ready.recipe.title}")
     case = Case(image, ready.expert, ready.roi)
@@ -176,6 +176,7 @@ def conclude(
         victim,
         goal,
         eps=ready.eps,
+        asked=(job.eps, job.eps_unit),
         norm=job.norm,
         expert=ready.expert,
         outlined=ready.outlined,

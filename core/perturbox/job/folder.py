@@ -17,6 +17,7 @@ from perturbox.job.recompute import IGNORED, Findings, job_of, read_scans, recom
 from perturbox.job.trials import MEANING, SCHEMA
 from perturbox.judge.metrics import BROKEN, Limits, limit_of
 from perturbox.judge.record import file_of, inside, read_json, read_whole_record, required_file
+from perturbox.judge.units import NATIVE
 from perturbox.model.victim import Victim
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
@@ -68,6 +69,8 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
         listed = {"margin.json", *names, *IGNORED}
         strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
         found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
+        # Documents that are older than other units than the scan's own.
+        document.setdefault("asked", {"unit": NATIVE, "max_eps": document["max_eps"], "one": 1.0})
         told = with_recorded(_margin_anew(folder, document, witnesses, found), document, MARGIN_RECORDED)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):

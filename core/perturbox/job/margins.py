@@ -23,6 +23,7 @@ from perturbox.attacks.budget import middle_limit
 from perturbox.attacks.outcome import Outcome, Step
 from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
+from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job.execute import (
     Job,
@@ -42,6 +43,7 @@ from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import begin, finishing, write_json
+from perturbox.judge.units import NATIVE, check_unit
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.plain import to_json
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
@@ -50,29 +52,42 @@ from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 def find_margin(
     job: Job,
     out: Path,
-    max_eps: float = 32.0,
+    max_eps: float | None = None,
     listener: Listener | None = None,
     victim: Victim | None = None,
     image: Volume | None = None,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
-    `out`.
-
-    victim, image: as in `job.prepare`. Raises InputError for bad input, as an attack does, and if the job's norm isn't
-    linf.
-    """
+    `out`; arguments and refusals as in `prepare_margin`."""
     require_new_folder(out)
+    return search(prepare_margin(job, max_eps, victim, image), out, listener)
+
+
+def prepare_margin(
+    job: Job, max_eps: float | None = None, victim: Victim | None = None, image: Volume | None = None
+) -> Ready:
+    """The job of the search with its largest limit, read and checked.
+
+    max_eps: in the job's eps_unit; None: the usual one, in the scan's own unit. victim, image: as in `job.prepare`.
+    Raises InputError for bad input, as an attack does, and if the job's norm isn't linf.
+    """
     if job.norm != "linf" or job.goal != "change":
         raise InputError(
             "The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are."
         )
+    check_unit(job.eps_unit, max_eps, name="max-eps")
+    max_eps = MAX_EPS if max_eps is None else max_eps
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
-    ready = prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
+    return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
+
+
+def search(ready: Ready, out: Path, listener: Listener | None = None) -> dict[str, Any]:
+    """Carry out what `prepare_margin` has checked."""
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
-        found = _Search(ready, max_eps, listener)
+        found = _Search(ready, listener)
         found.search()
         free_room(draft)
         found.save(draft)
@@ -89,12 +104,13 @@ def find_margin(
 class _Search:
     """The trials so far and how to make one more."""
 
-    def __init__(self, ready: Ready, max_eps: float, listener: Listener):
-        self.ready, self.listener, self.max_eps = ready, listener, max_eps
-        self.step = ready.image.step or max_eps / 64
+    def __init__(self, ready: Ready, listener: Listener):
+        assert ready.job.eps is not None
+        self.ready, self.listener, self.max_eps = ready, listener, ready.job.eps * ready.one
+        self.step = ready.image.step or self.max_eps / 64
         self.effort = Effort()
         listener.say("Segmenting the original scan")
-        self.clean_seg = ready.victim.predict(ready.image, self.effort)
+        self.clean_seg = ready.clean_prediction(self.effort)
         # Every break is one against the victim's own clean prediction, whatever an expert says.
         self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
         self.names = {value: name for name, value in ready.victim.labels.items()}
@@ -185,7 +201,7 @@ class _Search:
     def _ready_for(self, trial: Trial) -> Ready:
         """The attack of one trial, as its own result folder records it."""
         aimed = tuple(self.names[value] for value in trial.aimed)
-        job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
+        job = dataclasses.replace(self.ready.job, eps=trial.eps, eps_unit=NATIVE, target=aimed, label=None)
         return dataclasses.replace(self.ready, built=self._built(trial.eps), job=job, expert=None, outlined=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
@@ -252,6 +268,7 @@ class _Search:
                 "sizes": self.ready.image.sizes,
             },
             "max_eps": self.max_eps,
+            "asked": {"unit": job.eps_unit, "max_eps": job.eps, "one": self.ready.one},
             "seed": job.seed,
             "trials": [
                 {

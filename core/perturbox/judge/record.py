@@ -42,6 +42,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "reference": (str,),
     "metrics.clean": (dict,),
     "metrics.adversarial": (dict,),
+    "budget.eps": _number,
+    "budget.eps_asked": _number,
+    "budget.unit_asked": (str,),
     "budget.measured": (dict,),
     "control": (dict,),
     "verdicts": (dict,),
@@ -165,6 +168,8 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
     """A record of any known schema in the present one; `path` is named if it is of none."""
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema == SCHEMA:
+        # Records that are older than other units than the scan's own.
+        record["budget"].setdefault("eps_asked", record["budget"]["eps"])
         return record
     if schema != OLD_SCHEMA:
         raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
@@ -180,7 +185,7 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
         "metrics": _metrics(record, names),
         "warnings": [text for text in record["warnings"] if not _of_nothing(text, names, record)],
         "control": {kind: known and _control(kind, known, names) for kind, known in record["control"].items()},
-        "budget": {**record["budget"], "unit_asked": "native", "step": None},
+        "budget": {**record["budget"], "unit_asked": "native", "eps_asked": record["budget"]["eps"], "step": None},
         "flow": None,
         "precision": None,
         "untested": None,
