@@ -144,6 +144,7 @@ RESULT = {
         "eps": NUMBER,
         "unit": str,
         "unit_asked": str,
+        "eps_asked": NUMBER,
         "norm": str,
         "step": MAYBE,
         "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER},

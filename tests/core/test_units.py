@@ -8,8 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tiny
-import torch
-from typer.testing import CliRunner
 
 import perturbox as px
 from perturbox.cli import main
@@ -124,7 +122,9 @@ def test_a_margin_in_sigma_has_the_bounds_of_its_native_value(phantom, tmp_path)
     assert head == ["Structure", "Breaks at", "that is", "Verdict"]
     row = asked["structures"]["liver"]
     at = [str(cell) for cell in cells[0]].index("liver")
-    assert str(cells[1][at]) == f"≤ {row['breaks_at'] / sigma:.3g} σ" and str(cells[2][at]) == f"≤ {row['breaks_at']:g} HU"
+    assert (
+        str(cells[1][at]) == f"≤ {row['breaks_at'] / sigma:.3g} σ" and str(cells[2][at]) == f"≤ {row['breaks_at']:g} HU"
+    )
 
 
 def test_crops_of_bytes_are_refused_at_once_with_what_works(data_dir, tmp_path):
@@ -132,7 +132,9 @@ def test_crops_of_bytes_are_refused_at_once_with_what_works(data_dir, tmp_path):
     crop = data_dir / "mr_hippocampus_msd" / "images" / "hippocampus_001.nii.gz"
     if not crop.exists():
         pytest.skip(f"no {crop.name} in {crop.parent}; set PERTURBOX_DATA to run this test")
-    with pytest.raises(InputError, match=r"stores steps of 1, so .* 1 percent \(0.97\); set .* to 1.04 percent or more"):
+    with pytest.raises(
+        InputError, match=r"stores steps of 1, so .* 1 percent \(0.97\); set .* to 1.04 percent or more"
+    ):
         run_job(Job(str(crop), victim=TISSUE, eps=1, eps_unit="percent", **FAST), tmp_path / "P")
     with pytest.raises(InputError) as refusal:
         run_job(Job(str(crop), victim=TISSUE, eps=1, eps_unit="sigma", **FAST), tmp_path / "S")

@@ -34,7 +34,9 @@ def test_a_limit_in_another_unit_says_what_it_is_in_the_scans_own():
 def test_nothing_asks_an_mr_for_hu():
     for unit in limits.UNITS:
         texts = [limits.title(unit, "intensity"), *(limits.suffix(unit, "intensity", norm) for norm in ("linf", "l2"))]
-        texts += [limits.note(4, norm, unit, "intensity", sigma) for norm in ("linf", "l2") for sigma in (None, 0.0, 9.0)]
+        texts += [
+            limits.note(4, norm, unit, "intensity", sigma) for norm in ("linf", "l2") for sigma in (None, 0.0, 9.0)
+        ]
         assert not [text for text in texts if "HU" in text]
     assert limits.suffix("native", "HU", "linf") == " HU" and limits.suffix("sigma", "HU", "l2") == " σ RMS"
     assert limits.span("native", "intensity", "linf")[1] > limits.span("native", "HU", "linf")[1]

@@ -17,10 +17,15 @@ from perturbox.cli.options import (
     EpsUnit,
     Folder,
     Force,
+    GoalName,
     Image,
+    LabelFile,
+    LabelMap,
     MarginSteps,
+    MaxEps,
     NewFolder,
     NormName,
+    RoiFile,
     Seed,
     Settings,
     Steps,
@@ -36,7 +41,7 @@ from perturbox.cli.options import (
 )
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
-from perturbox.defaults import ATTACK, MAX_EPS, UNITS
+from perturbox.defaults import ATTACK, UNITS
 from perturbox.errors import InputError
 
 app = typer.Typer(
@@ -98,29 +103,10 @@ def attack(
     norm: NormName = "linf",
     steps: Steps = None,
     target: Target = None,
-    goal: Annotated[
-        str,
-        typer.Option(
-            "--goal",
-            metavar="GOAL",
-            help="change (any), vanish, grow or become=STRUCTURE; all but change need --target.",
-        ),
-    ] = "change",
-    label: Annotated[
-        str | None,
-        typer.Option(
-            "--label", metavar="FILE", help="Expert outlines; without them the clean prediction is the reference."
-        ),
-    ] = None,
-    label_map: Annotated[
-        str | None,
-        typer.Option(
-            "--label-map", metavar="MAP", help="Which values of --label are which structure, e.g. liver=5,bone=25+26."
-        ),
-    ] = None,
-    roi: Annotated[
-        str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")
-    ] = None,
+    goal: GoalName = "change",
+    label: LabelFile = None,
+    label_map: LabelMap = None,
+    roi: RoiFile = None,
     surrogate: Surrogates = None,
     settings: Settings = None,
     seed: Seed = 0,
@@ -170,12 +156,7 @@ def margin(
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
     target: Target = None,
-    max_eps: Annotated[
-        float | None,
-        typer.Option(
-            "--max-eps", metavar="N", help=f"Largest change to try, in --eps-unit; {MAX_EPS:g} HU if not given."
-        ),
-    ] = None,
+    max_eps: MaxEps = None,
     eps_unit: EpsUnit = UNITS[0],
     steps: MarginSteps = None,
     surrogate: Surrogates = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perturbox.cli import catalogue
-from perturbox.defaults import EPS, UNITS
+from perturbox.defaults import EPS, MAX_EPS, UNITS
 from perturbox.errors import InputError
 
 
@@ -55,6 +55,29 @@ EpsUnit = Annotated[
         autocompletion=lambda incomplete: starting(UNITS, incomplete),
     ),
 ]
+MaxEps = Annotated[
+    float | None,
+    typer.Option("--max-eps", metavar="N", help=f"Largest change to try, in --eps-unit; {MAX_EPS:g} HU if not given."),
+]
+GoalName = Annotated[
+    str,
+    typer.Option(
+        "--goal", metavar="GOAL", help="change (any), vanish, grow or become=STRUCTURE; all but change need --target."
+    ),
+]
+LabelFile = Annotated[
+    str | None,
+    typer.Option(
+        "--label", metavar="FILE", help="Expert outlines; without them the clean prediction is the reference."
+    ),
+]
+LabelMap = Annotated[
+    str | None,
+    typer.Option(
+        "--label-map", metavar="MAP", help="Which values of --label are which structure, e.g. liver=5,bone=25+26."
+    ),
+]
+RoiFile = Annotated[str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")]
 NormName = Annotated[
     str,
     typer.Option(

@@ -108,7 +108,7 @@ def structures_table(result: Mapping[str, Any]) -> Table:
 
 def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox margin` prints at its end."""
-    own, asked = unit_of(UNITS[0], margin["unit"]), margin["asked"]
+    own, asked = unit_of(UNITS[0], margin["unit"]), margin.get("asked") or {"unit": UNITS[0], "one": 1.0}
     sigma, unit = margin["noise"]["sigma"], unit_of(asked["unit"], margin["unit"])
     native = asked["unit"] == UNITS[0]
     rows = []
@@ -140,7 +140,7 @@ def unit_of(unit: str, own: str) -> str:
 
 def in_unit(row: Mapping[str, Any], one: float) -> dict[str, Any]:
     """A row of margin.json with its sizes in a unit of which 1 is `one` in the scan's own."""
-    sizes = {key: row[key] for key in ("breaks_at", "above", "used")}
+    sizes = {key: row.get(key) for key in ("breaks_at", "above", "used")}
     return {**row, **{key: size if size is None else size / one for key, size in sizes.items()}}
 
 

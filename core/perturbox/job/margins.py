@@ -38,7 +38,7 @@ from perturbox.job.execute import (
     versions,
     write_adversarial,
 )
-from perturbox.job.trials import MEANING, SCHEMA, Trial, folder_name
+from perturbox.job.trials import MEANING, SCHEMA, Trial, about_own_budget, about_trials, folder_name
 from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
@@ -288,11 +288,11 @@ class _Search:
             "versions": versions(),
             "warnings": [
                 *self.ready.warnings,
-                *self._about_a_budget_of_its_own(),
+                *about_own_budget(self.ready.built),
                 *self.effort.notes,
                 *self.about_floor,
                 *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
-                *self._about_trials(),
+                *about_trials(self.trials),
             ],
             "surrogates": [
                 {"name": model.name, "spec": spec, "sha256": model.sha256}
@@ -309,26 +309,6 @@ class _Search:
         if not reasons:
             return "The search was stopped before an attack aimed at it."
         return None if None in reasons else reasons[-1]
-
-    def _about_trials(self) -> list[str]:
-        """What the attacks of the search couldn't use, each kind once."""
-        said = []
-        for kind in dict.fromkeys(kind for trial in self.trials for kind in trial.notes):
-            trials = [trial for trial in self.trials if kind in trial.notes]
-            last = trials[-1]
-            said.append(f"{len(trials)} of {len(self.trials)} attacks, the last at {last.eps:g}: {last.notes[kind]}")
-        return said
-
-    def _about_a_budget_of_its_own(self) -> list[str]:
-        """What a margin of eps means for an attack that something else limits."""
-        own = self.ready.recipe.own_budget(self.ready.parameters)
-        if own is None:
-            return []
-        unit = f" {own['unit']}" if own["unit"] else ""
-        return [
-            f"{self.ready.recipe.name} is limited by {own['parameter']} {own['value']:g}{unit} as well: this is the "
-            "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
-        ]
 
     def _built(self, eps: float) -> Built:
         job = self.ready.job

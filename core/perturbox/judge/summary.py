@@ -132,7 +132,7 @@ def change(record: Mapping[str, Any]) -> str:
     own = record["attack"].get("own_budget")
     if own is not None and record["attack"]["parameters"]["eps"] is None:
         about.append(f"{own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''}")
-    if budget["unit_asked"] == "percent":
+    if budget.get("unit_asked") == "percent":
         about.append(f"{number(budget['eps_asked'] * size / budget['eps'])} % of this scan's range")
     if sigma and budget["norm"] == "linf":
         about.append(f"{number(size / sigma, 2)} × this scan's own noise")
