@@ -17,6 +17,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
 from perturbox.io.files import sha256
 from perturbox.load import load_victim
+from perturbox.model.gradient import require_gradient
 from perturbox.model.victim import Victim
 from perturbox.types import Case, InputError, Volume
 
@@ -27,7 +28,7 @@ class Job:
 
     eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. surrogate: models to craft the attack
     on; the victim is then asked for its predictions alone. trust: run what a model's files bring
-    along.
+    along. allow_cut_gradient: follow gradients although the model cuts them.
     """
 
     image: str
@@ -47,6 +48,7 @@ class Job:
     force: bool = False
     surrogate: tuple[str, ...] = ()
     trust: bool = False
+    allow_cut_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("target", "surrogate"):  # JSON knows no tuples
@@ -146,6 +148,8 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     for model in surrogates or (victim,):
         model.on(image)
         built.check(model, image)
+        if all(leaf.uses_gradient for leaf in built.attack.leaves()) and not job.allow_cut_gradient:
+            require_gradient(model, image)
     others = scans_to_craft_on(built, victim, image, job.seed)
     for scan in others:
         for model in surrogates or (victim,):

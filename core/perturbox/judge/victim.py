@@ -47,6 +47,21 @@ def check_victim(victim: Victim, image: Volume, theirs: np.ndarray | None = None
     }
 
 
+def replanned(victim: Victim, clean: Volume, saved: Volume) -> str | None:
+    """The sentence where a step plans itself otherwise on the saved scan than on the clean one: the judge takes its own
+    plan, so that the attack climbed on another grid. None where the plans agree."""
+    first, second = victim.on(clean).grid, victim.on(saved).grid
+    if not isinstance(first, Plan) or not isinstance(second, Plan) or victim.pipeline is None:
+        return None
+    if (index := first.unlike(second)) is None:
+        return None
+    return (
+        f"On the saved scan the step '{victim.pipeline.steps[index].name}' of {victim.name} is another than on the "
+        f"clean one ({second.bound[index].sentence}; {first.bound[index].sentence} before): the judge follows the "
+        "saved scan, so the attack climbed on another grid than it was judged on."
+    )
+
+
 def _steps(bound: BoundVictim) -> list[dict[str, str]]:
     if isinstance(bound.grid, Plan):
         pipeline = bound.victim.pipeline
