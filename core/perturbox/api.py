@@ -71,6 +71,7 @@ def attack(
     seed: int = 0,
     device: str = "cpu",
     force: bool = False,
+    allow_cut_gradient: bool = False,
     on_step: Any = None,
     **settings: Any,
 ) -> "Result":
@@ -101,6 +102,7 @@ def attack(
         seed=seed,
         device=str(model.device),
         force=force,
+        allow_cut_gradient=allow_cut_gradient,
         surrogate=_names(surrogate),
         **files,
         **{name: value for name, value in known.items() if value is not None},
@@ -123,6 +125,7 @@ def margin(
     seed: int = 0,
     device: str = "cpu",
     force: bool = False,
+    allow_cut_gradient: bool = False,
     **settings: Any,
 ) -> "Margin":
     """The smallest change found that breaks each structure: `margin(...)["liver"]` in the scan's unit, None if nothing
@@ -145,6 +148,7 @@ def margin(
         seed=seed,
         device=str(model.device),
         force=force,
+        allow_cut_gradient=allow_cut_gradient,
         surrogate=_names(surrogate),
         **{name: value for name, value in known.items() if value is not None},
     )

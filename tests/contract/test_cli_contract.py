@@ -18,7 +18,7 @@ REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
-ATTACK_JOB["--trust"] = False
+ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False}
 COMMANDS = {
     "demo": {"--out": None, "--scan": None},
     "attack": {
@@ -64,7 +64,8 @@ COMMANDS = {
     "victim check": {
         "SPEC": REQUIRED,
         "IMAGE": REQUIRED,
-        "--against": None,
+        "--against": None,  # "framework", or a label map
+        "--framework-python": None,
         "--out": None,
         "--device": "cpu",
         "--trust": False,

@@ -12,6 +12,7 @@ from perturbox.cli import catalogue
 from perturbox.cli.options import (
     AsJson,
     AttackName,
+    CutGradient,
     Device,
     Eps,
     EpsUnit,
@@ -21,6 +22,7 @@ from perturbox.cli.options import (
     Image,
     LabelFile,
     LabelMap,
+    Layers,
     MarginSteps,
     MaxEps,
     NewFolder,
@@ -113,6 +115,7 @@ def attack(
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    allow_cut_gradient: CutGradient = False,
 ) -> None:
     """Attack a model on one scan.
 
@@ -145,6 +148,7 @@ def attack(
         force=force,
         surrogate=tuple(surrogate or ()),
         trust=trust,
+        allow_cut_gradient=allow_cut_gradient,
     )
     show(*run_attack(job, out, given(context, "goal")))
 
@@ -165,6 +169,7 @@ def margin(
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    allow_cut_gradient: CutGradient = False,
 ) -> None:
     """Find the smallest change that breaks each structure.
 
@@ -191,6 +196,7 @@ def margin(
         force=force,
         surrogate=tuple(surrogate or ()),
         trust=trust,
+        allow_cut_gradient=allow_cut_gradient,
     )
     show(*run_margin(job, out, max_eps))
 
@@ -217,14 +223,7 @@ def fit_features(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="Clean scans; the more, the better.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new .safetensors file for what was fitted.")],
     victim: VictimSpec = "ct-organs",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layer",
-            metavar="NAME",
-            help="A layer of the network; may be repeated; every convolution but the last if not given.",
-        ),
-    ] = None,
+    layer: Layers = None,
     components: Annotated[int, typer.Option("--components", metavar="N", help="Gaussians per mixture, at most.")] = 4,
     passes: Annotated[
         int, typer.Option("--passes", metavar="N", help="Predictions of each scan: the whole, then random boxes of it.")

@@ -107,6 +107,14 @@ Surrogates = Annotated[
         help="Craft the attack on this model instead, and only judge it on --victim; may be repeated.",
     ),
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="A layer of the network; may be repeated; every convolution but the last if not given.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack, e.g. loss=ce; may be repeated."),
@@ -117,6 +125,9 @@ Seed = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
+CutGradient = Annotated[
+    bool, typer.Option("--allow-cut-gradient", help="Go on though some step of the model lets no gradient through.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -30,6 +30,7 @@ from perturbox.judge.measure import Measurement, measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import SCHEMA, begin, described, finishing, write_json
+from perturbox.judge.victim import replanned
 from perturbox.model.memory import peak_bytes
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
@@ -201,7 +202,8 @@ def conclude(
         "cpu_seconds": None if cpu is None else time.process_time() - cpu,
         "peak_bytes": peak_bytes(victim.device),
     }
-    told = [*effort.notes, *outcome.notes.values(), *measured.notes]
+    moved = replanned(victim, image, saved)
+    told = [*effort.notes, *outcome.notes.values(), *measured.notes, *([moved] if moved else [])]
     result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
     result["summary"] = summarise(result)
     result = to_json(result)

@@ -19,6 +19,7 @@ from perturbox.io.files import sha256
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.units import NATIVE, SIGMA, check_unit, one_of, require_room_for_a_step
 from perturbox.load import load_victim
+from perturbox.model.gradient import require_gradient
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
 
@@ -29,7 +30,8 @@ class Job:
 
     eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. eps_unit: what eps is in, of
     `defaults.UNITS`; settings of the attack are always in the scan's own unit. surrogate: models to craft the attack
-    on; the victim is then asked for its predictions alone. trust: run what a model's files bring along.
+    on; the victim is then asked for its predictions alone. trust: run what a model's files bring along. allow_cut_gradient: follow
+    gradients although the model cuts them.
     """
 
     image: str
@@ -50,6 +52,7 @@ class Job:
     force: bool = False
     surrogate: tuple[str, ...] = ()
     trust: bool = False
+    allow_cut_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("target", "surrogate"):  # JSON knows no tuples
@@ -170,6 +173,8 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     for model in surrogates or (victim,):
         model.on(image)
         built.check(model, image)
+        if all(leaf.uses_gradient for leaf in built.attack.leaves()) and not job.allow_cut_gradient:
+            require_gradient(model, image)
     others = scans_to_craft_on(built, victim, image, job.seed)
     for scan in others:
         for model in surrogates or (victim,):
