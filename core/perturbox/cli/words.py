@@ -18,9 +18,12 @@ from perturbox.judge.summary import (
     fixed,
     flows_told,
     listed,
+    margin_headline,
+    margin_unit,
     notes,
     number,
     outlined,
+    soonest_first,
     upper_bound,
     worst_first,
 )
@@ -107,16 +110,15 @@ def structures_table(result: Mapping[str, Any]) -> Table:
 
 def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox margin` prints at its end."""
-    unit = "HU" if margin["unit"] == "HU" else "intensity units"
-    sigma = margin["noise"]["sigma"]
-    rows = []
-    # First what breaks soonest, last what held.
-    for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
+    unit, sigma, rows = margin_unit(margin), margin["noise"]["sigma"], []
+    for name in soonest_first(margin):
+        row = margin["structures"][name]
         breaks = row["breaks_at"]
         in_noise = f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–"
         rows.append([name, upper_bound(row, unit), in_noise, said(row["verdict"])])
     noise = f"σ {number(sigma)} {unit}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
+        margin_headline(margin),
         table(["Structure", "Breaks at", "in this scan's noise", "Verdict"], rows),
         f"Noise: {noise}.",
         f"Each ≤ is an upper bound, proved by a saved file; > means that nothing was found up to there. {NO_PROOF}",
@@ -124,7 +126,8 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
     lines += [f"Note: {warning}" for warning in margin["warnings"]]
-    return [*lines, f"Result: {out / 'margin.json'}"]
+    report = out / "report.html"
+    return [*lines, f"Result: {out / 'margin.json'}", *([f"Report: {report}"] if report.is_file() else [])]
 
 
 # ---------------------------------------------------------------- a segmentation, and lists
