@@ -296,14 +296,14 @@ def list_(
 
 @app.command()
 def report(folder: Folder) -> None:
-    """Write a result folder's report.html anew."""
+    """Write report.html anew, of a result or of a search for the margin."""
     waking(f"Starting the report of {folder}", (folder,))
     from perturbox.cli.words import show
     from perturbox.io.files import require_writable
-    from perturbox.judge.record import read_record
+    from perturbox.judge.record import is_margin, read_margin, read_record
     from perturbox.report import write_report
 
-    read_record(folder)
+    read_margin(folder) if is_margin(folder) else read_record(folder)
     require_writable(folder / "report.html")
     write_report(folder)
     show(f"Report: {folder / 'report.html'}")

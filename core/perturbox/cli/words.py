@@ -19,9 +19,12 @@ from perturbox.judge.summary import (
     fixed,
     flows_told,
     listed,
+    margin_headline,
+    margin_unit,
     notes,
     number,
     outlined,
+    soonest_first,
     upper_bound,
     worst_first,
 )
@@ -112,8 +115,8 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     sigma, unit = margin["noise"]["sigma"], unit_of(asked["unit"], margin["unit"])
     native = asked["unit"] == UNITS[0]
     rows = []
-    # First what breaks soonest, last what held.
-    for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
+    for name in soonest_first(margin):
+        row = margin["structures"][name]
         bounds = [upper_bound(in_unit(row, asked["one"]), unit)] + ([] if native else [upper_bound(row, own)])
         if asked["unit"] != "sigma":
             breaks = row["breaks_at"]
@@ -123,6 +126,7 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     head += ["in this scan's noise"] * (asked["unit"] != "sigma")
     noise = f"σ {number(sigma)} {own}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
+        margin_headline(margin),
         table([*head, "Verdict"], rows),
         f"Noise: {noise}.",
         f"Each ≤ is an upper bound, proved by a saved file; > means that nothing was found up to there. {NO_PROOF}",
@@ -130,7 +134,8 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
     lines += [f"Note: {warning}" for warning in margin["warnings"]]
-    return [*lines, f"Result: {out / 'margin.json'}"]
+    report = out / "report.html"
+    return [*lines, f"Result: {out / 'margin.json'}", *([f"Report: {report}"] if report.is_file() else [])]
 
 
 def unit_of(unit: str, own: str) -> str:

@@ -30,8 +30,8 @@ class Job:
 
     eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. eps_unit: what eps is in, of
     `defaults.UNITS`; settings of the attack are always in the scan's own unit. surrogate: models to craft the attack
-    on; the victim is then asked for its predictions alone. trust: run what a model's files bring along. allow_cut_gradient: follow
-    gradients although the model cuts them.
+    on; the victim is then asked for its predictions alone. trust: run what a model's files bring along.
+    allow_cut_gradient: follow gradients although the model cuts them.
     """
 
     image: str

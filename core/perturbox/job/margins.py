@@ -38,11 +38,11 @@ from perturbox.job.execute import (
     versions,
     write_adversarial,
 )
-from perturbox.job.trials import MEANING, SCHEMA, Trial, about_own_budget, about_trials, folder_name
+from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
 from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
-from perturbox.judge.record import begin, finishing, write_json
+from perturbox.judge.record import MARGIN_SCHEMA, begin, finishing, write_json
 from perturbox.judge.units import NATIVE, check_unit
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.plain import to_json
@@ -97,7 +97,8 @@ def search(ready: Ready, out: Path, listener: Listener | None = None) -> dict[st
         assert isinstance(margin, dict)
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
         write_json(out / "margin.json", margin)
-    failed = [sentence for folder in found.witnesses.values() for sentence in reported(out / folder, listener)]
+    folders = [*(out / name for name in found.witnesses.values()), out]
+    failed = [sentence for folder in folders for sentence in reported(folder, listener)]
     return {**margin, "warnings": margin["warnings"] + failed}
 
 
@@ -119,9 +120,8 @@ class _Search:
             ready.image.data, self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
         )
         listener.say("Measuring the benign floor")
-        ask = Asking(ready.victim, self.effort)
-        self.floor = benign_floor(ready.image, ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
-        self.about_floor = ask.notes
+        self.ask = Asking(ready.victim, self.effort)
+        self.floor = benign_floor(ready.image, self.ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
         # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
         with torch.no_grad():
@@ -248,7 +248,7 @@ class _Search:
         """What margin.json says."""
         job = self.ready.job
         return {
-            "schema": SCHEMA,
+            "schema": MARGIN_SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
             "meaning": MEANING,
             "unit": self.ready.image.unit,
@@ -270,15 +270,7 @@ class _Search:
             "max_eps": self.max_eps,
             "asked": {"unit": job.eps_unit, "max_eps": job.eps, "one": self.ready.one},
             "seed": job.seed,
-            "trials": [
-                {
-                    "eps": t.eps,
-                    "aimed": [self.names[v] for v in t.aimed],
-                    "linf": t.linf,
-                    "broken": {name: metrics.limit_of(word) for name, word in t.verdicts.items()},
-                }
-                for t in self.trials
-            ],
+            "trials": [trial.describe(self.names) for trial in self.trials],
             "stopped_early": self.listener.stop(),
             "effort": {
                 "forwards": self.effort.forwards,
@@ -290,7 +282,7 @@ class _Search:
                 *self.ready.warnings,
                 *about_own_budget(self.ready.built),
                 *self.effort.notes,
-                *self.about_floor,
+                *dict.fromkeys(self.ask.notes),
                 *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
                 *about_trials(self.trials),
             ],
@@ -362,7 +354,7 @@ class _Search:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
             file = write_adversarial(Path(folder), self.ready.image, outcome)
             saved = io.read_volume(file, unit=self.ready.image.unit)
-        linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
+        delta = saved.data.astype(np.float64) - self.ready.image.data
         found = self.ready.victim.look(saved, self.effort)
         segmentation, undecided = found.against(self.clean_seg)
         rows, notes = self._rows(segmentation), dict(outcome.notes)
@@ -375,7 +367,11 @@ class _Search:
             failed = metrics.failed_slices(self.clean_seg == value, segmentation == value, image.voxel_size)
             kept = (self.clean_rows[name], rows[name], failed, self.floor[name])
             verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
-        return Trial(eps, aimed, linf, verdicts, untested, notes)
+        dice = {name: rows[name]["dice"] for name in verdicts}
+        by_noise: dict[str, float | None] = dict.fromkeys(dice)
+        for labels in self.ask(noisy(image, delta, self.ready.roi, self.ready.job.seed), "random noise"):
+            by_noise = {self.names[v]: metrics.dice(labels == v, self.clean_seg == v) for v in self.goal.targets}
+        return Trial(eps, aimed, float(np.abs(delta).max()), verdicts, untested, notes, dice, by_noise)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image

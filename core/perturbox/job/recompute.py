@@ -241,7 +241,7 @@ def _recompute(
         )
         return
     _compare_warnings(result, told, io.check_hu(clean, job.force) if victim.unit == "HU" else [], found)
-    _compare_report(folder, result, found)
+    compare_report(folder, result, found)
 
 
 def _note(found: Findings, line: str, result: Mapping[str, Any], words: bool) -> None:
@@ -296,7 +296,8 @@ def _compare_warnings(result: Mapping[str, Any], told: dict[str, Any], scan: lis
     found.notes += [f'warnings: only recorded, since it tells of the run itself: "{sentence}"' for sentence in extra]
 
 
-def _compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> None:
+def compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> None:
+    """Whether report.html is what a result's, or a margin search's, folder gives; result: its JSON."""
     path = inside(folder, "report.html")
     if not path.exists():
         found.notes.append("There is no report.html; `perturbox report` writes it.")

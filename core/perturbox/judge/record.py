@@ -20,6 +20,7 @@ from perturbox.types import InputError
 
 SCHEMA = "perturbox-result/2"
 OLD_SCHEMA = "perturbox-result/1"
+MARGIN_SCHEMA = "perturbox-margin/1"
 UNFINISHED, UNFINISHED_SCHEMA = "unfinished.json", "perturbox-unfinished/1"
 LARGEST_RECORD = 256 << 20  # bytes; a thousand structures in a thousand slices take 100 MB
 
@@ -131,6 +132,22 @@ def read_whole_record(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     _check_kinds(record, Path(folder) / "result.json")
     return record
+
+
+def is_margin(folder: Path) -> bool:
+    """Whether a folder holds a search for the margin, not one result."""
+    return inside(folder, "margin.json").is_file()
+
+
+def read_margin(folder: Path) -> dict[str, Any]:
+    """margin.json of a search's folder; raises InputError if it isn't one of ours."""
+    path = inside(folder, "margin.json")
+    document = read_json(path)
+    if not isinstance(document, dict) or "schema" not in document:
+        raise InputError(f"'{path}' is damaged; search for the margin again.")
+    if document["schema"] != MARGIN_SCHEMA:
+        raise InputError(f"'{path}' doesn't follow {MARGIN_SCHEMA}; it was made by another version.")
+    return document
 
 
 def read_json(path: Path) -> Any:

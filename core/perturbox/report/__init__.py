@@ -4,14 +4,17 @@
     rebuild(folder)           that page; `same_page` compares it with a stored one
 
 `load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the
-page, `words` and `charts` say it, `page` puts it into the template beside the scripts and the style.
+page, `words` and `charts` say it, `page` puts it into the template, `frame` around it head, scripts and style.
+The folder of a search for the margin has a page of its own, `margin`.
 """
 
 import os
 from pathlib import Path
 
+from perturbox.judge.record import is_margin
 from perturbox.report.encode import same_page
 from perturbox.report.load import load
+from perturbox.report.margin import build_margin, read_search
 from perturbox.report.page import build
 from perturbox.report.story import tell
 
@@ -19,7 +22,7 @@ __all__ = ["rebuild", "same_page", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html into a result folder and return its path.
+    """Write report.html into a result's, or a margin search's, folder and return its path.
 
     Self-contained, at most 15 MB, without file names, paths, dates or UIDs. Raises InputError when the folder isn't a
     complete result. An earlier report is replaced only once the new one is whole.
@@ -33,5 +36,6 @@ def write_report(folder: Path) -> Path:
 
 
 def rebuild(folder: Path) -> str:
-    """The page of a result folder as one text; raises InputError as `write_report`."""
-    return build(tell(load(Path(folder))))
+    """The page of a result's, or a margin search's, folder as one text; raises InputError as `write_report`."""
+    folder = Path(folder)
+    return build_margin(read_search(folder)) if is_margin(folder) else build(tell(load(folder)))

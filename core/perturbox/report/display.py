@@ -6,6 +6,7 @@ averages: a read-out is always a stored value. Slices keep every row and column;
 unchanged slices go first, then all but every n-th changed one, the most changed of each structure never.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -189,36 +190,47 @@ def make_copy(
     clean, adversarial: "i j k" renumbered labels. changed, always: along the slice axis, see `thin`.
     """
     axes = crop(anatomical_axes(result), (clean > 0) | (adversarial > 0))
+    whole = _picked(result, axes)
+
+    def pack(some: Axes) -> dict[str, bytes]:
+        return _copied(result, some, clean, adversarial, *(_again(array, axes, some) for array in whole)).streams()
+
+    kept, streams = fit(axes, changed, always, pack)
+    return _copied(result, kept, clean, adversarial, *(_again(array, axes, kept) for array in whole)), streams
+
+
+def fit(
+    axes: Axes, changed: np.ndarray, always: np.ndarray, pack: Callable[[Axes], dict[str, bytes]]
+) -> tuple[Axes, dict[str, bytes]]:
+    """The slices that fit into a page, and their streams as `pack` makes them; changed, always: see `thin`."""
     along = slice_axis(axes)
-    change, perturbed = _picked(result, axes)
     count = axes[along].kept.size
     if count > 4 * SAMPLE_SLICES:
         some = axes[along].keeping(axes[along].kept[_spread(count, SAMPLE_SLICES)])
         z, y, x = (some if a == along else axes[a] for a in range(3))
-        arrays = [_again(array, axes, (z, y, x)) for array in (change, perturbed)]
-        _, streams = _packed(result, (z, y, x), clean, adversarial, *arrays)
-        most = int(SAMPLE_SLICES * TARGET_BYTES / _weight(streams))
-        smaller = thin(axes, changed, always, most) if most < count else axes
-        change, perturbed, axes = *(_again(array, axes, smaller) for array in (change, perturbed)), smaller
+        most = int(SAMPLE_SLICES * TARGET_BYTES / _weight(pack((z, y, x))))
+        axes = thin(axes, changed, always, most) if most < count else axes
     while True:
-        copy, streams = _packed(result, axes, clean, adversarial, change, perturbed)
+        streams = pack(axes)
         size, count = _weight(streams), axes[along].kept.size
         if size <= TARGET_BYTES:
-            return copy, streams
+            return axes, streams
         share = TARGET_BYTES / size * 0.97
         smaller = thin(axes, changed, always, int(count * share))
-        if smaller[along].kept.size == count:
-            smaller = coarser(axes, share)
-        change, perturbed, axes = *(_again(array, axes, smaller) for array in (change, perturbed)), smaller
+        axes = coarser(axes, share) if smaller[along].kept.size == count else smaller
 
 
-def _packed(
+def copy_of(result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray) -> Copy:
+    """The copy of just these voxels."""
+    return _copied(result, axes, clean, adversarial, *_picked(result, axes))
+
+
+def _copied(
     result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray, change: np.ndarray, perturbed: np.ndarray
-) -> tuple[Copy, dict[str, bytes]]:
+) -> Copy:
     scan, scale, offset = quantised_scan(perturbed - change)
     steps, step = quantised_change(change, storage_step(result))
-    copy = Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
-    return copy, copy.streams()
+    return Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
 
 
 def _weight(streams: dict[str, bytes]) -> float:

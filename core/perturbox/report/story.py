@@ -1,6 +1,7 @@
 """Everything the page shows, worked out once from a result folder."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class Story:
-    """A result and what follows from it."""
+    """A result and what follows from it. subject: what the headline is about, which the first picture shows."""
 
     result: Result
     units: Units
     voxel: float
     planes: tuple[Plane, ...]
     findings: list[Finding]
+    subject: Finding | None
     copy: display.Copy
     streams: dict[str, bytes]
 
@@ -45,20 +47,8 @@ class Story:
         return self.planes[0]
 
     @property
-    def subject(self) -> Finding | None:
-        """What the headline is about, which the first picture shows."""
-        name = lead(self.result.record)
-        return next((f for f in self.findings if f.name == name), None)
-
-    @property
     def opening(self) -> Plane:
-        """The plane whose worst slice shows most of what became of the subject; another than `lead` only if clearly
-        more."""
-        if self.subject is None:
-            return self.lead
-        area = [p.slices.moved[:, self.subject.number - 1].max() / self.copy.axes[p.axis].spacing for p in self.planes]
-        best = int(np.argmax(area))
-        return self.planes[best] if area[best] > BETTER * area[0] else self.lead
+        return best_plane(self.planes, self.subject, self.copy.axes)
 
     @property
     def present(self) -> list[Finding]:
@@ -67,31 +57,76 @@ class Story:
 
 def tell(result: Result) -> Story:
     """Read the folder's volumes, count, judge and make the display copy."""
+    counted, clean, adversarial = _count(result)
+    planes, axes = counted["planes"], display.anatomical_axes(counted["result"])
+    along = display.slice_axis(axes)
+    across = next((p for p in planes if p.axis == along), planes[0])
+    always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
+    copy, streams = display.make_copy(counted["result"], clean, adversarial, across.changed, always)
+    name = lead(counted["result"].record)
+    return Story(**counted, subject=_named(counted["findings"], name), copy=copy, streams=streams)
+
+
+def glimpse(result: Result, name: str) -> Story:
+    """A story of one structure, whose copy holds its worst slice alone, in the plane that shows it best."""
+    counted, clean, adversarial = _count(result)
+    subject, axes = _named(counted["findings"], name), display.anatomical_axes(counted["result"])
+    plane = best_plane(counted["planes"], subject, axes)
+    moved = plane.slices.differ if subject is None else plane.slices.moved[:, subject.number - 1]
+    axes = list(display.crop(axes, (clean > 0) | (adversarial > 0)))
+    axes[plane.axis] = axes[plane.axis].keeping(np.array([int(moved.argmax())]))
+    copy = display.copy_of(counted["result"], (axes[0], axes[1], axes[2]), clean, adversarial)
+    return Story(**counted, subject=subject, copy=copy, streams={})
+
+
+def best_plane(planes: tuple[Plane, ...], subject: Finding | None, axes: display.Axes) -> Plane:
+    """The plane whose worst slice shows most of what became of the subject; another than the first only if clearly
+    more."""
+    if subject is None:
+        return planes[0]
+    area = [p.slices.moved[:, subject.number - 1].max() / axes[p.axis].spacing for p in planes]
+    best = int(np.argmax(area))
+    return planes[best] if area[best] > BETTER * area[0] else planes[0]
+
+
+def _named(findings: list[Finding], name: str | None) -> Finding | None:
+    return next((f for f in findings if f.name == name), None)
+
+
+def _count(result: Result) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """What slices and structures say, as the fields of a story, and both label maps "i j k"."""
     clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
     axes = display.anatomical_axes(result)
-    spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
-    units = Units.of(result)
-    voxel = 1.0 if units.size == "pixels" else float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+    units = Units.of(result.record)
+    voxel = voxel_size(result, axes)
     if result.record["flow"] is None:  # a folder of the first schema
         labels = {name: number for number, name in enumerate(result.structures, start=1)}
         record = {**result.record, "flow": flow(clean, adversarial, labels, voxel)}
         result = replace(result, record={**record, "summary": summarise(record)})
     box = _box((clean > 0) | (adversarial > 0))
     planes = []
-    for a in _plane_order(result, axes):
+    for a in plane_order(result, axes):
         file, length = axes[a].file, axes[a].length
         slices = _widened(count_slices(clean[box], adversarial[box], len(result.structures), file), box[file], length)
-        name = "image" if not axes[a].ends[0] else display.PLANES[a]
-        planes.append(Plane(a, name, slices, *changed_slices(slices, voxel)))
-    along = display.slice_axis(axes)
-    across = next((p for p in planes if p.axis == along), planes[0])
-    always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
-    copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
+        planes.append(Plane(a, plane_name(axes, a), slices, *changed_slices(slices, voxel)))
     findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
-    return Story(result, units, voxel, tuple(planes), findings, copy, streams)
+    counted = {"result": result, "units": units, "voxel": voxel, "planes": tuple(planes), "findings": findings}
+    return counted, clean, adversarial
 
 
-def _plane_order(result: Result, axes: display.Axes) -> list[int]:
+def voxel_size(result: Result, axes: display.Axes) -> float:
+    """What one voxel counts in the result's sizes: ml, cm², or 1 pixel."""
+    if result.record["source"]["sizes"] == "pixels":
+        return 1.0
+    spacing = [axis.spacing for axis in axes if not (result.flat and axis.length == 1)]
+    return float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+
+
+def plane_name(axes: display.Axes, axis: int) -> str:
+    return display.PLANES[axis] if axes[axis].ends[0] else "image"
+
+
+def plane_order(result: Result, axes: display.Axes) -> list[int]:
     """Axial, coronal, sagittal; of a 2D image the one plane it is."""
     single = [a for a in range(3) if axes[a].length == 1]
     return single[:1] if result.flat and single else [0, 1, 2]
