@@ -20,7 +20,6 @@ from perturbox.judge.summary import (
     flows_told,
     listed,
     margin_headline,
-    margin_unit,
     notes,
     number,
     outlined,
