@@ -25,6 +25,7 @@ COMMANDS = {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,
         "--out": REQUIRED,
+        "--eps-unit": "native",
         "--eps": None,  # 4 HU, or what limits an attack with a budget of its own
         "--norm": "linf",
         "--goal": "change",
@@ -33,7 +34,14 @@ COMMANDS = {
         "--roi": None,
         "--surrogate": None,
     },
-    "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0, "--surrogate": None},
+    "margin": {
+        **ATTACK_JOB,
+        "IMAGE": REQUIRED,
+        "--out": REQUIRED,
+        "--max-eps": None,
+        "--eps-unit": "native",
+        "--surrogate": None,
+    },
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False},
     "fit-features": {
         **SCAN_JOB,

@@ -117,8 +117,8 @@ def test_a_margin_in_sigma_has_the_bounds_of_its_native_value(phantom, tmp_path)
     assert examine(tmp_path / "S").problems == []
     from perturbox.cli.words import margin_summary
 
-    head = [str(column.header) for column in margin_summary(asked, tmp_path)[0].columns]
-    cells = [list(column.cells) for column in margin_summary(asked, tmp_path)[0].columns]
+    head = [str(column.header) for column in margin_summary(asked, tmp_path)[1].columns]
+    cells = [list(column.cells) for column in margin_summary(asked, tmp_path)[1].columns]
     assert head == ["Structure", "Breaks at", "that is", "Verdict"]
     row = asked["structures"]["liver"]
     at = [str(cell) for cell in cells[0]].index("liver")

@@ -53,6 +53,7 @@ real = type(inferer).__call__
 
 
 def listen(self: Any, inputs: Any, network: Any, *rest: Any, **options: Any) -> Any:
+    """The inferer's own call; keeps what it was given and what it made."""
     found = real(self, inputs, network, *rest, **options)
     seen["input"], seen["scores"] = inputs, found
     return found

@@ -288,6 +288,7 @@ def soonest_first(margin: Mapping[str, Any]) -> list[str]:
 
 
 def margin_unit(margin: Mapping[str, Any]) -> str:
+    """What the sizes of a margin.json are in, as one reads it."""
     return "HU" if margin["unit"] == "HU" else "intensity units"
 
 
@@ -319,4 +320,5 @@ def margin_headline(margin: Mapping[str, Any]) -> str:
 
 
 def amount_of(size: float, unit: str) -> str:
+    """A size with its unit."""
     return f"{number(size)} {unit}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from perturbox.judge.victim import told
 from perturbox.report.facts import facts, model_facts
-from perturbox.report.page import content_hash, resource
+from perturbox.report.frame import content_hash, resource
 from perturbox.report.tables import table
 from perturbox.report.words import fixed
 

@@ -50,9 +50,9 @@ def page(
         title=escape(title),
         notice=escape(ADVERSARIAL_NOTICE),
         style=style,
-        style_hash=_hash(style),
+        style_hash=content_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=content_hash(script),
         subtitle=escape(subtitle),
         body=body,
         footer=escape(footer),
@@ -74,6 +74,6 @@ def folded(caveats: Sequence[str]) -> str:
     return f'<details class="warn"><summary>{count}</summary><ul class="caveats">{items}</ul></details>'
 
 
-def _hash(content: str) -> str:
+def content_hash(content: str) -> str:
     """A Content-Security-Policy source that admits exactly this inline content."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
