@@ -54,6 +54,7 @@ COMMANDS = {
     },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
     "report": {"DIR": REQUIRED},
+    "compare": {"DIR": REQUIRED, "--out": REQUIRED},
     "verify": {"DIR": REQUIRED, "--trust": False},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
     "serve": {
@@ -84,7 +85,15 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_and_defaults(name):
-    places = {"image": "IMAGE", "scans": "SCAN", "kind": "KIND", "folder": "DIR", "name": "NAME", "spec": "SPEC"}
+    places = {
+        "image": "IMAGE",
+        "scans": "SCAN",
+        "kind": "KIND",
+        "folder": "DIR",
+        "folders": "DIR",
+        "name": "NAME",
+        "spec": "SPEC",
+    }
     found = {}
     found_command = command()
     for word in name.split():
