@@ -68,6 +68,7 @@ COMMANDS = {
         "--device": "cpu",
         "--cors": None,
         "--trust": False,
+        "--verbose": False,
     },
     "victim sidecar": {"SPEC": REQUIRED, "--trust": False},
     "victim check": {

@@ -49,10 +49,15 @@ def serve(
         ),
     ] = None,
     trust: Trusted = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log here; else it is server.log in --home.")
+    ] = False,
 ) -> None:
     """Serve models and attacks to 3D Slicer, OHIF and other clients of MONAI Label."""
     from perturbox.serve import Serving
     from perturbox.serve import serve as start
 
-    asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust)
+    asked = Serving(
+        studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust, verbose
+    )
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))
