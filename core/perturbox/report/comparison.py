@@ -28,30 +28,29 @@ from perturbox.types import InputError
 AROUND = 330  # pixels of the first screen above and below the pictures
 
 
-def compare_folders(folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
-    """(comparison.json, its page) of two to six result folders.
+def compare_folders(folders: Sequence[Path], names: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """(comparison.json, its page) of two to six result folders; names: what refusals call them, their paths if not
+    given.
 
     Raises InputError where one isn't a result, or is of another scan or grid than the first.
     """
-    results = _open(folders)
+    results = _open(folders, names or [str(folder) for folder in folders])
     document = comparison.compare([result.record for result in results], [result.sha256 for result in results])
     return document, _page(results, document)
 
 
-def _open(folders: Sequence[Path]) -> list[Result]:
+def _open(folders: Sequence[Path], names: Sequence[str]) -> list[Result]:
     """The results, whose records know what became what."""
     if not 2 <= len(folders) <= len(LETTERS):
         raise InputError(f"A comparison takes two to {len(LETTERS)} result folders, not {len(folders)}.")
-    for folder in folders:
+    for folder, name in zip(folders, names, strict=True):
         if is_margin(folder):
-            raise InputError(f"'{folder}' holds a search for the margin; give one of the result folders in it.")
+            raise InputError(f"'{name}' holds a search for the margin; give one of the result folders in it.")
         read_record(folder)
     results = [load(folder) for folder in folders]
-    for result in results[1:]:
+    for result, name in zip(results[1:], names[1:], strict=True):
         if why := _unlike(results[0], result):
-            raise InputError(
-                f"'{result.folder}' is of another scan than '{results[0].folder}': {why}; compare results on one scan."
-            )
+            raise InputError(f"'{name}' is of another scan than '{names[0]}': {why}; compare results on one scan.")
     return results
 
 
