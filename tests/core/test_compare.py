@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tiny
-from report_reader import Reader
+from report_reader import CONTRAST, Reader
 
 import perturbox as px
 from perturbox.cli import main
@@ -255,3 +255,12 @@ def test_python_and_the_command_give_the_same(results, compared, tmp_path, capsy
     assert "liver broke in A and C only." in capsys.readouterr().out
     pages = [(folder / "report.html").read_bytes() for folder in (out, tmp_path / "kept", tmp_path / "C")]
     assert pages[0] == pages[1] == pages[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_reads_well(reader, compared, scheme):
+    _, out = compared
+    reader.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")  # no colour half way to another
+    reader.open(out / "report.html")
+    assert [found for found in reader.run(CONTRAST) if found[0] < 4.5] == []
+    reader.media()

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from report_reader import Reader
+from report_reader import CONTRAST, Reader
 
 from perturbox.job.execute import Job
 from perturbox.job.folder import verify
@@ -186,3 +186,12 @@ def test_the_page_asks_nothing_of_any_network(searched, reader):
     reader.driver.get_log("browser")
     reader.open(folder / "report.html")
     assert reader.driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_reads_well(reader, searched, scheme):
+    out, _ = searched
+    reader.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")  # no colour half way to another
+    reader.open(out / "report.html")
+    assert [found for found in reader.run(CONTRAST) if found[0] < 4.5] == []
+    reader.media()
