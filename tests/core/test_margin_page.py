@@ -10,6 +10,7 @@ import pytest
 import tiny
 from report_reader import CONTRAST, Reader
 
+from perturbox.cli import main
 from perturbox.job.execute import Job
 from perturbox.job.folder import verify
 from perturbox.job.margins import find_margin
@@ -126,6 +127,15 @@ def test_the_folder_verifies_and_its_page_with_it(searched, tmp_path):
         "report.html: isn't what the rest of this folder gives; `perturbox report` writes it anew"
     ]
     assert same_page(write_report(copy), page)
+
+
+def test_the_command_writes_the_page_anew(searched, tmp_path, capsys):
+    folder, _ = searched
+    copy = shutil.copytree(folder, tmp_path / "margin")
+    page = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    assert main(["report", str(copy)]) == 0 and (copy / "report.html").read_bytes() == page
+    assert f"Report: {copy / 'report.html'}" in capsys.readouterr().out
 
 
 def test_a_search_of_an_earlier_version_shows_what_its_witnesses_measured(searched, tmp_path):
