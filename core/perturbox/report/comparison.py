@@ -315,7 +315,7 @@ def _verdicts(document: dict[str, Any], names: list[str]) -> str:
         flags = "".join(f"<td>{_flag(word)}</td>" for word in row["verdicts"])
         dices = "".join(f"<td>{fixed(dice, 3)}</td>" for dice in row["dice"])
         changes = "".join(
-            f"<td>{escape(columns.change(*pair, sizes)) if pair else '–'}</td>" for pair in row["volumes"]
+            f"<td>{escape(columns.change(pair[0], pair[1], sizes)) if pair else '–'}</td>" for pair in row["volumes"]
         )
         title = escape(readable(row["structure"]))
         mark = ' <span class="bad">≠</span>' if differs else ""
