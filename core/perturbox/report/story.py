@@ -29,15 +29,22 @@ class Plane:
 
 @dataclass(frozen=True)
 class Story:
-    """A result and what follows from it."""
+    """A result and what follows from it.
+
+    whole: all of it within the crop; copy, streams: what travels inside the page; beside: slices across it that it left
+    out, {(axis, position in `whole`): streams}. edition: whether the slices that changed stand beside the page.
+    """
 
     result: Result
     units: Units
     voxel: float
     planes: tuple[Plane, ...]
     findings: list[Finding]
+    whole: display.Copy
     copy: display.Copy
     streams: dict[str, bytes]
+    beside: dict[tuple[int, int], dict[str, bytes]]
+    edition: bool
 
     @property
     def lead(self) -> Plane:
@@ -56,17 +63,37 @@ class Story:
         more."""
         if self.subject is None:
             return self.lead
-        area = [p.slices.moved[:, self.subject.number - 1].max() / self.copy.axes[p.axis].spacing for p in self.planes]
+        area = [p.slices.moved[:, self.subject.number - 1].max() / self.whole.axes[p.axis].spacing for p in self.planes]
         best = int(np.argmax(area))
         return self.planes[best] if area[best] > BETTER * area[0] else self.lead
+
+    @property
+    def axes(self) -> display.Axes:
+        """Where slices may stand: everywhere within the crop, unless all there is of them is a coarser picture."""
+        return self.copy.axes if display.coarse(self.copy, self.whole) and not self.edition else self.whole.axes
+
+    @property
+    def pictured(self) -> display.Copy:
+        """What its pictures are drawn from."""
+        return self.copy if display.coarse(self.copy, self.whole) else self.whole
+
+    @property
+    def stops(self) -> list[np.ndarray]:
+        """Along each of `axes`, the positions of slices that can be shown: the page's own and those of the edition."""
+        stops = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(self.axes, self.copy.axes, strict=True)]
+        if self.edition:
+            for p in self.planes:
+                stops[p.axis] = np.union1d(stops[p.axis], np.flatnonzero(p.slices.differ[self.axes[p.axis].kept]))
+        return stops
 
     @property
     def present(self) -> list[Finding]:
         return [f for f in self.findings if f.reason != "absent"]
 
 
-def tell(result: Result) -> Story:
-    """Read the folder's volumes, count, judge and make the display copy."""
+def tell(result: Result, edition: bool = False) -> Story:
+    """Read the folder's volumes, count, judge and make the display copy; edition: whether there is to be one, if it
+    holds anything that the page doesn't."""
     clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
     axes = display.anatomical_axes(result)
     spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
@@ -86,9 +113,37 @@ def tell(result: Result) -> Story:
     along = display.slice_axis(axes)
     across = next((p for p in planes if p.axis == along), planes[0])
     always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
-    copy, streams = display.make_copy(result, clean, adversarial, across.changed, always)
     findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
-    return Story(result, units, voxel, tuple(planes), findings, copy, streams)
+    whole = display.whole_copy(result, clean, adversarial)
+    copy, streams = display.page_copy(whole, across.changed, always, display.TARGET_BYTES)
+    beside = {}
+    if copy.clean.size < whole.clean.size and len(planes) > 1:
+        beside = _worst_across(whole, [p for p in planes if p.axis != along], findings)
+        room = display.TARGET_BYTES - sum(display.weight(s) for s in beside.values())
+        copy, streams = display.page_copy(whole, across.changed, always, room)
+        beside = {} if display.coarse(copy, whole) else beside
+    edition = edition and copy.clean.size < whole.clean.size
+    return Story(result, units, voxel, tuple(planes), findings, whole, copy, streams, beside, edition)
+
+
+def _worst_across(
+    whole: display.Copy, planes: list[Plane], findings: list[Finding]
+) -> dict[tuple[int, int], dict[str, bytes]]:
+    """The slice of each structure that changed most, of planes that cut across the slices a page leaves out; as many as
+    a third of the page holds, worst structures first."""
+    found: dict[tuple[int, int], dict[str, bytes]] = {}
+    room = display.TARGET_BYTES / 3
+    for f in findings:
+        for plane in planes:
+            moved = plane.slices.moved[whole.axes[plane.axis].kept, f.number - 1]
+            key = (plane.axis, int(moved.argmax()))
+            if moved.any() and key not in found:
+                streams = whole.cut(*key)
+                room -= display.weight(streams)
+                if room < 0:
+                    return found
+                found[key] = streams
+    return found
 
 
 def _plane_order(result: Result, axes: display.Axes) -> list[int]:

@@ -46,7 +46,7 @@ def slice_section(story: Story, plane: Plane) -> str:
     """One plane's chart with the same figures as a table; a 2D image has neither."""
     if story.result.flat:
         return ""
-    axis, unit = story.copy.axes[plane.axis], story.units.size
+    axis, unit = story.whole.axes[plane.axis], story.units.size
     low, high = sorted((int(axis.kept[0]), int(axis.kept[-1])))
     order = np.arange(low, high + 1)[:: -1 if axis.flipped else 1]
     dice, differ = plane.slices.dice[order], plane.slices.differ[order] * story.voxel
