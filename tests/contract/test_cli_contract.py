@@ -18,7 +18,7 @@ REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
-ATTACK_JOB["--trust"] = False
+ATTACK_JOB |= {"--trust": False, "--full-report": False}
 COMMANDS = {
     "demo": {"--out": None, "--scan": None},
     "attack": {
@@ -45,7 +45,7 @@ COMMANDS = {
         "--seed": 0,
     },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
-    "report": {"DIR": REQUIRED},
+    "report": {"DIR": REQUIRED, "--full-report": False},
     "verify": {"DIR": REQUIRED, "--trust": False},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
     "serve": {

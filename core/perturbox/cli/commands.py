@@ -16,6 +16,7 @@ from perturbox.cli.options import (
     Eps,
     Folder,
     Force,
+    FullReport,
     Image,
     MarginSteps,
     NewFolder,
@@ -125,6 +126,7 @@ def attack(
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    full_report: FullReport = False,
 ) -> None:
     """Attack a model on one scan.
 
@@ -157,7 +159,7 @@ def attack(
         surrogate=tuple(surrogate or ()),
         trust=trust,
     )
-    show(*run_attack(job, out, given(context, "goal")))
+    show(*run_attack(job, out, given(context, "goal"), full_report))
 
 
 @app.command()
@@ -175,6 +177,7 @@ def margin(
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    full_report: FullReport = False,
 ) -> None:
     """Find the smallest change that breaks each structure.
 
@@ -201,7 +204,7 @@ def margin(
         surrogate=tuple(surrogate or ()),
         trust=trust,
     )
-    show(*run_margin(job, out, max_eps))
+    show(*run_margin(job, out, max_eps, full_report))
 
 
 @app.command()
@@ -305,18 +308,13 @@ def list_(
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(folder: Folder, full_report: FullReport = False) -> None:
     """Write a result folder's report.html anew."""
     waking(f"Starting the report of {folder}", (folder,))
+    from perturbox.cli.running import run_report
     from perturbox.cli.words import show
-    from perturbox.io.files import require_writable
-    from perturbox.judge.record import read_record
-    from perturbox.report import write_report
 
-    read_record(folder)
-    require_writable(folder / "report.html")
-    write_report(folder)
-    show(f"Report: {folder / 'report.html'}")
+    show(*run_report(folder, full_report))
 
 
 @app.command()

@@ -86,6 +86,9 @@ Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or
 Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
+FullReport = Annotated[
+    bool, typer.Option("--full-report", help="Put every changed slice of a large scan beside its report.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

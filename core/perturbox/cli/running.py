@@ -15,14 +15,15 @@ from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
-from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, suffix
+from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, require_writable, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import find_margin
-from perturbox.judge.record import read_whole_record
+from perturbox.judge.record import read_record, read_whole_record
 from perturbox.judge.victim import check_victim
 from perturbox.load import load_victim
+from perturbox.report import FULL, write_report
 from perturbox.types import InputError
 
 
@@ -51,14 +52,14 @@ def write_phantom(file: Path) -> list[Any]:
     return [f"The scan: {file}"]
 
 
-def run_attack(job: Job, out: Path, goal_given: bool = False) -> list[Any]:
+def run_attack(job: Job, out: Path, goal_given: bool = False, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds) as progress:
         expected = estimate.estimate_attack(ready)
         progress.afterwards = expected.afterwards
         progress.announce(words.estimate_line(expected, attack_line(ready)))
-        result = execute(ready, out, progress.listener())
+        result = execute(ready, out, progress.listener(), full_report)
     return words.attack_summary(result, out, goal_given)
 
 
@@ -73,7 +74,7 @@ def attack_line(ready: Ready) -> str:
     return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
 
-def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
+def run_margin(job: Job, out: Path, max_eps: float, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
@@ -81,7 +82,7 @@ def run_margin(job: Job, out: Path, max_eps: float) -> list[Any]:
             expected = estimate.estimate_margin(ready, max_eps)
             line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)
             progress.announce(line)
-        found = find_margin(job, out, max_eps, progress.listener(), ready.victim)
+        found = find_margin(job, out, max_eps, progress.listener(), ready.victim, full_report=full_report)
     return words.margin_summary(found, out)
 
 
@@ -157,6 +158,14 @@ def run_fit(
         found = fit_features(victim, volumes, **how, say=listener.say, stop=listener.stop)
         found.write(out)
     return [*words.features_summary(found), *(f"Note: {warning}" for warning in warnings), f"Features: {out}"]
+
+
+def run_report(place: Path, full: bool) -> list[Any]:
+    read_record(place)
+    require_writable(place / "report.html")
+    write_report(place, full)
+    beside = [f"Beside it: every changed slice, in {FULL}"] if (place / FULL).is_dir() else []
+    return [f"Report: {place / 'report.html'}", *beside]
 
 
 def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:

@@ -73,20 +73,25 @@ def segment(
 
 
 def run_job(
-    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+    job: Job,
+    out: Path,
+    listener: Listener | None = None,
+    image: Volume | None = None,
+    victim: Victim | None = None,
+    full_report: bool = False,
 ) -> dict[str, Any]:
     """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json, and
     among its warnings if the report failed.
 
-    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used, Unfinished
-    where something fails after the attack: what it found is then kept. A run that `listener.stop` ends leaves a valid
-    result that says so.
+    image, victim: as in `prepare`. full_report: as `full` in `write_report`. Raises InputError before anything is
+    written if an input can't be used, Unfinished where something fails after the attack: what it found is then kept. A
+    run that `listener.stop` ends leaves a valid result that says so.
     """
     require_new_folder(out)
-    return execute(prepare(job, image, victim), out, listener or Listener())
+    return execute(prepare(job, image, victim), out, listener or Listener(), full_report)
 
 
-def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
+def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = False) -> dict[str, Any]:
     """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
     is there."""
     started = time.perf_counter(), time.process_time()
@@ -97,7 +102,7 @@ def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
         save(draft, ready, outcome)
     with finishing(out):
         result = conclude(ready, goal, outcome, clean_seg, effort, out, listener, started=started)
-    return {**result, "warnings": result["warnings"] + reported(out, listener)}
+    return {**result, "warnings": result["warnings"] + reported(out, listener, full_report)}
 
 
 def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
@@ -131,11 +136,11 @@ def room(image: Volume) -> int:
     return values * image.data.size + 4 * int(np.prod(image.shape)) + 2**20
 
 
-def reported(folder: Path, listener: Listener) -> list[str]:
+def reported(folder: Path, listener: Listener, full: bool = False) -> list[str]:
     """Write the report of a finished folder; what failed in it, in a sentence: the result is complete without it."""
     listener.say("Writing the report")
     try:
-        write_report(folder)
+        write_report(folder, full)
     except (Exception, KeyboardInterrupt) as error:
         why = str(error).rstrip(".") if isinstance(error, InputError) else type(error).__name__
         return [

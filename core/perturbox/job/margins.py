@@ -54,12 +54,13 @@ def find_margin(
     listener: Listener | None = None,
     victim: Victim | None = None,
     image: Volume | None = None,
+    full_report: bool = False,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
     `out`.
 
-    victim, image: as in `job.prepare`. Raises InputError for bad input, as an attack does, and if the job's norm isn't
-    linf.
+    victim, image: as in `job.prepare`; full_report: as in `run_job`. Raises InputError for bad input, as an
+    attack does, and if the job's norm isn't linf.
     """
     require_new_folder(out)
     if job.norm != "linf" or job.goal != "change":
@@ -82,7 +83,7 @@ def find_margin(
         assert isinstance(margin, dict)
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
         write_json(out / "margin.json", margin)
-    failed = [sentence for folder in found.witnesses.values() for sentence in reported(out / folder, listener)]
+    failed = [line for name in found.witnesses.values() for line in reported(out / name, listener, full_report)]
     return {**margin, "warnings": margin["warnings"] + failed}
 
 

@@ -65,5 +65,3 @@ def unlike(story: Story, folder: Path) -> list[str]:
         if not path.is_file() or not same_page(path, content):
             wrong.append(f"{FOLDER}/{name}")
     return wrong + sorted(f"{FOLDER}/{path.name}" for path in place.iterdir() if path.name not in known)
-
-

@@ -80,12 +80,14 @@ def build(story: Story) -> str:
         footer=escape(words.NO_PROOF),
         meta=meta,
         local=" 'self' file:" if story.edition else "",
-        beside="".join(
-            f'<script type="text/plain" id="slice-{axis}-{position}">{chr(10).join(map(text, streams.values()))}</script>\n'
-            for (axis, position), streams in story.beside.items()
-        ),
+        beside="".join(beside(*place, streams) for place, streams in story.beside.items()),
         **{f"data_{name}": text(stream) for name, stream in story.streams.items()},
     )
+
+
+def beside(axis: int, position: int, streams: dict[str, bytes]) -> str:
+    """A slice that the page holds apart from its volumes."""
+    return f'<script type="text/plain" id="slice-{axis}-{position}">{" ".join(map(text, streams.values()))}</script>\n'
 
 
 def content_hash(content: str) -> str:
@@ -120,7 +122,12 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         "heat_from": round(min(0.5, largest / 8), 3),
         "inferno": [colours.rgb(c) for c in colours.INFERNO],
         "axes": [
-            {"file": a.file, "kept": a.kept.tolist(), "mm": a.spacing, "held": None if h.size == a.kept.size else h.tolist()}
+            {
+                "file": a.file,
+                "kept": a.kept.tolist(),
+                "mm": a.spacing,
+                "held": None if h.size == a.kept.size else h.tolist(),
+            }
             for a, h in zip(axes, held, strict=True)
         ],
         "planes": [_plane_meta(story, plane) for plane in story.planes],

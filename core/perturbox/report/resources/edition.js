@@ -22,7 +22,7 @@ function sliceShelf(meta, arrived) {
     const key = keyOf(axis, at), here = document.getElementById(`slice-${key}`), file = fileOf(axis, at);
     if (shelf.has(key)) return shelf.get(key);
     if (asked.has(key)) return null;
-    if (here) { asked.add(key); keep(axis, at, here.textContent.split("\n")); }
+    if (here) { asked.add(key); keep(axis, at, here.textContent.split(" ")); }
     else if (file && !shelfOf.lost) { asked.add(key); load(file, key); }
     return null;
   }
