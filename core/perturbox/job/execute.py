@@ -130,9 +130,9 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
 
 
 def room(image: Volume) -> int:
-    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, four label maps, the
-    record."""
-    values = image.dtype.itemsize + (2 if image.step == 1.0 else 8)
+    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four
+    label maps, the record."""
+    values = image.dtype.itemsize + (2 if image.step == 1.0 else 8) + 2
     return values * image.data.size + 4 * int(np.prod(image.shape)) + 2**20
 
 
@@ -169,7 +169,7 @@ def conclude(
     structures of the search for the margin that this attack is a find of.
     """
     job, victim, image = ready.job, ready.victim, ready.image
-    files = write_images(folder, ready)
+    files = write_images(folder, ready, outcome)
     saved = read_adversarial(folder, files, image.unit)
     case = Case(image, roi=ready.roi)
     Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
@@ -230,18 +230,24 @@ def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
 
 def write_adversarial(folder: Path, image: Volume, outcome: Outcome) -> Path:
     """Write the perturbed scan; returns the file."""
-    file = folder / str(file_names(image, expert=False, roi=False)["adversarial"])
+    file = folder / str(file_names(image, expert=False, roi=False, influence=False)["adversarial"])
     io.write_volume(file, image.with_data(outcome.x_adv.astype(image.data.dtype)), adversarial=True)
     return file
 
 
-def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
-    """Write the perturbation, from the perturbed scan as saved, and what a replay needs; returns file names."""
-    image = ready.image
-    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None)
+def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
+    """Write the perturbation, from the perturbed scan as saved, its influence, and what a replay needs; returns file
+    names."""
+    image, influence = ready.image, outcome.influence
+    given = {"expert": ready.expert, "roi": ready.roi, "influence": influence}
+    files = file_names(image, **{name: array is not None for name, array in given.items()})
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
+    if influence is not None:
+        step = float(np.abs(influence).max()) / 32767  # steps enough for a map, at half the size
+        volume = Volume(influence, image.affine, "intensity", np.dtype(np.int16), step)
+        io.write_volume(folder / str(files["influence"]), volume, adversarial=True)
     if ready.expert is not None:
         io.write_labels(folder / str(files["reference_seg"]), ready.expert, image, dict(ready.victim.labels))
     if ready.roi is not None:
@@ -249,7 +255,7 @@ def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
     return files
 
 
-def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | None]:
+def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
     suffix = io.writable_format(image)
     return {
@@ -258,6 +264,7 @@ def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | Non
         "adversarial_seg": "adversarial_seg.nii.gz",
         "difference_seg": "difference_seg.nii.gz",
         "perturbation": "perturbation.nii.gz",
+        "influence": "influence.nii.gz" if influence else None,
         "reference_seg": "reference_seg.nii.gz" if expert else None,
         "roi": "roi.nii.gz" if roi else None,
     }

@@ -214,7 +214,10 @@ def _recompute(
     assert isinstance(numbers, dict)
     numbers["replayable"] = result["margin"] is None
     numbers["summary"] = to_json(summarise({**result, **numbers}))
-    names = file_names(source, expert=expert is not None, roi=roi is not None)
+    influence = result["files"].get("influence")  # how the attack went; its hash alone is compared
+    names = file_names(source, expert=expert is not None, roi=roi is not None, influence=influence is not None)
+    if "influence" not in result["files"]:  # of an earlier version
+        del names["influence"]
     numbers["files"] = {
         name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}
         for name, file in names.items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from perturbox.io.formats import PHOTOGRAPHS
 from perturbox.report.encode import pack_bytes, pack_floats, pack_int16
@@ -20,7 +21,7 @@ MARGIN_MM = 20.0
 TARGET_BYTES = 13_000_000  # of base64 text
 SAMPLE_SLICES = 12  # of which the size of all is estimated
 PLANES = ("axial", "coronal", "sagittal")
-STREAMS = ("before", "after", "clean", "adversarial")
+STREAMS = ("before", "after", "clean", "adversarial", "influence")  # the last only of attacks that took a gradient
 ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
 
 
@@ -140,6 +141,7 @@ class Copy:
     """Both scans "c z y x", one channel or three of a colour picture, and label maps "z y x", voxel by voxel as saved.
 
     scale: codes are int16, and values float32 of code * scale + offset; None: codes are the values, float32 or float64.
+    influence: "z y x", see `as_roots`; None where the attack took no gradient.
     """
 
     axes: Axes
@@ -149,6 +151,12 @@ class Copy:
     offset: float
     clean: np.ndarray
     adversarial: np.ndarray
+    influence: np.ndarray | None
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        known = (self.before, self.after, self.clean, self.adversarial, self.influence)
+        return [array for array in known if array is not None]
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """Values in the scan's unit of some of its codes."""
@@ -156,23 +164,23 @@ class Copy:
 
     def keeping(self, axes: Axes) -> "Copy":
         """A selection of it."""
-        arrays = (_again(a, self.axes, axes) for a in (self.before, self.after, self.clean, self.adversarial))
-        before, after, clean, adversarial = arrays
-        return Copy(axes, before, after, self.scale, self.offset, clean, adversarial)
+        return self._of(axes, [_again(array, self.axes, axes) for array in self.arrays])
+
+    def _of(self, axes: Axes, arrays: list[np.ndarray]) -> "Copy":
+        before, after, clean, adversarial, *rest = arrays
+        return Copy(axes, before, after, self.scale, self.offset, clean, adversarial, rest[0] if rest else None)
 
     def cut(self, axis: int, position: int) -> dict[str, bytes]:
         """The packed streams of one slice, scans "c rows columns" and labels "rows columns" in display order."""
-        arrays = (self.before, self.after, self.clean, self.adversarial)
-        before, after, clean, adversarial = (np.take(array, position, array.ndim - 3 + axis) for array in arrays)
-        return Copy(self.axes, before, after, self.scale, self.offset, clean, adversarial).streams()
+        arrays = [np.take(array, position, array.ndim - 3 + axis) for array in self.arrays]
+        return self._of(self.axes, arrays).streams()
 
     def streams(self) -> dict[str, bytes]:
         if self.scale is None:
             scans = pack_floats(self.before), pack_floats(self.after, self.before)
         else:
             scans = pack_int16(self.before), pack_int16(self.after, self.before)
-        labels = pack_bytes(self.clean), pack_bytes(self.adversarial)
-        return dict(zip(STREAMS, (*scans, *labels), strict=True))
+        return dict(zip(STREAMS, (*scans, *map(pack_bytes, self.arrays[2:])), strict=False))
 
 
 def whole_copy(result: Result, clean: np.ndarray, adversarial: np.ndarray) -> Copy:
@@ -186,7 +194,25 @@ def whole_copy(result: Result, clean: np.ndarray, adversarial: np.ndarray) -> Co
     del change
     coded = as_int16(before, after, storage_step(result))
     before, after, scale, offset = coded or (before, after, None, 0.0)
-    return Copy(axes, before, after, scale, offset, pick(clean, axes), pick(adversarial, axes))
+    influence = result.influence()
+    steps = None if influence is None else as_roots(pick(influence, axes))
+    return Copy(axes, before, after, scale, offset, pick(clean, axes), pick(adversarial, axes), steps)
+
+
+def as_roots(influence: np.ndarray) -> np.ndarray:
+    """int8 of an influence, which spans many orders: ±127 is the largest, ±1 a sixteen-thousandth of it."""
+    most = float(np.abs(influence).max(initial=0)) or 1.0
+    return (np.sign(influence) * np.rint(127 * np.sqrt(np.abs(influence) / most))).astype(np.int8)
+
+
+def clearly(influence: np.ndarray, axes: Axes) -> float:
+    """What the colours of an influence map end at, as a share of the largest: the 99.9th percentile of its mean over
+    5 mm in the scan's slices, where there is any."""
+    along = slice_axis(axes)
+    reach = [1 if a == along else 2 * round(2.5 / axes[a].spacing) + 1 for a in range(3)]
+    values = np.square(influence / 127.0, dtype=np.float32) * np.sign(influence)
+    near = np.abs(ndimage.uniform_filter(values, reach, mode="nearest"))
+    return float(np.percentile(near[near > 0], 99.9)) if near.any() else 1.0
 
 
 def as_int16(

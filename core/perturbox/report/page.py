@@ -81,7 +81,11 @@ def build(story: Story) -> str:
         meta=meta,
         local=" 'self' file:" if story.edition else "",
         beside="".join(beside(*place, streams) for place, streams in story.beside.items()),
-        **{f"data_{name}": text(stream) for name, stream in story.streams.items()},
+        data="".join(
+            f'<script type="text/plain" id="data-{name}">{text(stream)}</script>\n'
+            for name, stream in story.streams.items()
+        ),
+        influence_option="" if story.copy.influence is None else '<option value="influence">Influence</option>',
     )
 
 
@@ -137,7 +141,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         ],
         "first": story.findings[0].number if story.findings else 0,
         "opening": {"plane": story.opening.axis, "structure": story.subject.number if story.subject else 0},
-        "signed": story.result.record["budget"]["norm"] == "linf",
+        "influence": None if copy.influence is None else {"top": display.clearly(copy.influence, copy.axes)},
         "around": AROUND,
         "windows": [{"width": w, "centre": c} for _, w, c in windows(story)],
     }
@@ -305,7 +309,8 @@ def shown(story: Story) -> str:
         parts.append(f"every slice that changed, of every plane, lies in {FOLDER} beside it")
     elif copy.clean.size < whole.clean.size:
         parts.append("`perturbox report FOLDER --full-report` puts every slice that changed beside it")
-    return f"On this page: {'; '.join(parts)}. Nothing is compressed lossily; all numbers are from the whole scan."
+    exact = "Scans, change and labels are exact" + ("" if copy.influence is None else ", influence is in 255 steps")
+    return f"On this page: {'; '.join(parts)}. {exact}; all numbers are from the whole scan."
 
 
 def plane_buttons(story: Story) -> str:

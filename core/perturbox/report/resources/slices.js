@@ -1,7 +1,7 @@
 /* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left;
    both scans are "c z y x", of colour pictures red, green, blue.
-   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed, lens}, its places among all that
-   slices may stand at; volumes: {before, after, clean, adversarial} of what the page holds, there once they are unpacked;
+   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, heat, lens}, its places among all that
+   slices may stand at; volumes: {before, after, clean, adversarial, influence} of what the page holds, there once they are unpacked;
    beside(axis, at): one slice alike, where it is at hand otherwise, else null. The caller may change the last three any time.
    lens: {zoom, x, y}, how much larger and from where, x and y in fractions of the whole slice. */
 function slicePainter(meta, view, volumes, beside) {
@@ -47,7 +47,7 @@ function slicePainter(meta, view, volumes, beside) {
       for (let p = 0; p < n; p++) out[p] = scale === null ? codes[base[p] + k * each] : codes[base[p] + k * each] * scale + offset;
       return out;
     });
-    const pick = map => { const out = new Uint8Array(n); for (let p = 0; p < n; p++) out[p] = map[base[p]]; return out; };
+    const pick = (map, Kind = Uint8Array) => { const out = new Kind(n); for (let p = 0; p < n; p++) out[p] = map[base[p]]; return out; };
     const real = (a, place) => own ? place : placeOf(a, held[a][place]);
     const voxel = p => {
       const place = [0, 0, 0];
@@ -55,7 +55,7 @@ function slicePainter(meta, view, volumes, beside) {
       place[g.r] = real(g.r, g.rows[Math.floor(p / g.w)]); place[g.c] = real(g.c, g.cols[p % g.w]);
       return place;
     };
-    const found = { whole: !!own, before: values(labels.before), after: values(labels.after), clean: pick(labels.clean), adversarial: pick(labels.adversarial), voxel };
+    const found = { whole: !!own, before: values(labels.before), after: values(labels.after), clean: pick(labels.clean), adversarial: pick(labels.adversarial), influence: labels.influence && pick(labels.influence, Int8Array), voxel };
     cuts.set(key, found);
     if (cuts.size > 6) cuts.delete(cuts.keys().next().value);
     return found;
@@ -75,7 +75,7 @@ function slicePainter(meta, view, volumes, beside) {
   }
   /* A mean over 5 mm in the plane, of what `of` says of each voxel: the raw change is speckle that hides the anatomy. */
   function smooth(g, slice, of) {
-    let map = Float32Array.from(slice.clean, (_, p) => of(slice.after.map((values, c) => values[p] - slice.before[c][p])));
+    let map = Float32Array.from(slice.clean, (_, p) => of(p));
     const blur = (from, n, m, radius, at) => {
       const to = new Float32Array(from.length);
       for (let b = 0; b < m; b++) {
@@ -92,13 +92,16 @@ function slicePainter(meta, view, volumes, beside) {
     return blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
   }
   const inferno = meta.inferno;
+  const push = code => Math.sign(code) * (code / 127) ** 2;  // how far a voxel's change pushes the model, of the most that one does
   function heat(data, g, slice) {
-    const top = meta.largest, low = meta.heat_from;
-    const map = view.signed ? smooth(g, slice, mean) : smooth(g, slice, c => mean(c.map(v => v * v))).map(Math.sqrt);
+    const changes = p => slice.after.map((values, c) => values[p] - slice.before[c][p]), pushed = view.heat === "influence";
+    const map = pushed ? smooth(g, slice, p => push(slice.influence[p]))
+      : view.heat === "signed" ? smooth(g, slice, p => mean(changes(p))) : smooth(g, slice, p => mean(changes(p).map(v => v * v))).map(Math.sqrt);
+    const top = pushed ? meta.influence.top : meta.largest, low = pushed ? top / 20 : meta.heat_from;
     for (let p = 0; p < map.length; p++) {
       const value = map[p], t = Math.min(1, Math.abs(value) / top);
       if (Math.abs(value) < low) continue;
-      if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * Math.min(1, 2 * t)); continue; }
+      if (view.heat !== "size") { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * Math.min(1, 2 * t)); continue; }
       const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
       mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), view.opacity * Math.min(1, 5 * t));
     }
@@ -180,5 +183,5 @@ function slicePainter(meta, view, volumes, beside) {
     return [close(g.cols, view.at[g.c]), close(g.rows, view.at[g.r])];
   }
 
-  return { layout, cut, crossAt, changeKind, paint };
+  return { layout, cut, crossAt, changeKind, push, paint };
 }

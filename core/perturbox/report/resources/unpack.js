@@ -7,18 +7,18 @@ async function unpack(packed) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
-/* Both scans and both label maps; coded: how numbers are stored {scale, bytes}; row: voxels per row. */
+/* Both scans, both label maps and, if there is one, the influence; coded: how numbers are stored {scale, bytes}; row: voxels per row. */
 async function unpackAll(parts, coded, row) {
-  const [first, second, clean, adversarial] = await Promise.all(parts.map(unpack));
+  const [first, second, clean, adversarial, pushes] = await Promise.all(parts.map(unpack)), influence = pushes && new Int8Array(pushes.buffer);
   if (coded.scale === null) {
     const before = woven(first, coded.bytes), bits = woven(second, coded.bytes);
     for (let i = 0; i < bits.length; i++) bits[i] ^= before[i];
     const Kind = coded.bytes === 8 ? Float64Array : Float32Array;
-    return { before: new Kind(before.buffer), after: new Kind(bits.buffer), clean, adversarial };
+    return { before: new Kind(before.buffer), after: new Kind(bits.buffer), clean, adversarial, influence };
   }
   const before = restore(first, row), after = restore(second, 0);
   for (let i = 0; i < after.length; i++) after[i] += before[i];
-  return { before, after, clean, adversarial };
+  return { before, after, clean, adversarial, influence };
 }
 /* Numbers from two byte planes of zig-zagged differences to the left neighbour, with rows of 0 to nothing. */
 function restore(bytes, row) {

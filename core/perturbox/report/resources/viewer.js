@@ -5,14 +5,14 @@ const $ = id => document.getElementById(id), all = (q, of = document) => [...of.
 const meta = JSON.parse($("meta").textContent);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const MODES = ["compare", "difference", "heat", "before", "after", "planes"];
-// Under a limit on each voxel's change nearly all change by as much: only the direction says something.
-const start = { mode: "compare", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, labels: 0, opacity: 0.75, signed: meta.signed };
+// Nearly all voxels change by as much as they may: how they push the model says more, or at least which way they change.
+const start = { mode: "compare", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, labels: 0, opacity: 0.75, heat: meta.influence ? "influence" : "signed" };
 const S = { ...start, last: 0, blinking: false, face: 0 };  // face: 0 before, 1 after, while blinking
 const volumes = {};
 const shelf = sliceShelf(meta, () => draw());
 const wholeOf = axis => !meta.axes.some((a, i) => i !== axis && a.held);
 const holds = (axis, at) => wholeOf(axis) && (meta.axes[axis].held?.includes(at) ?? true);
-const { layout, cut, crossAt, changeKind, paint } = slicePainter(meta, S, volumes, (axis, at) => holds(axis, at) ? null : shelf.get(axis, at));
+const { layout, cut, crossAt, changeKind, push, paint } = slicePainter(meta, S, volumes, (axis, at) => holds(axis, at) ? null : shelf.get(axis, at));
 const planeOf = axis => meta.planes.find(p => p.axis === axis);
 const lens = lensOf(S, () => draw(), windowByHand);
 let timer = 0;
@@ -88,7 +88,8 @@ function legend() {
   const key = (shape, text) => `<span class="key"><span class="box ${shape}"></span>${text}</span>`, mode = S.blinking ? "" : S.mode;
   $("legend").innerHTML = mode === "difference" ? key("lost", "lost (filled)") + key("added", "added (hollow)") + key("other", "another structure (hatched)")
     : mode !== "heat" ? ""
-    : S.signed ? `<span class="key">darker −${one(meta.largest / 2)} <span class="scale signed"></span> +${one(meta.largest / 2)} ${meta.unit} brighter</span>mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, clear where its changes cancel or are below ${meta.heat_from} ${meta.unit}`
+    : S.heat === "influence" ? `<span class="key">held back <span class="scale signed"></span> pushed on</span>mean over 5 ${meta.length_unit} of gradient × change: red where the change pushed the model towards what the attack is after, blue where it held it back, clear where it did hardly anything`
+    : S.heat === "signed" ? `<span class="key">darker −${one(meta.largest / 2)} <span class="scale signed"></span> +${one(meta.largest / 2)} ${meta.unit} brighter</span>mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, clear where its changes cancel or are below ${meta.heat_from} ${meta.unit}`
     : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}</span>RMS over 5 ${meta.length_unit}: how much was changed, not how much it mattered; clear below ${meta.heat_from} ${meta.unit}`;
 }
 function update() {
@@ -178,7 +179,8 @@ function chartClick(svg, event) {
 function valuesAt(axis, at, pixel) {
   const slice = cut(axis, at), listed = scans => scans.map(values => values[pixel]), name = n => n ? meta.structures[n - 1].title : "none";
   const before = listed(slice.before), after = listed(slice.after), clean = slice.clean[pixel], adversarial = slice.adversarial[pixel];
-  return { voxel: slice.voxel(pixel), before, after, delta: after.map((v, c) => v - before[c]), clean, adversarial, labels: [name(clean), name(adversarial)] };
+  const influence = slice.influence && push(slice.influence[pixel]);
+  return { voxel: slice.voxel(pixel), influence, before, after, delta: after.map((v, c) => v - before[c]), clean, adversarial, labels: [name(clean), name(adversarial)] };
 }
 function read(place, axis = S.plane) {  // at the place itself, or what stands for it
   const g = layout(axis), u = g.cols.indexOf(place[g.c]), v = g.rows.indexOf(place[g.r]);
@@ -205,7 +207,7 @@ function readout(canvas, event) {
   const listed = values => values.map(show).join(" / "), signed = v => (v > 0 ? "+" : "") + show(v);
   const file = r.voxel.map((k, axis) => ["ijk"[meta.axes[axis].file], meta.axes[axis].kept[k]]).sort().map(p => p.join(" ")).join(", ");
   $("readout").textContent = `Before ${listed(r.before)} ${unit} · after ${listed(r.after)} ${unit} · change ${r.delta.map(signed).join(" / ")} ${unit}` +
-    ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
+    (r.influence ? ` · influence ${signed(100 * r.influence)} % of the largest` : "") + ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
   const box = canvas.getBoundingClientRect();
   all(".pane").forEach(pane => {
     const cross = pane.querySelector(".cross");
@@ -249,7 +251,7 @@ function connect() {
   all("#key button").forEach(b => { b.onclick = () => isolate(S.only === +b.dataset.structure ? 0 : +b.dataset.structure); });
   all("[data-zoom]").forEach(b => { b.onclick = () => zoomBy(+b.dataset.zoom); });
   $("level").onclick = () => useTool(lens.tool() === "level" ? "pan" : "level");
-  $("signed").checked = S.signed;
+  $("heat").value = S.heat;
   addEventListener("scroll", floating, { passive: true }); addEventListener("resize", () => { floating(); draw(); });
   if ($("filter")) {
     $("filter").oninput = filterRows;
@@ -264,7 +266,7 @@ function connect() {
   $("window").onchange = e => { S.window = e.target.selectedIndex; draw(); };
   $("labels").onchange = draw;
   $("opacity").oninput = e => { S.opacity = e.target.value / 100; draw(); };
-  $("signed").onchange = e => { S.signed = e.target.checked; update(); };
+  $("heat").onchange = e => { S.heat = e.target.value; update(); };
   all("tr[data-structure]").forEach(row => {
     row.onclick = () => isolate(S.only === +row.dataset.structure ? 0 : +row.dataset.structure);
   });
@@ -328,7 +330,7 @@ function key(event) {
   if (at.tagName === "INPUT" && at.type !== "checkbox" && event.key.startsWith("Arrow")) return;  // sliders move by themselves
   const planes = meta.planes.map(p => p.axis), by = d => () => step(d);
   const actions = {
-    n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")),
+    n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")), h: () => { if (S.mode === "heat") cycle($("heat")); },
     t: () => mode(S.mode === "heat" ? "compare" : "heat"), a: () => turn(planes[(planes.indexOf(S.plane) + 1) % planes.length]),
     "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "0": () => zoomBy(0), l: () => $("level").click(),
     escape: () => { blink(false); update(); }, r: reset,
@@ -346,7 +348,7 @@ function reset() {
   blink(false);
   Object.assign(S, start, { at: S.at });
   $("window").selectedIndex = $("labels").selectedIndex = 0;
-  $("opacity").value = 75; $("signed").checked = S.signed;
+  $("opacity").value = 75; $("heat").value = S.heat;
   useTool("pan"); lens.reset(); worst();
 }
 function review(event) {
@@ -361,7 +363,7 @@ function review(event) {
 }
 
 const ready = (async () => {
-  const parts = ["before", "after", "clean", "adversarial"].map(name => $(`data-${name}`).textContent);
+  const parts = all("[id^=data-]").map(part => part.textContent);
   Object.assign(volumes, await unpackAll(parts, meta.coded, meta.shape[2]));
   recall();
   $("decoding").remove();
