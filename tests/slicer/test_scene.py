@@ -260,7 +260,7 @@ def test_everything_lies_in_one_folder(scene):
     hierarchy.GetItemChildren(folder, found)
     names = [hierarchy.GetItemName(found.GetId(n)) for n in range(found.GetNumberOfIds())]
     assert names == [
-        node.GetName(), "PERTURBED abdomen", "perturbation HU", "perturbation size HU", "clean", "adversarial",
+        node.GetName(), "PERTURBED abdomen", "perturbation HU", "influence", "clean", "adversarial",
         "difference", "structures", "slices", "trace", "Dice per slice", "Dice while attacking", "result.json",
         "report.html",
     ]  # fmt: skip
