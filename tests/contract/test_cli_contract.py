@@ -137,7 +137,7 @@ RESULT = {
         "sha256": (str, type(None)),
         "unit": str,
     },
-    "summary": {"headline": str, "broken": list},
+    "summary": {"headline": str, "broken": list, "look": {"structure": str, "axis": int, "index": int}},
     "reference": str,
     "outlined": type(None),
     "budget": {

@@ -6,13 +6,12 @@ import numpy as np
 
 from perturbox.judge.columns import summarise
 from perturbox.judge.flow import flow
+from perturbox.judge.look import most
 from perturbox.judge.summary import lead
 from perturbox.report import display
 from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
 from perturbox.report.load import Result
 from perturbox.report.words import Units
-
-BETTER = 1.5  # times as much of a structure must have moved in a slice of another plane to open with that plane
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,19 @@ class Story:
 
     @property
     def opening(self) -> Plane:
-        """The plane whose worst slice shows most of what became of the subject; another than `lead` only if clearly
-        more."""
+        """The plane that shows best what became of the subject, as `judge.look` says of the record, or else of the
+        label maps."""
         if self.subject is None:
             return self.lead
-        area = [p.slices.moved[:, self.subject.number - 1].max() / self.whole.axes[p.axis].spacing for p in self.planes]
-        best = int(np.argmax(area))
-        return self.planes[best] if area[best] > BETTER * area[0] else self.lead
+        by_file = {self.whole.axes[p.axis].file: p for p in self.planes}
+        if len(by_file) == 1:
+            return self.lead
+        told = self.result.record["summary"].get("look")
+        if told is None:
+            moved = [by_file[axis].slices.moved[:, self.subject.number - 1] for axis in range(3)]
+            spacing = {axis.file: axis.spacing for axis in self.whole.axes}
+            return by_file[most(moved, [spacing[axis] for axis in range(3)])[0]]
+        return by_file[told["axis"]]
 
     @property
     def axes(self) -> display.Axes:
