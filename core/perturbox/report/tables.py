@@ -33,7 +33,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
         for first, *cells in rows
     )
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="table"><table>{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    inside = f"{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="table" tabindex="0"><table>{inside}</table></div>'
 
 
 def legend(findings: Iterable[Finding]) -> str:
@@ -111,7 +112,8 @@ def structure_table(story: Story) -> str:
     rows = "".join(_structure_row(story, f) for f in story.present)
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
     return (
-        f'<div class="table"><table class="numbers"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="table" tabindex="0"><table class="numbers"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f'<p class="sub">{escape(" ".join(notes))}</p>'
     )
 
