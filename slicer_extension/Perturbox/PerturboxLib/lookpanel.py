@@ -160,7 +160,8 @@ class LookPanel:
             try:
                 self.viewer.show(self.module.result.node, parameters.mode)
             except Trouble as trouble:
-                self.module.show(trouble)
+                result = self.parameters.result
+                self.module.show(trouble, lambda: self.parameters.result == result)
                 return
             self.ui.lookCollapsibleButton.collapsed = False
             self.ui.saveCollapsibleButton.collapsed = False
