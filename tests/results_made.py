@@ -334,8 +334,8 @@ def made(case: Case) -> tuple[dict, dict]:
         "reference": "clean_prediction" if expert is None else "label",
         "outlined": outlined,
         "budget": {
-            "eps": case.eps, "unit": "intensity" if photograph else "HU", "unit_asked": "native", "norm": case.norm,
-            "step": 1.0, "measured": measured,
+            "eps": case.eps, "unit": "intensity" if photograph else "HU", "unit_asked": "native",
+            "eps_asked": case.eps, "norm": case.norm, "step": 1.0, "measured": measured,
         },
         "noise": {
             "sigma": SIGMA, "region": "liver", "rms_over_sigma": measured["l2"] / SIGMA,
@@ -385,7 +385,9 @@ def first_schema(record: dict, structures: dict) -> None:
     """The same record as the first schema held it, which left part of every verdict to its readers."""
     for key in ("summary", "outlined", "limits", "untested", "flow", "precision"):
         del record[key]
-    del record["metrics"]["against_clean"], record["budget"]["unit_asked"], record["budget"]["step"]
+    del record["metrics"]["against_clean"]
+    for key in ("unit_asked", "eps_asked", "step"):
+        del record["budget"][key]
     del record["source"]["sizes"]
     record["files"] = {key: file["path"] for key, file in record["files"].items()} | {
         "reference_seg": None,

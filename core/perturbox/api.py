@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from perturbox import io
+from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_folder
 from perturbox.io.objects import from_object
 from perturbox.job.execute import Job, Listener, run_job
@@ -58,6 +59,7 @@ def attack(
     attack: str | None = None,
     *,
     eps: float | None = None,
+    eps_unit: str = UNITS[0],
     norm: str = "linf",
     steps: int | None = None,
     target: Sequence[str] | str = (),
@@ -69,14 +71,16 @@ def attack(
     seed: int = 0,
     device: str = "cpu",
     force: bool = False,
+    allow_cut_gradient: bool = False,
     on_step: Any = None,
     **settings: Any,
 ) -> "Result":
     """Attack a model on one scan and measure what the saved file does to it.
 
     image, label, roi: paths or objects in memory; label holds the victim's values, roi what may change (above 0).
-    attack: a name of `perturbox list attacks`, the default attack if there is none. eps: the largest change, in the
-    scan's unit (HU); settings: the attack's own, such as loss="ce". on_step: called with every step. All else is as on
+    attack: a name of `perturbox list attacks`, the default attack if there is none. eps: the largest change; eps_unit:
+    what it is in, "native" for the scan's own unit (HU on CT), "sigma" for its noise, "percent" for its 1-99 % range.
+    settings: the attack's own, in native units, such as loss="ce". on_step: called with every step. All else is as on
     the command line. Raises InputError for input that can't be used.
     """
     model = _model(victim, device)
@@ -89,6 +93,7 @@ def attack(
     job = Job(
         image=source,
         victim=victim if isinstance(victim, str) else victim.name,
+        eps_unit=eps_unit,
         norm=norm,
         goal=goal,
         target=_names(target),
@@ -97,6 +102,7 @@ def attack(
         seed=seed,
         device=str(model.device),
         force=force,
+        allow_cut_gradient=allow_cut_gradient,
         surrogate=_names(surrogate),
         **files,
         **{name: value for name, value in known.items() if value is not None},
@@ -111,19 +117,23 @@ def margin(
     victim: Victim | str = "ct-organs",
     attack: str | None = None,
     *,
-    max_eps: float = 32.0,
+    max_eps: float | None = None,
+    eps_unit: str = UNITS[0],
     steps: int | None = None,
     target: Sequence[str] | str = (),
     surrogate: Sequence[str] | str = (),
     seed: int = 0,
     device: str = "cpu",
     force: bool = False,
+    allow_cut_gradient: bool = False,
     **settings: Any,
 ) -> "Margin":
     """The smallest change found that breaks each structure: `margin(...)["liver"]` in the scan's unit, None if nothing
     up to max_eps broke it.
 
-    Arguments are those of `attack`. Raises InputError for input that can't be used.
+    max_eps: the largest limit to try, in eps_unit; 32 in the scan's own unit if there is none. What is returned is in
+    the scan's own unit; `record["asked"]` says what 1 of the unit asked for is there. Other arguments are those of
+    `attack`. Raises InputError for input that can't be used.
     """
     model = _model(victim, device)
     place = _Scratch()
@@ -132,11 +142,13 @@ def margin(
     job = Job(
         image=source,
         victim=victim if isinstance(victim, str) else victim.name,
+        eps_unit=eps_unit,
         target=_names(target),
         settings=settings,
         seed=seed,
         device=str(model.device),
         force=force,
+        allow_cut_gradient=allow_cut_gradient,
         surrogate=_names(surrogate),
         **{name: value for name, value in known.items() if value is not None},
     )

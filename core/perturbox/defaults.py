@@ -7,3 +7,7 @@ STEPS = 20
 """Of most attacks; those that need more to reach their limit say so (`Recipe.steps`)."""
 EPS = 4.0
 """The largest change in HU, of attacks that have no budget of their own (`Recipe.limit`)."""
+UNITS = ("native", "sigma", "percent")
+"""What a limit may be given in: the scan's own unit (HU on CT), its noise, or percent of its 1-99 % range."""
+MAX_EPS = 32.0
+"""The largest limit that a search for the margin tries, in the scan's own unit."""

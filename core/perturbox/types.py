@@ -175,3 +175,10 @@ class Effort:
     saved_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     undefined: Undefined | None = None
+
+    def add(self, other: "Effort") -> None:
+        """Count what another computation cost as part of this one."""
+        for name in ("forwards", "backwards", "model_calls", "windows", "windows_kept", "windows_skipped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.saved_bytes = max(self.saved_bytes, other.saved_bytes)
+        self.notes += [note for note in other.notes if note not in self.notes]

@@ -33,6 +33,7 @@ from perturbox.job.execute import Job
 from perturbox.jobs import Order, Problem, Queue, Record, Refused
 from perturbox.jobs.records import OVER
 from perturbox.judge.record import read_record
+from perturbox.judge.units import check_unit
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 # Set by the app when it starts.
@@ -155,6 +156,7 @@ def order_for(
         victim=victim.spec,
         attack=recipe.name,
         eps=None if (eps := given.pop("eps", None)) is None else forms.number("eps", eps),
+        eps_unit=str(given.pop("eps_unit", default.eps_unit)),
         norm=str(given.pop("norm", recipe.norms[0])),
         steps=forms.whole("steps", given.pop("steps", recipe.steps)),
         goal=str(given.pop("goal", default.goal)),
@@ -167,6 +169,7 @@ def order_for(
         force=force,
     )
     # Refuses here what would be refused in the queue.
+    check_unit(job.eps_unit, job.eps, job.norm)
     recipe.build(job.eps, job.norm, job.steps, job.settings)
     Goal.parse(job.goal, job.target, victim.described["labels"])
     return Order("attack", job, name=name, client=client)
@@ -267,7 +270,7 @@ def request_of(order: Order) -> dict[str, Any]:
     name = next(victim.name for victim in victims.values() if victim.spec == job.victim)
     request = {"kind": order.kind, "image": order.name, "victim": name, "device": job.device, "force": job.force}
     if order.kind == "attack":
-        request |= {key: getattr(job, key) for key in ("attack", "norm", "steps", "goal", "seed")}
+        request |= {key: getattr(job, key) for key in ("attack", "eps_unit", "norm", "steps", "goal", "seed")}
         request["eps"] = limit(job)
         request |= {"target": list(job.target), "settings": dict(job.settings)}
     if job.label is not None:
@@ -339,6 +342,7 @@ def _keep_perturbed(order: Order, record: Record, file: Path, datastore) -> tupl
             "job": record.id,
             "attack": order.job.attack,
             "eps": limit(order.job),
+            "eps_unit": order.job.eps_unit,
         }
         return datastore.add_image(id, str(copy), info), []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lib.victims import Served
 from perturbox.attacks.recipes import Recipe
+from perturbox.defaults import UNITS
 from perturbox.job.execute import Job
 from perturbox.types import InputError
 
@@ -25,7 +26,8 @@ def fields(victim: Served, recipe: Recipe | None, device: str) -> dict[str, Any]
     structures = list(victim.labels)
     goals = ["change", "vanish", "grow", *(f"become={name}" for name in structures)] if recipe.targeted else ["change"]
     return {
-        **({} if (eps := recipe.limit(None)) is None else {"eps": f"{eps:g}"}),  # else a setting of its own limits it
+        # Without a limit a setting of its own limits it.
+        **({} if (eps := recipe.limit(None)) is None else {"eps": f"{eps:g}", "eps_unit": list(UNITS)}),
         "steps": f"{recipe.steps}",
         "target": [ALL, *structures],
         "goal": goals,

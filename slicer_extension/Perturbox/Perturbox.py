@@ -69,7 +69,8 @@ class PerturboxParameterNode:
     targets: str = "[]"
     attack: str = ""  # the server's default
     effort: str = "standard"
-    eps: Annotated[float, WithinRange(1, 32)] = 4.0
+    eps: Annotated[float, WithinRange(0, 1000)] = 4.0
+    epsUnit: str = "native"
     form: str = "{}"
     findMargin: bool = False
     noise: str = "{}"

@@ -116,6 +116,10 @@ def test_every_field_arrives():
         ('{"image": "a", "kind": "margin", "eps": 8}', "leave it out; give max_eps"),
         ('{"image": "a", "kind": "margin", "norm": "l2"}', "A margin is a limit on the largest change"),
         ('{"image": "a", "kind": "margin", "max_eps": 0}', "The field 'max_eps' must be greater than 0"),
+        ('{"image": "a", "eps": 2, "eps_unit": "sd"}', "The field 'eps_unit' must be 'native', 'sigma' or 'percent'"),
+        ('{"image": "a", "eps_unit": "sigma"}', "The limit's unit is sigma, but there is no limit; give eps too."),
+        ('{"image": "a", "kind": "margin", "eps_unit": "percent"}', "there is no limit; give max_eps too."),
+        ('{"image": "a", "kind": "segment", "eps_unit": "sigma"}', "'eps_unit' means nothing for kind 'segment'"),
         ('{"image": "a", "label": "final", "label_map": "liver"}', "'liver' in label_map isn't understood"),
         ('{"image": "a", "label": "final", "label_map": "liver=x"}', "'liver=x' in label_map isn't understood"),
         ('{"image": "a", "label": "final", "label_map": "gut=3"}', "label_map names 'gut'"),
@@ -177,6 +181,22 @@ def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
         body["eps"] = 0.5
     _, job = checked(**body)
     assert (job.attack, dict(job.settings)) == (attack, body["settings"])
+
+
+def test_a_limit_keeps_its_unit_until_the_scan_is_read():
+    assert (job := checked(image="a", eps=2, eps_unit="sigma")[1]).eps_unit == "sigma" and job.eps == 2
+    submission, job = checked(image="a", kind="margin", max_eps=3, eps_unit="percent")
+    order = requests.order(submission, job, requests.Files(Path("a"), "a"))
+    assert (order.max_eps, order.job.eps_unit) == (3, "percent")
+    assert checked(image="a", kind="margin")[1].eps_unit == "native"
+
+
+def test_a_model_of_mr_never_asks_for_hu():
+    """Recipes state their settings in HU, which stands for the unit of the model's scans."""
+    tiny = dict(OFFER.victims["tiny"].described)
+    fields = schema.config_schema(recipes.get("pgd"), tiny | {"unit": "intensity"})["properties"]
+    assert fields["eps"]["x-unit"] == fields["alpha"]["x-unit"] == "intensity"
+    assert fields["eps_unit"]["enum"] == ["native", "sigma", "percent"]
 
 
 def test_a_forms_fields_say_how_to_show_them():

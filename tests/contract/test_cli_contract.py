@@ -18,13 +18,14 @@ REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
-ATTACK_JOB |= {"--trust": False, "--full-report": False}
+ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False, "--full-report": False}
 COMMANDS = {
     "demo": {"--out": None, "--scan": None},
     "attack": {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,
         "--out": REQUIRED,
+        "--eps-unit": "native",
         "--eps": None,  # 4 HU, or what limits an attack with a budget of its own
         "--norm": "linf",
         "--goal": "change",
@@ -33,7 +34,14 @@ COMMANDS = {
         "--roi": None,
         "--surrogate": None,
     },
-    "margin": {**ATTACK_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--max-eps": 32.0, "--surrogate": None},
+    "margin": {
+        **ATTACK_JOB,
+        "IMAGE": REQUIRED,
+        "--out": REQUIRED,
+        "--max-eps": None,
+        "--eps-unit": "native",
+        "--surrogate": None,
+    },
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False},
     "fit-features": {
         **SCAN_JOB,
@@ -64,7 +72,8 @@ COMMANDS = {
     "victim check": {
         "SPEC": REQUIRED,
         "IMAGE": REQUIRED,
-        "--against": None,
+        "--against": None,  # "framework", or a label map
+        "--framework-python": None,
         "--out": None,
         "--device": "cpu",
         "--trust": False,
@@ -144,6 +153,7 @@ RESULT = {
         "eps": NUMBER,
         "unit": str,
         "unit_asked": str,
+        "eps_asked": NUMBER,
         "norm": str,
         "step": MAYBE,
         "measured": {"linf": NUMBER, "l2": NUMBER, "l0": NUMBER},

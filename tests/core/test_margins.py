@@ -13,7 +13,7 @@ import victims
 from perturbox import io
 from perturbox.attacks import recipes
 from perturbox.job import margins as margin
-from perturbox.job.execute import Job, Listener, prepare
+from perturbox.job.execute import Job, Listener
 from perturbox.job.folder import verify
 from perturbox.job.margins import find_margin
 from perturbox.job.trials import folder_name
@@ -188,7 +188,8 @@ def test_a_break_counts_only_below_the_benign_floor(tmp_path, monkeypatch):
 def test_an_attack_does_not_rest_on_what_a_coarser_grid_costs_the_clean_scan(tmp_path):
     """On a grid of 6 mm the clean prediction, brought there, agrees with itself below the limit before any attack."""
     image, coarse = one_organ(0.5), dataclasses.replace(victims.organ(), spacing=(6.0, 6.0, 6.0))
-    found = margin._Search(prepare(job_on(image, tmp_path, "organ", eps=64.0), victim=coarse), 64.0, Listener())
+    ready = margin.prepare_margin(job_on(image, tmp_path, "organ"), 64.0, victim=coarse)
+    found = margin._Search(ready, Listener())
     (value,) = found.goal.targets
     assert found.live[value] < 0.89
     outcome = found._try(64.0, (value,), None)
@@ -246,8 +247,8 @@ def test_a_victim_that_is_loaded_already_gives_the_same_margin(tmp_path):
 
 
 def test_only_perturbations_still_needed_are_held(tmp_path):
-    ready = prepare(dataclasses.replace(job_on(three_tissues(), tmp_path, "layers"), eps=32.0))
-    search = margin._Search(ready, 32.0, Listener())
+    ready = margin.prepare_margin(job_on(three_tissues(), tmp_path, "layers"), 32.0)
+    search = margin._Search(ready, Listener())
     search.double()
     assert len(search.trials) == 6
     assert set(search.found) == {search.trials[4]}

@@ -259,7 +259,8 @@ def test_values_need_no_gradient():
 
 
 def test_an_attack_on_a_model_that_rounds_says_so_and_gives_no_wrong_advice(tmp_path):
-    result = run_job(job(three_tissues(), tmp_path, "flat", eps=32.0), tmp_path / "R")
+    asked = job(three_tissues(), tmp_path, "flat", eps=32.0, allow_cut_gradient=True)
+    result = run_job(asked, tmp_path / "R")
     assert set(result["verdicts"].values()) == {"not-tested"} and "gives no gradient" in result["untested"]
     told = " ".join(result["warnings"])
     assert "gives no gradient" in told and verify(tmp_path / "R") == []
@@ -270,7 +271,7 @@ def test_an_attack_on_a_model_that_rounds_says_so_and_gives_no_wrong_advice(tmp_
 def test_its_margin_is_not_tested_and_through_a_surrogate_it_breaks(tmp_path):
     image = three_tissues()
     asked = job(image, tmp_path, "flat", steps=3)
-    found = find_margin(asked, tmp_path / "M", 32.0)
+    found = find_margin(dataclasses.replace(asked, allow_cut_gradient=True), tmp_path / "M", 32.0)
     for row in found["structures"].values():
         assert (row["verdict"], row["above"], row["breaks_at"]) == ("not-tested", None, None)
         assert "gives no gradient" in row["reason"] and found["warnings"].count(row["reason"]) == 1
@@ -285,7 +286,7 @@ def test_its_margin_is_not_tested_and_through_a_surrogate_it_breaks(tmp_path):
 def test_the_command_line_prints_what_was_not_tested(tmp_path, capsys):
     image = job(three_tissues(), tmp_path, "flat").image
     common = ["margin", image, "--victim", f"{HERE}:flat", "--max-eps", "4", "--steps", "1", "--force"]
-    assert main([*common, "--out", str(tmp_path / "M")]) == 0
+    assert main([*common, "--allow-cut-gradient", "--out", str(tmp_path / "M")]) == 0
     said = capsys.readouterr().out
     assert said.count("not tested") >= 3 and "> 4" not in said and "gives no gradient" in said
     assert main([*common, "--surrogate", f"{HERE}:plain", "--out", str(tmp_path / "T")]) == 0

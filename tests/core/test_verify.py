@@ -343,7 +343,9 @@ def first_schema(record: dict[str, Any]) -> None:
     record["files"] = {name: entry and entry["path"] for name, entry in record["files"].items()}
     for key in ("limits", "flow", "precision", "untested"):
         del record[key]
-    del record["metrics"]["against_clean"], record["budget"]["unit_asked"], record["budget"]["step"]
+    del record["metrics"]["against_clean"]
+    for key in ("unit_asked", "eps_asked", "step"):
+        del record["budget"][key]
     before = {"benign": "dice", "absent": "held"}
     record["verdicts"] = {name: before.get(word, word) for name, word in record["verdicts"].items()}
 

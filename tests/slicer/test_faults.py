@@ -269,7 +269,7 @@ def test_the_scan_is_removed_while_it_is_attacked(ready, tiny_server):
     assert not ready.session.busy
     one_clear_sentence(ready, "The scan was removed")
     ready.wait(lambda: state_on_server(tiny_server, job) == "cancelled", 30, "the server drops the job")
-    assert ready.ui.attackButton.toolTip == "Choose a CT scan first"
+    assert ready.ui.attackButton.toolTip == "Choose a scan first"
     assert not any("PERTURBED" in (n.GetName() or "") for n in slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
 
 

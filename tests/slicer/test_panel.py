@@ -38,7 +38,7 @@ def test_connecting_tells_host_models_and_device_and_folds_the_section(panel, ti
     assert panel.ui.serverStatusLabel.text == f"● Connected – {host}, 1 model, CPU"
     assert panel.ui.serverCollapsibleButton.collapsed and host in panel.ui.serverCollapsibleButton.text
     assert panel.ui.connectButton.text == "Disconnect"
-    assert panel.ui.attackButton.toolTip == "Choose a CT scan first"
+    assert panel.ui.attackButton.toolTip == "Choose a scan first"
     panel.ui.connectButton.click()
     assert panel.ui.serverStatusLabel.text == "○ Not connected" and panel.ui.modelComboBox.count == 0
 
@@ -221,6 +221,35 @@ def test_nothing_changes_outside_a_region(ready):
     ready.ui.roiSegmentComboBox.currentIndex = 1
     change = slicer.util.arrayFromVolume(scene.Nodes(attacked(ready)).perturbation)
     assert not change[~where].any() and change[where].any()
+
+
+def test_the_limit_goes_to_the_server_in_the_unit_that_was_chosen(ready):
+    from PerturboxLib import scene
+
+    ui = ready.ui
+    assert [ui.epsUnitComboBox.itemText(row) for row in range(3)] == ["HU", "× scan's noise (σ)", "% of scan's range"]
+    ready.set_form(steps=2)
+    ui.epsUnitComboBox.currentIndex = 2
+    assert ui.epsSlider.suffix == " %" and ui.epsSlider.value == 2 and ui.epsSlider.decimals == 1
+    ui.epsSlider.value = 1.5
+    assert ready.widget.attack.marginRequest() | {"max_eps": 1.5, "eps_unit": "percent"} == (
+        ready.widget.attack.marginRequest()
+    )
+    budget = scene.Nodes(ready.attack()).result.record["budget"]
+    low, high = np.percentile(scans.hounsfield(), [1, 99])
+    assert (budget["unit_asked"], budget["eps_asked"]) == ("percent", 1.5)
+    assert budget["eps"] == pytest.approx(0.015 * (high - low)) and budget["unit"] == "HU"
+
+
+def test_a_model_of_mr_is_asked_in_its_own_unit(ready):
+    """The server's description of the model says which, here that of a CT model made to say otherwise."""
+    victim = ready.session.victim(ready.parameters.model)
+    victim["unit"] = "intensity"
+    ready.widget.update()
+    texts = [ready.ui.epsUnitComboBox.itemText(row) for row in range(3)]
+    texts += [ready.ui.epsSlider.suffix, ready.ui.epsNoteLabel.text, ready.ui.preflightLabel.text]
+    assert texts[0] == "intensity units" and not [text for text in texts if "HU" in text]
+    assert ready.ui.epsSlider.maximum == 1000
 
 
 def test_a_method_with_a_budget_of_its_own_is_not_capped_by_the_slider(ready):

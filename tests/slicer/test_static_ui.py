@@ -38,7 +38,7 @@ PANEL = {
     "QLabel": "researchUseLabel serverStatusLabel preflightLabel epsNoteLabel liveLabel verdictLabel",
     "ctkCollapsibleButton": "serverCollapsibleButton inputCollapsibleButton attackCollapsibleButton"
     " resultCollapsibleButton lookCollapsibleButton saveCollapsibleButton",
-    "QComboBox": "serverComboBox modelComboBox effortComboBox labelStyleComboBox windowComboBox",
+    "QComboBox": "serverComboBox modelComboBox effortComboBox epsUnitComboBox labelStyleComboBox windowComboBox",
     "qMRMLNodeComboBox": "inputVolumeSelector referenceSelector resultComboBox",
     "ctkCheckableComboBox": "targetComboBox",
     "ctkSliderWidget": "epsSlider heatOpacitySlider",

@@ -1,7 +1,7 @@
 """Sentences and efforts of the panel, by value."""
 
 import pytest
-from PerturboxLib import presets, words
+from PerturboxLib import limits, presets, words
 
 
 @pytest.mark.parametrize(
@@ -14,14 +14,32 @@ def test_times_are_rounded_up_to_what_one_says(seconds, said):
 
 
 def test_a_limit_is_compared_with_the_scans_own_noise_and_the_window():
-    note = words.epsNote(4, "linf", "HU", 11.8)
+    note = limits.note(4, "linf", "native", "HU", 11.8)
     assert note == "= 0.34 × this scan's noise · 1 % of a W 400 window"
-    assert words.epsNote(4, "linf", "HU", None).startswith("Noise not measured yet")
-    assert words.epsNote(4, "linf", "HU", 0.0).startswith("This scan's noise is not available")
-    assert "root mean square" in words.epsNote(4, "l2", "HU", 11.8)
-    assert words.epsNote(4, "l0", "HU", 11.8).startswith("4 % of the voxels")
+    assert limits.note(4, "linf", "native", "HU", None).startswith("Noise not measured yet")
+    assert limits.note(4, "linf", "native", "HU", 0.0).startswith("This scan's noise is not available")
+    assert "root mean square" in limits.note(4, "l2", "native", "HU", 11.8)
+    assert limits.note(4, "l0", "native", "HU", 11.8).startswith("4 % of the voxels")
     for norm in ("linf", "l2", "l0"):
-        assert "invisible" not in words.epsNote(4, norm, "HU", 11.8)
+        assert "invisible" not in limits.note(4, norm, "native", "HU", 11.8)
+
+
+def test_a_limit_in_another_unit_says_what_it_is_in_the_scans_own():
+    assert limits.note(2, "linf", "sigma", "HU", 11.8) == "= 23.6 HU in this scan · 5.9 % of a W 400 window"
+    assert limits.note(2, "linf", "sigma", "intensity", 11.8) == "= 23.6 intensity units in this scan"
+    assert limits.note(2, "linf", "sigma", "intensity", 0.0).endswith("choose % of its range")
+    assert "1–99 % range" in limits.note(2, "linf", "percent", "intensity", 11.8)
+
+
+def test_nothing_asks_an_mr_for_hu():
+    for unit in limits.UNITS:
+        texts = [limits.title(unit, "intensity"), *(limits.suffix(unit, "intensity", norm) for norm in ("linf", "l2"))]
+        texts += [
+            limits.note(4, norm, unit, "intensity", sigma) for norm in ("linf", "l2") for sigma in (None, 0.0, 9.0)
+        ]
+        assert not [text for text in texts if "HU" in text]
+    assert limits.suffix("native", "HU", "linf") == " HU" and limits.suffix("sigma", "HU", "l2") == " σ RMS"
+    assert limits.span("native", "intensity", "linf")[1] > limits.span("native", "HU", "linf")[1]
 
 
 def job(state="running", kind="attack", **progress):

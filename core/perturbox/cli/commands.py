@@ -12,15 +12,23 @@ from perturbox.cli import catalogue
 from perturbox.cli.options import (
     AsJson,
     AttackName,
+    CutGradient,
     Device,
     Eps,
+    EpsUnit,
     Folder,
     Force,
     FullReport,
+    GoalName,
     Image,
+    LabelFile,
+    LabelMap,
+    Layers,
     MarginSteps,
+    MaxEps,
     NewFolder,
     NormName,
+    RoiFile,
     Seed,
     Settings,
     Steps,
@@ -36,7 +44,7 @@ from perturbox.cli.options import (
 )
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
-from perturbox.defaults import ATTACK
+from perturbox.defaults import ATTACK, UNITS
 from perturbox.errors import InputError
 
 app = typer.Typer(
@@ -94,38 +102,21 @@ def attack(
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
     eps: Eps = None,
+    eps_unit: EpsUnit = UNITS[0],
     norm: NormName = "linf",
     steps: Steps = None,
     target: Target = None,
-    goal: Annotated[
-        str,
-        typer.Option(
-            "--goal",
-            metavar="GOAL",
-            help="change (any), vanish, grow or become=STRUCTURE; all but change need --target.",
-        ),
-    ] = "change",
-    label: Annotated[
-        str | None,
-        typer.Option(
-            "--label", metavar="FILE", help="Expert outlines; without them the clean prediction is the reference."
-        ),
-    ] = None,
-    label_map: Annotated[
-        str | None,
-        typer.Option(
-            "--label-map", metavar="MAP", help="Which values of --label are which structure, e.g. liver=5,bone=25+26."
-        ),
-    ] = None,
-    roi: Annotated[
-        str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")
-    ] = None,
+    goal: GoalName = "change",
+    label: LabelFile = None,
+    label_map: LabelMap = None,
+    roi: RoiFile = None,
     surrogate: Surrogates = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    allow_cut_gradient: CutGradient = False,
     full_report: FullReport = False,
 ) -> None:
     """Attack a model on one scan.
@@ -145,6 +136,7 @@ def attack(
         victim=victim,
         attack=attack,
         eps=eps,
+        eps_unit=eps_unit,
         norm=norm,
         steps=steps,
         goal=goal,
@@ -158,6 +150,7 @@ def attack(
         force=force,
         surrogate=tuple(surrogate or ()),
         trust=trust,
+        allow_cut_gradient=allow_cut_gradient,
     )
     show(*run_attack(job, out, given(context, "goal"), full_report))
 
@@ -169,7 +162,8 @@ def margin(
     victim: VictimSpec = "ct-organs",
     attack: AttackName = ATTACK,
     target: Target = None,
-    max_eps: Annotated[float, typer.Option("--max-eps", metavar="HU", help="Largest change to try.")] = 32.0,
+    max_eps: MaxEps = None,
+    eps_unit: EpsUnit = UNITS[0],
     steps: MarginSteps = None,
     surrogate: Surrogates = None,
     settings: Settings = None,
@@ -177,6 +171,7 @@ def margin(
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
+    allow_cut_gradient: CutGradient = False,
     full_report: FullReport = False,
 ) -> None:
     """Find the smallest change that breaks each structure.
@@ -195,6 +190,7 @@ def margin(
         image=image,
         victim=victim,
         attack=attack,
+        eps_unit=eps_unit,
         steps=steps,
         target=target_names,
         settings=chosen,
@@ -203,6 +199,7 @@ def margin(
         force=force,
         surrogate=tuple(surrogate or ()),
         trust=trust,
+        allow_cut_gradient=allow_cut_gradient,
     )
     show(*run_margin(job, out, max_eps, full_report))
 
@@ -229,14 +226,7 @@ def fit_features(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="Clean scans; the more, the better.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new .safetensors file for what was fitted.")],
     victim: VictimSpec = "ct-organs",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layer",
-            metavar="NAME",
-            help="A layer of the network; may be repeated; every convolution but the last if not given.",
-        ),
-    ] = None,
+    layer: Layers = None,
     components: Annotated[int, typer.Option("--components", metavar="N", help="Gaussians per mixture, at most.")] = 4,
     passes: Annotated[
         int, typer.Option("--passes", metavar="N", help="Predictions of each scan: the whole, then random boxes of it.")
@@ -309,7 +299,7 @@ def list_(
 
 @app.command()
 def report(folder: Folder, full_report: FullReport = False) -> None:
-    """Write a result folder's report.html anew."""
+    """Write report.html anew, of a result or of a search for the margin."""
     waking(f"Starting the report of {folder}", (folder,))
     from perturbox.cli.running import run_report
     from perturbox.cli.words import show

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perturbox.cli import catalogue
-from perturbox.defaults import EPS
+from perturbox.defaults import EPS, MAX_EPS, UNITS
 from perturbox.errors import InputError
 
 
@@ -41,11 +41,43 @@ Eps = Annotated[
     float | None,
     typer.Option(
         "--eps",
-        metavar="HU",
-        help="Largest change: of any voxel (linf, HU), RMS (l2, HU), share of voxels (l0); "
-        f"{EPS:g} if not given, or what limits an attack with a budget of its own.",
+        metavar="N",
+        help="Largest change, in the scan's own unit (HU on CT) or in --eps-unit: of any voxel (linf), RMS (l2), "
+        f"share of voxels (l0); {EPS:g} if not given, or what limits an attack with a budget of its own.",
     ),
 ]
+EpsUnit = Annotated[
+    str,
+    typer.Option(
+        "--eps-unit",
+        metavar="|".join(UNITS),
+        help="What the limit is in: the scan's own unit, its own noise (sigma), or percent of its 1-99 % range.",
+        autocompletion=lambda incomplete: starting(UNITS, incomplete),
+    ),
+]
+MaxEps = Annotated[
+    float | None,
+    typer.Option("--max-eps", metavar="N", help=f"Largest change to try, in --eps-unit; {MAX_EPS:g} HU if not given."),
+]
+GoalName = Annotated[
+    str,
+    typer.Option(
+        "--goal", metavar="GOAL", help="change (any), vanish, grow or become=STRUCTURE; all but change need --target."
+    ),
+]
+LabelFile = Annotated[
+    str | None,
+    typer.Option(
+        "--label", metavar="FILE", help="Expert outlines; without them the clean prediction is the reference."
+    ),
+]
+LabelMap = Annotated[
+    str | None,
+    typer.Option(
+        "--label-map", metavar="MAP", help="Which values of --label are which structure, e.g. liver=5,bone=25+26."
+    ),
+]
+RoiFile = Annotated[str | None, typer.Option("--roi", metavar="FILE", help="Mask of the voxels that may change.")]
 NormName = Annotated[
     str,
     typer.Option(
@@ -75,6 +107,14 @@ Surrogates = Annotated[
         help="Craft the attack on this model instead, and only judge it on --victim; may be repeated.",
     ),
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="A layer of the network; may be repeated; every convolution but the last if not given.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack, e.g. loss=ce; may be repeated."),
@@ -85,6 +125,9 @@ Seed = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
+CutGradient = Annotated[
+    bool, typer.Option("--allow-cut-gradient", help="Go on though some step of the model lets no gradient through.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
 FullReport = Annotated[
     bool, typer.Option("--full-report", help="Put every changed slice of a large scan beside its report.")

@@ -1,7 +1,5 @@
 """What each command does between its options and its words: check, estimate, run with a live display, summarise."""
 
-import json
-import math
 import shutil
 import sys
 import tempfile
@@ -10,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from perturbox import io
+from perturbox.against import run_framework
 from perturbox.attacks.attack import Climb, Composed
 from perturbox.attacks.fitting import fit_features
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
+from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, require_writable, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
-from perturbox.job.margins import find_margin
-from perturbox.judge.record import read_record, read_whole_record
-from perturbox.judge.victim import check_victim
-from perturbox.load import load_victim
+from perturbox.job.margins import prepare_margin, search
+from perturbox.judge.record import is_margin, read_margin, read_record, read_whole_record, write_json
+from perturbox.judge.victim import Known, check_victim, told
+from perturbox.load import load_victim, read_spec
 from perturbox.report import FULL, write_report
-from perturbox.types import InputError
+from perturbox.report.check_page import write_check
+from perturbox.types import InputError, Volume
 
 
 def run_demo(out: Path | None) -> list[Any]:
@@ -74,15 +75,16 @@ def attack_line(ready: Ready) -> str:
     return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
 
-def run_margin(job: Job, out: Path, max_eps: float, full_report: bool = False) -> list[Any]:
+def run_margin(job: Job, out: Path, max_eps: float | None, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
-    ready = prepare(job)
+    ready = prepare_margin(job, max_eps)
     with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
-        if 0 < max_eps < math.inf:  # the search itself refuses the others
-            expected = estimate.estimate_margin(ready, max_eps)
-            line = words.estimate_line(expected, f"The margin of {ready.victim.name} up to {max_eps:g}", most=True)
-            progress.announce(line)
-        found = find_margin(job, out, max_eps, progress.listener(), ready.victim, full_report=full_report)
+        assert ready.job.eps is not None
+        expected = estimate.estimate_margin(ready, ready.job.eps * ready.one)
+        unit = "" if job.eps_unit == UNITS[0] else f" {words.unit_of(job.eps_unit, ready.image.unit)}"
+        line = f"The margin of {ready.victim.name} up to {ready.job.eps:g}{unit}"
+        progress.announce(words.estimate_line(expected, line, most=True))
+        found = search(ready, out, progress.listener(), full_report)
     return words.margin_summary(found, out)
 
 
@@ -102,32 +104,31 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool, trus
 
 
 def run_check(
-    spec: str, image: str, against: str | None, out: Path | None, device: str, trust: bool
+    spec: str, image: str, against: str | None, python: str | None, out: Path | None, device: str, trust: bool
 ) -> tuple[dict[str, Any], list[Any]]:
     """(check.json, lines to print) of a model on a scan."""
     if out is not None:
         require_new_folder(out)
     victim = load_victim(spec, device, trust)
     scan = io.read_volume(Path(image), unit=victim.unit, channels=victim.channels)
-    theirs = io.read_labels(against, scan) if against else None
-    found = check_victim(victim, scan, theirs)
-    if out is not None:
-        out.mkdir(parents=True)
-        (out / "check.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    found = check_victim(victim, scan, known(spec, scan, image, against, python, trust))
     lines = [f"{step['name']} ({step['kind']}): {step['sentence']}" for step in found["steps"]]
-    lines.append(f"Grid: {' × '.join(map(str, found['grid']))} voxels, {found['windows']} windows")
-    lines.append(f"Labels: {', '.join(f'{name} = {value}' for name, value in found['labels'].items())}")
-    if found["derivative_error"] is None:
-        lines.append("Gradient: none; something in the pipeline or network cuts it.")
-    else:
-        lines.append(f"Gradient: {found['derivative_error']:.1e} from differences along one direction")
-    if found["opaque"]:
-        lines.append(f"Not differentiable: {', '.join(found['opaque'])}; the identity's gradient stands in.")
-    if found["against"]:
-        differ, voxels = found["against"]["differ"], found["against"]["voxels"]
-        lines.append(f"Against {against}: {differ:,} of {voxels:,} voxels differ")
-    lines.append(f"{found['seconds']:.1f} s a prediction")
-    return found, [*lines, *([f"Check: {out / 'check.json'}"] if out is not None else [])]
+    lines += [f"{title}: {sentence}" for title, sentence in told(found)]
+    if out is None:
+        return found, lines
+    out.mkdir(parents=True)
+    write_json(out / "check.json", found)
+    return found, [*lines, f"Open {write_check(out, found)} in a browser."]
+
+
+def known(spec: str, scan: Volume, image: str, against: str | None, python: str | None, trust: bool) -> Known | None:
+    """What `victim check --against` names: the framework's own run, or a label map."""
+    if against is None:
+        return None
+    if against != "framework":
+        return Known("a label map", io.read_labels(against, scan))
+    theirs = run_framework(read_spec(spec), scan, Path(image), python or sys.executable, trust)
+    return Known(theirs.framework, theirs.labels, theirs.input, theirs.scores, theirs.seconds)
 
 
 def run_fit(
@@ -161,7 +162,7 @@ def run_fit(
 
 
 def run_report(place: Path, full: bool) -> list[Any]:
-    read_record(place)
+    read_margin(place) if is_margin(place) else read_record(place)
     require_writable(place / "report.html")
     write_report(place, full)
     beside = [f"Beside it: every changed slice, in {FULL}"] if (place / FULL).is_dir() else []

@@ -29,9 +29,24 @@ def victim_check(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="The model, as --victim takes it.")],
     image: Image,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="FILE", help="A label map the model's own framework made of it.")
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="framework|FILE",
+            help="Run the model's own framework (nnU-Net, MONAI) on the scan and compare; or a label map that it made.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for check.json.")] = None,
+    framework_python: Annotated[
+        str | None,
+        typer.Option(
+            "--framework-python",
+            metavar="PATH",
+            help="The Python in which the framework is installed; the one that runs this if left out.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new folder for check.json and check.html.")
+    ] = None,
     device: Device = "cpu",
     trust: Trusted = False,
     as_json: AsJson = False,
@@ -39,12 +54,12 @@ def victim_check(
     """Say what a model does to a scan, and whether its gradient is exact.
 
     Its steps and their kind, its grid and windows, one directional derivative through the whole chain, and where its
-    labels differ from those that its own framework gave.
+    labels, network input and scores differ from those of its own framework.
     """
     from perturbox.cli.running import run_check
     from perturbox.cli.words import show
 
-    found, lines = run_check(spec, image, against, out, device, trust)
+    found, lines = run_check(spec, image, against, framework_python, out, device, trust)
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:

@@ -12,15 +12,18 @@ from rich.text import Text
 
 from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
+from perturbox.defaults import UNITS
 from perturbox.judge import columns
 from perturbox.judge.summary import (
     chance,
     fixed,
     flows_told,
     listed,
+    margin_headline,
     notes,
     number,
     outlined,
+    soonest_first,
     upper_bound,
     worst_first,
 )
@@ -107,24 +110,42 @@ def structures_table(result: Mapping[str, Any]) -> Table:
 
 def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox margin` prints at its end."""
-    unit = "HU" if margin["unit"] == "HU" else "intensity units"
-    sigma = margin["noise"]["sigma"]
+    own, asked = unit_of(UNITS[0], margin["unit"]), margin.get("asked") or {"unit": UNITS[0], "one": 1.0}
+    sigma, unit = margin["noise"]["sigma"], unit_of(asked["unit"], margin["unit"])
+    native = asked["unit"] == UNITS[0]
     rows = []
-    # First what breaks soonest, last what held.
-    for name, row in sorted(margin["structures"].items(), key=lambda item: item[1]["breaks_at"] or float("inf")):
-        breaks = row["breaks_at"]
-        in_noise = f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–"
-        rows.append([name, upper_bound(row, unit), in_noise, said(row["verdict"])])
-    noise = f"σ {number(sigma)} {unit}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
+    for name in soonest_first(margin):
+        row = margin["structures"][name]
+        bounds = [upper_bound(in_unit(row, asked["one"]), unit)] + ([] if native else [upper_bound(row, own)])
+        if asked["unit"] != "sigma":
+            breaks = row["breaks_at"]
+            bounds.append(f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–")
+        rows.append([name, *bounds, said(row["verdict"])])
+    head = ["Structure", "Breaks at", *([] if native else ["that is"])]
+    head += ["in this scan's noise"] * (asked["unit"] != "sigma")
+    noise = f"σ {number(sigma)} {own}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
-        table(["Structure", "Breaks at", "in this scan's noise", "Verdict"], rows),
+        margin_headline(margin),
+        table([*head, "Verdict"], rows),
         f"Noise: {noise}.",
         f"Each ≤ is an upper bound, proved by a saved file; > means that nothing was found up to there. {NO_PROOF}",
     ]
     if margin["stopped_early"]:
         lines.append("The search was stopped early: the bounds are those found until then.")
     lines += [f"Note: {warning}" for warning in margin["warnings"]]
-    return [*lines, f"Result: {out / 'margin.json'}"]
+    report = out / "report.html"
+    return [*lines, f"Result: {out / 'margin.json'}", *([f"Report: {report}"] if report.is_file() else [])]
+
+
+def unit_of(unit: str, own: str) -> str:
+    """A limit's unit, of `defaults.UNITS`, as one reads it; own: the scan's."""
+    return {"sigma": "σ", "percent": "% of its range"}.get(unit, "HU" if own == "HU" else "intensity units")
+
+
+def in_unit(row: Mapping[str, Any], one: float) -> dict[str, Any]:
+    """A row of margin.json with its sizes in a unit of which 1 is `one` in the scan's own."""
+    sizes = {key: row.get(key) for key in ("breaks_at", "above", "used")}
+    return {**row, **{key: size if size is None else size / one for key, size in sizes.items()}}
 
 
 # ---------------------------------------------------------------- a segmentation, and lists

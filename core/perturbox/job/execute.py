@@ -30,6 +30,7 @@ from perturbox.judge.measure import Measurement, measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import SCHEMA, begin, described, finishing, write_json
+from perturbox.judge.victim import replanned
 from perturbox.model.memory import peak_bytes
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
@@ -109,7 +110,7 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
     """The goal on this scan, what the attack found, and the clean prediction."""
     job, victim, image = ready.job, ready.victim, ready.image
     listener.say("Segmenting the original scan")
-    clean_seg = victim.predict(image, effort)
+    clean_seg = ready.clean_prediction(effort)
     reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
     listener.say(f"Attacking with {ready.recipe.title}")
     case = Case(image, ready.expert, ready.roi)
@@ -181,6 +182,7 @@ def conclude(
         victim,
         goal,
         eps=ready.eps,
+        asked=(job.eps, job.eps_unit),
         norm=job.norm,
         expert=ready.expert,
         outlined=ready.outlined,
@@ -205,7 +207,8 @@ def conclude(
         "cpu_seconds": None if cpu is None else time.process_time() - cpu,
         "peak_bytes": peak_bytes(victim.device),
     }
-    told = [*effort.notes, *outcome.notes.values(), *measured.notes]
+    moved = replanned(victim, image, saved)
+    told = [*effort.notes, *outcome.notes.values(), *measured.notes, *([moved] if moved else [])]
     result["warnings"] = list(dict.fromkeys([*ready.warnings, *told, *checks.warnings(result)]))
     result["summary"] = summarise(result)
     result = to_json(result)

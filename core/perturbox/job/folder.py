@@ -13,10 +13,11 @@ from perturbox.attacks import recipes
 from perturbox.io.files import require_new_folder, sha256
 from perturbox.job.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, execute, prepare, versions
-from perturbox.job.recompute import IGNORED, Findings, job_of, read_scans, recompute, require_trust
-from perturbox.job.trials import MEANING, SCHEMA
+from perturbox.job.recompute import IGNORED, Findings, compare_report, job_of, read_scans, recompute, require_trust
+from perturbox.job.trials import MEANING
 from perturbox.judge.metrics import BROKEN, Limits, limit_of
-from perturbox.judge.record import file_of, inside, read_json, read_whole_record, required_file
+from perturbox.judge.record import file_of, inside, is_margin, read_margin, read_whole_record, required_file
+from perturbox.judge.units import NATIVE
 from perturbox.model.victim import Victim
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
@@ -41,7 +42,7 @@ def examine(
 ) -> Findings:
     """As `verify`, with notes and counts of what was recomputed and what is only recorded."""
     folder, listener = Path(folder), listener or Listener()
-    if inside(folder, "margin.json").is_file():
+    if is_margin(folder):
         return _examine_margin(folder, listener, trust, victim)
     return recompute(folder, read_whole_record(folder), listener, trust, victim)
 
@@ -49,13 +50,11 @@ def examine(
 def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victim | None) -> Findings:
     """Every file that is said to break a structure must do so, at the largest change that is reported, and repeat what
     the search found."""
-    document = read_json(inside(folder, "margin.json"))
+    document = read_margin(folder)
     found, witnesses = Findings(), {}
     try:
         rows = document["structures"]
         names = sorted({row["witness"] for row in rows.values() if row["witness"] is not None})
-        if document["schema"] != SCHEMA:
-            raise InputError(f"'{folder}/margin.json' doesn't follow {SCHEMA}; it was made by another version.")
         for name in names:
             place = inside(folder, name)
             if not place.is_dir():
@@ -65,15 +64,18 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
             found.add(recompute(place, read_whole_record(place), listener, trust, victim), name)
             witnesses[name] = read_whole_record(place)
             found.problems += differences(witnesses[name]["margin"], rows, f"{name}: margin")
-        listed = {"margin.json", *names, *IGNORED}
+        listed = {"margin.json", "report.html", *names, *IGNORED}
         strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
         found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
+        # Documents that are older than other units than the scan's own.
+        document.setdefault("asked", {"unit": NATIVE, "max_eps": document["max_eps"], "one": 1.0})
         told = with_recorded(_margin_anew(folder, document, witnesses, found), document, MARGIN_RECORDED)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"'{folder}/margin.json' is damaged; search for the margin again.") from None
     found.problems += [line.replace("result.json says", "margin.json says") for line in differences(document, told, "")]
+    compare_report(folder, document, found)
     kinds = [only_recorded(place, MARGIN_RECORDED) for place in leaves(document)]
     found.recomputed += len(kinds) - sum(kinds)
     found.recorded += sum(kinds)

@@ -16,24 +16,29 @@ from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
 from perturbox.io.files import sha256
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.units import NATIVE, SIGMA, check_unit, one_of, require_room_for_a_step
 from perturbox.load import load_victim
+from perturbox.model.gradient import require_gradient
 from perturbox.model.victim import Victim
-from perturbox.types import Case, InputError, Volume
+from perturbox.types import Case, Effort, InputError, Volume
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the user asked for. Paths are local, all else is recorded in result.json; eps is in the scan's unit (HU).
+    """What the user asked for. Paths are local, all else is recorded in result.json.
 
-    eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. surrogate: models to craft the attack
-    on; the victim is then asked for its predictions alone. trust: run what a model's files bring
-    along.
+    eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. eps_unit: what eps is in, of
+    `defaults.UNITS`; settings of the attack are always in the scan's own unit. surrogate: models to craft the attack
+    on; the victim is then asked for its predictions alone. trust: run what a model's files bring along.
+    allow_cut_gradient: follow gradients although the model cuts them.
     """
 
     image: str
     victim: str = "ct-organs"
     attack: str = recipes.DEFAULT
     eps: float | None = None
+    eps_unit: str = NATIVE
     norm: str = "linf"
     steps: int | None = None
     goal: str = "change"
@@ -47,6 +52,7 @@ class Job:
     force: bool = False
     surrogate: tuple[str, ...] = ()
     trust: bool = False
+    allow_cut_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("target", "surrogate"):  # JSON knows no tuples
@@ -58,7 +64,8 @@ class Ready:
     """A job whose every input was read and checked.
 
     expert: the expert's label map "*s" in the victim's values; outlined: names of the structures it says anything
-    about; both None without one. others: scans a universal attack is crafted on.
+    about; both None without one. others: scans a universal attack is crafted on. one: what 1 of the limit's unit is in
+    the scan's own. segmented: the clean prediction, and what it cost, where the limit needed it.
     """
 
     job: Job
@@ -73,6 +80,8 @@ class Ready:
     source_sha256: str
     surrogates: tuple[Victim, ...] = ()
     others: tuple[Volume, ...] = ()
+    one: float = 1.0
+    segmented: tuple[np.ndarray, Effort] | None = None
 
     @cached_property
     def crafted_on_sha256(self) -> list[str]:
@@ -96,6 +105,14 @@ class Ready:
     def eps(self) -> float | None:
         """The limit of the change; None where nothing but the attack's own budget limits it."""
         return self.built.attack.limit
+
+    def clean_prediction(self, effort: Effort) -> np.ndarray:
+        """The victim's label map of the scan; what it costs, or has cost, is added to `effort`."""
+        if self.segmented is None:
+            return self.victim.predict(self.image, effort)
+        labels, spent = self.segmented
+        effort.add(spent)
+        return labels
 
     def reference(self, clean_seg: np.ndarray) -> np.ndarray:
         """The label map an attack leads away from: the clean prediction, or the expert's outlines on top of it.
@@ -128,8 +145,9 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     Raises InputError for any input that can't be used.
     """
     recipe = recipes.get(job.attack)
+    check_unit(job.eps_unit, job.eps, job.norm)
     built = recipe.build(job.eps, job.norm, job.steps, job.settings, local=True)
-    eps = recipe.limit(job.eps)
+    eps, one, segmented = recipe.limit(job.eps), 1.0, None
     victim, image, warnings, digest = load_inputs(job, image, victim)
     if image.dims not in recipe.dims:
         raise InputError(
@@ -139,31 +157,33 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     expert = read_expert(job.label, job.label_map, image, victim, warnings) if job.label else None
     outlined = None if expert is None else outlined_by(expert, job.label_map, victim)
     roi = io.read_mask(job.roi, image, warnings) if job.roi else None
+    if job.eps_unit != NATIVE and eps is not None:
+        noise = None
+        if job.eps_unit == SIGMA:
+            effort = Effort()
+            segmented = victim.predict(image, effort), effort
+            noise = scan_noise(image.data, segmented[0], victim.labels, image.ruler, image.sizes)
+        one = one_of(job.eps_unit, image, noise)
+        eps *= one
+        built = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
     Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
     if eps is not None and job.norm == "linf":
-        require_room_for_a_step(eps, image)
+        require_room_for_a_step(eps, image, job.eps_unit, one)
     surrogates = tuple(load_victim(spec, job.device, job.trust) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
         built.check(model, image)
+        if all(leaf.uses_gradient for leaf in built.attack.leaves()) and not job.allow_cut_gradient:
+            require_gradient(model, image)
     others = scans_to_craft_on(built, victim, image, job.seed)
     for scan in others:
         for model in surrogates or (victim,):
             model.on(scan)
     if job.steps not in (None, steps := built.parameters["steps"]):
         warnings.append(f"{recipe.name} always takes {steps} step; --steps {job.steps} was not used.")
-    return Ready(job, victim, image, goal, expert, outlined, roi, built, warnings, digest, surrogates, others)
-
-
-def require_room_for_a_step(eps: float, image: Volume) -> None:
-    """Raises InputError where the file can't store any change as small as eps."""
-    step = image.step or 0.0
-    if 0 < eps < step * (1 - 1e-6):
-        unit = f" {image.unit}" if image.unit == "HU" else ""
-        raise InputError(
-            f"The scan's file stores steps of {step:g}{unit}, so it can't hold any change up to {eps:g}{unit}; "
-            f"set the limit (eps) to {step:g} or more, or give a scan with finer steps."
-        )
+    return Ready(
+        job, victim, image, goal, expert, outlined, roi, built, warnings, digest, surrogates, others, one, segmented
+    )
 
 
 def scans_to_craft_on(built: recipes.Built, victim: Victim, image: Volume, seed: int) -> tuple[Volume, ...]:

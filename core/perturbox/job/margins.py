@@ -23,6 +23,7 @@ from perturbox.attacks.budget import middle_limit
 from perturbox.attacks.outcome import Outcome, Step
 from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
+from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job.execute import (
     Job,
@@ -37,11 +38,12 @@ from perturbox.job.execute import (
     versions,
     write_adversarial,
 )
-from perturbox.job.trials import MEANING, SCHEMA, Trial, folder_name
+from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
 from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
-from perturbox.judge.record import begin, finishing, write_json
+from perturbox.judge.record import MARGIN_SCHEMA, begin, finishing, write_json
+from perturbox.judge.units import NATIVE, check_unit
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.plain import to_json
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
@@ -50,30 +52,43 @@ from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 def find_margin(
     job: Job,
     out: Path,
-    max_eps: float = 32.0,
+    max_eps: float | None = None,
     listener: Listener | None = None,
     victim: Victim | None = None,
     image: Volume | None = None,
     full_report: bool = False,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
-    `out`.
-
-    victim, image: as in `job.prepare`; full_report: as in `run_job`. Raises InputError for bad input, as an
-    attack does, and if the job's norm isn't linf.
-    """
+    `out`; arguments and refusals as in `prepare_margin`; full_report: as in `run_job`."""
     require_new_folder(out)
+    return search(prepare_margin(job, max_eps, victim, image), out, listener, full_report)
+
+
+def prepare_margin(
+    job: Job, max_eps: float | None = None, victim: Victim | None = None, image: Volume | None = None
+) -> Ready:
+    """The job of the search with its largest limit, read and checked.
+
+    max_eps: in the job's eps_unit; None: the usual one, in the scan's own unit. victim, image: as in `job.prepare`.
+    Raises InputError for bad input, as an attack does, and if the job's norm isn't linf.
+    """
     if job.norm != "linf" or job.goal != "change":
         raise InputError(
             "The margin is a limit on the largest change (norm linf) for the goal 'change'; leave both as they are."
         )
+    check_unit(job.eps_unit, max_eps, name="max-eps")
+    max_eps = MAX_EPS if max_eps is None else max_eps
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
-    ready = prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
+    return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
+
+
+def search(ready: Ready, out: Path, listener: Listener | None = None, full_report: bool = False) -> dict[str, Any]:
+    """Carry out what `prepare_margin` has checked; full_report: as in `run_job`."""
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
-        found = _Search(ready, max_eps, listener)
+        found = _Search(ready, listener)
         found.search()
         free_room(draft)
         found.save(draft)
@@ -83,19 +98,21 @@ def find_margin(
         assert isinstance(margin, dict)
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
         write_json(out / "margin.json", margin)
-    failed = [line for name in found.witnesses.values() for line in reported(out / name, listener, full_report)]
+    folders = [*(out / name for name in found.witnesses.values()), out]
+    failed = [sentence for folder in folders for sentence in reported(folder, listener, full_report)]
     return {**margin, "warnings": margin["warnings"] + failed}
 
 
 class _Search:
     """The trials so far and how to make one more."""
 
-    def __init__(self, ready: Ready, max_eps: float, listener: Listener):
-        self.ready, self.listener, self.max_eps = ready, listener, max_eps
-        self.step = ready.image.step or max_eps / 64
+    def __init__(self, ready: Ready, listener: Listener):
+        assert ready.job.eps is not None
+        self.ready, self.listener, self.max_eps = ready, listener, ready.job.eps * ready.one
+        self.step = ready.image.step or self.max_eps / 64
         self.effort = Effort()
         listener.say("Segmenting the original scan")
-        self.clean_seg = ready.victim.predict(ready.image, self.effort)
+        self.clean_seg = ready.clean_prediction(self.effort)
         # Every break is one against the victim's own clean prediction, whatever an expert says.
         self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
         self.names = {value: name for name, value in ready.victim.labels.items()}
@@ -104,9 +121,8 @@ class _Search:
             ready.image.data, self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
         )
         listener.say("Measuring the benign floor")
-        ask = Asking(ready.victim, self.effort)
-        self.floor = benign_floor(ready.image, ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
-        self.about_floor = ask.notes
+        self.ask = Asking(ready.victim, self.effort)
+        self.floor = benign_floor(ready.image, self.ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
         self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
         # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
         with torch.no_grad():
@@ -186,7 +202,7 @@ class _Search:
     def _ready_for(self, trial: Trial) -> Ready:
         """The attack of one trial, as its own result folder records it."""
         aimed = tuple(self.names[value] for value in trial.aimed)
-        job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
+        job = dataclasses.replace(self.ready.job, eps=trial.eps, eps_unit=NATIVE, target=aimed, label=None)
         return dataclasses.replace(self.ready, built=self._built(trial.eps), job=job, expert=None, outlined=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
@@ -233,7 +249,7 @@ class _Search:
         """What margin.json says."""
         job = self.ready.job
         return {
-            "schema": SCHEMA,
+            "schema": MARGIN_SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
             "meaning": MEANING,
             "unit": self.ready.image.unit,
@@ -253,16 +269,9 @@ class _Search:
                 "sizes": self.ready.image.sizes,
             },
             "max_eps": self.max_eps,
+            "asked": {"unit": job.eps_unit, "max_eps": job.eps, "one": self.ready.one},
             "seed": job.seed,
-            "trials": [
-                {
-                    "eps": t.eps,
-                    "aimed": [self.names[v] for v in t.aimed],
-                    "linf": t.linf,
-                    "broken": {name: metrics.limit_of(word) for name, word in t.verdicts.items()},
-                }
-                for t in self.trials
-            ],
+            "trials": [trial.describe(self.names) for trial in self.trials],
             "stopped_early": self.listener.stop(),
             "effort": {
                 "forwards": self.effort.forwards,
@@ -272,11 +281,11 @@ class _Search:
             "versions": versions(),
             "warnings": [
                 *self.ready.warnings,
-                *self._about_a_budget_of_its_own(),
+                *about_own_budget(self.ready.built),
                 *self.effort.notes,
-                *self.about_floor,
+                *dict.fromkeys(self.ask.notes),
                 *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
-                *self._about_trials(),
+                *about_trials(self.trials),
             ],
             "surrogates": [
                 {"name": model.name, "spec": spec, "sha256": model.sha256}
@@ -293,26 +302,6 @@ class _Search:
         if not reasons:
             return "The search was stopped before an attack aimed at it."
         return None if None in reasons else reasons[-1]
-
-    def _about_trials(self) -> list[str]:
-        """What the attacks of the search couldn't use, each kind once."""
-        said = []
-        for kind in dict.fromkeys(kind for trial in self.trials for kind in trial.notes):
-            trials = [trial for trial in self.trials if kind in trial.notes]
-            last = trials[-1]
-            said.append(f"{len(trials)} of {len(self.trials)} attacks, the last at {last.eps:g}: {last.notes[kind]}")
-        return said
-
-    def _about_a_budget_of_its_own(self) -> list[str]:
-        """What a margin of eps means for an attack that something else limits."""
-        own = self.ready.recipe.own_budget(self.ready.parameters)
-        if own is None:
-            return []
-        unit = f" {own['unit']}" if own["unit"] else ""
-        return [
-            f"{self.ready.recipe.name} is limited by {own['parameter']} {own['value']:g}{unit} as well: this is the "
-            "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
-        ]
 
     def _built(self, eps: float) -> Built:
         job = self.ready.job
@@ -366,7 +355,7 @@ class _Search:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
             file = write_adversarial(Path(folder), self.ready.image, outcome)
             saved = io.read_volume(file, unit=self.ready.image.unit)
-        linf = float(np.abs(saved.data.astype(np.float64) - self.ready.image.data).max())
+        delta = saved.data.astype(np.float64) - self.ready.image.data
         found = self.ready.victim.look(saved, self.effort)
         segmentation, undecided = found.against(self.clean_seg)
         rows, notes = self._rows(segmentation), dict(outcome.notes)
@@ -379,7 +368,11 @@ class _Search:
             failed = metrics.failed_slices(self.clean_seg == value, segmentation == value, image.voxel_size)
             kept = (self.clean_rows[name], rows[name], failed, self.floor[name])
             verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
-        return Trial(eps, aimed, linf, verdicts, untested, notes)
+        dice = {name: rows[name]["dice"] for name in verdicts}
+        by_noise: dict[str, float | None] = dict.fromkeys(dice)
+        for labels in self.ask(noisy(image, delta, self.ready.roi, self.ready.job.seed), "random noise"):
+            by_noise = {self.names[v]: metrics.dice(labels == v, self.clean_seg == v) for v in self.goal.targets}
+        return Trial(eps, aimed, float(np.abs(delta).max()), verdicts, untested, notes, dice, by_noise)
 
     def _rows(self, segmentation: np.ndarray) -> dict[str, dict[str, Any]]:
         victim, image = self.ready.victim, self.ready.image

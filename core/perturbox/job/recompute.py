@@ -1,6 +1,7 @@
 """What a result folder's files, the model it names and the installed recipe give anew, beside what result.json says."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from perturbox.judge.columns import summarise
 from perturbox.judge.measure import measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.record import file_of, inside, required_file
+from perturbox.judge.units import NATIVE, check_unit, one_of
 from perturbox.load import load_victim, read_spec, runs_code
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
@@ -70,7 +72,8 @@ def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]
 
 def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
     """The job a result.json records, without its files."""
-    parameters = dict(result["attack"]["parameters"])
+    parameters, budget = dict(result["attack"]["parameters"]), result["budget"]
+    native = budget["unit_asked"] == NATIVE
     recipe = recipes.get(result["attack"]["name"])
     settings = {entry["name"]: parameters[entry["name"]] for entry in recipe.parameters if entry["name"] in parameters}
     return dataclasses.replace(
@@ -78,7 +81,8 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             image="",
             victim=result["victim"]["spec"],
             attack=recipe.name,
-            eps=parameters["eps"],
+            eps=parameters["eps"] if native else budget["eps_asked"],
+            eps_unit=budget["unit_asked"],
             norm=parameters["norm"],
             steps=parameters["steps"],
             goal=parameters["goal"],
@@ -88,6 +92,7 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             device=result["device"],
             force=result["force"],
             surrogate=tuple(model["spec"] for model in result["surrogates"]),
+            allow_cut_gradient=True,  # it ran, whatever its gradient was
         ),
         **changes,
     )
@@ -182,6 +187,7 @@ def _recompute(
         victim,
         goal,
         eps=parameters["eps"],
+        asked=(job.eps, job.eps_unit),
         norm=job.norm,
         expert=expert,
         outlined=result["outlined"],
@@ -206,6 +212,7 @@ def _recompute(
         if wrong:
             many = f"{wrong} voxels aren't" if wrong > 1 else "1 voxel isn't"
             found.problems.append(f"{file.name}: {many} {meaning}")
+    found.problems += _asked(result["budget"], clean, measured.numbers["noise"])
     found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job.norm)
 
     first = "upgraded_from" in result
@@ -237,7 +244,7 @@ def _recompute(
         )
         return
     _compare_warnings(result, told, io.check_hu(clean, job.force) if victim.unit == "HU" else [], found)
-    _compare_report(folder, result, found)
+    compare_report(folder, result, found)
 
 
 def _note(found: Findings, line: str, result: Mapping[str, Any], words: bool) -> None:
@@ -263,6 +270,15 @@ def _budget(case: Case, adversarial: Volume, eps: float | None, norm: str) -> It
         yield f"budget: {error}"
 
 
+def _asked(budget: Mapping[str, Any], clean: Volume, noise: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the limit in the scan's own unit is what was asked for."""
+    eps, asked, unit = budget["eps"], budget["eps_asked"], budget["unit_asked"]
+    check_unit(unit, asked)
+    native = asked * one_of(unit, clean, noise)
+    if not math.isclose(native, eps, rel_tol=1e-6, abs_tol=1e-9):
+        yield f"budget.eps_asked: {asked:g} {unit} are {native:g} in this scan's own unit, and budget.eps is {eps:g}"
+
+
 def _unit(result: Mapping[str, Any], adversarial: Volume, victim: Victim) -> str:
     """The scan's unit: the model's, and of pictures none. DICOM says whether it is a CT, which its copy can't."""
     stored = result["source"]["unit"]
@@ -283,7 +299,8 @@ def _compare_warnings(result: Mapping[str, Any], told: dict[str, Any], scan: lis
     found.notes += [f'warnings: only recorded, since it tells of the run itself: "{sentence}"' for sentence in extra]
 
 
-def _compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> None:
+def compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> None:
+    """Whether report.html is what a result's, or a margin search's, folder gives; result: its JSON."""
     path = inside(folder, "report.html")
     if not path.exists():
         found.notes.append("There is no report.html; `perturbox report` writes it.")

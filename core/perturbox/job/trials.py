@@ -1,12 +1,17 @@
 """One trial of a search for the margin, and how its finds are told."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from perturbox.judge import metrics
+import numpy as np
 
-SCHEMA = "perturbox-margin/1"
+from perturbox.attacks.budget import Budget
+from perturbox.attacks.recipes import Built
+from perturbox.judge import checks, metrics
+from perturbox.types import Case, Volume
+
 MEANING = (
     "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up to "
     "`above` was found, which is no proof of safety"
@@ -16,7 +21,9 @@ MEANING = (
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One judged attack: the limit it was given, what it measured on the saved file, and each structure's verdict.
-    untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`."""
+    untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`. dice,
+    noise_dice: agreement of each structure with the clean prediction, and what white noise of that change's RMS leaves
+    of it; None where the structure is in neither."""
 
     eps: float
     aimed: tuple[int, ...]
@@ -24,12 +31,56 @@ class Trial:
     verdicts: dict[str, str]
     untested: dict[str, str | None]
     notes: dict[str, str]
+    dice: dict[str, float | None]
+    noise_dice: dict[str, float | None]
 
     def breaks(self, name: str) -> bool:
         return self.verdicts[name] in metrics.BROKEN
+
+    def describe(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """A row of "trials" in margin.json."""
+        return {
+            "eps": self.eps,
+            "aimed": [names[value] for value in self.aimed],
+            "linf": self.linf,
+            "broken": {name: metrics.limit_of(word) for name, word in self.verdicts.items()},
+            "dice": self.dice,
+            "noise_dice": self.noise_dice,
+        }
+
+
+def noisy(image: Volume, delta: np.ndarray, roi: np.ndarray | None, seed: int) -> Volume:
+    """The scan with white noise in place of a change "c *s": the same voxels, the same RMS. One pattern for all sizes,
+    so that a search's noise differs by its size alone."""
+    budget = Budget.of(Case(image, roi=roi), 1.0, "linf")  # of which only the region and the range count
+    region = budget.region[0, 0].numpy()
+    noise = checks.white_noise(delta, image.data, region, *budget.clip, image.step, np.random.default_rng(seed))
+    return image.with_data((image.data + noise).astype(image.data.dtype))
 
 
 def folder_name(names: Sequence[str], linf: float) -> str:
     """What broke and at how much, as a name every file system takes."""
     said = names if len(names) <= 8 else [*names[:7], f"{len(names) - 7}-more"]
     return re.sub(r"[^\w.-]+", "-", "-".join(said)[:120]) + f"_{linf:g}"
+
+
+def about_trials(trials: Sequence[Trial]) -> list[str]:
+    """What the attacks of a search couldn't use, each kind once."""
+    said = []
+    for kind in dict.fromkeys(kind for trial in trials for kind in trial.notes):
+        those = [trial for trial in trials if kind in trial.notes]
+        last = those[-1]
+        said.append(f"{len(those)} of {len(trials)} attacks, the last at {last.eps:g}: {last.notes[kind]}")
+    return said
+
+
+def about_own_budget(built: Built) -> list[str]:
+    """What a margin of eps means for an attack that something else limits."""
+    own = built.recipe.own_budget(built.parameters)
+    if own is None:
+        return []
+    unit = f" {own['unit']}" if own["unit"] else ""
+    return [
+        f"{built.recipe.name} is limited by {own['parameter']} {own['value']:g}{unit} as well: this is the "
+        "margin of a cap on its largest change, not to be compared with those of attacks at a limit."
+    ]

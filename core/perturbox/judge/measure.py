@@ -16,6 +16,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.judge import checks, metrics
 from perturbox.judge.flow import flow
 from perturbox.judge.noise import scan_noise
+from perturbox.judge.units import NATIVE
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, Undefined, Volume
 
@@ -41,6 +42,7 @@ def measure(
     *,
     eps: float | None,
     norm: str,
+    asked: tuple[float | None, str] = (None, NATIVE),
     expert: np.ndarray | None = None,
     outlined: Collection[str] | None = None,
     roi: np.ndarray | None = None,
@@ -57,8 +59,8 @@ def measure(
     prediction is the reference. outlined: the structures the expert outlined (None: all); the others have no agreement
     with the expert, and their controls are against the clean prediction, as their verdict is. clean_seg: the clean
     prediction if already at hand. eps: None where only the attack's own budget limits the change; the largest change
-    itself then stands for it. Controls (white noise, rolled perturbation, benign changes, and draws from the attack's
-    own space, see `attack.random_draw`) are drawn from `seed`.
+    itself then stands for it. asked: the limit as the user gave it, and its unit. Controls (white noise, rolled
+    perturbation, benign changes, draws from the attack's own space, see `attack.random_draw`) are drawn from `seed`.
     untested: why the attack could not test the victim, if it couldn't.
     """
     if clean_seg is None:
@@ -105,7 +107,8 @@ def measure(
         "budget": {
             "eps": eps,
             "unit": clean.unit,
-            "unit_asked": "native",
+            "unit_asked": asked[1],
+            "eps_asked": eps if asked[1] == NATIVE else asked[0],
             "norm": norm,
             "step": clean.step,
             "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},

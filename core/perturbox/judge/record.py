@@ -20,6 +20,7 @@ from perturbox.types import InputError
 
 SCHEMA = "perturbox-result/2"
 OLD_SCHEMA = "perturbox-result/1"
+MARGIN_SCHEMA = "perturbox-margin/1"
 UNFINISHED, UNFINISHED_SCHEMA = "unfinished.json", "perturbox-unfinished/1"
 LARGEST_RECORD = 256 << 20  # bytes; a thousand structures in a thousand slices take 100 MB
 
@@ -42,6 +43,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "reference": (str,),
     "metrics.clean": (dict,),
     "metrics.adversarial": (dict,),
+    "budget.eps": _number,
+    "budget.eps_asked": _number,
+    "budget.unit_asked": (str,),
     "budget.measured": (dict,),
     "control": (dict,),
     "verdicts": (dict,),
@@ -130,6 +134,22 @@ def read_whole_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def is_margin(folder: Path) -> bool:
+    """Whether a folder holds a search for the margin, not one result."""
+    return inside(folder, "margin.json").is_file()
+
+
+def read_margin(folder: Path) -> dict[str, Any]:
+    """margin.json of a search's folder; raises InputError if it isn't one of ours."""
+    path = inside(folder, "margin.json")
+    document = read_json(path)
+    if not isinstance(document, dict) or "schema" not in document:
+        raise InputError(f"'{path}' is damaged; search for the margin again.")
+    if document["schema"] != MARGIN_SCHEMA:
+        raise InputError(f"'{path}' doesn't follow {MARGIN_SCHEMA}; it was made by another version.")
+    return document
+
+
 def read_json(path: Path) -> Any:
     """A JSON document that may come from anywhere; raises InputError for what ours never are: not whole, with NaN or a
     key given twice, nested without end, of an absurd size."""
@@ -165,6 +185,8 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
     """A record of any known schema in the present one; `path` is named if it is of none."""
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema == SCHEMA:
+        # Records that are older than other units than the scan's own.
+        record["budget"].setdefault("eps_asked", record["budget"]["eps"])
         return record
     if schema != OLD_SCHEMA:
         raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
@@ -180,7 +202,7 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
         "metrics": _metrics(record, names),
         "warnings": [text for text in record["warnings"] if not _of_nothing(text, names, record)],
         "control": {kind: known and _control(kind, known, names) for kind, known in record["control"].items()},
-        "budget": {**record["budget"], "unit_asked": "native", "step": None},
+        "budget": {**record["budget"], "unit_asked": "native", "eps_asked": record["budget"]["eps"], "step": None},
         "flow": None,
         "precision": None,
         "untested": None,

@@ -113,7 +113,7 @@ def amount(budget: Mapping[str, Any], size: float) -> str:
         return f"{number(size)} {unit} RMS"
     if budget["norm"] == "l0":
         return f"{number(100 * size)} % of the voxels"
-    return f"{number(size)} {unit}"
+    return amount_of(size, unit)
 
 
 def size_used(budget: Mapping[str, Any]) -> float:
@@ -132,6 +132,8 @@ def change(record: Mapping[str, Any]) -> str:
     own = record["attack"].get("own_budget")
     if own is not None and record["attack"]["parameters"]["eps"] is None:
         about.append(f"{own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''}")
+    if budget.get("unit_asked") == "percent":
+        about.append(f"{number(budget['eps_asked'] * size / budget['eps'])} % of this scan's range")
     if sigma and budget["norm"] == "linf":
         about.append(f"{number(size / sigma, 2)} × this scan's own noise")
     return text + (f" ({'; '.join(about)})" if about else "")
@@ -154,10 +156,10 @@ def effect(record: Mapping[str, Any]) -> str:
     return f"broke {' and '.join(parts)}"
 
 
-def became(record: Mapping[str, Any]) -> str | None:
-    """What the structure that the result is about is called now, and what is newly called so; never the difference of
-    its volumes, in which the two cancel. None if nothing broke or the flow isn't known."""
-    name, flow = lead(record), record["flow"]
+def became(record: Mapping[str, Any], name: str | None = None) -> str | None:
+    """What a structure, or the one that the result is about, is called now, and what is newly called so; never the
+    difference of its volumes, in which the two cancel. None if it didn't break or the flow isn't known."""
+    name, flow = name or lead(record), record["flow"]
     if not flow or name not in broken(record):
         return None
     sizes = record["source"]["sizes"]
@@ -270,3 +272,53 @@ def upper_bound(bound: Mapping[str, Any], unit: str = "") -> str:
         return "–"
     text = f"> {number(above)}{unit}"
     return f"{text} (changes of at most {number(used)}{unit})" if used is not None and used < CLEARLY * above else text
+
+
+# ---------------------------------------------------------------- a search for the margin
+
+
+def soonest_first(margin: Mapping[str, Any]) -> list[str]:
+    """The structures of margin.json: what breaks soonest, then what held, last what wasn't tested."""
+
+    def place(name: str) -> tuple[bool, float]:
+        row = margin["structures"][name]
+        return row["verdict"] == "not-tested", float("inf") if row["breaks_at"] is None else row["breaks_at"]
+
+    return sorted(margin["structures"], key=place)
+
+
+def margin_unit(margin: Mapping[str, Any]) -> str:
+    """What the sizes of a margin.json are in, as one reads it."""
+    return "HU" if margin["unit"] == "HU" else "intensity units"
+
+
+def margin_headline(margin: Mapping[str, Any]) -> str:
+    """A search for the margin in one sentence: what breaks at which change, what held, what wasn't tested."""
+    rows, sigma, unit = margin["structures"], margin["noise"]["sigma"], margin_unit(margin)
+    names = soonest_first(margin)
+    broke = [name for name in names if rows[name]["breaks_at"] is not None]
+    untested = [name for name in names if rows[name]["verdict"] == "not-tested"]
+    held = [name for name in names if name not in broke and name not in untested]
+    parts = []
+    if broke:
+        size = rows[broke[0]]["breaks_at"]
+        noise = f" ({number(size / sigma, 2)} × this scan's own noise)" if sigma else ""
+        more = [f"{name} at {number(rows[name]['breaks_at'])}" for name in broke[1:NAMED]]
+        more += [f"{len(broke) - NAMED} more by {number(rows[broke[-1]]['breaks_at'])}"] if len(broke) > NAMED else []
+        rest = f"; {listed(more)}" if more else ""
+        parts.append(f"A change of {amount_of(size, unit)}{noise} breaks {broke[0]}{rest}")
+    if held:
+        said = listed(held) if len(held) <= NAMED else f"{len(held)} structures"
+        most = max(rows[name]["above"] or 0.0 for name in held)
+        text = f"{said} held up to {amount_of(most, unit)}, which is no proof of safety"
+        parts.append(text if broke else text[:1].upper() + text[1:])
+    if untested:
+        said = listed(untested) if len(untested) <= NAMED else f"{len(untested)} structures"
+        why = rows[untested[0]]["reason"].rstrip(".")
+        parts.append(f"{said} could not be tested" if parts else f"Not tested: {why}")
+    return "; ".join(parts) + "."
+
+
+def amount_of(size: float, unit: str) -> str:
+    """A size with its unit."""
+    return f"{number(size)} {unit}"

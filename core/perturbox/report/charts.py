@@ -120,6 +120,63 @@ def trace_chart(trace: Sequence[dict[str, Any]], names: Sequence[tuple[int, str,
     )
 
 
+Points = Sequence[tuple[float, float]]
+
+
+def margin_chart(
+    structures: Sequence[tuple[int, str, Points, Points, tuple[float, float] | None]],
+    most: float,
+    sigma: float | None,
+    limit: float,
+    unit: str,
+) -> str:
+    """Dice against the size of the change, on an axis of doublings up to `most`.
+
+    structures: (number, title, found, noise, break) of each, the first broken first; points are (size, Dice), of noise
+    in thin dashes.
+    """
+    frame = Frame()
+    sizes = [size for _, _, found, noise, _ in structures for size, _ in (*found, *noise)]
+    low = np.log2(min(sizes, default=most / 2))
+    high = max(float(np.log2(max([*sizes, most]))), low + 1)
+
+    def share(size: float) -> float:
+        return float((np.log2(size) - low) / (high - low))
+
+    y = height(limit)
+    parts = [frame.grid(), f'<line class="limit" x1="{frame.left}" x2="{frame.right}" y1="{y}" y2="{y}"/>']
+    if sigma and 0 <= share(sigma) <= 1:
+        x = frame.x(share(sigma))
+        parts.append(f'<line class="sigma" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{height(0)}"/>')
+        parts.append(f'<text class="quiet" x="{x + 4:.1f}" y="{height(0.03):.1f}">1 σ</text>')
+    for place, (n, title, found, noise, broke) in reversed(list(enumerate(structures))):  # the first on top
+        told = place < WORST or len(structures) <= MANY
+        x, values = (np.array([point[k] for point in noise], float) for k in (0, 1))
+        across = np.array([frame.x(share(size)) for size in x])
+        if told:
+            parts.append(
+                f'<path class="line noise s{n}" data-structure="{n}" d="{_path(across, values)}">'
+                f"<title>{escape(title)}: random noise</title></path>"
+            )
+        across = np.array([frame.x(share(size)) for size, _ in found])
+        parts.append(_line(n, title, _path(across, np.array([dice for _, dice in found], float)), told))
+        if broke is not None:
+            about = f"{title}: Dice {broke[1]:.3f} at {broke[0]:g} {unit}"
+            parts.append(
+                f'<circle class="dot s{n}" data-structure="{n}" cx="{frame.x(share(broke[0])):.1f}" '
+                f'cy="{height(broke[1]):.1f}" r="5"><title>{escape(about)}</title></circle>'
+            )
+    first = int(np.ceil(low - 1e-9))
+    parts += [frame.tick(share(2.0**k), f"{2.0**k:g}") for k in range(first, int(np.floor(high + 1e-9)) + 1)]
+    lines = "lines: lowest Dice found within it; thin: white noise of the same RMS"
+    caption = f"largest change, {unit} – {lines}; dashed: limit {limit:.2f}"
+    parts.append(frame.below(0.5, "middle", caption))
+    return (
+        f'<svg class="chart margin" viewBox="{frame.box}" role="img" aria-label="{escape(caption)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
 def swatch(n: int) -> str:
     """A structure's colour and line style, for legends."""
     return (

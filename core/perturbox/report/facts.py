@@ -18,11 +18,11 @@ def provenance(story: Story) -> str:
     attack, source, victim = record["attack"], record["source"], record["victim"]
     return facts(
         [
-            ("Effort", _effort(record["effort"])),
+            ("Effort", effort(record["effort"])),
             ("Strength of claim", words.NO_PROOF),
             ("Success rule", words.success(record)),
             ("Attack", f"{attack.get('title') or attack['name']} – {attack.get('paper') or 'paper not stated'}"),
-            ("Settings", f"{_settings(attack['parameters'])}, seed {record['seed']}"),
+            ("Settings", f"{settings(attack['parameters'])}, seed {record['seed']}"),
             ("Budget of its own", _own_budget(attack.get("own_budget"))),
             ("Crafted on", _crafted_on(record)),
             ("Deviations", "; ".join(attack.get("deviations") or []) or "none stated"),
@@ -31,10 +31,10 @@ def provenance(story: Story) -> str:
             ("Visibility", _visibility(story)),
             ("Reach", _reach(record.get("image_metrics") or {})),
             ("Machine", f"{record['device']}, {record['threads']} threads, window batch {record['window_batch']}"),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-            ("Input", f"{source['dtype']}, SHA-256 {_short_hash(source.get('sha256'))}"),
-            ("Model", f"{victim['name']}, SHA-256 {_short_hash(victim.get('sha256'))}"),
-            ("Result", f"SHA-256 {_short_hash(story.result.sha256)}"),
+            ("Versions", versions(record["versions"])),
+            ("Input", f"{source['dtype']}, SHA-256 {short_hash(source.get('sha256'))}"),
+            ("Model", f"{victim['name']}, SHA-256 {short_hash(victim.get('sha256'))}"),
+            ("Result", f"SHA-256 {short_hash(story.result.sha256)}"),
         ]
     )
 
@@ -58,7 +58,7 @@ def model_facts(victim: dict[str, Any]) -> str:
     )
 
 
-def _effort(effort: dict[str, Any]) -> str:
+def effort(effort: dict[str, Any]) -> str:
     parts = [
         f"{number(effort['forwards'])} forward and {number(effort['backwards'])} backward passes of the whole scan"
     ]
@@ -69,7 +69,7 @@ def _effort(effort: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _settings(parameters: dict[str, Any]) -> str:
+def settings(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_setting(value)}" for name, value in parameters.items() if value not in (None, [], ""))
 
 
@@ -92,7 +92,7 @@ def _own_budget(own: dict[str, Any] | None) -> str:
 
 def _crafted_on(record: dict[str, Any]) -> str:
     models, scans = record.get("surrogates") or [], record.get("crafted_on") or []
-    told = ", ".join(f"{model['name']} (SHA-256 {_short_hash(model.get('sha256'))})" for model in models)
+    told = ", ".join(f"{model['name']} (SHA-256 {short_hash(model.get('sha256'))})" for model in models)
     on = f"other models: {told}; the attacked model was never asked" if models else "the model itself"
     return f"{on}; {len(scans)} other files, this scan never" if scans else on
 
@@ -145,8 +145,12 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def _short_hash(value: str | None) -> str:
+def short_hash(value: str | None) -> str:
     return f"{value[:8]}…{value[-4:]}" if value else "not stated"
+
+
+def versions(known: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in known.items())
 
 
 def duration(seconds: float) -> str:

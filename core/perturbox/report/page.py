@@ -1,13 +1,6 @@
 """The page: a story put into the template. Texts are escaped where they meet HTML: here, in `tables`, in `facts`."""
 
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -17,8 +10,9 @@ from perturbox.report.charts import MANY
 from perturbox.report.edition import FOLDER, file_names
 from perturbox.report.encode import text
 from perturbox.report.facts import model_facts, provenance
-from perturbox.report.findings import WORST, Finding
-from perturbox.report.pictures import triptych, worst_positions
+from perturbox.report.findings import WORST
+from perturbox.report.frame import fill, folded, page, rich
+from perturbox.report.plates import appendix, first_picture, window_options, windows
 from perturbox.report.story import Plane, Story
 from perturbox.report.tables import (
     control_table,
@@ -30,37 +24,23 @@ from perturbox.report.tables import (
 )
 from perturbox.report.words import fixed, number, size
 
-HU_WINDOWS = (("Soft tissue", 400, 40), ("Liver", 150, 60), ("Lung", 1500, -600), ("Bone", 2000, 300))
 # Columns, rows and the rows' direction of axial, coronal and sagittal slices, in display axes.
 DRAWN_ALONG = ((2, 1, 1), (2, 0, -1), (1, 0, -1))
 PLANES_BUTTON = '<button type="button" data-mode="planes" aria-pressed="false">Planes<kbd>6</kbd></button>'
 AROUND = 300  # pixels of the first screen above and below the picture
 
 
-def resource(name: str) -> str:
-    return files("perturbox.report").joinpath("resources", name).read_text(encoding="utf-8")
-
-
 def build(story: Story) -> str:
     """The whole report as one HTML text."""
-    style = resource("style.css") + colours.style_rules(len(story.result.structures))
-    script = "".join(resource(f"{part}.js") for part in ("unpack", "edition", "slices", "lens", "viewer"))
     flat = story.result.flat
-    meta = json.dumps(viewer_meta(story), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return Template(resource("report.html")).substitute(
-        title=escape(words.headline(story.result, story.findings)),
-        notice=escape(story.result.record["notice"]),
-        style=style,
-        style_hash=content_hash(style),
-        script=script,
-        script_hash=content_hash(script),
-        subtitle=escape(subtitle(story)),
+    body = fill(
+        "report.html",
         verdict=escape(story.result.record["summary"]["headline"]),
         tiles="".join(tile(*texts) for texts in tiles(story)),
         warnings=warnings(story),
         shown=escape(shown(story)),
         plane_buttons=plane_buttons(story),
-        windows="".join(f"<option>{escape(name)} {number(w)}/{number(c)}</option>" for name, w, c in windows(story)),
+        windows=window_options(story),
         planes_button=PLANES_BUTTON if len(story.planes) == 3 else "",
         key=colour_key(story),
         first=first_picture(story),
@@ -77,31 +57,25 @@ def build(story: Story) -> str:
         provenance=provenance(story),
         model=model_facts(story.result.record["victim"]),
         appendix=appendix(story),
-        footer=escape(words.NO_PROOF),
-        meta=meta,
-        local=" 'self' file:" if story.edition else "",
-        beside="".join(beside(*place, streams) for place, streams in story.beside.items()),
-        data="".join(
-            f'<script type="text/plain" id="data-{name}">{text(stream)}</script>\n'
-            for name, stream in story.streams.items()
-        ),
         influence_option="" if story.copy.influence is None else '<option value="influence">Influence</option>',
+        beside="".join(beside(*place, streams) for place, streams in story.beside.items()),
+    )
+    return page(
+        body,
+        title=words.headline(story.result, story.findings),
+        subtitle=subtitle(story),
+        footer=words.NO_PROOF,
+        structures=len(story.result.structures),
+        scripts=("unpack", "edition", "slices", "lens", "viewer"),
+        meta=viewer_meta(story),
+        streams=story.streams,
+        local=story.edition,
     )
 
 
 def beside(axis: int, position: int, streams: dict[str, bytes]) -> str:
     """A slice that the page holds apart from its volumes."""
     return f'<script type="text/plain" id="slice-{axis}-{position}">{" ".join(map(text, streams.values()))}</script>\n'
-
-
-def content_hash(content: str) -> str:
-    """A Content-Security-Policy source that admits exactly this inline content."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-
-
-def rich(sentence: str) -> str:
-    """Escape a text; `*bold*` becomes bold."""
-    return re.sub(r"\*(.+?)\*", r"<b>\1</b>", escape(sentence))
 
 
 # ---- what the viewer needs beside the voxels ----
@@ -173,19 +147,6 @@ def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
     }
 
 
-def windows(story: Story) -> Sequence[tuple[str, float, float]]:
-    """Window presets (name, width, centre) in the scan's unit."""
-    if story.units.value == "HU":
-        return HU_WINDOWS
-    values = story.copy.values(story.copy.before)
-    # A photograph is shown first as every other program shows it.
-    presets = [("As stored", 255.0, 127.5)] if story.result.record["source"]["dtype"] == "uint8" else []
-    for name, cut in (("Middle 98 %", 1), ("Full range", 0)):
-        low, high = np.percentile(values, [cut, 100 - cut])
-        presets.append((name, float(high - low) or 1.0, float(high + low) / 2))
-    return presets
-
-
 # ---- top of the page ----
 
 
@@ -244,11 +205,7 @@ def warnings(story: Story) -> str:
     if tilt > 2:
         caveats.append(f"*Tilted scan:* its axes lie {tilt:.0f}° off the body’s; views follow the scan’s own slices.")
     boxes = "".join(f'<p class="warn">▲ {rich(w)}</p>' for w in words.hidden_failures(story.findings, story.units))
-    if not caveats:
-        return boxes
-    count = f"{len(caveats)} note{'s' if len(caveats) > 1 else ''} on what this doesn’t show"
-    items = "".join(f"<li>{rich(c)}</li>" for c in caveats)
-    return f'{boxes}<details class="warn"><summary>{count}</summary><ul class="caveats">{items}</ul></details>'
+    return boxes + folded(caveats)
 
 
 def colour_key(story: Story) -> str:
@@ -321,49 +278,3 @@ def plane_buttons(story: Story) -> str:
         f"{p.name.capitalize()}</button>"
         for p in story.planes
     )
-
-
-# ---- the end of the page ----
-
-
-def first_picture(story: Story) -> str:
-    """What the headline is about, as a picture: first on paper and for browsers without scripts."""
-    plane = story.opening
-    moved = plane.slices.moved[:, story.subject.number - 1] if story.subject else plane.slices.differ
-    kept = story.pictured.axes[plane.axis].kept
-    return _triptych(story, plane, int(moved[kept].argmax()), story.subject)
-
-
-def appendix(story: Story) -> str:
-    """The most changed slices as pictures, for paper and for browsers without scripts."""
-    plane = story.lead
-    kept = story.pictured.axes[plane.axis].kept
-    positions = worst_positions(plane.slices.differ[kept] * story.voxel) or [len(kept) // 2]
-    parts = "".join(_triptych(story, plane, position) for position in positions)
-    return f"{parts}{legend(story.present) if len(story.present) <= MANY else ''}"
-
-
-def _triptych(story: Story, plane: Plane, position: int, only: Finding | None = None) -> str:
-    """One slice before, after and the difference; `only`: of this structure."""
-    axis = story.pictured.axes[plane.axis]
-    name, width, centre = windows(story)[0]
-    three = triptych(story.pictured, plane.axis, position, (float(width), float(centre)), only.number if only else 0)
-    flat = story.result.flat
-    label = "Image" if flat else f"{plane.name.capitalize()} slice {axis.kept[position] + 1} of {axis.length}"
-    shape = f'width="{round(three.width_mm * 2)}" height="{round(three.height_mm * 2)}"'
-    figures = "".join(
-        f'<figure><img {shape} alt="{label}, {caption}" src="data:image/png;base64,{text(data)}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-        for data, caption in (
-            (three.before, "BEFORE – original scan"),
-            (three.after, "AFTER – SYNTHETIC scan; dashed white: before"),
-            (three.difference, "DIFFERENCE – filled: lost; hollow: added; hatched: another structure"),
-        )
-    )
-    at = axis.kept[position]
-    counted = plane.slices.moved[at, only.number - 1] if only else plane.slices.differ[at]
-    amount = f"{size(float(counted) * story.voxel, story.units.size)} {story.units.size} differ"
-    what = f"{escape(only.title)}, {label.lower()}" if only else label
-    side = " The patient’s right is on the left." if axis.ends[0] and plane.axis < 2 else ""
-    caption = f"{what}: {amount}. Window {name} {number(width)}/{number(centre)}.{side}"
-    return f'<div class="triptych"><p>{caption}</p>{figures}</div>'

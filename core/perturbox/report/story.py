@@ -1,6 +1,7 @@
 """Everything the page shows, worked out once from a result folder."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,9 @@ class Plane:
 class Story:
     """A result and what follows from it.
 
-    whole: all of it within the crop; copy, streams: what travels inside the page; beside: slices across it that it left
-    out, {(axis, position in `whole`): streams}. edition: whether the slices that changed stand beside the page.
+    subject: what the headline is about, which the first picture shows. whole: all of it within the crop; copy, streams:
+    what travels inside the page; beside: slices across it that it left out, {(axis, position in `whole`): streams}.
+    edition: whether the slices that changed stand beside the page.
     """
 
     result: Result
@@ -39,6 +41,7 @@ class Story:
     voxel: float
     planes: tuple[Plane, ...]
     findings: list[Finding]
+    subject: Finding | None
     whole: display.Copy
     copy: display.Copy
     streams: dict[str, bytes]
@@ -51,26 +54,12 @@ class Story:
         return self.planes[0]
 
     @property
-    def subject(self) -> Finding | None:
-        """What the headline is about, which the first picture shows."""
-        name = lead(self.result.record)
-        return next((f for f in self.findings if f.name == name), None)
-
-    @property
     def opening(self) -> Plane:
-        """The plane that shows best what became of the subject, as `judge.look` says of the record, or else of the
-        label maps."""
-        if self.subject is None:
-            return self.lead
-        by_file = {self.whole.axes[p.axis].file: p for p in self.planes}
-        if len(by_file) == 1:
-            return self.lead
-        told = self.result.record["summary"].get("look")
-        if told is None:
-            moved = [by_file[axis].slices.moved[:, self.subject.number - 1] for axis in range(3)]
-            spacing = {axis.file: axis.spacing for axis in self.whole.axes}
-            return by_file[most(moved, [spacing[axis] for axis in range(3)])[0]]
-        return by_file[told["axis"]]
+        """The plane that shows best what became of the subject, as the record says, or else the label maps."""
+        told = self.result.record["summary"].get("look") or {}
+        if self.subject is not None and told.get("structure") == self.subject.name:
+            return next(p for p in self.planes if self.whole.axes[p.axis].file == told["axis"])
+        return best_plane(self.planes, self.subject, self.whole.axes)
 
     @property
     def axes(self) -> display.Axes:
@@ -99,27 +88,12 @@ class Story:
 def tell(result: Result, edition: bool = False) -> Story:
     """Read the folder's volumes, count, judge and make the display copy; edition: whether there is to be one, if it
     holds anything that the page doesn't."""
-    clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
-    axes = display.anatomical_axes(result)
-    spacing = np.array([axis.spacing for axis in axes if not (result.flat and axis.length == 1)])
-    units = Units.of(result)
-    voxel = 1.0 if units.size == "pixels" else float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
-    if result.record["flow"] is None:  # a folder of the first schema
-        labels = {name: number for number, name in enumerate(result.structures, start=1)}
-        record = {**result.record, "flow": flow(clean, adversarial, labels, voxel)}
-        result = replace(result, record={**record, "summary": summarise(record)})
-    box = _box((clean > 0) | (adversarial > 0))
-    planes = []
-    for a in _plane_order(result, axes):
-        file, length = axes[a].file, axes[a].length
-        slices = _widened(count_slices(clean[box], adversarial[box], len(result.structures), file), box[file], length)
-        name = "image" if not axes[a].ends[0] else display.PLANES[a]
-        planes.append(Plane(a, name, slices, *changed_slices(slices, voxel)))
+    counted, clean, adversarial = _count(result)
+    planes, axes, findings = counted["planes"], display.anatomical_axes(counted["result"]), counted["findings"]
     along = display.slice_axis(axes)
     across = next((p for p in planes if p.axis == along), planes[0])
     always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
-    findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
-    whole = display.whole_copy(result, clean, adversarial)
+    whole = display.whole_copy(counted["result"], clean, adversarial)
     copy, streams = display.page_copy(whole, across.changed, always, display.TARGET_BYTES)
     beside = {}
     if copy.clean.size < whole.clean.size and len(planes) > 1:
@@ -128,7 +102,21 @@ def tell(result: Result, edition: bool = False) -> Story:
         copy, streams = display.page_copy(whole, across.changed, always, room)
         beside = {} if display.coarse(copy, whole) else beside
     edition = edition and copy.clean.size < whole.clean.size
-    return Story(result, units, voxel, tuple(planes), findings, whole, copy, streams, beside, edition)
+    subject = _named(findings, lead(counted["result"].record))
+    return Story(**counted, subject=subject, whole=whole, copy=copy, streams=streams, beside=beside, edition=edition)
+
+
+def glimpse(result: Result, name: str) -> Story:
+    """A story of one structure, whose copy holds its worst slice alone, in the plane that shows it best."""
+    counted, clean, adversarial = _count(result)
+    subject, axes = _named(counted["findings"], name), display.anatomical_axes(counted["result"])
+    plane = best_plane(counted["planes"], subject, axes)
+    moved = plane.slices.differ if subject is None else plane.slices.moved[:, subject.number - 1]
+    whole = display.whole_copy(counted["result"], clean, adversarial)
+    axes = list(whole.axes)
+    axes[plane.axis] = axes[plane.axis].keeping(np.array([int(moved.argmax())]))
+    copy = whole.keeping((axes[0], axes[1], axes[2]))
+    return Story(**counted, subject=subject, whole=copy, copy=copy, streams={}, beside={}, edition=False)
 
 
 def _worst_across(
@@ -151,7 +139,54 @@ def _worst_across(
     return found
 
 
-def _plane_order(result: Result, axes: display.Axes) -> list[int]:
+def best_plane(planes: tuple[Plane, ...], subject: Finding | None, axes: display.Axes) -> Plane:
+    """The plane whose worst slice shows most of what became of the subject, by `judge.look`."""
+    if subject is None or len(planes) == 1:
+        return planes[0]
+    by_file = {axes[p.axis].file: p for p in planes}
+    moved = [by_file[file].slices.moved[:, subject.number - 1] for file in range(3)]
+    spacing = {axis.file: axis.spacing for axis in axes}
+    return by_file[most(moved, [spacing[file] for file in range(3)])[0]]
+
+
+def _named(findings: list[Finding], name: str | None) -> Finding | None:
+    return next((f for f in findings if f.name == name), None)
+
+
+def _count(result: Result) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """What slices and structures say, as the fields of a story, and both label maps "i j k"."""
+    clean, adversarial = result.labels("clean_seg"), result.labels("adversarial_seg")
+    axes = display.anatomical_axes(result)
+    units = Units.of(result.record)
+    voxel = voxel_size(result, axes)
+    if result.record["flow"] is None:  # a folder of the first schema
+        labels = {name: number for number, name in enumerate(result.structures, start=1)}
+        record = {**result.record, "flow": flow(clean, adversarial, labels, voxel)}
+        result = replace(result, record={**record, "summary": summarise(record)})
+    box = _box((clean > 0) | (adversarial > 0))
+    planes = []
+    for a in plane_order(result, axes):
+        file, length = axes[a].file, axes[a].length
+        slices = _widened(count_slices(clean[box], adversarial[box], len(result.structures), file), box[file], length)
+        planes.append(Plane(a, plane_name(axes, a), slices, *changed_slices(slices, voxel)))
+    findings = judge(result, [(plane.name, plane.slices) for plane in planes], voxel)
+    counted = {"result": result, "units": units, "voxel": voxel, "planes": tuple(planes), "findings": findings}
+    return counted, clean, adversarial
+
+
+def voxel_size(result: Result, axes: display.Axes) -> float:
+    """What one voxel counts in the result's sizes: ml, cm², or 1 pixel."""
+    if result.record["source"]["sizes"] == "pixels":
+        return 1.0
+    spacing = [axis.spacing for axis in axes if not (result.flat and axis.length == 1)]
+    return float(np.prod(spacing)) / (100.0 if result.flat else 1000.0)
+
+
+def plane_name(axes: display.Axes, axis: int) -> str:
+    return display.PLANES[axis] if axes[axis].ends[0] else "image"
+
+
+def plane_order(result: Result, axes: display.Axes) -> list[int]:
     """Axial, coronal, sagittal; of a 2D image the one plane it is."""
     single = [a for a in range(3) if axes[a].length == 1]
     return single[:1] if result.flat and single else [0, 1, 2]

@@ -130,7 +130,7 @@ def _structure_row(story: Story, f: Finding) -> str:
     cells += [] if story.result.flat else [f"{f.failed} / {f.present}"]
     row = "".join(f"<td>{escape(c)}</td>" for c in cells)
     if record.get("margin"):
-        row += _margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
+        row += margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
     flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{escape(said(f.reason, f.outlined))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
     more = "".join(f"<td>{escape(column['cells'].get(f.name, '–'))}</td>" for column in further(story))
@@ -146,7 +146,8 @@ def further(story: Story) -> list[dict[str, Any]]:
     return story.result.record["summary"].get("columns", [])
 
 
-def _margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
+def margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
+    """Where a structure breaks, and how often that is the scan's noise, if that is known."""
     breaks = bound.get("breaks_at")
     value, sign = (bound.get("above"), ">") if breaks is None else (breaks, "≤")
     if value is None:

@@ -21,8 +21,9 @@ class Units:
     length: str
 
     @classmethod
-    def of(cls, result: Result) -> "Units":
-        unit, sizes = result.record["budget"]["unit"], result.record["source"]["sizes"]
+    def of(cls, record: dict[str, Any]) -> "Units":
+        """Of a result's record, or of what a search for the margin says."""
+        unit, sizes = record["unit"] if "unit" in record else record["budget"]["unit"], record["source"]["sizes"]
         return cls("HU" if unit == "HU" else "units", sizes, "pixels" if sizes == "pixels" else "mm")
 
 
@@ -79,10 +80,13 @@ def caveats(result: Result, findings: list[Finding]) -> list[str]:
     if not any(f.broken for f in findings) and not any("proof of safety" in text for text in told):
         size = summary.change(result.record)
         found.append(f"*No break with {size} and this effort:* that is not proof of safety; raise effort or limit.")
-    for text in told:
-        head, colon, rest = text.partition(":")
-        found.append(f"*{head}:*{rest}" if colon and len(head) < 60 else text)
-    return found
+    return found + [headed(text) for text in told]
+
+
+def headed(text: str) -> str:
+    """A sentence with its first words bold, where a colon ends them."""
+    head, colon, rest = text.partition(":")
+    return f"*{head}:*{rest}" if colon and len(head) < 60 else text
 
 
 def success(record: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     request: dict[str, Any] = {"kind": order.kind, "victim": offer.name(job.victim), "device": job.device}
     request |= {"force": job.force}
     if order.kind != "segment":
-        request |= {key: getattr(job, key) for key in ("attack", "norm", "steps", "goal", "seed")}
+        request |= {key: getattr(job, key) for key in ("attack", "eps_unit", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
         request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
     if order.kind == "margin":

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
 from perturbox.attacks import recipes
 from perturbox.attacks.goals import Goal
+from perturbox.defaults import MAX_EPS
 from perturbox.job.execute import Job
 from perturbox.jobs import Order
+from perturbox.judge.units import check_unit
 from perturbox.load import check_device
 from perturbox.types import InputError
 
@@ -24,11 +26,11 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Value = bool | int | float | Annotated[str, StringConstraints(max_length=200)] | None
 # Which fields mean something for a kind; the rest, if sent, would be ignored in silence.
 ALWAYS = {"kind", "image", "session", "victim", "device", "force"}
+CLIMBING = ALWAYS | {"attack", "eps_unit", "norm", "steps", "goal", "target", "settings", "seed", "surrogate"}
 MEANT = {
     "segment": ALWAYS,
-    "attack": ALWAYS
-    | {"attack", "eps", "norm", "steps", "goal", "target", "label", "label_map", "settings", "seed", "surrogate"},
-    "margin": ALWAYS | {"attack", "norm", "steps", "goal", "target", "settings", "seed", "max_eps", "surrogate"},
+    "attack": CLIMBING | {"eps", "label", "label_map"},
+    "margin": CLIMBING | {"max_eps"},
 }
 
 
@@ -64,7 +66,11 @@ class Submission(BaseModel):
         None,
         ge=0,
         le=MOST_EPS,
-        description="Largest change, in the scan's unit (HU). Left out: 4, or none for attacks with their own budget.",
+        description="Largest change. Left out: 4 in the scan's unit (HU), or none for attacks with their own budget.",
+    )
+    eps_unit: Literal["native", "sigma", "percent"] = Field(
+        "native",
+        description="What eps and max_eps are in: the scan's own unit, its noise, or percent of its 1-99 % range.",
     )
     norm: Literal["linf", "l2", "l0"] = Field("linf", description="How the size of a change is measured.")
     steps: int | None = Field(
@@ -85,7 +91,9 @@ class Submission(BaseModel):
     seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
     device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
     force: bool = Field(False, description="Go on though the values don't look like Hounsfield units.")
-    max_eps: float = Field(32.0, gt=0, le=MOST_EPS, description="Largest change a margin tries.")
+    max_eps: float | None = Field(
+        None, gt=0, le=MOST_EPS, description="Largest change a margin tries; left out: 32 in the scan's unit."
+    )
 
     def sent(self) -> set[str]:
         """Fields that ask for something: those sent with another value than none."""
@@ -173,7 +181,9 @@ def check(submission: Submission, offer: Offer) -> Job:
     structures = offer.structures(victim)
     if kind == "margin" and (submission.norm != "linf" or submission.goal != "change"):
         raise InputError("A margin is a limit on the largest change (norm linf) for the goal change; leave both out.")
-    eps = submission.max_eps if kind == "margin" else recipe.limit(submission.eps)
+    given = submission.max_eps if kind == "margin" else submission.eps
+    check_unit(submission.eps_unit, given, submission.norm, "max_eps" if kind == "margin" else "eps")
+    eps = given or MAX_EPS if kind == "margin" else recipe.limit(given)
     if submission.norm == "l0" and eps is not None and eps > 1:
         raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps:g}.")
     recipe.build(eps, submission.norm, steps, submission.settings)
@@ -185,6 +195,7 @@ def check(submission: Submission, offer: Offer) -> Job:
         victim=spec,
         attack=recipe.name,
         eps=submission.eps,
+        eps_unit=submission.eps_unit,
         norm=submission.norm,
         steps=steps,
         goal=submission.goal,
@@ -233,4 +244,4 @@ def order(submission: Submission, job: Job, files: Files) -> Order:
         roi=None if files.roi is None else str(files.roi),
         label_map=job.label_map or files.label_map,
     )
-    return Order(submission.kind, job, max_eps=submission.max_eps, name=files.name, client="job API")
+    return Order(submission.kind, job, max_eps=submission.max_eps or MAX_EPS, name=files.name, client="job API")

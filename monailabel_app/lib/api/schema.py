@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import perturbox
 from perturbox.attacks import recipes
+from perturbox.defaults import MAX_EPS, UNITS
 from perturbox.jobs import KINDS, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
@@ -101,7 +102,7 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "attacks": [attack.describe() for attack in attacks],
         "families": recipes.FAMILIES,
         "models": models,
-        "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": 32.0},
+        "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": MAX_EPS},
         "limits": dict(offer.limits),
         "device": offer.device,
         "notice": ADVERSARIAL_NOTICE,
@@ -130,6 +131,13 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
             "maximum": MOST_EPS,
             "default": 4.0,
             "x-unit": unit,
+        },
+        "eps_unit": {
+            "type": "string",
+            "enum": list(UNITS),
+            "title": "Unit of the largest change",
+            "description": "The scan's own unit, its own noise (sigma), or percent of its 1-99 % range.",
+            "default": UNITS[0],
         },
         "target": {
             "type": "array",
@@ -173,10 +181,10 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
     if attack.own is not None:
         said = f"A cap on the change of any voxel, besides the attack's own budget, the setting {attack.own.parameter}."
         fields["eps"] |= {"type": ["number", "null"], "default": None, "title": "Cap", "description": said}
-    basic = ("eps", "target", "steps")
+    basic = ("eps", "eps_unit", "target", "steps")
     for entry in attack.parameters:
         if not entry["local"]:
-            fields[entry["name"]] = setting_schema(entry)
+            fields[entry["name"]] = setting_schema(entry, unit)
     for order, (name, entry) in enumerate(fields.items()):
         entry |= {"x-order": order, "x-level": "basic" if name in basic else "advanced"}
     return {
@@ -189,8 +197,8 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
     }
 
 
-def setting_schema(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of one parameter of a recipe."""
+def setting_schema(entry: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """JSON Schema of one parameter of a recipe; unit: of the model's scans, which recipes call HU."""
     kind = TYPES[entry["type"]]
     optional = entry["default"] is None
     field: dict[str, Any] = {
@@ -207,5 +215,5 @@ def setting_schema(entry: Mapping[str, Any]) -> dict[str, Any]:
     if entry["maximum"] is not None:
         field["maximum"] = entry["maximum"]
     if entry["unit"]:
-        field["x-unit"] = entry["unit"]
+        field["x-unit"] = unit if entry["unit"] == "HU" else entry["unit"]
     return field

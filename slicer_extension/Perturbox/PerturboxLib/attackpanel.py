@@ -7,7 +7,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import presets, session, settings, words
+from . import limits, presets, session, settings, words
 from .charts import LiveTrace
 from .form import Form, kinds
 from .mistakes import told
@@ -15,7 +15,7 @@ from .results import DICE_LIMIT
 from .serverpanel import mayGo
 from .trouble import Trouble
 
-OWN = ("eps", "target")  # fields of the form that have a place of their own in the panel
+OWN = ("eps", "eps_unit", "target")  # fields of the form that have a place of their own in the panel
 
 
 class AttackPanel:
@@ -33,7 +33,10 @@ class AttackPanel:
         self._drawn = 0
         for effort in presets.EFFORTS:
             self.ui.effortComboBox.addItem(effort.title, effort.name)
+        for unit in limits.UNITS:
+            self.ui.epsUnitComboBox.addItem(unit, unit)
         self.ui.effortComboBox.connect("currentIndexChanged(int)", self.onEffort)
+        self.ui.epsUnitComboBox.connect("currentIndexChanged(int)", self.onUnit)
         self.ui.methodComboBox.connect("currentIndexChanged(int)", self.onMethod)
         self.ui.resetButton.connect("clicked(bool)", self.onReset)
         self.ui.segmentButton.connect("clicked(bool)", lambda _: self.begin("segment"))
@@ -58,6 +61,13 @@ class AttackPanel:
         self.form.reset()
         self.form.setValues(presets.values(effort, self.ownSteps()))
         self.keep()
+
+    @told
+    def onUnit(self, index) -> None:
+        if self.module.updating or not self.parameters or index < 0:
+            return
+        unit = self.ui.epsUnitComboBox.itemData(index)
+        self.parameters.epsUnit, self.parameters.eps = unit, limits.usual(unit)
 
     @told
     def onMethod(self, index) -> None:
@@ -93,7 +103,7 @@ class AttackPanel:
         if not self.session.connected:
             return _("Connect to a server first")
         if self.parameters is None or self.parameters.inputVolume is None:
-            return _("Choose a CT scan first")
+            return _("Choose a scan first")
         if self.module.input.preflight.level == "bad":
             return self.module.input.preflight.text
         if kind == "segment":
@@ -158,14 +168,14 @@ class AttackPanel:
                 )
         request |= {"attack": self.parameters.attack, "target": targets, **self.form.request()}
         if not self.ownBudget():
-            request["eps"] = self.eps()
+            request |= {"eps": self.eps(), "eps_unit": self.unit()}
         return request
 
     def marginRequest(self) -> dict:
         """The search for the breaking points that belongs to the attack as it is set."""
         asked = self.form.request()
         request = {"kind": "margin", "victim": self.parameters.model, "attack": self.parameters.attack}
-        request |= {"max_eps": float(self.parameters.eps), "target": self.module.input.targets}
+        request |= {"max_eps": float(self.parameters.eps), "eps_unit": self.unit(), "target": self.module.input.targets}
         request |= {key: asked[key] for key in ("seed", "settings") if key in asked}
         # Half of an attack's steps, at most half of its own number: most start where the one before ended.
         request["steps"] = max(1, min(int(asked.get("steps", self.ownSteps())), self.ownSteps()) // 2)
@@ -184,8 +194,12 @@ class AttackPanel:
         return field.read() if field else "linf"
 
     def eps(self) -> float:
-        """The slider in the server's terms: a share for l0, the scan's unit otherwise."""
+        """The slider in the server's terms: a share for l0, else in `unit`."""
         return float(self.parameters.eps) / (100 if self.norm() == "l0" else 1)
+
+    def unit(self) -> str:
+        """What the limit is in; a share of the voxels has no unit."""
+        return "native" if self.norm() == "l0" else self.parameters.epsUnit
 
     # ------------------------------------------------------------ showing
 
@@ -198,6 +212,7 @@ class AttackPanel:
         for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox", "marginCheckBox"):
             getattr(self.ui, name).enabled = not busy
         self.ui.epsSlider.enabled = not busy and not self.ownBudget()
+        self.ui.epsUnitComboBox.enabled = self.ui.epsSlider.enabled and self.norm() != "l0"
         for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
             obstacle = self.obstacle(kind)
             button.enabled = not obstacle
@@ -292,14 +307,20 @@ class AttackPanel:
             settings.rememberPace(record["victim"]["name"], seconds / len(record["trace"]) / (voxels / 1e6))
 
     def _note(self) -> None:
+        """The unit that the model's scans have, and what the limit means for this one."""
         victim = self.module.input.victim
-        unit = victim["unit"] if victim else "HU"
-        norm = self.norm()
-        self.ui.epsSlider.suffix = {"linf": f" {unit}", "l2": f" {unit} RMS", "l0": " %"}[norm]
+        own, norm = victim["unit"] if victim else "HU", self.norm()
+        for row, unit in enumerate(limits.UNITS):
+            self.ui.epsUnitComboBox.setItemText(row, limits.title(unit, own))
+        unit = self.unit() if self.parameters else "native"
+        self.ui.epsUnitComboBox.currentIndex = limits.UNITS.index(unit)
+        step = limits.step(unit, own)
+        self.ui.epsSlider.decimals, self.ui.epsSlider.singleStep = (0, 1.0) if step == 1 else (1, step)
+        self.ui.epsSlider.minimum, self.ui.epsSlider.maximum = limits.span(unit, own, norm)
+        self.ui.epsSlider.suffix = limits.suffix(unit, own, norm)
         sigma = self.module.sigma(self.parameters.inputVolume) if self.parameters else None
-        self.ui.epsNoteLabel.text = (
-            OWN_BUDGET if self.ownBudget() else words.epsNote(self.ui.epsSlider.value, norm, unit, sigma)
-        )
+        note = limits.note(self.ui.epsSlider.value, norm, unit, own, sigma)
+        self.ui.epsNoteLabel.text = OWN_BUDGET if self.ownBudget() else note
 
     def _progress(self, busy: bool) -> None:
         job, trace = self.session.job, self.session.trace
@@ -329,7 +350,7 @@ class AttackPanel:
         return _("fetching the result") if job["finished"] else words.progress(job)
 
 
-OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compare it with others at a limit in HU.")
+OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compare it with others at a limit.")
 TIPS = {
     "segment": _("Let the model segment the scan as it is; also measures the scan's noise"),
     "attack": _("Search for a change that makes the model wrong (Ctrl+Enter)"),

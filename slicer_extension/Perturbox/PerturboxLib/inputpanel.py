@@ -69,7 +69,7 @@ class InputPanel:
         """What is sent; scanOnly: neither outline nor region. Raises Trouble for whatever doesn't fit."""
         parameters = self.parameters
         if parameters.inputVolume is None:
-            raise Trouble("no-scan", _("No scan is chosen."), _("Choose a CT scan."))
+            raise Trouble("no-scan", _("No scan is chosen."), _("Choose a scan."))
         return sending.pack(
             parameters.inputVolume,
             self.victim,

@@ -38,7 +38,7 @@ def preflight(volumeNode, unit: str = "HU", sigma=None) -> Preflight:
     """Look at a scan: range, size, orientation, noise; what would be refused is refused here. unit: of the model;
     sigma: the scan's noise, None: not looked for yet, 0: not available."""
     if volumeNode is None:
-        return Preflight("bad", _("Choose a CT scan."))
+        return Preflight("bad", _("Choose a scan."))
     try:
         array, affine = voxels(volumeNode)
         low, high = requireUnit(array, unit)
@@ -63,7 +63,7 @@ def voxels(volumeNode):
     """(array "k j i", affine ijk -> RAS of the world) of a volume. Raises Trouble for one that can't be attacked."""
     affine = geometry.worldGrid(volumeNode)
     if volumeNode.GetImageData().GetNumberOfScalarComponents() != 1:
-        raise Trouble("not-scalar", _("This volume has several values per voxel."), _("Choose a CT scan."))
+        raise Trouble("not-scalar", _("This volume has several values per voxel."), _("Choose a scan."))
     return slicer.util.arrayFromVolume(volumeNode), affine
 
 

@@ -4,11 +4,7 @@ import math
 
 from slicer.i18n import tr as _
 
-from .numbers import number
 from .palette import readable
-
-WINDOW = 400.0  # HU; the soft-tissue window that a change is compared with
-
 
 LONGEST = 26  # characters of what a folded section says of itself; the panel must not grow with a scan's name
 
@@ -33,29 +29,6 @@ def duration(seconds: float) -> str:
         )
     hours, minutes = divmod(minutes, 60)
     return _("{hours} h {minutes} min").format(hours=hours, minutes=minutes) if minutes else f"{hours} h"
-
-
-def epsNote(eps: float, norm: str, unit: str, sigma) -> str:
-    """What a limit means for this scan; sigma: its noise in that unit, None: not looked for yet, 0: not available."""
-    if norm == "l0":
-        return _("{share} % of the voxels may change, each by any amount the scan's own range allows.").format(
-            share=number(eps)
-        )
-    kind = "" if norm == "linf" else _(" (root mean square over the scan)")
-    if sigma is None:
-        noise = _("Noise not measured yet: press Segment only")
-    else:
-        noise = (
-            _("= {number} × this scan's noise").format(number=number(eps / sigma, 2))
-            if sigma
-            else _("This scan's noise is not available")
-        )
-    share = (
-        _(" · {number} % of a W {width:.0f} window").format(number=number(100 * eps / WINDOW, 2), width=WINDOW)
-        if unit == "HU"
-        else ""
-    )
-    return f"{noise}{share}{kind}"
 
 
 def progress(job: dict) -> str:

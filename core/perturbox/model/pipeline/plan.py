@@ -63,6 +63,14 @@ class Plan:
         """The network grid's shape."""
         return self.bound[-1].after.shape if self.bound else self.shape
 
+    def unlike(self, other: "Plan") -> int | None:
+        """The first step that another plan of the same pipeline gives another box or shape; None where none is."""
+        for index, (mine, theirs) in enumerate(zip(self.bound, other.bound, strict=True)):
+            one, two = mine.after, theirs.after
+            if one.shape != two.shape or not np.allclose(one.affine, two.affine, atol=1e-6):
+                return index
+        return None
+
     @cached_property
     def order(self) -> tuple[int, ...]:
         """Network axis k is scan axis order[k]."""
