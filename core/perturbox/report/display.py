@@ -211,7 +211,7 @@ def clearly(influence: np.ndarray, axes: Axes) -> float:
     along = slice_axis(axes)
     reach = [1 if a == along else 2 * round(2.5 / axes[a].spacing) + 1 for a in range(3)]
     values = np.square(influence / 127.0, dtype=np.float32) * np.sign(influence)
-    near = np.abs(ndimage.uniform_filter(values, reach, mode="nearest"))
+    near = np.abs(ndimage.uniform_filter(values, reach, mode="nearest"))  # type: ignore[arg-type]
     return float(np.percentile(near[near > 0], 99.9)) if near.any() else 1.0
 
 
