@@ -18,6 +18,7 @@ class ServerPanel:
         self._announced = None
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
+        self.ui.serverComboBox.connect("editTextChanged(QString)", lambda _: module.update())
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
@@ -34,7 +35,11 @@ class ServerPanel:
         try:
             self.session.connect(address, token)
         except Trouble as trouble:
-            self.module.show(trouble)
+            self.module.show(trouble, lambda: self._unanswered() and self.ui.serverComboBox.currentText == address)
+
+    def _unanswered(self) -> bool:
+        """Whether what was wrong with a server may still be."""
+        return not self.session.connected and self.local is None
 
     @told
     def onLocalServer(self, *_) -> None:
@@ -51,7 +56,7 @@ class ServerPanel:
             self.local.start()
         except Trouble as trouble:
             self.local = None
-            self.module.show(trouble)
+            self.module.show(trouble, self._unanswered)
             return
         settings.rememberPython(python)
         self.update()
@@ -64,7 +69,7 @@ class ServerPanel:
             ready = self.local.ready()
         except Trouble as trouble:
             self.stopLocal()
-            self.module.show(trouble)
+            self.module.show(trouble, self._unanswered)
             self.update()
             return
         if ready:
