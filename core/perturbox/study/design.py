@@ -91,6 +91,14 @@ class Gate(Strict):
     clean_dice: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class Criterion(Strict):
+    """What is promised before the run: at this limit the lower end of the interval of every structure's mean Dice is at
+    least `dice`, whatever the attack."""
+
+    eps: Positive
+    dice: Annotated[float, Field(gt=0, le=1)]
+
+
 class NonInferiority(Strict):
     """new, old: names of models; margin: the fall of Dice by which the new may exceed the old, stated beforehand."""
 
@@ -115,7 +123,9 @@ class Study(Strict):
     target: list[str] = []
     gate: Gate | None = None
     compare: NonInferiority | None = None
+    criterion: Criterion | None = None
     craft_on: list[str] = []
+    keep_worst: Annotated[int, Field(ge=0, le=20)] = 3
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
     @model_validator(mode="after")
@@ -137,6 +147,8 @@ class Study(Strict):
                 raise ValueError("`compare` names the same model twice")
         elif self.compare is not None:
             raise ValueError("`compare` belongs to a study of kind non-inferiority")
+        if self.criterion is not None and self.criterion.eps not in self.eps.values:
+            raise ValueError(f"`criterion` names the limit {self.criterion.eps:g}, which isn't among `eps.values`")
         if (self.kind == "universal") != bool(self.craft_on):
             raise ValueError("`craft_on` (the scans one change is made on) and the kind universal need each other")
         if self.gate is not None and self.cases.labels is None:
@@ -195,7 +207,8 @@ def _said(error: Any) -> str:
 def _known(loc: tuple[str | int, ...]) -> list[str]:
     """The keys that may stand beside the unknown one."""
     kinds: dict[str, type[BaseModel]] = {
-        "models": Model, "cases": Cases, "attacks": AttackOf, "eps": Limit, "gate": Gate, "compare": NonInferiority,
+        "models": Model, "cases": Cases, "attacks": AttackOf, "eps": Limit, "gate": Gate,
+        "compare": NonInferiority, "criterion": Criterion,
     }  # fmt: skip
     fields = (kinds.get(str(loc[0]), Study) if len(loc) > 1 else Study).model_fields
     return [field.alias or name for name, field in fields.items()]

@@ -7,7 +7,7 @@ three failures it is "failed" with a reason and the study goes on.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from perturbox.io.files import require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.study import work
 from perturbox.study.ledger import Ledger
-from perturbox.study.plan import Craft, Plan
+from perturbox.study.plan import Plan
 from perturbox.types import InputError
 
 TRIES = 3
@@ -103,7 +103,7 @@ class Driver:
             yield Task(
                 {
                     **self._common(craft.case),
-                    "craft": {**self._craft(craft), "done": made},
+                    "craft": {"key": craft.key, "job": asdict(plan.job(craft, self.device)), "done": made},
                     "judges": [
                         {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec} for model in judges
                     ],
@@ -115,35 +115,11 @@ class Driver:
     def _common(self, case: str) -> dict[str, Any]:
         scan = self.plan.cases[case]
         return {
-            "scan": {"image": str(Path(scan.image).resolve()), "label": scan.label, "sha256": scan.sha256},
+            "scan": {"image": scan.image, "label": scan.label, "sha256": scan.sha256},
             "label_map": self.plan.study.cases.label_map,
             "crafts": str(self.crafts),
             "threads": self.plan.study.threads,
             "device": self.device,
-            "trust": self.plan.trust,
-        }
-
-    def _craft(self, craft: Craft) -> dict[str, Any]:
-        study = self.plan.study
-        attack = study.attacks[craft.attack]
-        settings = dict(attack.settings)
-        if self.plan.craft_on:
-            from os import pathsep
-
-            from perturbox.attacks import recipes
-
-            settings[recipes.get(attack.name).crafted_on] = pathsep.join(scan.image for scan in self.plan.craft_on)
-        return {
-            "key": craft.key,
-            "spec": self.plan.models[craft.model].spec,
-            "attack": attack.name,
-            "steps": attack.steps,
-            "settings": settings,
-            "eps": craft.eps,
-            "eps_unit": study.eps.unit,
-            "norm": study.eps.norm,
-            "seed": craft.seed,
-            "target": list(study.target),
         }
 
     def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:

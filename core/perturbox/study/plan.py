@@ -6,6 +6,7 @@ Renaming a file uses what is there again; retraining a model, or another scan un
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,12 +15,12 @@ from typing import Any
 
 from perturbox.attacks import recipes
 from perturbox.io.files import sha256, suffix
+from perturbox.job.inputs import Job
 from perturbox.load import load_victim
 from perturbox.study.design import Study
 from perturbox.types import InputError
 
 VERSION = 1  # of what a piece's rows hold: another number does everything anew
-FEWEST = 6  # patients below which no p-value is told
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,31 @@ class Plan:
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file."""
         return list(self.models) if self.study.kind == "transfer" else [craft.model]
+
+    def job(self, craft: Craft, device: str) -> Job:
+        """The job that a craft is."""
+        study, scan, attack = self.study, self.cases[craft.case], self.study.attacks[craft.attack]
+        unit = {} if study.eps.unit == "native" else {"eps_unit": study.eps.unit}
+        settings = dict(attack.settings)
+        if self.craft_on:
+            settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
+        return Job(
+            image=scan.image,
+            victim=self.models[craft.model].spec,
+            attack=attack.name,
+            eps=craft.eps,
+            norm=study.eps.norm,
+            steps=attack.steps,
+            settings=settings,
+            target=tuple(study.target),
+            label=scan.label,
+            label_map=study.cases.label_map,
+            seed=craft.seed,
+            device=device,
+            force=True,
+            trust=self.trust,
+            **unit,
+        )
 
     def clean_key(self, model: str, case: str) -> str:
         scan = self.cases[case]
@@ -211,11 +237,11 @@ def _scan(path: Path, study: Study, folder: Path) -> Scan:
     name = path.name[: -len(suffix(path))] if suffix(path) else path.name
     label = None
     if study.cases.labels is not None:
-        label = str(folder / filled("labels", study.cases.labels, name))
+        label = str((folder / filled("labels", study.cases.labels, name)).resolve())
         if not Path(label).exists():
             raise InputError(f"There is no label '{label}' of the scan '{name}'; see `labels` under `cases`.")
     patient = filled("patient", study.cases.patient, name)
-    return Scan(name, patient, str(path), label, sha256(path), None if label is None else sha256(Path(label)))
+    return Scan(name, patient, str(path.resolve()), label, sha256(path), None if label is None else sha256(Path(label)))
 
 
 def filled(key: str, pattern: str, name: str) -> str:

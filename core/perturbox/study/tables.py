@@ -90,17 +90,18 @@ def write_tables(plan: Plan, done: Entries, out: Path, study_sha256: str) -> lis
     gated = gated_models(plan, done)
     rows = list(result_rows(plan, done, gated))
     about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": study_sha256}
-    _write(out / "results.parquet", rows, RESULTS, about)
-    _write(out / "models.parquet", list(_model_rows(plan, done, gated)), MODELS, about)
-    _write(out / "cases.parquet", list(_case_rows(plan, done)), CASES, about)
-    _write(out / "effort.parquet", list(_effort_rows(plan, done)), EFFORT, about)
+    write_table(out / "results.parquet", rows, RESULTS, about)
+    write_table(out / "models.parquet", list(_model_rows(plan, done, gated)), MODELS, about)
+    write_table(out / "cases.parquet", list(_case_rows(plan, done)), CASES, about)
+    write_table(out / "effort.parquet", list(_effort_rows(plan, done)), EFFORT, about)
     return rows
 
 
-def _write(path: Path, rows: Sequence[Row], columns: Mapping[str, tuple[pa.DataType, str]], about: Row) -> None:
+def write_table(path: Path, rows: Sequence[Row], columns: Mapping[str, tuple[pa.DataType, str]], about: Row) -> None:
     """One file, whole or not at all: explicit schema, rows in order of their columns, no dates."""
     fields = [
-        pa.field(name, kind, metadata={"meaning": meaning} if meaning else None) for name, (kind, meaning) in columns.items()
+        pa.field(name, kind, metadata={"meaning": meaning} if meaning else None)
+        for name, (kind, meaning) in columns.items()
     ]
     schema = pa.schema(fields, metadata=about)
     ordered = sorted(rows, key=lambda row: [(row[name] is not None, row[name]) for name in columns])
@@ -121,9 +122,7 @@ def gated_models(plan: Plan, done: Entries) -> set[str]:
         return set()
     floor = plan.study.gate.clean_dice
     return {
-        row["model"]
-        for row in _model_rows(plan, done, set())
-        if row["dice_clean"] is None or row["dice_clean"] < floor
+        row["model"] for row in _model_rows(plan, done, set()) if row["dice_clean"] is None or row["dice_clean"] < floor
     }
 
 

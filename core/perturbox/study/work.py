@@ -32,7 +32,7 @@ KEPT = 8  # clean predictions that a worker remembers
 
 
 def carry_out(task: Mapping[str, Any]) -> list[Entry]:
-    """The ledger's entries of a task: {"crafts": folder, "threads": n, "device", "trust", "scan": {…}, "clean": {…}} or
+    """The ledger's entries of a task: {"crafts": folder, "threads": n, "device", "scan": {…}, "clean": {…}} or
     {…, "craft": {…}, "judges": […]}. Never raises for what a study can go on after: such an entry is "failed" with a
     reason; "again" says that another try may help."""
     torch.set_num_threads(task["threads"])
@@ -55,12 +55,12 @@ def _entry(key: str, kind: str, work: Any) -> Entry:
     except Exception as error:
         again = not isinstance(error, InputError)
         found = {"status": "failed", "reason": explain(error).detail, "again": again}
-    spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "threads": torch.get_num_threads()}
+    spent = {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "threads": torch.get_num_threads(),
+    }
     return {"key": key, "kind": kind, "effort": spent, **found}
-
-
-def _victim(task: Mapping[str, Any], spec: str) -> Victim:
-    return load_cached(spec, task["device"])
 
 
 @lru_cache(maxsize=KEPT)
@@ -83,7 +83,7 @@ def _clean_seg(victim: Victim, scan: Mapping[str, Any], image: Volume) -> np.nda
 
 
 def _inputs(task: Mapping[str, Any], spec: str) -> tuple[Victim, Volume, np.ndarray | None]:
-    victim, scan = _victim(task, spec), task["scan"]
+    victim, scan = load_cached(spec, task["device"]), task["scan"]
     image = _read(scan["image"], victim.unit, victim.channels)
     expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
     return victim, image, expert
@@ -123,35 +123,14 @@ def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
     }
 
 
-def _job(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Job:
-    unit = {} if craft["eps_unit"] == "native" else {"eps_unit": craft["eps_unit"]}
-    return Job(
-        image=task["scan"]["image"],
-        victim=craft["spec"],
-        attack=craft["attack"],
-        eps=craft["eps"],
-        norm=craft["norm"],
-        steps=craft["steps"],
-        settings=craft["settings"],
-        target=tuple(craft["target"]),
-        label=task["scan"]["label"],
-        label_map=task["label_map"],
-        seed=craft["seed"],
-        device=task["device"],
-        force=True,
-        trust=task["trust"],
-        **unit,
-    )
-
-
 def craft_folder(crafts: str | Path, key: str) -> Path:
     return Path(crafts) / key[:2] / key
 
 
 def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
     """Attack, and keep the perturbed scan in the source's format: the folder is there whole or not at all."""
-    victim = _victim(task, craft["spec"])
-    ready = prepare(_job(task, craft), victim=victim)
+    job = Job(**craft["job"])
+    ready = prepare(job, victim=load_cached(job.victim, job.device))
     effort = Effort()
     _, outcome, _ = attack_scan(ready, effort, Listener())
     place = craft_folder(task["crafts"], craft["key"])
@@ -168,7 +147,7 @@ def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
         raise
     saved = _saved(task, craft, ready.image)
     delta = saved.data.astype(np.float64) - ready.image.data
-    budget = Budget.of(Case(ready.image), ready.eps, craft["norm"])
+    budget = Budget.of(Case(ready.image), ready.eps, job.norm)  # type: ignore[arg-type]
     size = metrics.perturbation(delta, ready.image.data, budget.region[0, 0].numpy())
     return {
         "eps_native": ready.eps,
@@ -199,7 +178,7 @@ def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str
     notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
     rows = metrics.structures(labels, reference, victim.labels, image.ruler, image.voxel_size)
     against = metrics.structures(labels, prediction, victim.labels, image.ruler, image.voxel_size)
-    controls = _controls(image, saved, victim, craft)
+    controls = _controls(image, saved, victim, craft["job"])
     return {
         "structures": {
             name: {
@@ -222,14 +201,12 @@ def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str
     }
 
 
-def _controls(
-    image: Volume, saved: Volume, victim: Victim, craft: Mapping[str, Any]
-) -> dict[str, np.ndarray | None]:
+def _controls(image: Volume, saved: Volume, victim: Victim, job: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
     """Predictions under white noise of the perturbation's size, and under the perturbation rolled to another place."""
     delta = saved.data.astype(np.float64) - image.data
-    budget = Budget.of(Case(image), craft["eps"], craft["norm"])
+    budget = Budget.of(Case(image), None, job["norm"])
     region, (low, high) = budget.region[0, 0].numpy(), budget.clip
-    rng, ask = np.random.default_rng(craft["seed"]), Asking(victim, None)
+    rng, ask = np.random.default_rng(job["seed"]), Asking(victim, None)
     noise = checks.white_noise(delta, image.data, region, low, high, image.step, rng)
     moved = checks.rolled(delta, image.data, low, high, region, rng)
     seen = {
