@@ -41,6 +41,7 @@ from perturbox.cli.options import (
     pairs,
     starting,
 )
+from perturbox.cli.study import study
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
 from perturbox.defaults import ATTACK, UNITS
@@ -55,6 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(victim_app, name="victim")
+app.command()(study)
 
 
 def command() -> Any:

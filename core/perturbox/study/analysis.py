@@ -15,6 +15,7 @@ from perturbox.study import statistics
 from perturbox.study.design import Study
 
 Found = dict[str, Any]
+Frame = Any  # a pandas DataFrame, whose own types can't tell one column from several
 MIN_WHITE_BOX = 0.05  # a smaller fall of the target's own attack makes "relative to it" meaningless
 FEWEST_MODELS = 3  # per level of a factor, to say anything of it
 
@@ -38,7 +39,7 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
     return found
 
 
-def usable(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def usable(rows: Sequence[Mapping[str, Any]]) -> Frame:
     """Rows with numbers, of models that passed the gate, and the fall of Dice by the attack and by its controls."""
     frame = pd.DataFrame(list(rows))
     frame = frame[(frame["status"] == "ok") & frame["dice_clean"].notna() & frame["dice"].notna()].copy()
@@ -48,12 +49,12 @@ def usable(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def own(frame: pd.DataFrame) -> pd.DataFrame:
+def own(frame: Frame) -> Frame:
     """Rows of models that were attacked themselves."""
     return frame[frame["surrogate"] == frame["target"]]
 
 
-def curves(frame: pd.DataFrame, confidence: float) -> list[Found]:
+def curves(frame: Frame, confidence: float) -> list[Found]:
     """Per model, attack, structure and limit: Dice over patients with its interval, beside the controls'."""
     columns = ["dice_clean", "dice", "dice_noise", "dice_rolled", "dice_benign"]
     found = []
@@ -78,7 +79,7 @@ def curves(frame: pd.DataFrame, confidence: float) -> list[Found]:
     return found
 
 
-def size_strata(frame: pd.DataFrame) -> list[Found]:
+def size_strata(frame: Frame) -> list[Found]:
     """Per model, attack, limit and structure: the mean fall of Dice in the smaller and in the larger half of the cases,
     for small structures fall first (Halmosi et al., arXiv 2407.09150)."""
     found = []
@@ -105,20 +106,20 @@ def size_strata(frame: pd.DataFrame) -> list[Found]:
     return found
 
 
-def worst_of_all(frame: pd.DataFrame, count: int) -> list[Found]:
+def worst_of_all(frame: Frame, count: int) -> list[Found]:
     """The cases that fall furthest: one row for each model, case, attack, limit and seed, by mean Dice over structures,
     each case once."""
     keys = ["target", "attack", "eps", "case", "seed"]
     mean = own(frame).groupby(keys)[["dice_clean", "dice", "drop"]].mean().reset_index()
     mean = mean.sort_values(["drop", *keys], ascending=[False, *[True] * len(keys)])
-    return mean.drop_duplicates(["target", "case"]).head(count).to_dict("records")  # type: ignore[return-value]
+    return mean.drop_duplicates(["target", "case"]).head(count).to_dict("records")
 
 
-def verdicts(frame: pd.DataFrame) -> list[Found]:
+def verdicts(frame: Frame) -> list[Found]:
     """Per model, attack, limit and structure: how many cases have which verdict."""
     keys = ["target", "attack", "eps", "structure", "verdict"]
     counted = own(frame).groupby(keys).size()
-    return [{**dict(zip(keys, key, strict=True)), "cases": int(n)} for key, n in counted.items()]  # type: ignore[arg-type]
+    return [{**dict(zip(keys, key, strict=True)), "cases": int(n)} for key, n in counted.items()]
 
 
 def criterion(curves: Sequence[Found], models: Sequence[str], eps: float, dice: float) -> list[Found]:
@@ -133,7 +134,7 @@ def criterion(curves: Sequence[Found], models: Sequence[str], eps: float, dice: 
     return found
 
 
-def worst_cases(frame: pd.DataFrame, confidence: float) -> list[Found]:
+def worst_cases(frame: Frame, confidence: float) -> list[Found]:
     """Per model and limit: the mean over patients of the worst attack's mean Dice, and how often which attack it is."""
     found = []
     mean = own(frame).groupby(["target", "eps", "patient", "attack"])[["dice_clean", "dice"]].mean().reset_index()
@@ -155,13 +156,13 @@ def worst_cases(frame: pd.DataFrame, confidence: float) -> list[Found]:
     return found
 
 
-def pair_drops(frame: pd.DataFrame) -> pd.DataFrame:
+def pair_drops(frame: Frame) -> Frame:
     """Per surrogate, target, attack, limit and patient: the mean fall of Dice, and that of noise and rolled."""
     keys = ["surrogate", "target", "attack", "eps", "patient"]
     return frame.groupby(keys)[["drop", "drop_noise", "drop_rolled"]].mean().reset_index()
 
 
-def matrix(frame: pd.DataFrame) -> list[Found]:
+def matrix(frame: Frame) -> list[Found]:
     """Per surrogate, target, attack and limit: the mean fall of Dice, alone and as a share of what the attack on the
     target itself reaches."""
     mean = pair_drops(frame).groupby(["attack", "eps", "surrogate", "target"])[["drop", "drop_noise"]].mean()
@@ -183,7 +184,7 @@ def matrix(frame: pd.DataFrame) -> list[Found]:
     return found
 
 
-def relative_drops(frame: pd.DataFrame, attack: str, eps: float) -> pd.DataFrame:
+def relative_drops(frame: Frame, attack: str, eps: float) -> Frame:
     """Per ordered pair of different models and patient: the fall of Dice as a share of the target's white-box fall,
     which is the mean over patients; targets that hardly fall are left out."""
     part = pair_drops(frame)
@@ -196,7 +197,7 @@ def relative_drops(frame: pd.DataFrame, attack: str, eps: float) -> pd.DataFrame
     return part
 
 
-def contrasts(frame: pd.DataFrame, factors: Mapping[str, Mapping[str, Any]], confidence: float) -> list[Found]:
+def contrasts(frame: Frame, factors: Mapping[str, Mapping[str, Any]], confidence: float) -> list[Found]:
     """For each factor of training: transfer between models that share its level against those that don't, other factors
     equal, and within each level; with the interval over patients and the p-value over models."""
     names = sorted({name for given in factors.values() for name in given} - {"seed"})
@@ -213,7 +214,7 @@ def contrasts(frame: pd.DataFrame, factors: Mapping[str, Mapping[str, Any]], con
 
 
 def _contrast(
-    pairs: pd.DataFrame, factors: Mapping[str, Mapping[str, Any]], names: Sequence[str], factor: str, confidence: float
+    pairs: Frame, factors: Mapping[str, Mapping[str, Any]], names: Sequence[str], factor: str, confidence: float
 ) -> Found:
     models = sorted({*pairs["surrogate"], *pairs["target"]} & {m for m, given in factors.items() if factor in given})
     levels = {model: factors[model][factor] for model in models}
@@ -222,19 +223,20 @@ def _contrast(
     matched = {
         pair: float(value)
         for pair, value in mean.items()
-        if all(model in levels for model in pair)  # type: ignore[attr-defined]
-        and all(factors[pair[0]].get(name) == factors[pair[1]].get(name) for name in others)  # type: ignore[index]
+        if all(model in levels for model in pair)
+        and all(factors[pair[0]].get(name) == factors[pair[1]].get(name) for name in others)
     }
     place = {model: index for index, model in enumerate(models)}
 
     def difference(order: Sequence[object]) -> float | None:
-        same = [v for (a, b), v in matched.items() if order[place[a]] == order[place[b]]]  # type: ignore[index]
-        unlike = [v for (a, b), v in matched.items() if order[place[a]] != order[place[b]]]  # type: ignore[index]
+        same = [v for (a, b), v in matched.items() if order[place[a]] == order[place[b]]]
+        unlike = [v for (a, b), v in matched.items() if order[place[a]] != order[place[b]]]
         return float(np.mean(same) - np.mean(unlike)) if same and unlike else None
 
     order = [levels[model] for model in models]
     counts = {str(level): order.count(level) for level in dict.fromkeys(order)}
     observed = difference(order)
+    enough = min(counts.values(), default=0) >= FEWEST_MODELS
     kept = pairs[[pair in matched for pair in zip(pairs["surrogate"], pairs["target"], strict=True)]]
     alike = kept["surrogate"].map(levels) == kept["target"].map(levels)
     by_patient = (
@@ -243,7 +245,7 @@ def _contrast(
     within = {
         str(level): float(np.mean(values))
         for level in dict.fromkeys(order)
-        if (values := [v for (a, b), v in matched.items() if levels[a] == levels[b] == level])  # type: ignore[index]
+        if (values := [v for (a, b), v in matched.items() if levels[a] == levels[b] == level])
     }
     spread = statistics.mean_interval(by_patient.tolist(), confidence)
     return {
@@ -256,9 +258,7 @@ def _contrast(
         "high": spread.high if spread else None,
         "patients": len(by_patient),
         "p_patients": statistics.paired_p(by_patient.tolist()),
-        "p_models": None
-        if min(counts.values(), default=0) < FEWEST_MODELS
-        else statistics.permutation_p(order, difference),
+        "p_models": statistics.permutation_p(order, difference) if enough else None,
         "within": within,
         "p_within": _within_p(matched, place, order),
     }
@@ -285,16 +285,14 @@ def _answer(contrast: Mapping[str, Any], confidence: float) -> str:
     return "found" if contrast["p_models_holm"] < 1 - confidence else "not found"
 
 
-def comparison(frame: pd.DataFrame, new: str, old: str, margin: float, confidence: float) -> list[Found]:
+def comparison(frame: Frame, new: str, old: str, margin: float, confidence: float) -> list[Found]:
     """Per attack and limit: how much further the new model's Dice falls than the old one's, over patients, with the
     one-sided bound that must stay under the margin."""
     found = []
     mean = own(frame).groupby(["attack", "eps", "target", "patient"])["drop"].mean()
     for attack, eps in sorted({(a, e) for a, e, _, _ in mean.index}):
-        paired = (
-            (mean[attack, eps, new] - mean[attack, eps, old]).dropna() if _both(mean, attack, eps, new, old) else []
-        )
-        values = [float(value) for value in paired]
+        known = _both(mean, attack, eps, new, old)
+        values = (mean[attack, eps, new] - mean[attack, eps, old]).dropna().tolist() if known else []
         bound = statistics.upper_bound(values, confidence)
         found.append(
             {
@@ -314,11 +312,11 @@ def comparison(frame: pd.DataFrame, new: str, old: str, margin: float, confidenc
     return found
 
 
-def _both(mean: pd.Series, attack: str, eps: float, new: str, old: str) -> bool:
+def _both(mean: Any, attack: str, eps: float, new: str, old: str) -> bool:
     known = {(a, e, model) for a, e, model, _ in mean.index}
     return {(attack, eps, new), (attack, eps, old)} <= known
 
 
-def _mean(values: pd.Series) -> float | None:
+def _mean(values: Any) -> float | None:
     known = values.dropna().astype(float)
     return float(known.mean()) if len(known) else None

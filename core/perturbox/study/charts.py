@@ -89,7 +89,7 @@ def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: s
     return svg(layers.properties(width=side * len(shown), height=side * len(shown)))
 
 
-def pairs(comparison: Mapping[str, Any], rows: pd.DataFrame, new: str, old: str) -> str:
+def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:
     """Each patient's fall of Dice with the old and with the new model, joined."""
     data = rows.assign(model=rows["target"].map({old: f"old: {old}", new: f"new: {new}"}))
     base = alt.Chart(data).encode(

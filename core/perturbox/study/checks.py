@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from perturbox.attacks import recipes
-from perturbox.study.analysis import own, pair_drops, usable
+from perturbox.study.analysis import Frame, own, pair_drops, usable
 from perturbox.study.design import Study
 from perturbox.study.statistics import FEWEST
 
@@ -29,7 +27,7 @@ class Finding:
     cells: int
 
 
-Rule = Callable[[Study, pd.DataFrame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
+Rule = Callable[[Study, Frame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
 
 
 def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -39,7 +37,7 @@ def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.level != "loud")
 
 
-def untouched(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def untouched(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs one result. An attack that changed nothing says nothing of the model: its gradient is zero or vanishes."""
     still = own(frame)[own(frame)["linf"] == 0]
     for (model, attack), part in still.groupby(["target", "attack"]):
@@ -53,7 +51,7 @@ def untouched(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any
         )
 
 
-def more_is_less(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def more_is_less(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a series of limits. Dice that rises with the limit shows an attack that doesn't find what is there."""
     mean = own(frame).groupby(["target", "attack", "eps"])["dice"].mean()
     for (model, attack), series in mean.groupby(["target", "attack"]):
@@ -63,13 +61,13 @@ def more_is_less(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, 
             yield Finding(
                 "more-is-less",
                 "loud",
-                f"{attack} on {model} leaves Dice {values[large]:.3f} at {large:g} and {values[small]:.3f} at the smaller "
-                f"limit {small:g}: it doesn't find what is there.",
+                f"{attack} on {model} leaves Dice {values[large]:.3f} at {large:g} and {values[small]:.3f} at the "
+                f"smaller limit {small:g}: it doesn't find what is there.",
                 1,
             )
 
 
-def noise_is_as_good(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def noise_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs one result. An attack that noise of its size nearly equals is no attack, or the model breaks by itself."""
     mean = own(frame).groupby(["target", "attack", "eps"])[["drop", "drop_noise"]].mean()
     for (model, attack, eps), row in mean.iterrows():
@@ -83,10 +81,10 @@ def noise_is_as_good(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[s
             )
 
 
-def transfer_beats_own(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def transfer_beats_own(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study of several models. What was made for another model must not do more than what was made for it."""
     mean = pair_drops(frame).groupby(["attack", "eps", "surrogate", "target"])["drop"].mean()
-    for (attack, eps, surrogate, target), drop in mean.items():  # type: ignore[misc]
+    for (attack, eps, surrogate, target), drop in mean.items():
         white = mean.get((attack, eps, target, target))
         if surrogate != target and white is not None and drop > white + SLACK:
             yield Finding(
@@ -98,7 +96,7 @@ def transfer_beats_own(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping
             )
 
 
-def beaten_by_apgd(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def beaten_by_apgd(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study with APGD beside an attack of fixed steps, which then is too weak for a claim."""
     names = {attack.called: attack.name for attack in study.attacks}
     if "apgd" not in names.values():
@@ -112,12 +110,13 @@ def beaten_by_apgd(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str
                 yield Finding(
                     "beaten-by-apgd",
                     "note",
-                    f"{name} leaves {model} Dice {value:.3f} at {eps:g}, APGD {best:.3f}: read its row as an upper bound.",
+                    f"{name} leaves {model} Dice {value:.3f} at {eps:g}, APGD {best:.3f}: read its row as an upper "
+                    "bound.",
                     1,
                 )
 
 
-def black_beats_white(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def black_beats_white(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study with an attack that only asks the model. It must not beat one that knows the gradient."""
     access = {attack.called: recipes.get(attack.name).access for attack in study.attacks}
     mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
@@ -135,7 +134,7 @@ def black_beats_white(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[
                 )
 
 
-def few_steps(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def few_steps(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs one result. Fewer than 100 steps are a look, not a claim."""
     for attack in study.attacks:
         recipe = recipes.get(attack.name)
@@ -144,13 +143,13 @@ def few_steps(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any
             yield Finding(
                 "few-steps",
                 "note",
-                f"{attack.called} took {steps} step{'s' * (steps != 1)}: a look, not a claim; {CLAIM_STEPS} or more are "
-                "needed to say that a model withstands it.",
+                f"{attack.called} took {steps} step{'s' * (steps != 1)}: a look, not a claim; {CLAIM_STEPS} or more "
+                "are needed to say that a model withstands it.",
                 1,
             )
 
 
-def few_patients(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def few_patients(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study. Below six patients no p-value can be told."""
     count = frame["patient"].nunique()
     if count < FEWEST:
@@ -162,7 +161,7 @@ def few_patients(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, 
         )
 
 
-def not_used(study: Study, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def not_used(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study. What failed and which models missed the gate."""
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:

@@ -1,6 +1,5 @@
 """The study's page: one HTML file that needs no network and no script, and prints."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -16,6 +15,7 @@ from perturbox.study.design import KINDS
 from perturbox.study.plan import Plan
 
 MANY = 40  # rows of a table that are shown at once; the rest is in the Parquet file
+MEASURES = {"drop": "fall of Dice", "relative": "share of the fall that an attack on the target takes"}
 Rows = Iterable[Sequence[str]]
 
 
@@ -63,7 +63,8 @@ def _table(head: Sequence[str], rows: Rows, caption: str = "") -> str:
     heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     more = f"<p class=sub>{len(listed_rows) - MANY} more in results.parquet.</p>" if len(listed_rows) > MANY else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide" tabindex="0"><table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+    inside = f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{inside}</div>{more}'
 
 
 def _cell(text: str) -> str:
@@ -104,21 +105,18 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
     if study.kind == "transfer":
         return _section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
     if study.kind == "non-inferiority" and study.compare is not None:
-        frame = pair_drops(own(usable(rows)))
-        pictures = [
-            charts.pairs(
-                row,
-                frame[(frame["attack"] == row["attack"]) & (frame["eps"] == row["eps"])],
-                study.compare.new,
-                study.compare.old,
-            )
-            for row in found["comparison"]
-            if row["n"]
-        ]
+        drops, compare = pair_drops(own(usable(rows))), study.compare
+        pictures = []
+        for row in found["comparison"]:
+            these = drops[(drops["attack"] == row["attack"]) & (drops["eps"] == row["eps"])]
+            if row["n"]:
+                pictures.append(charts.pairs(row, these, compare.new, compare.old))
         return _section("Each patient, old model and new", "".join(f"<figure>{p}</figure>" for p in pictures), "figure")
     if not found["curves"]:
         return ""
-    words = "Lines: mean over patients with its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
+    words = (
+        "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
+    )
     picture = f"<figure>{charts.curve(found['curves'], unit)}<figcaption>{words}</figcaption></figure>"
     return _section("Dice against the limit", picture, "figure")
 
@@ -129,11 +127,9 @@ def _matrices(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, 
     for attack, eps in dict.fromkeys((cell["attack"], cell["eps"]) for cell in found["matrix"]):
         cells = [cell for cell in found["matrix"] if (cell["attack"], cell["eps"]) == (attack, eps)]
         pictures = "".join(
-            f"<figure><figcaption>{words}</figcaption>{charts.matrix(cells, list(plan.models), measure, struck)}</figure>"
-            for measure, words in (
-                ("drop", "fall of Dice"),
-                ("relative", "share of the fall that an attack on the target takes"),
-            )
+            f"<figure><figcaption>{words}</figcaption>"
+            f"{charts.matrix(cells, list(plan.models), measure, struck)}</figure>"
+            for measure, words in MEASURES.items()
             if any(cell[measure] is not None for cell in cells)
         )
         out.append(f"<h3>{escape(attack)} at {escape(story.limit(plan, eps))}</h3><div class=side>{pictures}</div>")
@@ -163,13 +159,14 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
         for row in found["contrasts"]
     )
     head = (
-        "factor", "attack", "limit", "models per level", "same level", "other level", "difference, interval over patients",
-        "p, patients", "p, models", "p, models (Holm)", "within a level", "p of that", "effect",
+        "factor", "attack", "limit", "models per level", "same level", "other level",
+        "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "within a level",
+        "p of that", "effect",
     )  # fmt: skip
     words = (
-        "Numbers are shares of the fall that an attack on the target itself takes, over pairs that are equal in every other "
-        "factor. Models are the unit of a claim about training: read “p, models”; the one over patients is what a matrix "
-        "with too few models tempts one to read."
+        "Numbers are shares of the fall that an attack on the target itself takes, over pairs that are equal in every "
+        "other factor. Models are the unit of a claim about training: read “p, models”; the one over patients is what "
+        "a matrix with too few models tempts one to read."
     )
     return _section("Which factor of training matters", _table(head, rows) + f"<p class=sub>{words}</p>", "contrasts")
 
@@ -270,9 +267,13 @@ def _methods(plan: Plan, study_sha256: str, command: str) -> str:
     facts = [("study file, SHA-256", study_sha256), ("command", command)]
     told = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts)
     models = "".join(
-        f"<dt>{escape(name)}</dt><dd><code>{model.sha256[:16]}</code> {escape(json.dumps(dict(plan.study.models[name].factors)))}</dd>"
+        f"<dt>{escape(name)}</dt><dd><code>{model.sha256[:16]}</code> {escape(_factors(plan, name))}</dd>"
         for name, model in plan.models.items()
     )
     cite = f"<h3>Cite</h3><ul>{papers}</ul>" if papers else ""
     content = f"<p id=paragraph>{escape(story.methods(plan, study_sha256))}</p>{cite}<dl>{told}{models}</dl>"
     return _section("Methods, to paste", content, "methods")
+
+
+def _factors(plan: Plan, model: str) -> str:
+    return ", ".join(f"{name} {level}" for name, level in plan.study.models[model].factors.items())

@@ -106,7 +106,8 @@ class Plan:
     def judge_key(self, craft: Craft, model: str) -> str:
         return key_of("judge", craft.key, self.clean_key(model, craft.case))
 
-    def keys(self) -> Iterator[str]:
+    def pieces(self) -> Iterator[str]:
+        """Keys of everything, clean looks first."""
         for model, case in product(self.models, self.cases):
             yield self.clean_key(model, case)
         for craft in self.crafts:

@@ -85,7 +85,7 @@ def run_study(
     plan, digest = load(path, device, trust)
     driver = Driver(plan, out, workers, device, scheduler, again, tell, stop)
     ledger = driver.run()
-    if any(key not in ledger.done for key in plan.keys()):
+    if any(key not in ledger.done for key in plan.pieces()):
         return None
     with claimed(out):
         rows = tables.write_tables(plan, ledger.done, out, digest)

@@ -6,9 +6,10 @@ share models, so labels of models are permuted (Mantel 1967, 10.1158/0008-5472; 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -70,7 +71,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
     x = np.asarray(differences, float)
     if x.size < FEWEST or not x.any():
         return None
-    return float(stats.wilcoxon(x, zero_method="pratt").pvalue)
+    return float(stats.wilcoxon(x, zero_method="pratt")[1])  # type: ignore[index]
 
 
 def permutation_p(labels: Sequence[object], statistic: Callable[[Sequence[object]], float | None]) -> float | None:
@@ -118,5 +119,5 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     from statsmodels.stats.multitest import multipletests
 
     known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1]) if known else iter(())
+    adjusted: Iterator[Any] = iter(multipletests(known, method="holm")[1]) if known else iter(())  # type: ignore
     return [None if p is None else float(next(adjusted)) for p in p_values]

@@ -110,8 +110,8 @@ def effect(row: Mapping[str, Any]) -> str:
         return f"{row['factor']}: can't be told with this design (models per level: {counts or 'none'})."
     within = "; ".join(f"within {level} {share:.2f}" for level, share in row["within"].items())
     return (
-        f"{row['factor']}: {row['answer']}. Models that share it pass on {row['same']:.2f} of the white-box fall, others "
-        f"{row['different']:.2f} (difference {row['difference']:+.2f}"
+        f"{row['factor']}: {row['answer']}. Models that share it pass on {row['same']:.2f} of the white-box fall, "
+        f"others {row['different']:.2f} (difference {row['difference']:+.2f}"
         f"{interval(row['low'], row['high'])}, p over models {row['p_models_holm']:.3f}); {within}."
     )
 
@@ -128,8 +128,8 @@ def _of_comparison(plan: Plan, found: Mapping[str, Any]) -> list[str]:
             "" if row["bound"] is None else f", at most {row['bound']:+.3f} with {plan.study.confidence:.0%} confidence"
         )
         said.append(
-            f"{where}: the Dice of {compare.new} falls {row['difference']:+.3f} further than that of {compare.old} over "
-            f"{patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
+            f"{where}: the Dice of {compare.new} falls {row['difference']:+.3f} further than that of {compare.old} "
+            f"over {patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
         )
     return said
 
@@ -147,15 +147,15 @@ def methods(plan: Plan, study_sha256: str) -> str:
     count = len({scan.patient for scan in plan.cases.values()})
     gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
     left = f" {len(plan.left_out)} case(s) that a model was trained on were left out." if plan.left_out else ""
+    limits = listed([limit(plan, eps) for eps in study.eps.values])
     return (
-        f"{len(plan.models)} model(s) were attacked on {len(plan.cases)} scan(s) of {patients(count)} with {attacks}, each "
-        f"limited to {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm}, {UNITS[study.eps.unit]}), "
-        f"{len(study.seeds)} seed(s). Every perturbed scan was saved in its source's format, read again and then segmented "
-        f"by the model's ordinary inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the "
-        f"perturbation rolled to another place, and harmless changes (saved again, half a voxel's shift, the scan's own "
-        f"noise). Intervals are BCa bootstraps over patients ({study.confidence:.0%}); claims about training permute models, "
-        f"adjusted after Holm. Perturbox {perturbox.__version__}, study {study_sha256[:12]}, one thread count for all "
-        f"({study.threads})."
+        f"{len(plan.models)} model(s) were attacked on {len(plan.cases)} scan(s) of {patients(count)} with "
+        f"{attacks}, each limited to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {len(study.seeds)} seed(s). "
+        "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
+        f"inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the change rolled "
+        "to another place, and harmless changes (saved again, half a voxel's shift, the scan's own noise). Intervals "
+        f"are BCa bootstraps over patients ({study.confidence:.0%}); claims about training permute models, adjusted "
+        f"after Holm. Perturbox {perturbox.__version__}, study {study_sha256[:12]}, threads: {study.threads}."
     )
 
 
@@ -221,7 +221,8 @@ def _criterion(plan: Plan) -> str:
     study, compare = plan.study, plan.study.compare
     if study.criterion is not None:
         where = limit(plan, study.criterion.eps)
-        return f"at {where} the lower end of the interval of each structure's mean Dice is {study.criterion.dice:g} or more"
+        low = "the lower end of the interval of each structure's mean Dice"
+        return f"at {where} {low} is {study.criterion.dice:g} or more"
     if compare is None:
         return "none was stated in the study file"
     return f"{compare.new} falls at most {compare.margin:g} Dice further than {compare.old}"

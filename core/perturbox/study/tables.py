@@ -233,7 +233,7 @@ def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
 
 
 def _effort_rows(plan: Plan, done: Entries) -> Iterator[Row]:
-    for key in plan.keys():
+    for key in plan.pieces():
         entry = done[key]
         spent = entry.get("effort", {})
         counts = {name: entry.get(name) for name in ("forwards", "backwards")}
