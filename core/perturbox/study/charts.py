@@ -30,7 +30,7 @@ def curve(curves: Sequence[Mapping[str, Any]], unit: str) -> str:
     """Dice against the limit, a panel for each model and structure, a line for each attack with its interval, each
     patient as a hair, the controls dashed."""
     lines, hairs = [], []
-    for row in curves:
+    for row in _with_start(curves):
         common = {"panel": f"{row['model']} · {row['structure']}", "eps": row["eps"]}
         ends = {"low": row["low"], "high": row["high"]}
         lines.append({**common, "dice": row["dice"], "what": row["attack"], **ends, "control": False})
@@ -45,8 +45,9 @@ def curve(curves: Sequence[Mapping[str, Any]], unit: str) -> str:
     domain = [*names, *CONTROLS.values()]
     colours = [COLOURS[n % len(COLOURS)] for n in range(len(names))] + ["#767676", "#767676", "#b58900"]
     dashes = [[1, 0]] * len(names) + [[6, 3], [2, 3], [1, 4]]
-    colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=domain, range=colours))
-    dash = alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=domain, range=dashes))
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, columns=4)
+    colour = alt.Color("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=colours))
+    dash = alt.StrokeDash("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=dashes))
     x = alt.X("eps:Q", title=f"limit, {unit}")
     base = alt.Chart(pd.DataFrame(lines + hairs))
     y = alt.Y("dice:Q", title="Dice", scale=alt.Scale(domain=[0, 1]))
@@ -63,6 +64,17 @@ def curve(curves: Sequence[Mapping[str, Any]], unit: str) -> str:
         ),
     ).properties(width=300, height=200)
     return svg(layers.facet(facet=alt.Facet("panel:N", title=None), columns=3))
+
+
+def _with_start(curves: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, and before them one of each curve at limit 0: the scan as it is."""
+    known = {(row["model"], row["attack"], row["structure"]): row for row in curves}
+    start = {"eps": 0.0, "low": None, "high": None, "patients": {}}
+    clean = [
+        {**row, **start, "dice": row["dice_clean"], "dice_noise": row["dice_clean"], "dice_rolled": row["dice_clean"]}
+        for row in known.values()
+    ]
+    return [*clean, *curves]
 
 
 def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: str, struck: Sequence[str]) -> str:

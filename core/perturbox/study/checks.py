@@ -33,7 +33,9 @@ Rule = Callable[[Study, Frame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
 def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Every finding of every rule, loud ones first."""
     frame = usable(rows)
-    found = [finding for rule in RULES for finding in rule(study, frame, rows)]
+    controls = [attack.called for attack in study.attacks if recipes.get(attack.name).family == "control"]
+    attacks = frame[~frame["attack"].isin(controls)]
+    found = [finding for rule in RULES for finding in rule(study, attacks, rows)]
     return sorted(found, key=lambda finding: finding.level != "loud")
 
 
@@ -98,7 +100,7 @@ def transfer_beats_own(study: Study, frame: Frame, rows: Sequence[Mapping[str, A
 
 def beaten_by_apgd(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study with APGD beside an attack of fixed steps, which then is too weak for a claim."""
-    names = {attack.called: attack.name for attack in study.attacks}
+    names = {a.called: a.name for a in study.attacks if recipes.get(a.name).access == "white"}
     if "apgd" not in names.values():
         return
     mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
@@ -106,7 +108,7 @@ def beaten_by_apgd(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]
         dice = part.droplevel(["target", "eps"])
         best = min((value for name, value in dice.items() if names.get(str(name)) == "apgd"), default=None)
         for name, value in dice.items():
-            if best is not None and names.get(str(name)) != "apgd" and value > best + SLACK:
+            if best is not None and names.get(str(name), "apgd") != "apgd" and value > best + SLACK:
                 yield Finding(
                     "beaten-by-apgd",
                     "note",

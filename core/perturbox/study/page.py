@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 from perturbox.judge.summary import listed
-from perturbox.judge.verdicts import BROKEN
+from perturbox.judge.verdicts import BROKEN, SAID
 from perturbox.study import charts, story
 from perturbox.study.analysis import own, pair_drops, usable
 from perturbox.study.checks import Finding
@@ -31,7 +31,13 @@ def build(
     """The page as one text. folders: of the worst cases, by "model case attack eps seed"."""
     said = story.verdict(plan, found, findings)
     study = plan.study
-    shape = f"{len(plan.models)} model(s), {len(plan.cases)} case(s), {len(study.attacks)} attack(s)"
+    shape = ", ".join(
+        (
+            story.counted(len(plan.models), "model"),
+            story.counted(len(plan.cases), "case"),
+            story.counted(len(study.attacks), "attack"),
+        )
+    )
     sections = [
         _figure(plan, found, rows),
         _contrasts(plan, found),
@@ -238,7 +244,7 @@ def _verdicts(plan: Plan, found: Mapping[str, Any]) -> str:
             structure,
             story.limit(plan, eps),
             f"{sum(n for word, n in counts.items() if word in BROKEN)} of {sum(counts.values())}",
-            ", ".join(f"{word} {n}" for word, n in sorted(counts.items())),
+            ", ".join(f"{SAID[word][1]} {n}" for word, n in sorted(counts.items())),
         )
         for (model, attack, eps, structure), counts in groups.items()
     )

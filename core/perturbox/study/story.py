@@ -28,8 +28,13 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def counted(n: int, what: str) -> str:
+    """ "1 model", "3 models"."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def patients(n: int) -> str:
-    return f"{n} patient{'s' * (n != 1)}"
+    return counted(n, "patient")
 
 
 def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -> list[str]:
@@ -146,11 +151,11 @@ def methods(plan: Plan, study_sha256: str) -> str:
     labels = "expert labels" if study.cases.labels else "each model's own prediction of the unchanged scan"
     count = len({scan.patient for scan in plan.cases.values()})
     gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
-    left = f" {len(plan.left_out)} case(s) that a model was trained on were left out." if plan.left_out else ""
+    left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
     limits = listed([limit(plan, eps) for eps in study.eps.values])
     return (
-        f"{len(plan.models)} model(s) were attacked on {len(plan.cases)} scan(s) of {patients(count)} with "
-        f"{attacks}, each limited to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {len(study.seeds)} seed(s). "
+        f"Attacked: {counted(len(plan.models), 'model')} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with "
+        f"{attacks}, each limited to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
         f"inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the change rolled "
         "to another place, and harmless changes (saved again, half a voxel's shift, the scan's own noise). Intervals "
