@@ -153,9 +153,10 @@ def methods(plan: Plan, study_sha256: str) -> str:
     gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
     left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
     limits = listed([limit(plan, eps) for eps in study.eps.values])
+    models = counted(len(plan.models), "model")
     return (
-        f"Attacked: {counted(len(plan.models), 'model')} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with "
-        f"{attacks}, each limited to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
+        f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
+        f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
         f"inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the change rolled "
         "to another place, and harmless changes (saved again, half a voxel's shift, the scan's own noise). Intervals "
