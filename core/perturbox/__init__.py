@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 # The public names, by the module that has them.
 _HOMES = {
-    "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
+    "api": ("Margin", "Result", "Study", "attack", "load_victim", "margin", "read", "segment", "study", "verify"),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
     "errors": ("InputError",),
@@ -21,12 +21,12 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim", "Volume", "Window",
-    "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "verify",
+    "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Study", "Victim", "Volume",
+    "Window", "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
+    from perturbox.api import Margin, Result, Study, attack, load_victim, margin, read, segment, study, verify
     from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.sliding import sliding_window

@@ -19,10 +19,10 @@ import tiny
 import yaml
 
 from perturbox.load import load_victim
-from perturbox.study import work
-from perturbox.study.drive import Driver
-from perturbox.study.plan import make_plan
-from perturbox.study.run import load, run_study
+from perturbox.studies import work
+from perturbox.studies.drive import Driver
+from perturbox.studies.plan import make_plan
+from perturbox.studies.run import load, run_study
 from perturbox.types import InputError
 
 TEXT = """\
@@ -174,14 +174,14 @@ def test_what_cannot_be_done_is_failed_with_a_reason_and_the_study_goes_on(folde
 
 
 def test_only_one_driver_owns_a_folder(folder, done):
-    from perturbox.study.drive import claimed
+    from perturbox.studies.drive import claimed
 
     with claimed(done.out), pytest.raises(InputError, match="Another study runs in"):
         Driver(make_plan_of(folder), done.out).run()
 
 
 def make_plan_of(folder):
-    from perturbox.study.design import read_study
+    from perturbox.studies.design import read_study
 
     return make_plan(read_study(folder / "study.yaml"), folder)
 

@@ -5,8 +5,8 @@ import textwrap
 import pytest
 import tiny
 
-from perturbox.study.design import read_study
-from perturbox.study.plan import filled, make_plan
+from perturbox.studies.design import read_study
+from perturbox.studies.plan import filled, make_plan
 from perturbox.types import InputError
 
 GOOD = """\

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbox.study import analysis, statistics
-from perturbox.study.checks import check
-from perturbox.study.design import Study
-from perturbox.study.tables import RESULTS
+from perturbox.studies import analysis, statistics
+from perturbox.studies.checks import check
+from perturbox.studies.design import Study
+from perturbox.studies.tables import RESULTS
 
 
 def test_an_interval_of_equal_values_is_the_value():

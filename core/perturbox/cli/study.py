@@ -38,7 +38,7 @@ def study(
     from perturbox.cli.words import show
 
     try:
-        from perturbox.study import run
+        from perturbox.studies import run
     except ImportError as error:
         raise InputError(
             f"A study needs the extra 'study' ({error.name} is missing); run `pip install 'perturbox[study]'`."
@@ -50,7 +50,7 @@ def study(
         plan, _ = run.load(file, device, trust)
         show(*_price_lines(plan, workers or _fitting(plan.study.threads), device))
         return
-    from perturbox.study.design import read_study
+    from perturbox.studies.design import read_study
 
     count = workers or _fitting(read_study(file).threads)
     place = {"workers": count, "device": device, "scheduler": scheduler, "trust": trust, "again": again}
@@ -72,7 +72,7 @@ def _fitting(threads: int) -> int:
 
 def _price_lines(plan: Any, workers: int, device: str) -> list[str]:
     from perturbox.cli.progress import about
-    from perturbox.study.run import price
+    from perturbox.studies.run import price
 
     cost = price(plan, workers, device)
     left = f", {len(plan.left_out)} left out" if plan.left_out else ""

@@ -8,9 +8,9 @@ from typing import Any
 import perturbox
 from perturbox.attacks import recipes
 from perturbox.judge.summary import listed
-from perturbox.study.checks import Finding
-from perturbox.study.design import KINDS
-from perturbox.study.plan import Plan
+from perturbox.studies.checks import Finding
+from perturbox.studies.design import KINDS
+from perturbox.studies.plan import Plan
 
 UNITS = {"native": "in the scan's unit", "sigma": "times each scan's noise", "percent": "% of each scan's 1–99 % range"}
 MEANS = "mean Dice of the structures"

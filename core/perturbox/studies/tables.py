@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perturbox.judge import metrics
-from perturbox.study.plan import Craft, Plan
+from perturbox.studies.plan import Craft, Plan
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]

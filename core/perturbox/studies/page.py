@@ -8,11 +8,11 @@ from typing import Any
 
 from perturbox.judge.summary import listed
 from perturbox.judge.verdicts import BROKEN, SAID
-from perturbox.study import charts, story
-from perturbox.study.analysis import own, pair_drops, usable
-from perturbox.study.checks import Finding
-from perturbox.study.design import KINDS
-from perturbox.study.plan import Plan
+from perturbox.studies import charts, story
+from perturbox.studies.analysis import own, pair_drops, usable
+from perturbox.studies.checks import Finding
+from perturbox.studies.design import KINDS
+from perturbox.studies.plan import Plan
 
 MANY = 40  # rows of a table that are shown at once; the rest is in the Parquet file
 MEASURES = {"drop": "fall of Dice", "relative": "share of the fall that an attack on the target takes"}
@@ -47,7 +47,7 @@ def build(
         _strata(plan, found),
         _methods(plan, study_sha256, command),
     ]
-    template = files("perturbox.study").joinpath("resources", "study.html").read_text(encoding="utf-8")
+    template = files("perturbox.studies").joinpath("resources", "study.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(study.name),
         question=escape(study.question or f"{study.kind}: {KINDS[study.kind]}"),
@@ -55,7 +55,7 @@ def build(
         verdict="".join(f"<p{' class=first' if n == 0 else ''}>{escape(text)}</p>" for n, text in enumerate(said)),
         checks=_checks(findings),
         sections="".join(sections),
-        style=files("perturbox.study").joinpath("resources", "study.css").read_text(encoding="utf-8"),
+        style=files("perturbox.studies").joinpath("resources", "study.css").read_text(encoding="utf-8"),
     )
 
 

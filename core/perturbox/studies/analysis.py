@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbox.study import statistics
-from perturbox.study.design import Study
+from perturbox.studies import statistics
+from perturbox.studies.design import Study
 
 Found = dict[str, Any]
 Frame = Any  # a pandas DataFrame, whose own types can't tell one column from several

@@ -17,7 +17,7 @@ from perturbox.attacks import recipes
 from perturbox.io.files import sha256, suffix
 from perturbox.job.inputs import Job
 from perturbox.load import load_victim
-from perturbox.study.design import Study
+from perturbox.studies.design import Study
 from perturbox.types import InputError
 
 VERSION = 1  # of what a piece's rows hold: another number does everything anew
@@ -77,7 +77,6 @@ class Plan:
     def job(self, craft: Craft, device: str) -> Job:
         """The job that a craft is."""
         study, scan, attack = self.study, self.cases[craft.case], self.study.attacks[craft.attack]
-        unit = {} if study.eps.unit == "native" else {"eps_unit": study.eps.unit}
         settings = dict(attack.settings)
         if self.craft_on:
             settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
@@ -86,6 +85,7 @@ class Plan:
             victim=self.models[craft.model].spec,
             attack=attack.name,
             eps=craft.eps,
+            eps_unit=study.eps.unit,
             norm=study.eps.norm,
             steps=attack.steps,
             settings=settings,
@@ -96,7 +96,6 @@ class Plan:
             device=device,
             force=True,
             trust=self.trust,
-            **unit,
         )
 
     def clean_key(self, model: str, case: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbox.attacks import recipes
-from perturbox.study.analysis import Frame, own, pair_drops, usable
-from perturbox.study.design import Study
-from perturbox.study.statistics import FEWEST
+from perturbox.studies.analysis import Frame, own, pair_drops, usable
+from perturbox.studies.design import Study
+from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100
 SLACK = 0.02  # of Dice: what may differ by chance

@@ -17,12 +17,12 @@ from perturbox.job.estimate import estimate_attack, estimate_prediction
 from perturbox.job.execute import run_job
 from perturbox.job.inputs import load_inputs, prepare
 from perturbox.plain import to_json
-from perturbox.study import page, story, tables
-from perturbox.study.analysis import analyse
-from perturbox.study.checks import Finding, check
-from perturbox.study.design import read_study
-from perturbox.study.drive import Driver, Progress, claimed
-from perturbox.study.plan import Plan, make_plan
+from perturbox.studies import page, story, tables
+from perturbox.studies.analysis import analyse
+from perturbox.studies.checks import Finding, check
+from perturbox.studies.design import read_study
+from perturbox.studies.drive import Driver, Progress, claimed
+from perturbox.studies.plan import Plan, make_plan
 
 SCHEMA = "perturbox-study-result/1"
 LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look

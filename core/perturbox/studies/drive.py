@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 
 from perturbox.io.files import require_writable
 from perturbox.jobs.cluster import Cluster
-from perturbox.study import work
-from perturbox.study.ledger import Ledger
-from perturbox.study.plan import Plan
+from perturbox.studies import work
+from perturbox.studies.ledger import Ledger
+from perturbox.studies.plan import Plan
 from perturbox.types import InputError
 
 TRIES = 3
