@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 
 # The public names, by the module that has them.
 _HOMES = {
-    "api": ("Margin", "Result", "Study", "attack", "load_victim", "margin", "read", "segment", "study", "verify"),
+    "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
+    "studies.api": ("Study", "study"),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
     "errors": ("InputError",),
@@ -26,12 +27,13 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from perturbox.api import Margin, Result, Study, attack, load_victim, margin, read, segment, study, verify
+    from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
     from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.sliding import sliding_window
     from perturbox.model.victim import IntensityWindow, Victim
     from perturbox.model.windows import Window
+    from perturbox.studies.api import Study, study
     from perturbox.types import Volume
 
 

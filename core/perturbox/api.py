@@ -9,7 +9,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from perturbox.job.folder import read_scans
 from perturbox.job.folder import verify as verify_folder
 from perturbox.job.margins import find_margin
 from perturbox.judge.metrics import BROKEN
-from perturbox.judge.record import read_json, read_record, required_file
+from perturbox.judge.record import read_record, required_file
 from perturbox.load import load_victim
 from perturbox.model.victim import Victim
+from perturbox.report.notebook import Page
 from perturbox.types import InputError, Volume
 
-__all__ = ["Margin", "Result", "Study", "attack", "load_victim", "margin", "read", "segment", "study", "verify"]
+__all__ = ["Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"]
 
 Image = Any  # a path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume
 
@@ -157,21 +157,6 @@ def margin(
     return Margin(folder, record, place)
 
 
-def study(file: str | Path, out: str | Path, *, workers: int = 1, device: str = "cpu", trust: bool = False) -> "Study":
-    """Carry out the study of a YAML file (docs/studies.md) in the folder `out`, or go on with it there.
-
-    Raises InputError for a study that can't be carried out, or if the extra "study" isn't installed.
-    """
-    try:
-        from perturbox.studies.run import run_study
-    except ImportError as error:
-        raise InputError(
-            f"A study needs the extra 'study' ({error.name} is missing); run `pip install 'perturbox[study]'`."
-        ) from None
-    run_study(Path(file), Path(out), workers=workers, device=device, trust=trust)
-    return Study(out)
-
-
 def verify(folder: str | Path, victim: Victim | None = None) -> list[str]:
     """Recompute every number of a result folder; returns a sentence for each that doesn't hold.
 
@@ -278,7 +263,7 @@ class Result(_Kept):
             rows.append({"structure": name, "verdict": self.verdicts[name], **after, **clean, **controls})
         return pandas.DataFrame(rows)
 
-    def show(self, height: int = 900) -> "Page":
+    def show(self, height: int = 900) -> Page:
         """The report, inline in a notebook."""
         path = self.folder / "report.html"
         if not path.is_file():
@@ -327,47 +312,6 @@ class Margin(_Kept, Mapping[str, float | None]):
     def __repr__(self) -> str:
         found = (f"{name} {'–' if at is None else f'≤ {at:g}'}" for name, at in self.items())
         return f"<Margin in {self.record['unit']}: {', '.join(found)}>"
-
-
-class Study:
-    """A study that was carried out, read from its folder."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The content of study.json: the file, the models' and cases' hashes, the numbers of the page."""
-        return read_json(self.folder / "study.json")
-
-    @property
-    def verdict(self) -> list[str]:
-        """What it found, in sentences, most important first."""
-        return self.record["verdict"]
-
-    def to_frame(self, table: str = "results") -> Any:
-        """One of its tables ("results", "models", "cases", "checks", "effort") as a pandas DataFrame."""
-        import pandas
-
-        return pandas.read_parquet(self.folder / f"{table}.parquet")
-
-    def show(self, height: int = 900) -> "Page":
-        """The report, inline in a notebook."""
-        return Page((self.folder / "report.html").read_text(encoding="utf-8"), height)
-
-    def __repr__(self) -> str:
-        return f"<Study {self.record['name']}: {self.verdict[0]}>"
-
-
-class Page:
-    """A page of HTML that a notebook shows in a frame of its own."""
-
-    def __init__(self, html: str, height: int):
-        self.html, self.height = html, height
-
-    def _repr_html_(self) -> str:
-        style = f"width:100%;height:{self.height}px;border:1px solid #888"
-        return f'<iframe sandbox="allow-scripts" srcdoc="{escape(self.html)}" style="{style}"></iframe>'
 
 
 def _model(victim: Victim | str, device: str) -> Victim:

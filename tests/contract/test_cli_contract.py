@@ -20,7 +20,7 @@ SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
 ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False}
 COMMANDS = {
-    "demo": {"--out": None, "--scan": None},
+    "demo": {"--out": None, "--scan": None, "--phantoms": None},
     "attack": {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,
@@ -79,12 +79,30 @@ COMMANDS = {
         "--trust": False,
         "--json": False,
     },
+    "study": {
+        "FILE": REQUIRED,
+        "--out": REQUIRED,
+        "--workers": None,
+        "--scheduler": None,
+        "--dry-run": False,
+        "--again": False,
+        "--device": "cpu",
+        "--trust": False,
+    },
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_and_defaults(name):
-    places = {"image": "IMAGE", "scans": "SCAN", "kind": "KIND", "folder": "DIR", "name": "NAME", "spec": "SPEC"}
+    places = {
+        "image": "IMAGE",
+        "scans": "SCAN",
+        "kind": "KIND",
+        "folder": "DIR",
+        "name": "NAME",
+        "spec": "SPEC",
+        "file": "FILE",
+    }
     found = {}
     found_command = command()
     for word in name.split():

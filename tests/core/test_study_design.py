@@ -1,14 +1,17 @@
 """Study files that can't answer their question, or aren't studies: one sentence each, with the line that is wrong."""
 
+import json
 import textwrap
+from pathlib import Path
 
 import pytest
 import tiny
 
-from perturbox.studies.design import read_study
+from perturbox.studies.design import KINDS, Study, read_study
 from perturbox.studies.plan import filled, make_plan
 from perturbox.types import InputError
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 GOOD = """\
 schema: perturbox-study/1
 name: tiny
@@ -110,6 +113,21 @@ def test_what_the_file_names_must_be_there(folder, old, new, piece):
     (folder / "all.txt").write_text("\n".join(sha256(folder / f"{name}.nii.gz") for name in "abc"))
     (folder / "wrong.txt").write_text("case_a\n")
     assert piece in refused(folder, GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_kind_has_an_example(path):
+    assert read_study(path).kind == path.stem
+
+
+def test_there_is_an_example_of_each_kind():
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == set(KINDS)
+
+
+def test_the_schema_for_editors_is_that_of_the_code():
+    assert json.loads((EXAMPLES.parents[1] / "docs" / "study.schema.json").read_text()) == Study.model_json_schema(
+        by_alias=True
+    )
 
 
 def test_training_cases_are_left_out_by_content(folder):

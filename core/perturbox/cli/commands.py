@@ -56,7 +56,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(victim_app, name="victim")
-app.command()(study)
 
 
 def command() -> Any:
@@ -398,3 +397,6 @@ def serve(
 
     asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust)
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))
+
+
+app.command()(study)

@@ -203,6 +203,7 @@ def claimed(out: Path) -> Iterator[None]:
 
 @contextmanager
 def cluster(scheduler: str | None, device: str, workers: int) -> Iterator[Cluster]:
+    """Workers for the time of a study."""
     made = Cluster(scheduler, device, lambda event: None, workers=workers, failures=TRIES - 1)
     try:
         yield made

@@ -198,6 +198,7 @@ def _worst(plan: Plan, found: Mapping[str, Any], folders: Mapping[str, str]) -> 
 
 
 def folder_key(row: Mapping[str, Any]) -> str:
+    """What names a case's result folder."""
     return f"{row['target']} {row['case']} {row['attack']} {row['eps']:g} {row['seed']}"
 
 

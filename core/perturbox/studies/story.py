@@ -25,6 +25,7 @@ def limit(plan: Plan, eps: float) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """ " [0.4, 0.5]", nothing where there is none."""
     return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -34,6 +35,7 @@ def counted(n: int, what: str) -> str:
 
 
 def patients(n: int) -> str:
+    """ "6 patients"."""
     return counted(n, "patient")
 
 

@@ -124,6 +124,7 @@ def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
 
 
 def craft_folder(crafts: str | Path, key: str) -> Path:
+    """Where a craft's perturbed scan lies."""
     return Path(crafts) / key[:2] / key
 
 
