@@ -68,6 +68,16 @@ COMMANDS = {
         "--cors": None,
         "--trust": False,
     },
+    "study": {
+        "FILE": REQUIRED,
+        "--out": REQUIRED,
+        "--workers": None,
+        "--scheduler": None,
+        "--dry-run": False,
+        "--again": False,
+        "--device": "cpu",
+        "--trust": False,
+    },
     "victim sidecar": {"SPEC": REQUIRED, "--trust": False},
     "victim check": {
         "SPEC": REQUIRED,
@@ -78,16 +88,6 @@ COMMANDS = {
         "--device": "cpu",
         "--trust": False,
         "--json": False,
-    },
-    "study": {
-        "FILE": REQUIRED,
-        "--out": REQUIRED,
-        "--workers": None,
-        "--scheduler": None,
-        "--dry-run": False,
-        "--again": False,
-        "--device": "cpu",
-        "--trust": False,
     },
 }
 
