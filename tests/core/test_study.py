@@ -269,3 +269,21 @@ def test_transfer_judges_every_file_by_every_model(folder, tmp_path):
     told = {(cell["surrogate"], cell["target"]): cell["drop"] for cell in done.found["matrix"]}
     assert told == pytest.approx(drops.to_dict(), abs=1e-12)
     assert isinstance(frame, pd.DataFrame)
+
+
+def test_one_change_made_on_some_is_the_same_for_all_others(folder, tmp_path):
+    text = TEXT.format(victim=VICTIM).replace("kind: worst-case", "kind: universal").replace("[10, 40]", "[40]")
+    text = text.replace("  - {name: pgd, steps: 2}\n  - {name: noise}\n", "  - {name: uap, steps: 2}\n")
+    text = text.replace('"scan*.nii.gz"', f"[{folder}/scan1.nii.gz, {folder}/scan2.nii.gz]")
+    (tmp_path / "study.yaml").write_text(text + f"craft_on: [{folder}/scan0.nii.gz]\n")
+    done = run_study(tmp_path / "study.yaml", tmp_path / "out")
+    plan, _ = load(tmp_path / "study.yaml")
+    changes = []
+    for craft in plan.crafts:
+        (file,) = work.craft_folder(done.out / "crafts", craft.key).iterdir()
+        changes.append(nib.load(file).get_fdata() - nib.load(plan.cases[craft.case].image).get_fdata())
+    first, second = changes
+    same = (first == second) | (first == 0) | (second == 0)  # padding and the ends of a scan's range don't change
+    assert same.mean() > 0.9
+    assert 0 < np.abs(first).max() <= 40
+    assert len(done.found["curves"]) == 2
