@@ -19,6 +19,7 @@ from lib import (
     private,
     scoring,
     tasks,
+    terminal,
     trainers,
     victims,
 )
@@ -36,6 +37,7 @@ class Perturbox(MONAILabelApp):
         os.umask(0o077)  # what is kept here are patients' scans
         guard.logs.install()  # before MONAI Label names every image it finds
         private.take(os.environ)
+        terminal.take(os.environ)
         self.options = Options.read(conf or {}, {**os.environ, **private.kept()}, sys.argv)
         # Scoring is an attack on every image: started on request, never at each start.
         settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False

@@ -11,7 +11,18 @@ __version__ = "0.1.0"
 
 # The public names, by the module that has them.
 _HOMES = {
-    "api": ("Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"),
+    "api": (
+        "Comparison",
+        "Margin",
+        "Result",
+        "attack",
+        "compare",
+        "load_victim",
+        "margin",
+        "read",
+        "segment",
+        "verify",
+    ),
     "studies.api": ("Study", "study"),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
@@ -19,15 +30,16 @@ _HOMES = {
     "types": ("Volume",),
     "model.victim": ("IntensityWindow", "Victim"),
     "model.windows": ("Window",),
-}
+}  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Study", "Victim", "Volume",
-    "Window", "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
+    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Study", "Victim",
+    "Volume", "Window", "__version__", "attack", "compare", "load_victim", "margin", "read", "segment",
+    "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from perturbox.api import Margin, Result, attack, load_victim, margin, read, segment, verify
+    from perturbox.api import Comparison, Margin, Result, attack, compare, load_victim, margin, read, segment, verify
     from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.sliding import sliding_window

@@ -26,10 +26,11 @@ from perturbox.judge.metrics import BROKEN
 from perturbox.judge.record import read_record, required_file
 from perturbox.load import load_victim
 from perturbox.model.victim import Victim
+from perturbox.report import write_comparison, write_report
 from perturbox.report.notebook import Page
 from perturbox.types import InputError, Volume
 
-__all__ = ["Margin", "Result", "attack", "load_victim", "margin", "read", "segment", "verify"]
+__all__ = ["Comparison", "Margin", "Result", "attack", "compare", "load_victim", "margin", "read", "segment", "verify"]
 
 Image = Any  # a path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume
 
@@ -165,6 +166,17 @@ def verify(folder: str | Path, victim: Victim | None = None) -> list[str]:
     return verify_folder(Path(folder), victim=victim)
 
 
+def compare(*results: "Result | str | Path") -> "Comparison":
+    """Two to six results on one scan beside each other; paths are those of result folders.
+
+    Raises InputError where one isn't a result, or is of another scan or grid than the first.
+    """
+    place = _Scratch()
+    folders = [result.folder if isinstance(result, Result) else Path(result) for result in results]
+    record = write_comparison(folders, place.path / "comparison")
+    return Comparison(place.path / "comparison", record, place)
+
+
 class _Scratch:
     """A temporary folder that goes with the last object that refers to it."""
 
@@ -186,6 +198,13 @@ class _Kept:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.folder, target, dirs_exist_ok=True)
         return target
+
+    def show(self, height: int = 900) -> "Page":
+        """Its page, inline in a notebook."""
+        path = self.folder / "report.html"
+        if not path.is_file():
+            write_report(self.folder)
+        return Page(path.read_text(encoding="utf-8"), height)
 
 
 class Result(_Kept):
@@ -263,15 +282,6 @@ class Result(_Kept):
             rows.append({"structure": name, "verdict": self.verdicts[name], **after, **clean, **controls})
         return pandas.DataFrame(rows)
 
-    def show(self, height: int = 900) -> Page:
-        """The report, inline in a notebook."""
-        path = self.folder / "report.html"
-        if not path.is_file():
-            from perturbox.report import write_report
-
-            write_report(self.folder)
-        return Page(path.read_text(encoding="utf-8"), height)
-
     def __repr__(self) -> str:
         record = self.record
         known = [dice for dice in self.dice.values() if dice is not None]
@@ -312,6 +322,17 @@ class Margin(_Kept, Mapping[str, float | None]):
     def __repr__(self) -> str:
         found = (f"{name} {'–' if at is None else f'≤ {at:g}'}" for name, at in self.items())
         return f"<Margin in {self.record['unit']}: {', '.join(found)}>"
+
+
+class Comparison(_Kept):
+    """What differs between results on one scan. `record` is the content of comparison.json."""
+
+    def __init__(self, folder: str | Path, record: dict[str, Any], place: "_Scratch | None" = None):
+        super().__init__(folder, place)
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {' '.join(self.record['said'])}>"
 
 
 def _model(victim: Victim | str, device: str) -> Victim:

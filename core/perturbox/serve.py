@@ -20,6 +20,8 @@ import perturbox
 from perturbox.errors import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
+TERMINAL, LOG = "PERTURBOX_TERMINAL", "PERTURBOX_LOG"
+LONGEST_LOG = 10_000_000  # bytes; a longer one is set aside at the next start
 SOURCE = "git+https://github.com/perturbox/perturbox"
 INSTALL = f"pip install 'perturbox[server] @ {SOURCE}' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
 WEIGHTS = Path(perturbox.__file__).parent / "zoo" / "weights"
@@ -28,7 +30,8 @@ NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
 
 @dataclass(frozen=True)
 class Serving:
-    """What was asked for; studies None: an empty folder of its own; home None: the user's data folder."""
+    """What was asked for; studies None: an empty folder of its own; home None: the user's data folder; verbose: whether
+    the log is shown instead of kept."""
 
     studies: str | None
     host: str
@@ -40,6 +43,7 @@ class Serving:
     device: str
     cors: tuple[str, ...]
     trust: bool = False
+    verbose: bool = False
 
 
 def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
@@ -73,7 +77,7 @@ def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
     conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
     conf |= {"scheduler": asked.scheduler or "", "cors": ",".join(asked.cors)}
     command += [word for key, value in conf.items() if value for word in ("--conf", key, value)]
-    become(command, environment(asked.token))
+    become(command, environment(asked.token, None if asked.verbose else home / "server.log"))
 
 
 def require_monai_label() -> None:
@@ -182,16 +186,35 @@ def copy_app(source: Path, folder: Path) -> Path:
     return target
 
 
-def environment(token: str | None) -> dict[str, str]:
-    """The server's environment; the token goes here, for a command line can be read by every user."""
+def environment(token: str | None, log: Path | None = None) -> dict[str, str]:
+    """The server's environment; the token goes here, for a command line can be read by every user. log: the file for
+    all that isn't said to the operator; None: all is shown."""
     given = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    given |= {LOG: str(log)} if log else {}
     return given | ({TOKEN: token} if token else {})
+
+
+def hand_over(log: Path) -> str:
+    """Send what this process and the one it becomes print to a file; returns the number of the open file that still
+    leads to the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_file() and log.stat().st_size > LONGEST_LOG:
+        log.replace(log.with_name(log.name + ".old"))
+    terminal, sink = os.dup(2), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.set_inheritable(terminal, True)
+    for stream in (1, 2):
+        os.dup2(sink, stream)
+    os.close(sink)
+    return str(terminal)
 
 
 def become(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
     """Replace this process by that command, or (Windows, which can't) end as it ends."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.name == "nt":
-        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    if os.name == "nt":  # its processes don't inherit open files by number, so all is shown
+        shown = {name: value for name, value in environment.items() if name != LOG}
+        sys.exit(subprocess.run(command, env=shown, check=False).returncode)
+    if log := environment.get(LOG):
+        environment = {**environment, TERMINAL: hand_over(Path(log))}
     os.execve(command[0], list(command), environment)

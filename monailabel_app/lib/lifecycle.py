@@ -4,8 +4,11 @@ import asyncio
 import signal
 import sys
 import threading
+from urllib.parse import urlsplit
 
-from lib import patience
+from monailabel.config import settings
+
+from lib import patience, terminal
 from perturbox.jobs import Queue
 
 REQUESTS_SECONDS = 3
@@ -46,7 +49,33 @@ def watch(app, queue: Queue) -> None:
 async def _announce(app, server) -> None:
     while not server.started:
         await asyncio.sleep(0.05)
-    names = ", ".join(app.victims)
-    print(f"Perturbox serves {app.options.url} - victims {names}; Ctrl-C ends it.", file=sys.stderr, flush=True)
+    for line in greeting(app):
+        terminal.say(line)
     # MONAI Label has printed its own default, "Allow Origins: ['*']", which the guard has put out of force.
     print(f"Allow Origins, in force: {list(app.options.cors)}", file=sys.stderr, flush=True)
+
+
+def greeting(app) -> list[str]:
+    """What the operator must know: where it listens and how it stops, what it serves, who may ask, where its log is."""
+    options, log = app.options, terminal.log()
+    reach = "for this machine only" if options.loopback else f"for all who reach {options.host}"
+    asked = "a token, as set when it was started" if options.token else "a login" if _logs_in() else "nothing"
+    return [
+        f"Perturbox serves {options.url}, {reach}; Ctrl-C stops it.",
+        f"Studies  {_studies(app)}",
+        f"Models   {', '.join(app.victims)}, on {options.device}",
+        f"Access   asks clients for {asked}",
+        f"Log      {log}; with --verbose it is shown here" if log else "Log      here",
+    ]
+
+
+def _studies(app) -> str:
+    studies = str(app.studies)
+    if studies.startswith(("http://", "https://")):
+        return urlsplit(studies)._replace(query="").geturl()
+    count = len(app.datastore().list_images())
+    return f"{studies}, {count} image{'' if count == 1 else 's'}"
+
+
+def _logs_in() -> bool:
+    return bool(settings.MONAI_LABEL_AUTH_ENABLE)

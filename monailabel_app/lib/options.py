@@ -2,12 +2,12 @@
 
 import ipaddress
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from lib import terminal
 from perturbox.types import InputError
 
 DEFAULT_VICTIMS = "ct-organs,ct-organs-2d"
@@ -96,7 +96,7 @@ def unusable(home: Path, error: Exception) -> InputError:
 
 def refuse(error: InputError) -> NoReturn:
     """End the process with one sentence. An exception would come out of the server's start as pages of traceback."""
-    print(f"perturbox: {error}", file=sys.stderr, flush=True)
+    terminal.say(f"perturbox: {error}")
     os._exit(2)
 
 

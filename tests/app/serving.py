@@ -87,7 +87,7 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 def serve_command(studies: Path, home: Path, port: int, victims: Sequence[str], token: str | None) -> list[str]:
     command = [sys.executable, "-m", "perturbox", "serve", "--studies", str(studies), "--home", str(home)]
-    command += ["--port", str(port)]
+    command += ["--port", str(port), "--verbose"]
     command += [word for spec in victims for word in ("--victim", spec)]
     return command + (["--token", token] if token else [])
 
@@ -103,15 +103,17 @@ def start_server(
     port: int | None = None,
     environment: dict[str, str] | None = None,
     wait: bool = True,
+    verbose: bool = True,
 ) -> Server:
     """Start `perturbox serve` (or `command`, "{port}" filled in) on a free port, all it keeps in `folder`, and wait
-    until it answers. Raises AssertionError with its log where it doesn't."""
+    until it answers. verbose: with its log among what it prints. Raises AssertionError with that where it doesn't."""
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     studies, home = studies or folder / "studies", folder / "home"
     studies.mkdir(parents=True, exist_ok=True)
     if command is None:
         command = [*serve_command(studies, home, port, victims, token), *arguments]
+        command = command if verbose else [word for word in command if word != "--verbose"]
     else:
         command = [word.replace("{port}", str(port)) for word in command]
     log = folder / "server.log"

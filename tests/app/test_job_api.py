@@ -85,6 +85,7 @@ def test_the_api_page_describes_every_route(http):
         "/perturbox/jobs/{id}/files": {"get"},
         "/perturbox/jobs/{id}/files/{name}": {"get"},
         "/perturbox/jobs/{id}/result.zip": {"get"},
+        "/perturbox/compare": {"get"},
     }
     for path in ours:
         for operation in page["paths"][path].values():

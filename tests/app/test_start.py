@@ -227,13 +227,68 @@ def test_options_come_from_conf_and_environment(tmp_path):
 
 
 def test_it_says_where_it_listens_and_what_it_serves(server):
-    line = f"Perturbox serves {server.url} - victims tiny; Ctrl-C ends it."
+    greeting = [
+        f"Perturbox serves {server.url}, for this machine only; Ctrl-C stops it.",
+        f"Studies  {server.studies}, 2 images",
+        "Models   tiny, on cpu",
+        "Access   asks clients for a token, as set when it was started",
+        "Log      here",
+    ]
     end = time.monotonic() + 20
-    while line not in server.said().splitlines() and time.monotonic() < end:
+    while greeting[-1] not in server.said().splitlines() and time.monotonic() < end:
         time.sleep(0.1)
-    assert server.said().splitlines().count(line) == 1
+    said = [line for line in server.said().splitlines() if line in greeting]
+    assert said == greeting
     assert server.token not in server.said()
     assert server.token not in " ".join(psutil.Process(server.process.pid).cmdline())
+
+
+def test_the_terminal_has_six_lines_and_the_log_the_rest(start_server, tmp_path):
+    """No other program's words, and nothing that isn't so, as MONAI Label's `Allow Origins: ['*']`."""
+    server = start_server(tmp_path / "quiet", verbose=False)
+    log = server.home / "server.log"
+    end = time.monotonic() + 20
+    while f"Log      {log}; with --verbose it is shown here" not in server.said() and time.monotonic() < end:
+        time.sleep(0.1)
+    lines = server.said().splitlines()
+    assert lines == [
+        f"Starting the server at 127.0.0.1:{server.url.rpartition(':')[2]} …",
+        f"Perturbox serves {server.url}, for this machine only; Ctrl-C stops it.",
+        f"Studies  {server.studies}, 0 images",
+        "Models   tiny, on cpu",
+        "Access   asks clients for nothing",
+        f"Log      {log}; with --verbose it is shown here",
+    ]
+    assert "Allow Origins, in force: []" in log.read_text() and log.stat().st_mode & 0o077 == 0
+    before = len(log.read_text())
+    server.http.get("/datastore/")
+    server.stop()
+    assert server.said().splitlines() == lines and len(log.read_text()) > before
+
+
+def test_a_log_that_grew_long_is_set_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "LONGEST_LOG", 5)
+    monkeypatch.setattr(serve.os, "dup2", lambda *numbers: None)
+    log = tmp_path / "server.log"
+    log.write_text("123456")
+    os.close(int(serve.hand_over(log)))
+    assert log.read_text() == "" and (tmp_path / "server.log.old").read_text() == "123456"
+
+
+def test_a_refusal_reaches_the_terminal_while_the_log_is_elsewhere(tmp_path):
+    from lib import terminal
+
+    reading, writing = os.pipe()
+    environment = {"PERTURBOX_TERMINAL": str(writing), "PERTURBOX_LOG": str(tmp_path / "server.log"), "OTHER": "1"}
+    try:
+        terminal.take(environment)
+        terminal.say("perturbox: no")
+        assert os.read(reading, 100) == b"perturbox: no\n" and environment == {"OTHER": "1"}
+        assert not os.get_inheritable(writing) and terminal.log() == str(tmp_path / "server.log")
+    finally:
+        terminal._handed.clear()
+        terminal._log.clear()
+        os.close(reading), os.close(writing)
 
 
 STOCK = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--port", "{port}"]

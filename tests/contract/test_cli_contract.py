@@ -54,6 +54,7 @@ COMMANDS = {
     },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
     "report": {"DIR": REQUIRED},
+    "compare": {"DIR": REQUIRED, "--out": REQUIRED},
     "verify": {"DIR": REQUIRED, "--trust": False},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
     "serve": {
@@ -67,6 +68,7 @@ COMMANDS = {
         "--device": "cpu",
         "--cors": None,
         "--trust": False,
+        "--verbose": False,
     },
     "study": {
         "FILE": REQUIRED,
@@ -99,6 +101,7 @@ def test_options_and_defaults(name):
         "scans": "SCAN",
         "kind": "KIND",
         "folder": "DIR",
+        "folders": "DIR",
         "name": "NAME",
         "spec": "SPEC",
         "file": "FILE",

@@ -168,7 +168,8 @@ def test_what_is_no_victim_is_refused(scan):
 def test_the_public_names_are_these():
     assert px.__all__ == sorted(px.__all__, key=lambda name: (not name[0].isupper(), name))
     assert set(px.__all__) == {
-        "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim", "Volume", "Window",
+        "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim",
+        "Volume", "Window", "compare",
         "__version__", "attack", "load_victim", "margin", "read", "segment", "sliding_window", "verify",
     }  # fmt: skip
     assert all(getattr(px, name) is not None for name in px.__all__)

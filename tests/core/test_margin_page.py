@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from report_reader import Reader
+from report_reader import CONTRAST, Reader
 
+from perturbox.cli import main
 from perturbox.job.execute import Job
 from perturbox.job.folder import verify
 from perturbox.job.margins import find_margin
@@ -128,6 +129,15 @@ def test_the_folder_verifies_and_its_page_with_it(searched, tmp_path):
     assert same_page(write_report(copy), page)
 
 
+def test_the_command_writes_the_page_anew(searched, tmp_path, capsys):
+    folder, _ = searched
+    copy = shutil.copytree(folder, tmp_path / "margin")
+    page = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    assert main(["report", str(copy)]) == 0 and (copy / "report.html").read_bytes() == page
+    assert f"Report: {copy / 'report.html'}" in capsys.readouterr().out
+
+
 def test_a_search_of_an_earlier_version_shows_what_its_witnesses_measured(searched, tmp_path):
     folder, margin = searched
     copy = tmp_path / "margin"
@@ -186,3 +196,12 @@ def test_the_page_asks_nothing_of_any_network(searched, reader):
     reader.driver.get_log("browser")
     reader.open(folder / "report.html")
     assert reader.driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_reads_well(reader, searched, scheme):
+    out, _ = searched
+    reader.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")  # no colour half way to another
+    reader.open(out / "report.html")
+    assert [found for found in reader.run(CONTRAST) if found[0] < 4.5] == []
+    reader.media()

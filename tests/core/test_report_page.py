@@ -11,27 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from report_fixture import make_result, many_structures
-from report_reader import Reader
+from report_reader import CONTRAST, Reader
 
 from perturbox.report import write_report
-
-# Every visible text's contrast with the ground behind it, worst first; texts over the black canvases stand on black.
-CONTRAST = """
-const parse = c => c.match(/[\\d.]+/g).map(Number);
-const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-const light = c => { const [r, g, b] = c.slice(0, 3).map(linear);
-                     return .2126 * r + .7152 * g + .0722 * b; };
-const solid = c => c.length < 4 || c[3] > .99;
-const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
-                                                       if (solid(c)) return c; } return [255, 255, 255]; };
-return [...document.querySelectorAll("main *")].filter(e => e.getClientRects().length
-  && getComputedStyle(e).visibility === "visible" && !e.matches("script, option, title, canvas")
-  && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
-  const style = getComputedStyle(e), color = parse(e.closest("svg") ? style.fill : style.color);
-  const a = light(color), b = light(ground(e));
-  return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.outerHTML.slice(0, 60)];
-}).sort((p, q) => p[0] - q[0]).slice(0, 5);
-"""
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,18 @@ def test_its_command_and_what_it_inherits(stand_in, tmp_path):
     trouble_of(server)
     found = told(tmp_path)
     port = server.address.rpartition(":")[2]
-    command = ["-m", "perturbox", "serve", "--port", port, "--home", str(tmp_path / "home"), "--victim", "x"]
+    command = [
+        "-m",
+        "perturbox",
+        "serve",
+        "--port",
+        port,
+        "--home",
+        str(tmp_path / "home"),
+        "--verbose",
+        "--victim",
+        "x",
+    ]
     assert found["command"][1:] == command and found["folder"] == str(tmp_path / "home")
     environment = found["environment"]
     assert environment["PERTURBOX_TOKEN"] == server.token and len(server.token) == 32

@@ -42,6 +42,7 @@ from perturbox.cli.options import (
     pairs,
     starting,
 )
+from perturbox.cli.serving import serve
 from perturbox.cli.study import study
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
@@ -294,6 +295,22 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Result folders of one scan, two to six.")],
+    out: NewFolder,
+) -> None:
+    """Put results on one scan side by side: two models, two attacks, two limits.
+
+    Leaves a page whose slices move together, and what differs in verdicts and in what became what, as numbers too.
+    """
+    waking(f"Starting to compare {len(folders)} results", folders, out)
+    from perturbox.cli.running import run_compare
+    from perturbox.cli.words import show
+
+    show(*run_compare(folders, out))
+
+
+@app.command()
 def verify(folder: Folder, trust: Trust = False) -> None:
     """Recompute what a result folder says.
 
@@ -323,54 +340,5 @@ def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
     show(*run_replay(folder, out, trust))
 
 
-@app.command()
-def serve(
-    studies: Annotated[
-        str | None,
-        typer.Option(
-            "--studies", metavar="DIR", help="Folder of scans, or a DICOMweb address; an empty one if left out."
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; beyond this machine only with a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Port to listen at.")] = 8000,
-    victim: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--victim", metavar="SPEC", help="A model to serve; may be repeated; the built-in ones if left out."
-        ),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token", metavar="T", help="Secret that clients must send; PERTURBOX_TOKEN does the same unseen."
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Run jobs on this Dask scheduler's workers.")
-    ] = None,
-    home: Annotated[
-        Path | None,
-        typer.Option(
-            "--home", metavar="DIR", help="Folder for jobs, results and fine-tuned models.", show_default=False
-        ),
-    ] = None,
-    device: Device = "cpu",
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cors", metavar="ORIGIN", help="A web page's origin that may call, e.g. OHIF's; may be repeated."
-        ),
-    ] = None,
-    trust: Trusted = False,
-) -> None:
-    """Serve models and attacks to 3D Slicer, OHIF and other clients of MONAI Label."""
-    from perturbox.serve import Serving
-    from perturbox.serve import serve as start
-
-    asked = Serving(studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust)
-    start(asked, lambda: waking(f"Starting the server at {host}:{port}"))
-
-
+app.command()(serve)
 app.command()(study)

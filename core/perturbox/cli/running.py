@@ -23,6 +23,7 @@ from perturbox.job.margins import prepare_margin, search
 from perturbox.judge.record import read_whole_record, write_json
 from perturbox.judge.victim import Known, check_victim, told
 from perturbox.load import load_victim, read_spec
+from perturbox.report import write_comparison
 from perturbox.report.check_page import write_check
 from perturbox.types import InputError, Volume
 
@@ -168,6 +169,12 @@ def run_fit(
         found = fit_features(victim, volumes, **how, say=listener.say, stop=listener.stop)
         found.write(out)
     return [*words.features_summary(found), *(f"Note: {warning}" for warning in warnings), f"Features: {out}"]
+
+
+def run_compare(folders: list[Path], out: Path) -> list[Any]:
+    require_new_folder(out)
+    found = write_comparison(folders, out)
+    return words.comparison_summary(found, folders, out)
 
 
 def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:

@@ -148,6 +148,29 @@ def in_unit(row: Mapping[str, Any], one: float) -> dict[str, Any]:
     return {**row, **{key: size if size is None else size / one for key, size in sizes.items()}}
 
 
+# ---------------------------------------------------------------- a comparison
+
+
+def comparison_summary(comparison: Mapping[str, Any], folders: Sequence[Path], out: Path) -> list[Any]:
+    """Everything `perturbox compare` prints at its end."""
+    lines: list[Any] = [
+        f"{result['letter']}: {result['model']}, {result['attack']}, {result['limit']} ({folder})"
+        for result, folder in zip(comparison["results"], folders, strict=True)
+    ]
+    letters = [result["letter"] for result in comparison["results"]]
+    head = ["Structure", *(f"{letter}: verdict" for letter in letters), *(f"{letter}: Dice" for letter in letters)]
+    rows = [
+        [
+            row["structure"],
+            *("not in this model" if word is None else said(word) for word in row["verdicts"]),
+            *(fixed(dice, 3) for dice in row["dice"]),
+        ]
+        for row in comparison["structures"]
+    ]
+    lines += [table(head, rows, words=1 + len(letters)), *comparison["said"]]
+    return [*lines, f"Result: {out / 'comparison.json'}", f"Report: {out / 'report.html'}"]
+
+
 # ---------------------------------------------------------------- a segmentation, and lists
 
 

@@ -5,20 +5,25 @@
 
 `load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the
 page, `words` and `charts` say it, `page` puts it into the template, `frame` around it head, scripts and style.
-The folder of a search for the margin has a page of its own, `margin`.
+The folder of a search for the margin has a page of its own, `margin`; `write_comparison` puts several results on one
+scan beside each other, `comparison`.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from perturbox.judge.record import is_margin
+from perturbox.io.files import new_folder
+from perturbox.judge.record import is_margin, write_json
+from perturbox.report.comparison import compare_folders
 from perturbox.report.encode import same_page
 from perturbox.report.load import load
 from perturbox.report.margin import build_margin, read_search
 from perturbox.report.page import build
 from perturbox.report.story import tell
 
-__all__ = ["rebuild", "same_page", "write_report"]
+__all__ = ["rebuild", "same_page", "write_comparison", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
@@ -39,3 +44,15 @@ def rebuild(folder: Path) -> str:
     """The page of a result's, or a margin search's, folder as one text; raises InputError as `write_report`."""
     folder = Path(folder)
     return build_margin(read_search(folder)) if is_margin(folder) else build(tell(load(folder)))
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write comparison.json and report.html of two to six results on one scan into a new folder; returns the former.
+
+    Raises InputError where one isn't a result, or is of another scan or grid than the first.
+    """
+    document, page = compare_folders([Path(folder) for folder in folders])
+    with new_folder(Path(out)) as draft:
+        write_json(draft / "comparison.json", document)
+        (draft / "report.html").write_text(page, encoding="utf-8")
+    return document

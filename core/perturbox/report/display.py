@@ -193,10 +193,10 @@ def make_copy(
     whole = _picked(result, axes)
 
     def pack(some: Axes) -> dict[str, bytes]:
-        return _copied(result, some, clean, adversarial, *(_again(array, axes, some) for array in whole)).streams()
+        return _copied(result, some, clean, adversarial, *(again(array, axes, some) for array in whole)).streams()
 
     kept, streams = fit(axes, changed, always, pack)
-    return _copied(result, kept, clean, adversarial, *(_again(array, axes, kept) for array in whole)), streams
+    return _copied(result, kept, clean, adversarial, *(again(array, axes, kept) for array in whole)), streams
 
 
 def fit(
@@ -244,7 +244,7 @@ def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
     return change, pick(result.perturbed(), axes).astype(np.float64)
 
 
-def _again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
+def again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
     """A selection of a selection."""
     chosen = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, smaller, strict=True)]
     return np.ascontiguousarray(array[(..., *np.ix_(*chosen))])

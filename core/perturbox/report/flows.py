@@ -50,7 +50,7 @@ def diagram(rows: list[Row], numbers: Mapping[str, int], story: Story) -> str:
         a, b = tops[0][old] + used[0][old], tops[1][new] + used[1][new]
         used[0][old] += wide
         used[1][new] += wide
-        about = f"{_name(old)} → {_name(new)}: {summary.sized(story.result.record, ml)}"
+        about = f"{called(old)} → {called(new)}: {summary.sized(story.result.record, ml)}"
         paths.append(_band(a, b, wide, numbers.get(old) or numbers.get(new), about))
     high = max(max(y + sides[end][name] * scale, y + LINE) for end, top in enumerate(tops) for name, y in top.items())
     return (
@@ -67,7 +67,7 @@ def flow_table(rows: list[Row], story: Story) -> str:
 
     def body(some: list[Row]) -> str:
         cells = (
-            f'<tr><th scope="row">{escape(_name(old))}</th><td>{escape(_name(new))}</td>'
+            f'<tr><th scope="row">{escape(called(old))}</th><td>{escape(called(new))}</td>'
             f"<td>{summary.size(ml, sizes)}</td></tr>"
             for old, new, ml in some
         )
@@ -82,7 +82,8 @@ def flow_table(rows: list[Row], story: Story) -> str:
     return body(rows[:DRAWN]) + more
 
 
-def _name(name: str) -> str:
+def called(name: str) -> str:
+    """A structure, or what is none, as a reader calls it."""
     return "Others" if name == OTHERS else "Nothing" if name == BACKGROUND else readable(name)
 
 
@@ -115,9 +116,10 @@ def _node(name: str, high: float, top: float, end: int, numbers: Mapping[str, in
     x = RIGHT - BAR if end else LEFT
     at, anchor = (RIGHT + 7, "start") if end else (LEFT - 7, "end")
     colour = f" s{numbers[name]}" if name in numbers else ""
+    told = escape(f"{called(name)} {amount}")
     return (
         f'<rect class="node{colour}" x="{x}" y="{top:.1f}" width="{BAR}" height="{max(high, 1):.1f}"/>'
-        f'<text x="{at}" y="{top + high / 2 + 4:.1f}" text-anchor="{anchor}">{escape(f"{_name(name)} {amount}")}</text>'
+        f'<text x="{at}" y="{top + high / 2 + 4:.1f}" text-anchor="{anchor}">{told}</text>'
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.report import charts, colours, display, flows, words
+from perturbox.report import colours, display, flows, words
 from perturbox.report.charts import MANY
 from perturbox.report.facts import model_facts, provenance
 from perturbox.report.findings import WORST
@@ -20,10 +20,9 @@ from perturbox.report.tables import (
     structure_table,
     trace_section,
 )
+from perturbox.report.viewer import DRAWN_ALONG, colour_key, plane_buttons
 from perturbox.report.words import fixed, number, size
 
-# Columns, rows and the rows' direction of axial, coronal and sagittal slices, in display axes.
-DRAWN_ALONG = ((2, 1, 1), (2, 0, -1), (1, 0, -1))
 PLANES_BUTTON = '<button type="button" data-mode="planes" aria-pressed="false">Planes<kbd>6</kbd></button>'
 AROUND = 300  # pixels of the first screen above and below the picture
 
@@ -37,10 +36,10 @@ def build(story: Story) -> str:
         tiles="".join(tile(*texts) for texts in tiles(story)),
         warnings=warnings(story),
         shown=escape(shown(story)),
-        plane_buttons=plane_buttons(story),
+        plane_buttons=plane_buttons(story, story.opening.axis),
         windows=window_options(story),
         planes_button=PLANES_BUTTON if len(story.planes) == 3 else "",
-        key=colour_key(story),
+        key=colour_key([(f.number, f.title) for f in story.present]),
         first=first_picture(story),
         flow=flows.section(story),
         filter=filter_box(story),
@@ -185,20 +184,6 @@ def warnings(story: Story) -> str:
     return boxes + folded(caveats)
 
 
-def colour_key(story: Story) -> str:
-    """The structures' colours as the picture fills them; a click isolates one. Of many the worst, the rest folded."""
-    keys = [
-        f'<button type="button" data-structure="{f.number}" aria-pressed="false">{charts.square(f.number)}'
-        f"{escape(f.title)}</button>"
-        for f in story.present
-    ]
-    drawn = len(keys) if len(keys) <= MANY else WORST
-    rest = keys[drawn:]
-    more = f"<details><summary>{len(rest)} more</summary><div>{''.join(rest)}</div></details>" if rest else ""
-    about = 'role="group" aria-label="Structures: choose one to isolate it"'
-    return f'<div id="key" {about}>{"".join(keys[:drawn])}{more}</div>'
-
-
 def chart_legend(story: Story) -> str:
     if len(story.present) <= MANY:
         return legend(story.present)
@@ -240,13 +225,3 @@ def shown(story: Story) -> str:
     if cropped:
         parts.append("cropped to what is labelled" + (" and 2 cm around it" if story.units.length == "mm" else ""))
     return f"On this page: {'; '.join(parts)}. Nothing is compressed lossily; all numbers are from the whole scan."
-
-
-def plane_buttons(story: Story) -> str:
-    if len(story.planes) == 1:
-        return ""
-    return "".join(
-        f'<button type="button" data-plane="{p.axis}" aria-pressed="{"true" if p is story.opening else "false"}">'
-        f"{p.name.capitalize()}</button>"
-        for p in story.planes
-    )

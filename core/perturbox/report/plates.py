@@ -7,7 +7,6 @@ import numpy as np
 
 from perturbox.report.charts import MANY
 from perturbox.report.encode import text
-from perturbox.report.findings import Finding
 from perturbox.report.pictures import triptych, worst_positions
 from perturbox.report.story import Plane, Story
 from perturbox.report.tables import legend
@@ -38,7 +37,8 @@ def first_picture(story: Story) -> str:
     plane = story.opening
     moved = plane.slices.moved[:, story.subject.number - 1] if story.subject else plane.slices.differ
     kept = story.copy.axes[plane.axis].kept
-    return _triptych(story, plane, int(moved[kept].argmax()), story.subject)
+    subject = (story.subject.number, story.subject.title) if story.subject else None
+    return picture(story, plane, int(moved[kept].argmax()), subject)
 
 
 def appendix(story: Story) -> str:
@@ -46,15 +46,15 @@ def appendix(story: Story) -> str:
     plane = story.lead
     kept = story.copy.axes[plane.axis].kept
     positions = worst_positions(plane.slices.differ[kept] * story.voxel) or [len(kept) // 2]
-    parts = "".join(_triptych(story, plane, position) for position in positions)
+    parts = "".join(picture(story, plane, position) for position in positions)
     return f"{parts}{legend(story.present) if len(story.present) <= MANY else ''}"
 
 
-def _triptych(story: Story, plane: Plane, position: int, only: Finding | None = None) -> str:
-    """One slice before, after and the difference; `only`: of this structure."""
+def picture(story: Story, plane: Plane, position: int, only: tuple[int, str] | None = None) -> str:
+    """One slice before, after and the difference; `only`: number and title of the one structure to show."""
     axis = story.copy.axes[plane.axis]
     name, width, centre = windows(story)[0]
-    three = triptych(story.copy, plane.axis, position, (float(width), float(centre)), only.number if only else 0)
+    three = triptych(story.copy, plane.axis, position, (float(width), float(centre)), only[0] if only else 0)
     flat = story.result.flat
     label = "Image" if flat else f"{plane.name.capitalize()} slice {axis.kept[position] + 1} of {axis.length}"
     shape = f'width="{round(three.width_mm * 2)}" height="{round(three.height_mm * 2)}"'
@@ -68,9 +68,9 @@ def _triptych(story: Story, plane: Plane, position: int, only: Finding | None = 
         )
     )
     at = axis.kept[position]
-    counted = plane.slices.moved[at, only.number - 1] if only else plane.slices.differ[at]
+    counted = plane.slices.moved[at, only[0] - 1] if only else plane.slices.differ[at]
     amount = f"{size(float(counted) * story.voxel, story.units.size)} {story.units.size} differ"
-    what = f"{escape(only.title)}, {label.lower()}" if only else label
+    what = f"{escape(only[1])}, {label.lower()}" if only else label
     side = " The patient’s right is on the left." if axis.ends[0] and plane.axis < 2 else ""
     caption = f"{what}: {amount}. Window {name} {number(width)}/{number(centre)}.{side}"
     return f'<div class="triptych"><p>{caption}</p>{figures}</div>'

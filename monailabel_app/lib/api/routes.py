@@ -10,7 +10,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from monailabel.config import settings
 from starlette.datastructures import FormData, UploadFile
@@ -22,6 +22,7 @@ from lib.api.requests import Cancel, Submission
 from lib.api.schema import API, HEADER, Offer, check_handshake
 from lib.guard import errors
 from perturbox.jobs import Problem, Queue, Refused
+from perturbox.report.comparison import compare_folders
 from perturbox.types import InputError
 
 JSON_LIMIT = 2**20
@@ -248,6 +249,30 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         top = f"perturbox-{id[:8]}"
         headers = {"Content-Disposition": f'attachment; filename="{top}.zip"'}
         return StreamingResponse(files.zipped(queue.result(id), top), media_type="application/zip", headers=headers)
+
+    @routes.get(
+        "/compare",
+        summary="Results on one scan side by side: a page, or its numbers",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/html": {}, "application/json": {}}, "description": "Both."},
+            **refusals(404),
+        },
+    )
+    async def compare(
+        job: Annotated[list[str], Query(description="Id of an attack's job; two to six of them.", max_length=6)],
+        format: Annotated[Literal["html", "json"], Query(description="json: comparison.json.")] = "html",
+    ) -> Response:
+        document, page = await in_thread(compared, job)
+        if format == "json":
+            return JSONResponse(document)
+        return HTMLResponse(page, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"})
+
+    def compared(ids: list[str]) -> tuple[dict[str, Any], str]:
+        for id in ids:
+            if (kind := queue.get(id).order.kind) != "attack":
+                raise InputError(f"Job {id[:64]} is of kind {kind}; give those of attacks.")
+        return compare_folders([queue.result(id) for id in ids], ids)
 
     return routes
 

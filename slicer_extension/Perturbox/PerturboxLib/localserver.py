@@ -110,7 +110,7 @@ class LocalServer:
     def _work(self, program: str, port: int) -> None:
         try:
             self._check(program)
-            command = [program, "-m", "perturbox", "serve", "--port", str(port), "--home", str(self.home)]
+            command = [program, "-m", "perturbox", "serve", "--port", str(port), "--home", str(self.home), "--verbose"]
             with self._log.open("ab") as log:
                 self._open([*command, *self.arguments], stdout=log, stderr=subprocess.STDOUT)
             self._await()

@@ -102,7 +102,7 @@ def start_server(
         (core.parent / "monailabel_app").symlink_to(ROOT / "monailabel_app")
     port = port or free_port()
     (folder / "studies").mkdir(parents=True, exist_ok=True)
-    command = [str(server_python()), "-m", "perturbox", "serve", "--port", str(port)]
+    command = [str(server_python()), "-m", "perturbox", "serve", "--port", str(port), "--verbose"]
     command += ["--studies", str(folder / "studies"), "--home", str(folder / "home")]
     command += [word for victim in victims for word in ("--victim", victim)]
     command += ["--token", token] if token else []
