@@ -19,7 +19,7 @@ from perturbox.io.files import require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
 from perturbox.studies.ledger import Ledger
-from perturbox.studies.plan import Plan
+from perturbox.studies.plan import Craft, Plan
 from perturbox.types import InputError
 
 TRIES = 3
@@ -104,9 +104,7 @@ class Driver:
                 {
                     **self._common(craft.case),
                     "craft": {"key": craft.key, "job": asdict(plan.job(craft, self.device)), "done": made},
-                    "judges": [
-                        {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec} for model in judges
-                    ],
+                    "judges": [self._judge(craft, model) for model in judges],
                 },
                 keys + [plan.judge_key(craft, model) for model in judges],
                 craft.model,
@@ -121,6 +119,11 @@ class Driver:
             "threads": self.plan.study.threads,
             "device": self.device,
         }
+
+    def _judge(self, craft: Craft, model: str) -> dict[str, Any]:
+        plan = self.plan
+        own = plan.models[model].sha256 == plan.models[craft.model].sha256
+        return {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec, "own": own}
 
     def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
         started, waiting, count = time.monotonic(), list(reversed(tasks)), len(tasks)

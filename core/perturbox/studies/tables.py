@@ -34,8 +34,8 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "dice_clean": (NUMBER, "before, with the reference"),
     "dice": (NUMBER, "after, with the reference"),
     "dice_against_clean": (NUMBER, "after, with the model's own prediction before"),
-    "dice_noise": (NUMBER, "under white noise of equal RMS, with the reference"),
-    "dice_rolled": (NUMBER, "under the perturbation rolled elsewhere, with the reference"),
+    "dice_noise": (NUMBER, "under white noise of the RMS of the target's own attack, with the reference"),
+    "dice_rolled": (NUMBER, "under the target's own perturbation rolled elsewhere, with the reference"),
     "dice_benign": (NUMBER, "of the prediction with itself under harmless changes"),
     "iou": (NUMBER, ""),
     "hd95_mm": (NUMBER, "mm, of photographs pixels"),
@@ -49,6 +49,7 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "status": (TEXT, "ok, gated or failed"),
     "reason": (TEXT, ""),
 }
+CONTROLS = ("dice_noise", "dice_rolled")
 MODELS: dict[str, tuple[pa.DataType, str]] = {
     "model": (TEXT, ""),
     "sha256": (TEXT, "of weights and pipeline"),
@@ -128,9 +129,14 @@ def gated_models(plan: Plan, done: Entries) -> set[str]:
 
 def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
     """A row for each craft, judge and structure; a failed one has its reason and no numbers."""
+    own = {
+        (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done[plan.judge_key(craft, craft.model)]
+        for craft in plan.crafts
+    }
     for craft in plan.crafts:
         made = done[craft.key]
         for target in plan.judges(craft):
+            controls = own[target, craft.attack, craft.eps, craft.case, craft.seed].get("structures")
             judged, clean = done[plan.judge_key(craft, target)], done[plan.clean_key(target, craft.case)]
             failed = next((entry for entry in (made, judged, clean) if entry["status"] != "ok"), None)
             struck = gated & {craft.model, target}
@@ -143,6 +149,7 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 yield {
                     **row,
                     **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"]),
+                    **{name: controls[structure][name] if controls else None for name in CONTROLS},
                     "status": "gated" if struck else "ok",
                     "reason": reason,
                 }
@@ -177,7 +184,7 @@ def _numbers(made: Mapping[str, Any], after: Mapping[str, Any], before: Mapping[
     return {
         "eps_native": made["eps_native"],
         **{name: before[name] for name in ("size", "dice_clean", "dice_benign", "volume_clean")},
-        **{name: after[name] for name in ("dice", "iou", "hd95_mm", "nsd", "volume", "dice_noise", "dice_rolled")},
+        **{name: after[name] for name in ("dice", "iou", "hd95_mm", "nsd", "volume")},
         "dice_against_clean": against["dice"],
         "verdict": verdict,
         "linf": made["linf"],

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
 
 Entry = dict[str, Any]
-KEPT = 8  # clean predictions that a worker remembers
+REMEMBERED = 2**28  # bytes of scans and predictions that a worker keeps
 
 
 def carry_out(task: Mapping[str, Any]) -> list[Entry]:
@@ -63,37 +63,47 @@ def _entry(key: str, kind: str, work: Any) -> Entry:
     return {"key": key, "kind": kind, "effort": spent, **found}
 
 
-@lru_cache(maxsize=KEPT)
-def _read(path: str, unit: str, channels: int) -> Volume:
-    return io.read_volume(Path(path), unit=unit, channels=channels)
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A scan as a model sees it; expert: its label map, if there is one; prediction: the model's own."""
+
+    victim: Victim
+    image: Volume
+    expert: np.ndarray | None
+    prediction: np.ndarray
+
+    @property
+    def reference(self) -> np.ndarray:
+        return self.prediction if self.expert is None else self.expert
+
+    @property
+    def bytes(self) -> int:
+        return self.image.data.nbytes + 2 * self.prediction.nbytes
 
 
-_predictions: dict[tuple[str, str], np.ndarray] = {}
+_seen: dict[tuple[str, str, str], Seen] = {}  # least recently used first
 
 
-def _clean_seg(victim: Victim, scan: Mapping[str, Any], image: Volume) -> np.ndarray:
-    key = (victim.sha256, scan["sha256"])
-    found = _predictions.pop(key, None)
+def _look(task: Mapping[str, Any], spec: str) -> Seen:
+    """The task's scan through a model; a worker remembers the last ones, for many judge the same scan."""
+    scan = task["scan"]
+    key = (spec, task["device"], scan["sha256"])
+    found = _seen.pop(key, None)
     if found is None:
-        found = victim.predict(image)
-        while len(_predictions) >= KEPT:
-            _predictions.pop(next(iter(_predictions)))
-    _predictions[key] = found
+        victim = load_cached(spec, task["device"])
+        image = io.read_volume(Path(scan["image"]), unit=victim.unit, channels=victim.channels)
+        expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
+        found = Seen(victim, image, expert, victim.predict(image))
+        while _seen and sum(seen.bytes for seen in _seen.values()) + found.bytes > REMEMBERED:
+            _seen.pop(next(iter(_seen)))
+    _seen[key] = found
     return found
-
-
-def _inputs(task: Mapping[str, Any], spec: str) -> tuple[Victim, Volume, np.ndarray | None]:
-    victim, scan = load_cached(spec, task["device"]), task["scan"]
-    image = _read(scan["image"], victim.unit, victim.channels)
-    expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
-    return victim, image, expert
 
 
 def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
     """What a model makes of the scan as it is, and the agreement with itself under harmless changes."""
-    victim, image, expert = _inputs(task, clean["spec"])
-    prediction = _clean_seg(victim, task["scan"], image)
-    reference = prediction if expert is None else expert
+    seen = _look(task, clean["spec"])
+    victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
     noise = scan_noise(image.data, prediction, victim.labels, image.ruler, image.sizes)
     ask = Asking(victim, None)
     floor = benign_floor(image, ask, prediction, noise["sigma"], 0)
@@ -169,17 +179,19 @@ def _saved(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> 
 
 
 def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str, Any]) -> Entry:
-    """What a model makes of the saved file, and of noise and of the rolled perturbation of the same size."""
-    victim, image, expert = _inputs(task, judge["spec"])
+    """What a model makes of the saved file; and, if it was made for this model, of noise and of the rolled perturbation
+    of the same size."""
+    seen = _look(task, judge["spec"])
+    victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
     saved = _saved(task, craft, image)
-    prediction = _clean_seg(victim, task["scan"], image)
-    reference = prediction if expert is None else expert
     found = victim.look(saved)
     labels, open_values = found.against(prediction)
     notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
     rows = metrics.structures(labels, reference, victim.labels, image.ruler, image.voxel_size)
-    against = metrics.structures(labels, prediction, victim.labels, image.ruler, image.voxel_size)
-    controls = _controls(image, saved, victim, craft["job"])
+    against = rows
+    if seen.expert is not None:
+        against = metrics.structures(labels, prediction, victim.labels, image.ruler, image.voxel_size)
+    controls = _controls(image, saved, victim, craft["job"]) if judge["own"] else {}
     return {
         "structures": {
             name: {
