@@ -45,7 +45,7 @@ def curve(curves: Sequence[Mapping[str, Any]], unit: str) -> str:
     domain = [*names, *CONTROLS.values()]
     colours = [COLOURS[n % len(COLOURS)] for n in range(len(names))] + ["#767676", "#767676", "#b58900"]
     dashes = [[1, 0]] * len(names) + [[6, 3], [2, 3], [1, 4]]
-    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, columns=4)
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolOpacity=1, columns=4)
     colour = alt.Color("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=colours))
     dash = alt.StrokeDash("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=dashes))
     x = alt.X("eps:Q", title=f"limit, {unit}")

@@ -17,10 +17,10 @@ MEANS = "mean Dice of the structures"
 
 
 def limit(plan: Plan, eps: float) -> str:
-    """A limit with its unit: "10 HU", "2 σ", "4 %"."""
+    """A limit with its unit: "10 HU", "2 σ", "4 % of range"."""
     unit = plan.study.eps.unit
     native = next(iter(plan.models.values())).unit
-    words = {"native": f" {native}" if native == "HU" else "", "sigma": " σ", "percent": " %"}
+    words = {"native": f" {native}" if native == "HU" else "", "sigma": " σ", "percent": " % of range"}
     return f"{eps:g}{words[unit]}"
 
 
