@@ -32,7 +32,7 @@ def demo(
     from perturbox.cli.running import run_demo, write_phantom, write_phantoms
     from perturbox.cli.words import show
 
-    if phantoms is not None:
+    if phantoms is not None and out is not None:
         show(*write_phantoms(out, phantoms))
     else:
         show(*(run_demo(out) if scan is None else write_phantom(scan)))

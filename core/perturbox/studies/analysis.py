@@ -128,7 +128,7 @@ def criterion(curves: Sequence[Found], models: Sequence[str], eps: float, dice: 
     for model in models:
         rows = [row for row in curves if row["model"] == model and row["eps"] == eps]
         told = bool(rows) and all(row["low"] is not None for row in rows)
-        worst = min(rows, key=lambda row: row["low"]) if told else {"structure": None, "attack": None, "low": None}
+        worst: Found = min(rows, key=lambda row: row["low"]) if told else dict.fromkeys(("structure", "attack", "low"))
         answer = "can't be told" if not told else "meets it" if worst["low"] >= dice else "doesn't meet it"
         found.append({"model": model, "answer": answer, **{key: worst[key] for key in ("structure", "attack", "low")}})
     return found
