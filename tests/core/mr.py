@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from victims import Thresholds
 
+from perturbox import io
 from perturbox.model.pipeline import Pipeline
 from perturbox.model.pipeline.intensity import ZScore
 from perturbox.model.sliding import Window
 from perturbox.model.victim import Victim
 from perturbox.model.wrappers import Mirrored
+from perturbox.types import Volume
 
 
 class Smooth(nn.Module):
@@ -44,7 +46,7 @@ class Weighed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         core, rim = torch.einsum("kc,bc...->kb...", self.weights.to(x), self.smooth(x))
-        return torch.stack([torch.zeros_like(core), 4 * core - 2, 4 * rim - 2], 1)
+        return torch.stack([torch.zeros_like(core), 6 * (core - 2.55), 4 * (rim - 0.75)], 1)
 
 
 def four(device: torch.device) -> Victim:
@@ -57,7 +59,7 @@ def four(device: torch.device) -> Victim:
         unit="intensity",
         channels=4,
         channel_names=("T1", "T1 with contrast", "T2", "FLAIR"),
-        pipeline=Pipeline((ZScore(),)),
+        pipeline=Pipeline((ZScore(per_channel=True),)),
         licence="none",
         device=device,
     )
@@ -72,7 +74,7 @@ def zscored(device: torch.device) -> Victim:
         Window((16, 16, 16), overlap=0.25),
         regions=((1, 2), (2,)),
         unit="intensity",
-        pipeline=Pipeline((ZScore(),)),
+        pipeline=Pipeline((ZScore(per_channel=True),)),
         licence="none",
         device=device,
     )
@@ -118,3 +120,10 @@ def of_t1(t1: np.ndarray, seed: int = 0) -> list[np.ndarray]:
     made = [values, np.where(values > 0.8 * top, 1.3, 1.0) * values, 9 * t2, 4 * np.minimum(t2, 0.8 * top)]
     noisy = [made[0], *(np.where(head, part + rng.normal(0, 0.01 * part.max(), t1.shape), part) for part in made[1:])]
     return [t1, *(np.rint(np.clip(part, 0, 32767)).astype(np.int16) for part in noisy[1:])]
+
+
+def scan(shape: tuple[int, ...], spacing: float = 2.0) -> Volume:
+    """The four sequences as a scan of four files in memory."""
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    parts = [Volume(values[None].astype(np.float32), affine, "intensity", values.dtype) for values in sequences(shape)]
+    return io.stack(["T1", "T1 with contrast", "T2", "FLAIR"], parts)
