@@ -14,6 +14,7 @@ from perturbox.jobs.records import Order
 from perturbox.types import InputError
 
 INPUTS = ("image", "label", "roi")
+CHANNELS = ".channels"  # how the folder of a scan's channels ends, beside .folder of a DICOM series
 
 
 def take_in(order: Order, folder: Path) -> Order:
@@ -30,7 +31,7 @@ def take_in(order: Order, folder: Path) -> Order:
         if not all(path.exists() for path in parts):
             raise InputError(f"The {field} is no longer there; send it again.")
         if len(parts) > 1:
-            paths[field] = str(_take_channels(parts, folder / field / "scan.folder"))
+            paths[field] = str(_take_channels(parts, folder / field / f"scan{CHANNELS}"))
             continue
         (path,) = parts
         place = folder / field / ("scan.folder" if path.is_dir() else f"scan{io.suffix(path)}")
