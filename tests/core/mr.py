@@ -5,7 +5,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from victims import Thresholds
 
 from perturbox import io
 from perturbox.model.pipeline import Pipeline
@@ -23,11 +22,22 @@ class Smooth(nn.Module):
         return F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
+class Above(nn.Module):
+    """Two labels: whether a voxel is brighter than a limit."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.register_buffer("limit", torch.tensor(limit))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x), 0.02 * (x - self.limit)], 1)
+
+
 def tissue(device: torch.device) -> Victim:
     """Tissue is what is brighter than 100 in its neighbourhood, of one channel."""
     return Victim(
         "tissue",
-        nn.Sequential(Smooth(), Thresholds([100.0], slope=0.02)),
+        nn.Sequential(Smooth(), Above(100.0)),
         {"background": 0, "tissue": 1},
         Window((48, 48, 20), overlap=0.25),
         unit="intensity",
