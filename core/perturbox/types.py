@@ -13,6 +13,7 @@ __all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Un
 
 Geometry = Literal["patient", "spacing", "none"]
 
+FINEST = 1e-30  # stands for no step at all
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 
 
@@ -100,11 +101,11 @@ class Volume:
 
     @property
     def steps(self) -> float | np.ndarray | None:
-        """`step`, or where the channels' files differ in it that of each, "c 1 …", 0 for floating-point storage."""
+        """`step`, or where the channels' files differ in it that of each, "c 1 …", FINEST for floating-point."""
         each = {file.step for file in self.files}
         if len(each) < 2:
             return self.step
-        return self.by_channel([file.step or 0.0 for file in self.files])
+        return self.by_channel([file.step or FINEST for file in self.files])
 
     def by_channel(self, values: Sequence[float]) -> np.ndarray:
         """One number per channel, as it goes with `data`."""
@@ -150,6 +151,11 @@ class Volume:
         if self.files:
             return np.concatenate([part.resaved() for part in self.split()])
         return self.stored() * np.float64(self.slope) + self.intercept
+
+    def refiled(self, data: np.ndarray, **changes) -> "Volume":
+        """The same grid and storage with what the files would give back of other values."""
+        other = self.with_data(data, **changes)
+        return other.with_data(other.resaved().astype(self.data.dtype))
 
     def with_data(self, data: np.ndarray, **changes) -> "Volume":
         """The same grid and storage with other values."""

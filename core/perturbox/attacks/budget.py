@@ -8,13 +8,13 @@ steps. A space with a budget of its own has no ball unless the user asked for on
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perturbox.types import Case, InputError, Volume
+from perturbox.types import FINEST, Case, InputError, Volume
 
 Norm = Literal["linf", "l2", "l0"]
 NORMS: tuple[str, ...] = get_args(Norm)
@@ -69,7 +69,7 @@ class Budget:
     (1 HU for integer CT), None for floating point. spacing: mm along the scan's axes, for spaces measured in mm.
     visible: the range of values that the victim tells apart (its intensity window), the source's own where it has none.
     padding: bool "1 c *s", voxels outside the scanner's field of view; None where there are none. ends, steps: clip and
-    step of each channel, "1 c 1 …", where these are files of their own and differ; a step of 0 for floating point. air:
+    step of each channel, "1 c 1 …", where these are files of their own and differ. air:
     what stands in place of padding.
     """
 
@@ -135,6 +135,11 @@ class Budget:
             air=channels(AIR / np.array(image.ones)) if image.ones else AIR,
         )
 
+    def span(self) -> tuple[Any, Any]:
+        """`low` and `high` as they go with an image "c *s" in NumPy."""
+        low, high = (end if isinstance(end, float) else end[0].cpu().numpy() for end in (self.low, self.high))
+        return low, high
+
     @property
     def low(self) -> float | Tensor:
         """The lowest valid value, of each channel where they differ."""
@@ -193,7 +198,7 @@ class Budget:
         if self.steps is None:
             return self._rounded(delta, self.step)
         each = zip(delta.split(1, 1), self.steps.flatten().tolist(), strict=True)
-        return torch.cat([self._rounded(part, step) if step else part for part, step in each], 1)
+        return torch.cat([self._rounded(part, step) if step > 2 * FINEST else part for part, step in each], 1)
 
     def _rounded(self, delta: Tensor, step: float) -> Tensor:
         # 0.3 HU are three steps of 0.1 although float32 makes 2.9999998 of them.

@@ -376,7 +376,7 @@ class _Search:
             verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
         dice = {name: rows[name]["dice"] for name in verdicts}
         by_noise: dict[str, float | None] = dict.fromkeys(dice)
-        for labels in self.ask(noisy(image, delta, self.ready.roi, self.ready.job.seed), "random noise"):
+        for labels in self.ask(noisy(self.ready.scan, delta, self.ready.roi, self.ready.job.seed), "random noise"):
             by_noise = {self.names[v]: metrics.dice(labels == v, self.clean_seg == v) for v in self.goal.targets}
         return Trial(eps, aimed, float(np.abs(delta).max()), verdicts, untested, notes, dice, by_noise)
 

@@ -35,7 +35,7 @@ def white_noise(
 
     Rounded to the file's storage `step` (None: not rounded) and clipped to the valid range; its amplitude makes up for
     what both take away. Where the range leaves too little room, the RMS stays below that of `delta`. Range and step may
-    be those of each channel, "c 1 …", a step of 0 for none.
+    be each channel's, "c 1 …".
     """
     support = delta != 0 if roi is None else (delta != 0) & roi
     source = image[support].astype(np.float64)
@@ -43,9 +43,11 @@ def white_noise(
     wanted = _rms(delta[support])
     found = np.zeros_like(grain)
     amplitude = wanted
-    clip_lo, clip_hi, step = (_where(value, support) for value in (clip_lo, clip_hi, step))
+    if isinstance(clip_lo, np.ndarray):
+        clip_lo, clip_hi = (np.broadcast_to(end, delta.shape)[support] for end in (clip_lo, clip_hi))
+    step = np.broadcast_to(step, delta.shape)[support] if isinstance(step, np.ndarray) else step
     for _ in range(20):  # settles in two or three unless the range is tight
-        found = _on_steps(amplitude * grain, step)
+        found = amplitude * grain if step is None else np.rint(amplitude * grain / step) * step
         found = np.clip(source + found, clip_lo, clip_hi) - source
         rms = _rms(found)
         if wanted == 0 or math.isclose(rms, wanted, rel_tol=1e-3):
@@ -54,17 +56,6 @@ def white_noise(
     result = np.zeros_like(delta)
     result[support] = found
     return result
-
-
-def _where(value: Any, support: np.ndarray) -> Any:
-    """Of one value per channel, that of each voxel of the support."""
-    return np.broadcast_to(value, support.shape)[support] if isinstance(value, np.ndarray) else value
-
-
-def _on_steps(values: np.ndarray, step: Any) -> np.ndarray:
-    if isinstance(step, np.ndarray):
-        return np.where(step > 0, np.rint(values / np.where(step > 0, step, 1.0)) * step, values)
-    return values if step is None else np.rint(values / step) * step
 
 
 def rolled(
@@ -126,11 +117,11 @@ def benign(image: Volume, sigma: float | np.ndarray | None, rng: np.random.Gener
     """What clinics do to scans anyway: save again, resample half a voxel off, and noise of the scan's own `sigma`.
 
     Each is stored as the file would store it. The half-voxel scan is sampled midway between voxels by linear
-    interpolation, so it is one voxel shorter along each axis. Noise is left out where sigma is None; it may be that of
-    each channel, "c 1 …".
+    interpolation, so it is one voxel shorter along each axis. Noise is left out where sigma is None; "c 1 …" if each
+    channel has its own.
     """
     still = (False,) * image.dims
-    members = [Benign("resave", _as_stored(image, image.data), still)]
+    members = [Benign("resave", image.refiled(image.data), still)]
     shifted = tuple(n > 1 for n in image.shape)
     corners = list(_corners(image.data, (False, *shifted)))
     middle = np.zeros(corners[0].shape)
@@ -138,13 +129,13 @@ def benign(image: Volume, sigma: float | np.ndarray | None, rng: np.random.Gener
         middle += corner / len(corners)
     affine = image.affine.copy()
     affine[:3, 3] += affine[:3, : image.dims] @ (0.5 * np.array(shifted))
-    members.append(Benign("half_voxel", _as_stored(image.with_data(middle, affine=affine), image.data), shifted))
+    members.append(Benign("half_voxel", image.refiled(middle, affine=affine), shifted))
     if sigma is not None:
         noisy = image.data + sigma * rng.standard_normal(image.data.shape, dtype=np.float32)
         axes = tuple(range(1, image.data.ndim)) if image.files else None
         noisy = np.clip(noisy, image.data.min(axes, keepdims=True), image.data.max(axes, keepdims=True))
         noisy = np.where(padding_of(image), image.data, noisy)
-        members.append(Benign("noise", _as_stored(image.with_data(noisy), image.data), still))
+        members.append(Benign("noise", image.refiled(noisy), still))
     return members
 
 
@@ -404,8 +395,3 @@ def _corners(data: np.ndarray, shifted: Sequence[bool]) -> Iterator[np.ndarray]:
     """The views of `data` whose voxels surround the points half a voxel on along the shifted axes."""
     pairs = [(slice(None, -1), slice(1, None)) if shift else (slice(None),) for shift in shifted]
     return (data[corner] for corner in product(*pairs))
-
-
-def _as_stored(volume: Volume, like: np.ndarray) -> Volume:
-    """The same scan with the values its file would give back, in the type of `like`."""
-    return volume.with_data(volume.resaved().astype(like.dtype))

@@ -221,7 +221,7 @@ def _controls(
 ) -> dict[str, Any]:
     """Worst Dice per structure, with its reference, under changes that are as large but not aimed."""
     rng = np.random.default_rng(seed)
-    low, high = (_array(end) for end in (budget.low, budget.high))
+    low, high = budget.span()
 
     def dice_of(predictions: Sequence[np.ndarray]) -> dict[str, float | None]:
         worst: dict[str, float | None] = {}
@@ -251,10 +251,6 @@ def _controls(
         "own": {"dice": dice_of(drawn)} if drawn else None,
         "benign": {"dice": benign_floor(clean, ask, clean_seg, sigma, seed)},
     }
-
-
-def _array(end: Any) -> Any:
-    return end if isinstance(end, float) else end[0].cpu().numpy()
 
 
 def benign_floor(
