@@ -65,7 +65,7 @@ def test_a_channel_that_is_missing_or_elsewhere_is_said_before_anything_is_sent(
 
     ready.ui.attackButton.click()
     assert "A channel of the scan is missing" in ready.trouble
-    odd = slicer.util.addVolumeFromArray(np.arange(24).reshape(2, 3, 4), scans.GRIDS["oblique"], "odd")
+    odd = slicer.util.addVolumeFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4), scans.GRIDS["oblique"], "odd")
     for selector, node in zip(ready.widget.input.channels.selectors, [*ready.volumes[1:3], odd], strict=True):
         selector.setCurrentNode(node)
     ready.ui.attackButton.click()
