@@ -107,7 +107,7 @@ class Volume:
             return self.step
         return self.by_channel([file.step or FINEST for file in self.files])
 
-    def by_channel(self, values: Sequence[float]) -> np.ndarray:
+    def by_channel(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """One number per channel, as it goes with `data`."""
         return np.asarray(values, np.float64).reshape(-1, *[1] * self.dims)
 

@@ -137,7 +137,9 @@ class Budget:
 
     def span(self) -> tuple[Any, Any]:
         """`low` and `high` as they go with an image "c *s" in NumPy."""
-        low, high = (end if isinstance(end, float) else end[0].cpu().numpy() for end in (self.low, self.high))
+        if self.ends is None:
+            return self.clip
+        low, high = (end[0].cpu().numpy() for end in self.ends)
         return low, high
 
     @property

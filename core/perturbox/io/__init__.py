@@ -90,11 +90,11 @@ def read_scan(named: str | Path, *, unit: str = "HU", channels: int | None = Non
                 f"channel{'s' * (channels != 1)}; give one file for each, in the model's order."
             )
         return read_files(files, unit=unit)
-    (path,) = files
+    path = files[0]
     if channels in (None, 1) or suffix(path) not in nifti.SUFFIXES:
         return read_volume(path, unit=unit, channels=channels)
     require_file(path)
-    stored = nifti.read(path, channels=True)
+    stored = nifti.read(path, several=True)
     if len(stored.values) == 1 or stored.values.ndim == 3:
         return read_volume(path, unit=unit, channels=channels)
     parts = apart(stored)

@@ -33,7 +33,7 @@ def take_in(order: Order, folder: Path) -> Order:
         if len(parts) > 1:
             paths[field] = str(_take_channels(parts, folder / field / f"scan{CHANNELS}"))
             continue
-        (path,) = parts
+        path = parts[0]
         place = folder / field / ("scan.folder" if path.is_dir() else f"scan{io.suffix(path)}")
         place.parent.mkdir(parents=True)
         if path.is_dir():

@@ -86,8 +86,7 @@ def measure(
     budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
     region = budget.region[0, 0].numpy()
     image_numbers = metrics.perturbation(delta, clean.data, region)
-    if eps is None:
-        eps = image_numbers["linf"]
+    limit: float = image_numbers["linf"] if eps is None else eps
     noise = scan_noise(clean.data, clean_seg, labels, spacing, clean.sizes, bool(clean.files))
     sigma = noise["sigma"]
     bound = victim.on(clean)
@@ -113,19 +112,19 @@ def measure(
         "reference": "clean_prediction" if expert is None else "label",
         "outlined": None if expert is None else [name for name in victim.structures if name not in beyond],
         "budget": {
-            "eps": eps,
+            "eps": limit,
             "unit": clean.unit,
             "unit_asked": asked[1],
-            "eps_asked": eps if asked[1] == NATIVE else asked[0],
+            "eps_asked": limit if asked[1] == NATIVE else asked[0],
             "norm": norm,
             "step": clean.step,
             "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},
-            **({"channels": _channels(files, native, region, eps, ones)} if files.files else {}),
+            **({"channels": _channels(files, native, region, limit, ones)} if files.files else {}),
         },
         "noise": {
             **noise,
             "rms_over_sigma": image_numbers["l2"] / sigma if sigma else None,
-            "eps_over_sigma": eps / sigma if sigma and norm != "l0" else None,
+            "eps_over_sigma": limit / sigma if sigma and norm != "l0" else None,
         },
         "metrics": {"clean": clean_rows, "adversarial": adversarial_rows, "against_clean": against_clean},
         "limits": dataclasses.asdict(metrics.Limits()),
