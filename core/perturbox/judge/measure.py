@@ -86,7 +86,7 @@ def measure(
     budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
     region = budget.region[0, 0].numpy()
     image_numbers = metrics.perturbation(delta, clean.data, region)
-    limit: float = image_numbers["linf"] if eps is None else eps
+    limit = (image_numbers["linf"] or 0.0) if eps is None else eps
     noise = scan_noise(clean.data, clean_seg, labels, spacing, clean.sizes, bool(clean.files))
     sigma = noise["sigma"]
     bound = victim.on(clean)
