@@ -83,14 +83,14 @@ def read_scan(named: str | Path, *, unit: str = "HU", channels: int | None = Non
     used, their grids differ, or there are more or fewer of them.
     """
     files = sources(named)
-    if len(files) > 1:
+    if len(files) != 1:
         if channels not in (None, len(files)):
             raise InputError(
                 f"{len(files)} files are given ({files[0].name}, …) and the model reads {channels} "
                 f"channel{'s' * (channels != 1)}; give one file for each, in the model's order."
             )
         return read_files(files, unit=unit)
-    path = files[0]
+    (path,) = files
     if channels in (None, 1) or suffix(path) not in nifti.SUFFIXES:
         return read_volume(path, unit=unit, channels=channels)
     require_file(path)

@@ -30,10 +30,10 @@ def take_in(order: Order, folder: Path) -> Order:
         parts = io.sources(source) if field == "image" else (Path(source),)
         if not all(path.exists() for path in parts):
             raise InputError(f"The {field} is no longer there; send it again.")
-        if len(parts) > 1:
+        if len(parts) != 1:
             paths[field] = str(_take_channels(parts, folder / field / f"scan{CHANNELS}"))
             continue
-        path = parts[0]
+        (path,) = parts
         place = folder / field / ("scan.folder" if path.is_dir() else f"scan{io.suffix(path)}")
         place.parent.mkdir(parents=True)
         if path.is_dir():
