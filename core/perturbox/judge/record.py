@@ -186,9 +186,11 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
     """A record of any known schema in the present one; `path` is named if it is of none."""
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema == SCHEMA:
-        # Records that are older than other units than the scan's own.
-        record["budget"].setdefault("eps_asked", record["budget"]["eps"])
-        _with_channels(record["victim"])
+        # Records that are older than other units than the scan's own; what is missing is said by who needs it.
+        if isinstance(budget := record.get("budget"), dict) and "eps" in budget:
+            budget.setdefault("eps_asked", budget["eps"])
+        if isinstance(victim := record.get("victim"), dict):
+            _with_channels(victim)
         return record
     if schema != OLD_SCHEMA:
         raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
