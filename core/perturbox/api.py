@@ -32,7 +32,9 @@ from perturbox.types import InputError, Volume
 
 __all__ = ["Comparison", "Margin", "Result", "attack", "compare", "load_victim", "margin", "read", "segment", "verify"]
 
-Image = Any  # a path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume
+# A path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume; a list of them for
+# channels.
+Image = Any
 
 
 def read(image: Image, unit: str = "HU") -> Volume:
@@ -41,8 +43,8 @@ def read(image: Image, unit: str = "HU") -> Volume:
     unit: what its values mean, "HU" for CT, "intensity" otherwise. Raises InputError if it can't be used.
     """
     if isinstance(image, str | Path):
-        return io.read_volume(image, unit=unit)
-    return from_object(image, unit)
+        return io.read_scan(image, unit=unit)
+    return _combined(image, unit) if isinstance(image, list) else from_object(image, unit)
 
 
 def segment(image: Image, victim: Victim | str = "ct-organs", *, device: str = "cpu") -> np.ndarray:
@@ -51,7 +53,7 @@ def segment(image: Image, victim: Victim | str = "ct-organs", *, device: str = "
     victim: a `Victim`, or what `load_victim` takes. Raises InputError if scan and model don't fit.
     """
     model = _model(victim, device)
-    return model.predict(read(image, model.unit))
+    return model.predict(_scan(image, model)[0])
 
 
 def attack(
@@ -346,8 +348,17 @@ def _model(victim: Victim | str, device: str) -> Victim:
 def _scan(image: Image, model: Victim) -> tuple[Volume, str]:
     """(the scan, its path or "")."""
     if isinstance(image, str | Path):
-        return io.read_volume(image, unit=model.unit, channels=model.channels), str(image)
-    return from_object(image, model.unit), ""
+        return io.read_scan(image, unit=model.unit, channels=model.channels), str(image)
+    if isinstance(image, list) and all(isinstance(one, str | Path) for one in image):
+        return _scan(",".join(map(str, image)), model)
+    return read(image, model.unit), ""
+
+
+def _combined(images: list[Image], unit: str) -> Volume:
+    """One scan of several images of one channel each."""
+    if not images:
+        raise InputError("An empty list is no scan; give its channels, a path or image for each.")
+    return io.stack([f"Channel {number}" for number in range(len(images))], [read(image, unit) for image in images])
 
 
 def _label_file(path: Path, what: Image | None, scan: Volume) -> str | None:

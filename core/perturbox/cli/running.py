@@ -120,7 +120,7 @@ def run_check(
     if out is not None:
         require_new_folder(out)
     victim = load_victim(spec, device, trust)
-    scan = io.read_volume(Path(image), unit=victim.unit, channels=victim.channels)
+    scan = io.read_scan(image, unit=victim.unit, channels=victim.channels)
     found = check_victim(victim, scan, known(spec, scan, image, against, python, trust))
     lines = [f"{step['name']} ({step['kind']}): {step['sentence']}" for step in found["steps"]]
     lines += [f"{title}: {sentence}" for title, sentence in told(found)]

@@ -77,7 +77,7 @@ def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
     """Time and memory of a search up to max_eps, in the scan's own unit, at most: attacks end early where a structure
     breaks."""
     costs = measure_costs(ready.victim, ready.image, ready)
-    doublings = max(1, math.ceil(math.log2(max_eps / (ready.image.step or max_eps / 64))) + 1)
+    doublings = max(1, math.ceil(math.log2(max_eps / (ready.scan.step or max_eps / 64))) + 1)
     # Bisecting below 2^n takes up to n - 1 attacks, and each structure has its own.
     attacks = doublings + len(ready.goal.targets) * max(1, doublings - 2)
     trial = _climbing(ready, costs) + 2 * costs.prediction()  # judged, and beside it random noise

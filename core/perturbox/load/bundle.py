@@ -76,6 +76,7 @@ def _from_folder(folder: Path, device: torch.device, trust: bool) -> Victim:
         unit="HU" if ct else "intensity",
         dims=2 if slices else dims,
         channels=channels,
+        channel_names=_channel_names(described, channels),
         licence=str(metadata.get("copyright") or "not stated"),
         intended_use=str(metadata.get("intended_use") or metadata.get("description") or "not stated"),
         training_data=str(metadata.get("data_source") or "not stated"),
@@ -129,6 +130,13 @@ def _labels(metadata: Mapping[str, Any], sigmoid: bool) -> tuple[int, dict[str, 
     if sigmoid:
         return channels, {"background": 0} | {name: channel + 1 for channel, name in sorted(named.items())}
     return channels, {name if channel else "background": channel for channel, name in sorted(named.items())}
+
+
+def _channel_names(described: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """What the channels are, where the metadata name each."""
+    told = described.get("channel_def") or {}
+    names = [str(told[str(number)]) for number in range(count) if str(number) in told]
+    return tuple(names) if len(names) == count > 1 else ()
 
 
 def require_no_links(folder: Path) -> None:

@@ -73,7 +73,9 @@ def build(story: Story) -> str:
 def viewer_meta(story: Story) -> dict[str, Any]:
     """Geometry, figures per slice and names; every list of slices is over the kept ones, in display order."""
     copy = story.copy
-    largest = story.result.record["budget"]["measured"]["linf"] or 1.0
+    budget = story.result.record["budget"]
+    shown = budget["channels"][0] if budget.get("channels") else budget["measured"]  # in the unit of what is shown
+    largest = shown["linf"] or 1.0
     return {
         "sha256": story.result.sha256,
         "shape": list(copy.clean.shape),
@@ -82,7 +84,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         "offset": copy.offset,
         "whole": copy.scale == 1.0,
         "step": copy.step,
-        "unit": story.units.value,
+        "unit": "HU" if story.result.record["source"]["unit"] == "HU" else "units",
         "size_unit": story.units.size,
         "length_unit": story.units.length,
         "largest": largest,
@@ -96,7 +98,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         ],
         "first": story.findings[0].number if story.findings else 0,
         "opening": {"plane": story.opening.axis, "structure": story.subject.number if story.subject else 0},
-        "signed": story.result.record["budget"]["norm"] == "linf",
+        "signed": budget["norm"] == "linf",
         "around": AROUND,
         "windows": [{"width": w, "centre": c} for _, w, c in windows(story)],
     }
@@ -222,6 +224,8 @@ def shown(story: Story) -> str:
         elif left.size:
             slices += ": all that changed"
         parts.append(slices + ("; left-out ones show their neighbour" if left.size else ""))
+    if shown := words.channels_shown(story.result.record):
+        parts.append(shown)
     if cropped:
         parts.append("cropped to what is labelled" + (" and 2 cm around it" if story.units.length == "mm" else ""))
     return f"On this page: {'; '.join(parts)}. Nothing is compressed lossily; all numbers are from the whole scan."

@@ -91,7 +91,7 @@ def _look(task: Mapping[str, Any], spec: str) -> Seen:
     found = _seen.pop(key, None)
     if found is None:
         victim = load_cached(spec, task["device"])
-        image = io.read_volume(Path(scan["image"]), unit=victim.unit, channels=victim.channels)
+        image = io.read_scan(scan["image"], unit=victim.unit, channels=victim.channels)
         expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
         found = Seen(victim, image, expert, victim.predict(image))
         while _seen and sum(seen.bytes for seen in _seen.values()) + found.bytes > REMEMBERED:
@@ -148,7 +148,7 @@ def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{craft['key']}-", dir=place.parent))
     try:
-        write_adversarial(draft, ready.image, outcome)
+        write_adversarial(draft, ready, outcome)
         os.chmod(draft, 0o755)
         if place.is_dir():  # of an earlier run that ended before the ledger was told; the same content
             shutil.rmtree(place)
@@ -157,9 +157,10 @@ def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     saved = _saved(task, craft, ready.image)
-    delta = saved.data.astype(np.float64) - ready.image.data
-    budget = Budget.of(Case(ready.image), ready.eps, job.norm)  # type: ignore[arg-type]
-    size = metrics.perturbation(delta, ready.image.data, budget.region[0, 0].numpy())
+    scan = ready.scan
+    delta = ready.counted(saved).data.astype(np.float64) - scan.data
+    budget = Budget.of(Case(scan), ready.eps, job.norm)  # type: ignore[arg-type]
+    size = metrics.perturbation(delta, scan.data, budget.region[0, 0].numpy())
     return {
         "eps_native": ready.eps,
         "linf": size["linf"],
@@ -218,9 +219,9 @@ def _controls(image: Volume, saved: Volume, victim: Victim, job: Mapping[str, An
     """Predictions under white noise of the perturbation's size, and under the perturbation rolled to another place."""
     delta = saved.data.astype(np.float64) - image.data
     budget = Budget.of(Case(image), None, job["norm"])
-    region, (low, high) = budget.region[0, 0].numpy(), budget.clip
+    region, (low, high) = budget.region[0, 0].numpy(), budget.span()
     rng, ask = np.random.default_rng(job["seed"]), Asking(victim, None)
-    noise = checks.white_noise(delta, image.data, region, low, high, image.step, rng)
+    noise = checks.white_noise(delta, image.data, region, low, high, image.steps, rng)
     moved = checks.rolled(delta, image.data, low, high, region, rng)
     seen = {
         name: ask(image.with_data((image.data + change).astype(image.data.dtype)), name)
