@@ -82,9 +82,8 @@ def framework_python(place: Path) -> Path:
     site = subprocess.run([python, "-c", SITE], capture_output=True, text=True, check=True).stdout.strip()
     Path(site, "shared.pth").write_text(sysconfig.get_paths()["purelib"])
     pins = place / "pins.txt"
-    pins.write_text(
-        f"torch=={version('torch')}\n" + (ROOT / "constraints.txt").read_text().replace("torch==", "# torch==")
-    )
+    others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
+    pins.write_text("\n".join([f"torch=={version('torch')}", *others]))
     for given in (["--no-deps", *ALONE], NEEDED):
         command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(pins), *given]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -101,12 +100,12 @@ def site_of(python: Path) -> str:
 def nnunet_folder(python: Path, folder: Path, **told: Any) -> Path:
     """A model folder made by nnU-Net's own classes, see make_nnunet.py."""
     script = Path(__file__).with_name("make_nnunet.py")
-    done = subprocess.run(
-        [python, str(script), str(folder), json.dumps(told)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder.parent,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(python, script, str(folder), json.dumps(told))
     return folder
+
+
+def run(python: Path, script: Path, *arguments: str, **settings: str) -> None:
+    """A script in that Python, which must succeed."""
+    command = [str(python), str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -64,9 +64,8 @@ def test_input_logits_and_labels_have_nnunets_bits(tmp_path, python, kind):
         given, scores = bound.grid.exact(x * 1.0)[0].numpy(), bound.judge(x)[0].numpy()
     apart = [float(np.abs(a.astype(np.float64) - b).max()) for a, b in ((given, theirs.input), (scores, theirs.scores))]
     differ = int((victim.predict(image) != theirs.labels).sum())
-    print(
-        f"{kind}: input {apart[0]}, logits {apart[1]} (sd {theirs.scores.std(dtype=np.float32):.1f}), labels {differ} differ"
-    )
+    sd = theirs.scores.std(dtype=np.float32)
+    print(f"{kind}: input {apart[0]}, logits {apart[1]} (sd {sd:.1f}), {differ} labels differ")
     assert np.array_equal(given, theirs.input) and np.array_equal(scores, theirs.scores)
     assert differ == 0 and len(np.unique(theirs.labels)) > 1
     keep(kind, theirs.input)
@@ -139,14 +138,7 @@ def test_a_folder_that_nnunet_trained_loads_without_an_edit(tmp_path, python):
     (tmp_path / "train.py").write_text(TRAIN)
     settings = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
     settings |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "false", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [str(python), str(tmp_path / "train.py")],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    peers.run(python, tmp_path / "train.py", **settings)
     (folder,) = (tmp_path / "results").glob("*/*")
     file = raw / "imagesTr" / "case_0_0000.nii.gz"
     image = io.read_volume(file)
