@@ -189,8 +189,8 @@ def _way(source: Frame, target: Frame, function: str, options: Mapping[str, Any]
 
 def _by_scipy(x: Tensor, shape: tuple[int, ...], axis: int | None, order: int, rows: list[Tensor | None]) -> Tensor:
     """Half-precision values as nnU-Net resamples them through skimage: each channel, or each of its thick slices, in
-    one call, clipped to its range. They lie on ties that the last bit of a double decides, and its rounding: NumPy takes a
-    double to half precision at once, torch by way of single precision."""
+    one call, clipped to its range. They lie on ties that the last bit of a double decides, and its rounding: NumPy
+    takes a double to half precision at once, torch by way of single precision."""
 
     def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         factors = [m / n for n, m in zip(image.shape, size, strict=True)]
