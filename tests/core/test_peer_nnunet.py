@@ -110,13 +110,22 @@ def test_the_command_line_compares(tmp_path, python):
 
 
 TRAIN = """
-import os, sys
-os.environ["nnUNet_compile"] = "false"
+import functools, os, sys
+import nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs as lengths
 from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry as plan
 from nnunetv2.run.run_training import run_training_entry as train
+own = lengths.nnUNetTrainer_1epoch.__init__
+
+@functools.wraps(own)
+def shorter(self, *given, **named):
+    own(self, *given, **named)
+    self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 5, 1
+
+lengths.nnUNetTrainer_1epoch.__init__ = shorter
 if __name__ == "__main__":
     sys.argv = ["plan", "-d", "998", "-c", "3d_fullres", "-np", "1", "-npfp", "1"]
     plan()
+    os.environ["nnUNet_n_proc_DA"] = "0"  # no process of its own for augmentation
     sys.argv = ["train", "998", "3d_fullres", "0", "-tr", "nnUNetTrainer_1epoch", "-device", "cpu"]
     train()
 """
@@ -124,7 +133,7 @@ if __name__ == "__main__":
 
 @pytest.mark.peer
 def test_a_folder_that_nnunet_trained_loads_without_an_edit(tmp_path, python):
-    """nnUNetv2_train … -tr nnUNetTrainer_1epoch -device cpu, on six small made scans."""
+    """nnUNetv2_train … -tr nnUNetTrainer_1epoch -device cpu, on six small made scans and a short epoch."""
     raw = tmp_path / "raw" / "Dataset998_Made"
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
@@ -137,7 +146,7 @@ def test_a_folder_that_nnunet_trained_loads_without_an_edit(tmp_path, python):
     (raw / "dataset.json").write_text(json.dumps({**dataset, "file_ending": ".nii.gz"}))
     (tmp_path / "train.py").write_text(TRAIN)
     settings = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    settings |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "false", "OMP_NUM_THREADS": "2"}
+    settings |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "false", "OMP_NUM_THREADS": "2"}
     peers.run(python, tmp_path / "train.py", **settings)
     (folder,) = (tmp_path / "results").glob("*/*")
     file = raw / "imagesTr" / "case_0_0000.nii.gz"
