@@ -25,6 +25,7 @@ _HOMES = {
     ),
     "studies.api": ("Study", "study"),
     "model.pipeline": ("Pipeline",),
+    "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
     "errors": ("InputError",),
