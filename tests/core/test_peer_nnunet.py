@@ -134,6 +134,10 @@ if __name__ == "__main__":
 @pytest.mark.peer
 def test_a_folder_that_nnunet_trained_loads_without_an_edit(tmp_path, python):
     """nnUNetv2_train … -tr nnUNetTrainer_1epoch -device cpu, on six small made scans and a short epoch."""
+    if subprocess.run([str(python), "-c", "import timm.layers"], capture_output=True, check=False).returncode:
+        pytest.skip(
+            "nnU-Net's trainers import timm, and that torchvision, which would replace torch; see PERTURBOX_PEER"
+        )
     raw = tmp_path / "raw" / "Dataset998_Made"
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
