@@ -25,7 +25,6 @@ _HOMES = {
     ),
     "studies.api": ("Study", "study"),
     "model.pipeline": ("Pipeline",),
-    "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
     "errors": ("InputError",),
@@ -35,8 +34,8 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline", "Result", "Study", "Victim",
-    "Volume", "Window", "__version__", "attack", "compare", "load_victim", "margin", "read", "segment",
+    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline", "Result", "Study",
+    "Victim", "Volume", "Window", "__version__", "attack", "compare", "load_victim", "margin", "read", "segment",
     "sliding_window", "study", "verify",
 ]  # fmt: skip
 
