@@ -207,7 +207,14 @@ def test_every_import_is_a_declared_dependency(folder, extras):
     foreign = {DISTRIBUTION.get(name, name).replace("_", "-") for name in imported - own - sys.stdlib_module_names}
     # What pytest itself depends on comes with it; peers are installed by the tests that compare with them.
     # MONAI Label is installed without what it depends on, so it can't be an extra's.
-    known = {*declared(*extras), "packaging", "torchattacks", "click", *(WITHOUT_DEPENDENCIES if extras else ())}
+    known = {
+        *declared(*extras),
+        "packaging",
+        "torchattacks",
+        "nnunetv2",
+        "click",
+        *(WITHOUT_DEPENDENCIES if extras else ()),
+    }
     assert foreign - known == set()
 
 

@@ -27,7 +27,7 @@ from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import channel_of, file_of, inside, required_file
 from perturbox.judge.units import NATIVE, check_unit, one_of, ones_of
-from perturbox.load import load_victim, read_spec, runs_code
+from perturbox.load import load_victim, read_spec
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
 from perturbox.report import rebuild, same_page
@@ -110,8 +110,9 @@ def require_trust(folder: Path, job: Job, trust: bool) -> None:
     and a folder may come from anywhere. Code elsewhere on this machine is the user's own."""
     folder = folder.resolve()
     came = folder.parent if (folder.parent / "margin.json").is_file() else folder
-    for spec in (job.victim, *job.surrogate):
-        if runs_code(spec) and not trust and came in read_spec(spec).path.resolve().parents:
+    named = [read_spec(spec) for spec in (job.victim, *job.surrogate)]
+    for spec in (one for found in named for one in found.members or (found,)):
+        if spec.runs_code and not trust and came in spec.path.resolve().parents:
             raise InputError(
                 f"This result names '{spec}' as a model: Python code that came with the folder and runs with your "
                 "rights; read it, then add `--trust`."

@@ -19,6 +19,7 @@ from perturbox.model.identity import identity, weights_sha256
 from perturbox.model.pipeline import Decision, Pipeline, Plan
 from perturbox.model.regrid import Regrid
 from perturbox.model.sliding import Inside, Window, sliding_window_with
+from perturbox.model.windows import Grid
 from perturbox.model.wrappers import Folds
 from perturbox.types import Effort, InputError, Undefined, Volume
 
@@ -319,6 +320,13 @@ class Victim:
 def as_input(image: Volume, device: torch.device) -> Tensor:
     """A scan's values as "1 c *s" float32 on `device`."""
     return torch.from_numpy(np.require(image.data, np.float32, ["C", "W"]))[None].to(device)
+
+
+def count_windows(bound: "BoundVictim") -> int:
+    """Network windows of one prediction of its scan."""
+    window, shape = bound.victim.window, bound.grid.target
+    slices = shape[2] if len(shape) == 3 and bound.victim.dims == 2 else 1
+    return Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(window.size)]), window).count * slices
 
 
 @dataclass(frozen=True, eq=False)
