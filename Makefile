@@ -1,5 +1,5 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
-.PHONY: setup demo serve test test-all test-server test-slicer lint docs release bench bench-attacks bench-strength attacks
+.PHONY: setup demo serve test test-all test-peer test-server test-slicer lint docs release bench bench-attacks bench-strength attacks
 
 # The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
 # tests of the Slicer module.
@@ -26,6 +26,11 @@ test: test-server test-slicer
 # All tests: also the slow ones and those that install a peer to compare with.
 test-all: MARKS = -m ""
 test-all: test-server test-slicer
+
+# Only those that install a peer: nnU-Net, MONAI's workflow and others, minutes each. PERTURBOX_PEER names a Python that has
+# nnU-Net and pytorch-ignite, so that none is made.
+test-peer: .venv/ready
+	.venv/bin/python -m pytest -m peer -s --timeout 3600
 
 test-server: .venv/ready
 	.venv/bin/python -m pytest $(SPREAD) $(MARKS)

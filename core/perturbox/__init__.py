@@ -23,6 +23,8 @@ _HOMES = {
         "segment",
         "verify",
     ),
+    "studies.api": ("Study", "study"),
+    "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
     "errors": ("InputError",),
@@ -32,18 +34,20 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Result", "Victim", "Volume",
-    "Window",
-    "__version__", "attack", "compare", "load_victim", "margin", "read", "segment", "sliding_window", "verify",
+    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline", "Result", "Study",
+    "Victim", "Volume", "Window", "__version__", "attack", "compare", "load_victim", "margin", "read", "segment",
+    "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from perturbox.api import Comparison, Margin, Result, attack, compare, load_victim, margin, read, segment, verify
     from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
+    from perturbox.model.pipeline import Pipeline
     from perturbox.model.sliding import sliding_window
     from perturbox.model.victim import IntensityWindow, Victim
     from perturbox.model.windows import Window
+    from perturbox.studies.api import Study, study
     from perturbox.types import Volume
 
 

@@ -9,7 +9,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,14 @@ from perturbox.judge.record import read_record, required_file
 from perturbox.load import load_victim
 from perturbox.model.victim import Victim
 from perturbox.report import write_comparison, write_report
+from perturbox.report.notebook import Page
 from perturbox.types import InputError, Volume
 
 __all__ = ["Comparison", "Margin", "Result", "attack", "compare", "load_victim", "margin", "read", "segment", "verify"]
 
-Image = Any  # a path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume
+# A path, an array or (array, affine), a nibabel or SimpleITK image, a MONAI MetaTensor, or a Volume; a list of them for
+# channels.
+Image = Any
 
 
 def read(image: Image, unit: str = "HU") -> Volume:
@@ -41,8 +43,8 @@ def read(image: Image, unit: str = "HU") -> Volume:
     unit: what its values mean, "HU" for CT, "intensity" otherwise. Raises InputError if it can't be used.
     """
     if isinstance(image, str | Path):
-        return io.read_volume(image, unit=unit)
-    return from_object(image, unit)
+        return io.read_scan(image, unit=unit)
+    return _combined(image, unit) if isinstance(image, list) else from_object(image, unit)
 
 
 def segment(image: Image, victim: Victim | str = "ct-organs", *, device: str = "cpu") -> np.ndarray:
@@ -51,7 +53,7 @@ def segment(image: Image, victim: Victim | str = "ct-organs", *, device: str = "
     victim: a `Victim`, or what `load_victim` takes. Raises InputError if scan and model don't fit.
     """
     model = _model(victim, device)
-    return model.predict(read(image, model.unit))
+    return model.predict(_scan(image, model)[0])
 
 
 def attack(
@@ -335,17 +337,6 @@ class Comparison(_Kept):
         return f"<Comparison: {' '.join(self.record['said'])}>"
 
 
-class Page:
-    """A page of HTML that a notebook shows in a frame of its own."""
-
-    def __init__(self, html: str, height: int):
-        self.html, self.height = html, height
-
-    def _repr_html_(self) -> str:
-        style = f"width:100%;height:{self.height}px;border:1px solid #888"
-        return f'<iframe sandbox="allow-scripts" srcdoc="{escape(self.html)}" style="{style}"></iframe>'
-
-
 def _model(victim: Victim | str, device: str) -> Victim:
     if isinstance(victim, Victim):
         return victim
@@ -357,8 +348,17 @@ def _model(victim: Victim | str, device: str) -> Victim:
 def _scan(image: Image, model: Victim) -> tuple[Volume, str]:
     """(the scan, its path or "")."""
     if isinstance(image, str | Path):
-        return io.read_volume(image, unit=model.unit, channels=model.channels), str(image)
-    return from_object(image, model.unit), ""
+        return io.read_scan(image, unit=model.unit, channels=model.channels), str(image)
+    if isinstance(image, list) and all(isinstance(one, str | Path) for one in image):
+        return _scan(",".join(map(str, image)), model)
+    return read(image, model.unit), ""
+
+
+def _combined(images: list[Image], unit: str) -> Volume:
+    """One scan of several images of one channel each."""
+    if not images:
+        raise InputError("An empty list is no scan; give its channels, a path or image for each.")
+    return io.stack([f"Channel {number}" for number in range(len(images))], [read(image, unit) for image in images])
 
 
 def _label_file(path: Path, what: Image | None, scan: Volume) -> str | None:

@@ -1,7 +1,7 @@
 """What flows through the project: a `Volume` is a scan or a label map on its own grid, in its own units; a `Case` is a
 question about one scan; `Effort` counts what answering it cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ __all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Un
 
 Geometry = Literal["patient", "spacing", "none"]
 
+FINEST = 1e-30  # stands for no step at all
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 
 
@@ -28,6 +29,9 @@ class Volume:
     geometry: how much of the affine the file states: "patient" all of it, "spacing" only how far voxels are apart,
     "none" of a picture, whose pixels have no size: the affine then only numbers them. notes: sentences about the rule
     by which it was read, where there is a choice.
+    files: of a scan whose channels are files of their own, how each is stored: volumes without values; dtype, slope,
+    intercept, format and header above are then the first's. ones: of a scan whose channels are told in a unit of each
+    (its noise, percent of its range), what 1 of that is in the files' own unit; empty: in that unit.
     """
 
     data: np.ndarray
@@ -40,6 +44,8 @@ class Volume:
     header: Mapping[str, object] = field(default_factory=dict)
     geometry: Geometry = "patient"
     notes: tuple[str, ...] = ()
+    files: tuple["Volume", ...] = ()
+    ones: tuple[float, ...] = ()
 
     @property
     def in_mm(self) -> bool:
@@ -87,8 +93,50 @@ class Volume:
 
     @property
     def step(self) -> float | None:
-        """The smallest change the file can store, in `unit`; None for floating-point storage."""
+        """The smallest change the file can store, in `unit`; None for floating-point storage. Of several files the
+        coarsest."""
+        if self.files:
+            return max((file.step for file in self.files if file.step is not None), default=None)
         return abs(float(self.slope)) if np.issubdtype(self.dtype, np.integer) else None
+
+    @property
+    def steps(self) -> float | np.ndarray | None:
+        """`step`, or where the channels' files differ in it that of each, "c 1 …", FINEST for floating-point."""
+        each = {file.step for file in self.files}
+        if len(each) < 2:
+            return self.step
+        return self.by_channel([file.step or FINEST for file in self.files])
+
+    def by_channel(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """One number per channel, as it goes with `data`."""
+        return np.asarray(values, np.float64).reshape(-1, *[1] * self.dims)
+
+    def split(self) -> tuple["Volume", ...]:
+        """Each channel as the volume its file holds; the scan itself where it is one file."""
+        if not self.files:
+            return (self,)
+        parts = zip(self.files, np.split(self.data, len(self.files)), strict=True)
+        return tuple(replace(file, data=data, affine=self.affine) for file, data in parts)
+
+    def in_units(self, ones: Sequence[float], unit: str) -> "Volume":
+        """The same scan with each channel told in a unit of its own, of which 1 is ones[c] here; itself without ones.
+        What it would store stays the same."""
+        if not ones:
+            return self
+        files = self.files or (replace(self, data=self.data[:0]),) * len(self.data)
+        pairs = zip(files, ones, strict=True)
+        files = tuple(replace(f, slope=f.slope / one, intercept=f.intercept / one) for f, one in pairs)
+        told = replace(self, data=self._over(ones), unit=unit, files=files, ones=tuple(ones))
+        # Voxels that don't change must not seem to, so they lie on the file's steps from the start.
+        return told.with_data(told.as_saved(told.data))
+
+    def _over(self, ones: Sequence[float]) -> np.ndarray:
+        return (self.data / self.by_channel(ones)).astype(self.data.dtype)
+
+    @property
+    def native(self) -> np.ndarray:
+        """`data` in the files' own unit."""
+        return (self.data * self.by_channel(self.ones)).astype(self.data.dtype) if self.ones else self.data
 
     def stored(self) -> np.ndarray:
         """The numbers a file holds: `data` mapped back through slope and intercept, rounded for integer storage."""
@@ -98,6 +146,17 @@ class Volume:
             values = np.clip(np.rint(values), limits.min, limits.max)
         return values.astype(self.dtype)
 
+    def resaved(self) -> np.ndarray:
+        """`data` as its files would give it back, float64."""
+        if self.files:
+            return np.concatenate([part.resaved() for part in self.split()])
+        return self.stored() * np.float64(self.slope) + self.intercept
+
+    def refiled(self, data: np.ndarray, **changes) -> "Volume":
+        """The same grid and storage with what the files would give back of other values."""
+        other = self.with_data(data, **changes)
+        return other.with_data(other.resaved().astype(self.data.dtype))
+
     def with_data(self, data: np.ndarray, **changes) -> "Volume":
         """The same grid and storage with other values."""
         return replace(self, data=data, **changes)
@@ -105,6 +164,9 @@ class Volume:
     def as_saved(self, data: np.ndarray) -> np.ndarray:
         """What a file of this storage gives back of float32 values "c *s", in `data`'s type: unchanged voxels bit for
         bit, changed ones on its steps."""
+        if self.files:
+            pairs = zip(self.split(), np.split(data, len(self.files)), strict=True)
+            return np.concatenate([part.as_saved(values) for part, values in pairs])
         if self.data.dtype != np.float32:
             # What float32 can't hold of the source must not look like a change.
             data = self.data + (data - self.data.astype(np.float32))

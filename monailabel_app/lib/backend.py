@@ -299,7 +299,11 @@ def answer(order: Order, record: Record, folder: Path, datastore) -> tuple[str, 
             "sizes": result["sizes"],
             "warnings": warnings,
         }
-    image, note = _keep_perturbed(order, record, folder / result["files"]["adversarial"]["path"], datastore)
+    if result["source"].get("channels"):
+        image, note = None, ["A scan of several channels isn't kept as an image; get its files from the job's."]
+    else:
+        file = folder / result["files"]["adversarial"]["path"]
+        image, note = _keep_perturbed(order, record, file, datastore)
     return _copy(folder / result["files"]["adversarial_seg"]["path"]), {
         **told,
         "adversarial": True,

@@ -58,10 +58,12 @@ class Perturbox(ScriptedLoadableModule):
 class PerturboxParameterNode:
     """Everything the panel shows and a saved scene brings back; targets, form and noise are JSON.
 
-    noise: the scan's own noise by the id of its volume. jobId, jobServer: the job that runs, to be taken up again.
+    channels: ids of the volumes of a scan's channels after the first, as JSON. noise: the scan's own noise by the id of
+    its volume. jobId, jobServer: the job that runs, to be taken up again.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
+    channels: str = "[]"
     referenceSegmentation: vtkMRMLSegmentationNode
     roi: vtkMRMLNode
     roiSegment: str = ""

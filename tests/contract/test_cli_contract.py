@@ -20,7 +20,7 @@ SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
 ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False, "--full-report": False}
 COMMANDS = {
-    "demo": {"--out": None, "--scan": None},
+    "demo": {"--out": None, "--scan": None, "--phantoms": None},
     "attack": {
         **ATTACK_JOB,
         "IMAGE": REQUIRED,
@@ -70,6 +70,16 @@ COMMANDS = {
         "--trust": False,
         "--verbose": False,
     },
+    "study": {
+        "FILE": REQUIRED,
+        "--out": REQUIRED,
+        "--workers": None,
+        "--scheduler": None,
+        "--dry-run": False,
+        "--again": False,
+        "--device": "cpu",
+        "--trust": False,
+    },
     "victim sidecar": {"SPEC": REQUIRED, "--trust": False},
     "victim check": {
         "SPEC": REQUIRED,
@@ -94,6 +104,7 @@ def test_options_and_defaults(name):
         "folders": "DIR",
         "name": "NAME",
         "spec": "SPEC",
+        "file": "FILE",
     }
     found = {}
     found_command = command()
@@ -140,6 +151,8 @@ RESULT = {
         "intensity_window": (list, type(None)),
         "unit": str,
         "dims": int,
+        "channels": int,
+        "channel_names": list,
         "licence": str,
         "intended_use": str,
         "training_data": str,
@@ -341,6 +354,8 @@ VICTIM = {
     "window": list,
     "unit": str,
     "dims": int,
+    "channels": int,
+    "channel_names": list,
     "licence": str,
     "intended_use": str,
     "training_data": str,

@@ -1,17 +1,26 @@
 """Other packages for the length of a test, without what else they would pull in."""
 
 import importlib
+import json
+import os
 import subprocess
 import sys
+import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SITE = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+ALONE = ["nnunetv2", "dynamic-network-architectures", "batchgenerators", "batchgeneratorsv2", "acvl-utils"]
+NEEDED = ["scikit-image", "scikit-learn", "threadpoolctl", "connected-components-3d", "blosc2", "einops", "graphviz",
+          "tifffile", "matplotlib", "seaborn", "imagecodecs", "yacs", "future", "tqdm", "pandas", "requests",
+          "pytorch-ignite"]  # fmt: skip
 
 
 @contextmanager
@@ -48,3 +57,55 @@ def installed(
         root = modules[0].split(".")[0]
         for name in [name for name in sys.modules if name.split(".")[0] == root]:
             del sys.modules[name]
+
+
+@contextmanager
+def appended(folder: str) -> Iterator[None]:
+    """A folder at the end of sys.path, so that nothing of it hides what is installed."""
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def framework_python(place: Path) -> Path:
+    """A Python that has nnU-Net, pytorch-ignite and what this one has: that which PERTURBOX_PEER names, or a new one.
+
+    Its packages are installed without what they would pull in: nnU-Net asks for timm, timm for torchvision, and that
+    would replace torch, though nothing on the way to a prediction imports it.
+    """
+    if named := os.environ.get("PERTURBOX_PEER"):
+        return Path(named)
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = subprocess.run([python, "-c", SITE], capture_output=True, text=True, check=True).stdout.strip()
+    Path(site, "shared.pth").write_text(sysconfig.get_paths()["purelib"])
+    pins = place / "pins.txt"
+    others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
+    pins.write_text("\n".join([f"torch=={version('torch')}", *others]))
+    for given in (["--no-deps", *ALONE], NEEDED):
+        command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(pins), *given]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"nnU-Net could not be installed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+    return python
+
+
+def site_of(python: Path) -> str:
+    """Where that Python's own packages lie."""
+    return subprocess.run([python, "-c", SITE], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def nnunet_folder(python: Path, folder: Path, **told: Any) -> Path:
+    """A model folder made by nnU-Net's own classes, see make_nnunet.py."""
+    script = Path(__file__).with_name("make_nnunet.py")
+    run(python, script, str(folder), json.dumps(told))
+    return folder
+
+
+def run(python: Path, script: Path, *arguments: str, **settings: str) -> None:
+    """A script in that Python, which must succeed."""
+    command = [str(python), str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -19,7 +19,6 @@ from perturbox.cli.progress import Progress, about, duration
 from perturbox.job.estimate import (
     JUDGING,
     Estimate,
-    count_windows,
     estimate_attack,
     estimate_margin,
     estimate_prediction,
@@ -27,6 +26,7 @@ from perturbox.job.estimate import (
 from perturbox.job.execute import Job, Listener, execute, prepare
 from perturbox.judge.columns import summarise
 from perturbox.judge.summary import amount, at_least, headline, mean_dice
+from perturbox.model.victim import count_windows
 from perturbox.types import Effort, Volume
 
 TINY = f"{tiny.__file__}:volume"
@@ -163,7 +163,7 @@ def test_windows_are_counted_as_the_victim_takes_them(make):
     hook = victim.network.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     victim.predict(image, effort)
     hook.remove()
-    assert count_windows(victim.on(image), image) == sum(calls)
+    assert count_windows(victim.on(image)) == sum(calls)
 
 
 def test_judging_counts_the_predictions_that_are_made(ready, tmp_path):

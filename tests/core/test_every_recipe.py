@@ -5,6 +5,7 @@ A recipe that can't work with a kind of case must say so in words, at once.
 
 import json
 
+import mr
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from perturbox.attacks import recipes
 from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
+from perturbox.judge.units import ones_of
 from perturbox.types import Case, InputError
 
 OWN = [name for name, recipe in recipes.discover().items() if recipe.own is not None]
@@ -113,7 +115,15 @@ def test_flat_slices_and_padding_stay_as_they_are_and_nothing_becomes_nan(name, 
     assert not outcome.delta[0, :, :2, 4:].any()
 
 
-@pytest.mark.parametrize("kind", ["picture", "slices", "colours", "sequences", "regions", "flat regions"])
+def four_files():
+    """Four files whose steps and ranges differ, each channel told in percent of its own range."""
+    image = mr.scan(SHAPE)
+    return image.in_units(ones_of("percent", image), "percent"), mr.four(victims.CPU)
+
+
+@pytest.mark.parametrize(
+    "kind", ["picture", "slices", "colours", "sequences", "regions", "flat regions", "four files", "scored regions"]
+)
 @pytest.mark.parametrize("name, norm", RECIPES)
 def test_every_kind_of_case_is_attacked_or_refused_in_words(name, norm, kind):
     flat = {"affine": np.eye(4)}
@@ -124,6 +134,8 @@ def test_every_kind_of_case_is_attacked_or_refused_in_words(name, norm, kind):
         "sequences": lambda: (channels_scan(2, SHAPE), with_channels(2, 3)),
         "regions": lambda: (scan(), multi_label()),
         "flat regions": lambda: (scan((18, 17), **flat), multi_label(2)),
+        "four files": four_files,
+        "scored regions": lambda: (scan(unit="intensity"), mr.zscored(victims.CPU)),
     }[kind]()
     eps = 0.4 if norm == "l0" else 12.0
     if image.dims not in recipes.get(name).dims:

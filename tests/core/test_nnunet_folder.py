@@ -156,6 +156,7 @@ LAYER = {
     "_kw_requires_import": ["conv_op"],
 }
 REGIONS = {"background": 0, "x": [1, 2], "y": [2]}
+# Refused in one sentence each: test_refusals.
 WRONG = {
     "cascade": ({"plan": {"previous_stage": "3d_lowres"}}, "second stage of a cascade"),
     "network": ({"plan": {"architecture": OTHER}}, "ask for the network os.system"),
@@ -170,14 +171,6 @@ WRONG = {
     "inherits": ({"plan": {"inherits_from": "lost"}}, "inherit from 'lost'"),
     "other net": ({"checkpoint": {"network_weights": {"x": torch.zeros(1)}}}, "is of another network"),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_not_covered_is_one_sentence(tmp_path, name):
-    changes, words = WRONG[name]
-    with pytest.raises(InputError) as refusal:
-        load_victim(str(make(tmp_path / "model", **changes)))
-    assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_folders_without_folds_and_of_version_1_are_one_sentence(tmp_path):

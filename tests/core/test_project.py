@@ -27,7 +27,13 @@ PAGES = (
 )
 
 # Names of installed packages that differ from what is imported.
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "SimpleITK": "simpleitk", "jwt": "pyjwt"}
+DISTRIBUTION = {
+    "vl_convert": "vl-convert-python",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "SimpleITK": "simpleitk",
+    "jwt": "pyjwt",
+}
 WITHOUT_DEPENDENCIES = ("monailabel", "pydicom-seg")
 
 
@@ -166,7 +172,7 @@ def test_imports_point_one_way():
     """Every module has its place in the order, and no contract is broken."""
     result = tool(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
     assert result.returncode == 0, result.stdout
-    assert "6 kept, 0 broken" in result.stdout
+    assert "7 kept, 0 broken" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,8 @@ def test_imports_point_one_way():
         ("core", ("frames",)),
         ("core/perturbox/jobs", ("server",)),
         ("monailabel_app", ("server",)),
-        ("tests", ("server", "dev", "frames")),
+        ("tests", ("server", "dev", "frames", "study")),
+        ("core/perturbox/studies", ("study",)),
         ("benchmarks", ("server", "dev")),
     ],
 )
@@ -188,8 +195,8 @@ def test_every_import_is_a_declared_dependency(folder, extras):
     for path in (ROOT / folder).rglob("*.py"):
         if path.is_relative_to(ROOT / "tests" / "slicer"):
             continue  # an environment of its own, whose imports are Slicer's
-        if folder == "core" and path.is_relative_to(PACKAGE / "jobs"):
-            continue  # the queue comes with the server
+        if folder == "core" and any(path.is_relative_to(PACKAGE / extra) for extra in ("jobs", "studies")):
+            continue  # the queue comes with the server, studies with an extra
         if path.is_relative_to(PACKAGE / "against"):
             continue  # run by the Python that holds the model's own framework
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -200,7 +207,14 @@ def test_every_import_is_a_declared_dependency(folder, extras):
     foreign = {DISTRIBUTION.get(name, name).replace("_", "-") for name in imported - own - sys.stdlib_module_names}
     # What pytest itself depends on comes with it; peers are installed by the tests that compare with them.
     # MONAI Label is installed without what it depends on, so it can't be an extra's.
-    known = {*declared(*extras), "packaging", "torchattacks", "click", *(WITHOUT_DEPENDENCIES if extras else ())}
+    known = {
+        *declared(*extras),
+        "packaging",
+        "torchattacks",
+        "nnunetv2",
+        "click",
+        *(WITHOUT_DEPENDENCIES if extras else ()),
+    }
     assert foreign - known == set()
 
 
@@ -214,7 +228,7 @@ def pins() -> dict[str, str]:
 
 
 def test_every_dependency_is_pinned_within_its_range():
-    requirements, pinned = declared("server", "dev", "slicer-test", "docs", "frames"), pins()
+    requirements, pinned = declared("server", "dev", "slicer-test", "docs", "frames", "study"), pins()
     assert set(pinned) == {*requirements, *WITHOUT_DEPENDENCIES}
     assert [name for name in requirements if not requirements[name].specifier.contains(pinned[name])] == []
 

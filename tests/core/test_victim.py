@@ -148,7 +148,7 @@ def test_effort_is_counted():
 @pytest.mark.parametrize(
     "image, words",
     [
-        (Volume(np.zeros((3, 9, 9, 9), np.float32)), "3 channels and textured reads 1"),
+        (Volume(np.zeros((3, 9, 9, 9), np.float32)), "3 channels and textured reads 1; give one file"),
         (Volume(np.zeros((1, 9, 9), np.float32)), "2D and textured needs a 3D volume"),
     ],
 )
@@ -273,6 +273,8 @@ def test_describe_is_what_the_contract_lists():
         "window": [8, 8, 8],
         "unit": "HU",
         "dims": 3,
+        "channels": 1,
+        "channel_names": [],
         "licence": "not stated",
         "intended_use": "not stated",
         "training_data": "not stated",

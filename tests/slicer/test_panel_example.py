@@ -192,15 +192,17 @@ def test_a_folder_that_cannot_be_written_is_said(example, dialogs, tmp_path):
 
 
 def test_a_server_of_ones_own_is_started_used_and_stopped(panel, tmp_path, monkeypatch, wait_until):
-    from PerturboxLib import localserver, serverpanel
+    from PerturboxLib import localserver, serverpanel, settings
 
     class Tiny(localserver.LocalServer):
-        def __init__(self, python):
-            super().__init__(python, home=tmp_path, arguments=["--victim", TINY])
+        def __init__(self, python, arguments):
+            super().__init__(python, home=tmp_path, arguments=arguments)
 
     monkeypatch.setattr(serverpanel, "LocalServer", Tiny)
     panel.ui.pythonPathLineEdit.currentPath = str(server_python())
+    panel.ui.modelsLineEdit.text = TINY
     panel.ui.localServerButton.click()
+    assert settings.models() == TINY and not panel.ui.modelsLineEdit.enabled
     assert "Starting a server" in panel.ui.serverStatusLabel.text and panel.ui.localServerButton.text == "Stop server"
     wait_until(lambda: panel.session.connected or panel.trouble, 180)
     assert panel.session.client.isLoopback and panel.session.client.token
@@ -208,6 +210,18 @@ def test_a_server_of_ones_own_is_started_used_and_stopped(panel, tmp_path, monke
     panel.ui.localServerButton.click()
     assert not panel.session.connected and panel.ui.localServerButton.text == "Start server"
     wait_until(lambda: process.poll() is not None, 20)
+
+
+def test_models_are_written_with_spaces_between(panel):
+    from PerturboxLib.serverpanel import served
+    from PerturboxLib.trouble import Trouble
+
+    assert served("") == ()
+    text = "nnunet:/models/a:folds=0,1 '/my models/b.ts' --trust ct-organs+/models/c.zip"
+    named = ["nnunet:/models/a:folds=0,1", "/my models/b.ts", "ct-organs+/models/c.zip"]
+    assert served(text) == (*(part for name in named for part in ("--victim", name)), "--trust")
+    with pytest.raises(Trouble, match="never closed"):
+        served("'/my models/b.ts")
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/python", "/bin/ls"])

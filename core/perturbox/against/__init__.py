@@ -65,7 +65,9 @@ def _files(scan: Volume, file: Path, folder: Path) -> list[Path]:
         return [file.resolve()]
     written = [folder / f"scan_{channel:04d}.nii.gz" for channel in range(scan.data.shape[0])]
     for channel, path in enumerate(written):
-        io.write_volume(path, Volume(scan.data[channel : channel + 1], scan.affine, scan.unit, scan.dtype))
+        file_of = scan.files[channel] if scan.files else scan
+        how = {"dtype": file_of.dtype, "slope": file_of.slope, "intercept": file_of.intercept}
+        io.write_volume(path, Volume(scan.data[channel : channel + 1], scan.affine, scan.unit, **how))
     return written
 
 

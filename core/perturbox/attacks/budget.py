@@ -5,15 +5,16 @@ steps. A space with a budget of its own has no ball unless the user asked for on
 `verify` on whatever an attack returned, so no attack grades itself.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perturbox.types import Case, InputError
+from perturbox.types import FINEST, Case, InputError, Volume
 
 Norm = Literal["linf", "l2", "l0"]
 NORMS: tuple[str, ...] = get_args(Norm)
@@ -50,6 +51,14 @@ def padding_mask(data: np.ndarray, unit: str = "HU") -> np.ndarray:
     return beyond
 
 
+def padding_of(image: Volume) -> np.ndarray:
+    """`padding_mask` of a scan "c *s", channel by channel where these are files of their own."""
+    if not image.files:
+        return padding_mask(image.data, image.unit)
+    unit = image.files[0].unit
+    return np.stack([padding_mask(channel, unit) for channel in image.native])
+
+
 @dataclass(frozen=True, eq=False)
 class Budget:
     """The set of allowed perturbations of x "b c *s".
@@ -59,7 +68,9 @@ class Budget:
     "1 1 *s"; only these voxels may change. clip: valid range of values, the source's own. step: the file's storage step
     (1 HU for integer CT), None for floating point. spacing: mm along the scan's axes, for spaces measured in mm.
     visible: the range of values that the victim tells apart (its intensity window), the source's own where it has none.
-    padding: bool "1 c *s", voxels outside the scanner's field of view; None where there are none.
+    padding: bool "1 c *s", voxels outside the scanner's field of view; None where there are none. ends, steps: clip and
+    step of each channel, "1 c 1 …", where these are files of their own and differ. air:
+    what stands in place of padding.
     """
 
     eps: float
@@ -70,6 +81,9 @@ class Budget:
     spacing: tuple[float, ...] = ()
     visible: tuple[float, float] | None = None
     padding: Tensor | None = None
+    ends: tuple[Tensor, Tensor] | None = None
+    steps: Tensor | None = None
+    air: float | Tensor = AIR
 
     @classmethod
     def of(
@@ -94,7 +108,7 @@ class Budget:
         if norm == "l0" and eps > 1:
             raise InputError(f"With norm l0, eps is a fraction of voxels between 0 and 1, not {eps}.")
         image = case.image
-        padding = padding_mask(image.data, image.unit)
+        padding = padding_of(image)
         region = ~padding.all(0)
         if case.roi is not None:
             region &= case.roi
@@ -103,7 +117,40 @@ class Budget:
         clip = (float(image.data.min()), float(image.data.max()))
         where = torch.from_numpy(region)[None, None].to(device)
         outside = torch.from_numpy(padding)[None].to(device) if padding.any() else None
-        return cls(float(eps), norm, where, clip, image.step, image.spacing, visible or clip, outside)
+        limits = cls(float(eps), norm, where, clip, image.step, image.spacing, visible or clip, outside)
+        if not image.files:
+            return limits
+
+        def channels(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(image.by_channel(values)).to(device, torch.float32)[None]
+
+        flat = image.data.reshape(len(image.data), -1)
+        steps = image.steps
+        return dataclasses.replace(
+            limits,
+            # The model's range is in the files' own unit.
+            visible=clip if image.ones else limits.visible,
+            ends=(channels(flat.min(1)), channels(flat.max(1))),
+            steps=channels(steps) if isinstance(steps, np.ndarray) else None,
+            air=channels(AIR / np.array(image.ones)) if image.ones else AIR,
+        )
+
+    def span(self) -> tuple[Any, Any]:
+        """`low` and `high` as they go with an image "c *s" in NumPy."""
+        if self.ends is None:
+            return self.clip
+        low, high = (end[0].cpu().numpy() for end in self.ends)
+        return low, high
+
+    @property
+    def low(self) -> float | Tensor:
+        """The lowest valid value, of each channel where they differ."""
+        return self.clip[0] if self.ends is None else self.ends[0]
+
+    @property
+    def high(self) -> float | Tensor:
+        """The highest, as `low`."""
+        return self.clip[1] if self.ends is None else self.ends[1]
 
     @property
     def count(self) -> int:
@@ -121,7 +168,7 @@ class Budget:
         towards 0, a clamp or the largest entries, none of which leaves the range). What is allowed already stays as it
         is."""
         delta = torch.where(self.region, delta, 0)
-        delta = torch.minimum(torch.maximum(delta, self.clip[0] - x), self.clip[1] - x)
+        delta = torch.minimum(torch.maximum(delta, self.low - x), self.high - x)
         if self.norm == "linf":
             return delta.clamp(-self.eps, self.eps)
         if self.eps < TINY:
@@ -141,18 +188,26 @@ class Budget:
 
     def without_padding(self, x: Tensor) -> Tensor:
         """x with air where it is padding, for changes that carry a voxel's value to its neighbours."""
-        return x if self.padding is None else x.masked_fill(self.padding, AIR)
+        if self.padding is None:
+            return x
+        return x.masked_fill(self.padding, AIR) if isinstance(self.air, float) else x.where(~self.padding, self.air)
 
     def quantise(self, delta: Tensor) -> Tensor:
         """Round to the file's steps so that the budget holds and the file stores exactly this: towards the source, or,
         where the RMS is limited, up or down so that it stays that of delta. What lies on the steps stays as it is."""
         if self.step is None:
             return delta
+        if self.steps is None:
+            return self._rounded(delta, self.step)
+        each = zip(delta.split(1, 1), self.steps.flatten().tolist(), strict=True)
+        return torch.cat([self._rounded(part, step) if step > 2 * FINEST else part for part, step in each], 1)
+
+    def _rounded(self, delta: Tensor, step: float) -> Tensor:
         # 0.3 HU are three steps of 0.1 although float32 makes 2.9999998 of them.
-        whole = torch.trunc(delta / self.step * (1 + 1e-6))
+        whole = torch.trunc(delta / step * (1 + 1e-6))
         if self.norm == "l2":
-            whole = torch.stack([_of_equal_size(*pair) for pair in zip(delta / self.step, whole, strict=True)])
-        return whole * self.step
+            whole = torch.stack([_of_equal_size(*pair) for pair in zip(delta / step, whole, strict=True)])
+        return whole * step
 
     def rms(self, delta: Tensor) -> Tensor:
         """Root mean square of delta over the region, "b 1 ..." (all voxels of all channels of one case)."""
@@ -187,8 +242,9 @@ class Budget:
         # What float32 resolves at the scan's largest value (2.4e-4 HU at 3000); anything beyond that is a real
         # violation.
         slack = max(abs(low), abs(high)) * torch.finfo(torch.float32).eps
-        changed = x_adv.cpu()[delta != 0]
-        if bool(((changed < low - slack) | (changed > high + slack)).any()):
+        least, most = (end.cpu() if isinstance(end, Tensor) else end for end in (self.low, self.high))
+        beyond = (x_adv.cpu() < least - slack) | (x_adv.cpu() > most + slack)
+        if bool((beyond & (delta != 0)).any()):
             raise BudgetViolated(f"A changed voxel left the scan's own range [{low:g}, {high:g}].")
         for case in delta:
             found = {

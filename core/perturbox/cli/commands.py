@@ -9,6 +9,7 @@ import typer
 
 import perturbox
 from perturbox.cli import catalogue
+from perturbox.cli.demo import demo
 from perturbox.cli.options import (
     AsJson,
     AttackName,
@@ -43,6 +44,7 @@ from perturbox.cli.options import (
     starting,
 )
 from perturbox.cli.serving import serve
+from perturbox.cli.study import study
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
 from perturbox.defaults import ATTACK, UNITS
@@ -74,25 +76,7 @@ def perturbox_(
         raise typer.Exit()
 
 
-@app.command()
-def demo(
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="A new folder; demo, demo-2, … if not given.", show_default=False),
-    ] = None,
-    scan: Annotated[
-        Path | None,
-        typer.Option("--scan", metavar="FILE", help="Only write the phantom CT to this new file.", show_default=False),
-    ] = None,
-) -> None:
-    """Attack a phantom CT and report: a first look in a minute."""
-    if scan is not None and out is not None:
-        raise InputError("--scan only writes the phantom CT, --out attacks it; give one of them.")
-    waking("Starting the demo", new=scan or out)
-    from perturbox.cli.running import run_demo, write_phantom
-    from perturbox.cli.words import show
-
-    show(*(run_demo(out) if scan is None else write_phantom(scan)))
+app.command()(demo)
 
 
 @app.command()
@@ -355,3 +339,4 @@ def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
 
 
 app.command()(serve)
+app.command()(study)

@@ -16,7 +16,12 @@ def starting(words: Iterable[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
-Image = Annotated[str, typer.Argument(help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, or a DICOM folder.")]
+Image = Annotated[
+    str,
+    typer.Argument(
+        help="The scan: NIfTI, NRRD, MetaImage, PNG, TIFF, a DICOM folder; t1.nii.gz,t2.nii.gz for channels."
+    ),
+]
 Folder = Annotated[Path, typer.Argument(help="A result folder: the --out of an attack.")]
 Trusted = Annotated[bool, typer.Option("--trust", help="Run what the model's files bring along.")]
 VictimSpec = Annotated[

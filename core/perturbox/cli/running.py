@@ -53,6 +53,16 @@ def write_phantom(file: Path) -> list[Any]:
     return [f"The scan: {file}"]
 
 
+def write_phantoms(out: Path, count: int) -> list[Any]:
+    """Phantom CTs and their true labels as cases of a study."""
+    require_new_folder(out)
+    for place in (out / "images", out / "labels"):
+        place.mkdir(parents=True)
+    for seed in range(demo.SEED, demo.SEED + count):
+        demo.write_labelled(out / "images" / f"phantom_{seed}.nii.gz", out / "labels" / f"phantom_{seed}.nii.gz", seed)
+    return [f"The scans: {out / 'images'}", f"Their labels: {out / 'labels'}"]
+
+
 def run_attack(job: Job, out: Path, goal_given: bool = False, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare(job)
@@ -110,7 +120,7 @@ def run_check(
     if out is not None:
         require_new_folder(out)
     victim = load_victim(spec, device, trust)
-    scan = io.read_volume(Path(image), unit=victim.unit, channels=victim.channels)
+    scan = io.read_scan(image, unit=victim.unit, channels=victim.channels)
     found = check_victim(victim, scan, known(spec, scan, image, against, python, trust))
     lines = [f"{step['name']} ({step['kind']}): {step['sentence']}" for step in found["steps"]]
     lines += [f"{title}: {sentence}" for title, sentence in told(found)]

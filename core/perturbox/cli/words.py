@@ -110,9 +110,9 @@ def structures_table(result: Mapping[str, Any]) -> Table:
 
 def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox margin` prints at its end."""
-    own, asked = unit_of(UNITS[0], margin["unit"]), margin.get("asked") or {"unit": UNITS[0], "one": 1.0}
+    own, asked = unit_of(margin["unit"], margin["unit"]), margin.get("asked") or {"unit": UNITS[0], "one": 1.0}
     sigma, unit = margin["noise"]["sigma"], unit_of(asked["unit"], margin["unit"])
-    native = asked["unit"] == UNITS[0]
+    native = asked["unit"] in (UNITS[0], margin["unit"])
     rows = []
     for name in soonest_first(margin):
         row = margin["structures"][name]

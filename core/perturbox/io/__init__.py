@@ -8,6 +8,7 @@ Spatial axes are the file's own, fastest first: (i, j, k) is (column, row, slice
 """
 
 import shutil
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from perturbox.io import dicom, headers, itk, label_maps, nifti
+from perturbox.io.channels import apart, digest, sources, stack
 from perturbox.io.checks import (
     Stored,
     check_grid,
@@ -31,11 +33,16 @@ __all__ = [
     "WRITABLE",
     "check_hu",
     "copy_scan",
+    "digest",
     "has_room_for_notice",
+    "read_files",
     "read_labels",
     "read_mask",
+    "read_scan",
     "read_stored",
     "read_volume",
+    "sources",
+    "stack",
     "suffix",
     "writable_format",
     "write_labels",
@@ -57,7 +64,8 @@ def read_volume(
     stored = _read(path)
     check_grid(path, stored)
     check_values(path, stored.values, allow_constant)
-    if channels is not None and stored.values.shape[0] != channels:
+    flat = stored.values.ndim == 3
+    if channels is not None and stored.values.shape[0] != channels and (channels == 1 or (channels == 3 and flat)):
         raise InputError(
             f"{path} is a colour image where a grey one is needed; convert it to grey first."
             if channels == 1
@@ -66,6 +74,40 @@ def read_volume(
     if unit == "HU" and (stored.format in PHOTOGRAPHS or stored.header.get("modality", "CT") != "CT"):
         unit = "intensity"
     return to_volume(path, stored, unit)
+
+
+def read_scan(named: str | Path, *, unit: str = "HU", channels: int | None = None) -> Volume:
+    """The scan that is named by a file or DICOM folder, or by several of one channel each (see `channels.sources`).
+
+    channels: how many the model reads, None for any; unit: as in `read_volume`. Raises InputError if a file can't be
+    used, their grids differ, or there are more or fewer of them.
+    """
+    files = sources(named)
+    if len(files) != 1:
+        if channels not in (None, len(files)):
+            raise InputError(
+                f"{len(files)} files are given ({files[0].name}, …) and the model reads {channels} "
+                f"channel{'s' * (channels != 1)}; give one file for each, in the model's order."
+            )
+        return read_files(files, unit=unit)
+    (path,) = files
+    if channels in (None, 1) or suffix(path) not in nifti.SUFFIXES:
+        return read_volume(path, unit=unit, channels=channels)
+    require_file(path)
+    stored = nifti.read(path, several=True)
+    if len(stored.values) == 1 or stored.values.ndim == 3:
+        return read_volume(path, unit=unit, channels=channels)
+    parts = apart(stored)
+    for number, part in enumerate(parts):
+        check_grid(path, part)
+        check_values(Path(f"Channel {number} of {path}"), part.values)
+    return stack([f"Channel {c} of {path}" for c in range(len(parts))], [to_volume(path, part, unit) for part in parts])
+
+
+def read_files(files: Sequence[Path], *, unit: str = "HU", allow_constant: bool = False) -> Volume:
+    """The scan in a file, or in several of one channel each, in order; arguments as in `read_volume`."""
+    read = [read_volume(file, unit=unit, allow_constant=allow_constant) for file in files]
+    return read[0] if len(read) == 1 else stack([str(file) for file in files], read)
 
 
 def read_stored(path: str | Path) -> Stored:

@@ -37,11 +37,14 @@ _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
 
-def read(path: Path) -> Stored:
-    """The numbers in a NIfTI file as stored; raises InputError for damaged files, time series and values not real."""
+def read(path: Path, several: bool = False) -> Stored:
+    """The numbers in a NIfTI file as stored; raises InputError for damaged files, time series and values not real.
+
+    several: take a fourth axis for channels, not for time.
+    """
     with _opened(path) as file:
         header = _read_header(path, file)
-        shape = _shape(path, header)
+        shape = _shape(path, header, several)
         dtype = header.get_data_dtype()
         if dtype.kind not in "iuf" or dtype.itemsize > 8:
             kind = data_type_codes.label[int(header["datatype"])]
@@ -165,13 +168,16 @@ def _read_header(path: Path, file: BinaryIO) -> Nifti1Header:
     return header
 
 
-def _shape(path: Path, header: Nifti1Header) -> tuple[int, ...]:
+def _shape(path: Path, header: Nifti1Header, several: bool) -> tuple[int, ...]:
     """2 or 3 sizes, or 5 (i, j, k, 1, channels) for colour; trailing axes of size 1 don't count."""
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) == 5 and shape[3] == 1 and shape[4] == 3 and min(shape) > 0:
         return shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if several and len(shape) == 4:
+        check_size(path, shape[:3])
+        return (*shape[:3], 1, shape[3])
     check_size(path, shape)
     return shape
 

@@ -18,10 +18,15 @@ SCAN, LABELS = "phantom_ct.nii.gz", "phantom_labels.nii.gz"
 def write_case(folder: Path, seed: int = SEED) -> Path:
     """Write the phantom CT of that seed and its true labels into `folder`, made if need be; returns the CT's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    scan, labels = write_scan(folder / SCAN, seed)
-    names = {name: value for value, name in enumerate(MODELS[VICTIM].labels)}
-    io.write_labels(folder / LABELS, labels, scan, names)
+    write_labelled(folder / SCAN, folder / LABELS, seed)
     return folder / SCAN
+
+
+def write_labelled(file: Path, label: Path, seed: int) -> None:
+    """Write the phantom CT of that seed and its true labels."""
+    scan, labels = write_scan(file, seed)
+    names = {name: value for value, name in enumerate(MODELS[VICTIM].labels)}
+    io.write_labels(label, labels, scan, names)
 
 
 def write_scan(file: Path, seed: int = SEED) -> tuple[Volume, np.ndarray]:

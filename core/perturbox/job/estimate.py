@@ -15,10 +15,10 @@ from perturbox.attacks.attack import Climb, Task
 from perturbox.attacks.budget import Budget
 from perturbox.job.execute import Ready
 from perturbox.judge.measure import CONTROL_SEEDS
+from perturbox.model.ensemble import Ensemble
 from perturbox.model.memory import available_bytes, graph_budget, peak_bytes
 from perturbox.model.sliding import Inside, sliding_window
-from perturbox.model.victim import BoundVictim, Victim
-from perturbox.model.windows import Grid
+from perturbox.model.victim import BoundVictim, Victim, count_windows
 from perturbox.types import Effort, Volume
 
 # Predictions that judge an attack: clean, perturbed, random noise, rolled, and three harmless changes.
@@ -77,7 +77,7 @@ def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
     """Time and memory of a search up to max_eps, in the scan's own unit, at most: attacks end early where a structure
     breaks."""
     costs = measure_costs(ready.victim, ready.image, ready)
-    doublings = max(1, math.ceil(math.log2(max_eps / (ready.image.step or max_eps / 64))) + 1)
+    doublings = max(1, math.ceil(math.log2(max_eps / (ready.scan.step or max_eps / 64))) + 1)
     # Bisecting below 2^n takes up to n - 1 attacks, and each structure has its own.
     attacks = doublings + len(ready.goal.targets) * max(1, doublings - 2)
     trial = _climbing(ready, costs) + 2 * costs.prediction()  # judged, and beside it random noise
@@ -119,8 +119,10 @@ def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -
 
 def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     """Time one window batch, and resampling and loss on a slab; scale both to the scan. `ready` None: no gradient."""
+    if isinstance(victim, Ensemble):
+        return _together([measure_costs(member, image, ready) for member in victim.members])
     bound = victim.on(image)
-    windows = count_windows(bound, image)
+    windows = count_windows(bound)
     batch = min(victim.window.batch, windows)
     effort = Effort()
     patches = torch.randn(batch, victim.channels, *victim.window.size, device=victim.device)
@@ -160,12 +162,17 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
     )
 
 
-def count_windows(bound: BoundVictim, image: Volume) -> int:
-    """Network windows of one prediction of this scan."""
-    window, shape = bound.victim.window, bound.grid.target
-    slices = shape[2] if image.dims == 3 and bound.victim.dims == 2 else 1
-    grid = Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(window.size)]), window)
-    return grid.count * slices
+def _together(costs: list[Costs]) -> Costs:
+    """One after another; what each holds for its step is held together."""
+    return Costs(
+        windows=sum(cost.windows for cost in costs),
+        forward=sum(cost.forward for cost in costs),
+        gradient=sum(cost.gradient for cost in costs),
+        labelling=max(cost.labelling for cost in costs),
+        buffers=sum(cost.buffers for cost in costs),
+        graphs=sum(cost.graphs for cost in costs),
+        one_graph=max(cost.one_graph for cost in costs),
+    )
 
 
 def _around_the_network(victim: Victim, image: Volume, classes: int, ready: Ready | None) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from perturbox.judge.columns import summarise
 from perturbox.judge.measure import Measurement, measure
 from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
-from perturbox.judge.record import SCHEMA, begin, described, finishing, write_json
+from perturbox.judge.record import SCHEMA, begin, channel_of, described, finishing, write_json
 from perturbox.judge.victim import replanned
 from perturbox.model.memory import peak_bytes
 from perturbox.model.victim import Victim
@@ -66,7 +66,7 @@ def segment(
             name: int((labels == value).sum()) * scan.voxel_size for name, value in victim.structures.items()
         },
         "sizes": scan.sizes,
-        "noise": scan_noise(scan.data, labels, victim.labels, scan.ruler, scan.sizes),
+        "noise": scan_noise(scan.data, labels, victim.labels, scan.ruler, scan.sizes, bool(scan.files)),
         "warnings": warnings + effort.notes,
         "versions": versions(),
         "seconds": time.perf_counter() - started,
@@ -108,22 +108,21 @@ def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = Fal
 
 def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
     """The goal on this scan, what the attack found, and the clean prediction."""
-    job, victim, image = ready.job, ready.victim, ready.image
+    job, victim = ready.job, ready.victim
     listener.say("Segmenting the original scan")
     clean_seg = ready.clean_prediction(effort)
     reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
     listener.say(f"Attacking with {ready.recipe.title}")
-    case = Case(image, ready.expert, ready.roi)
-    bound = victim.on(image, effort)
+    scan = ready.scan
     outcome = run(
         ready.attack,
-        bound,
-        case,
+        victim.on(scan, effort),
+        Case(scan, ready.expert, ready.roi),
         reference,
         goal,
         seed=job.seed,
-        surrogates=[model.on(image, effort) for model in ready.surrogates],
-        others=ready.others,
+        surrogates=[model.on(scan, effort) for model in ready.surrogates],
+        others=[ready.counted(other) for other in ready.others],
         on_step=listener.step,
         stop=listener.stop,
     )
@@ -133,8 +132,9 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
 def room(image: Volume) -> int:
     """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four
     label maps, the record."""
-    values = image.dtype.itemsize + (2 if image.step == 1.0 else 8) + 2
-    return values * image.data.size + 4 * int(np.prod(image.shape)) + 2**20
+    voxels = int(np.prod(image.shape))
+    each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()]
+    return (sum(each) + 4) * voxels + 2**20
 
 
 def reported(folder: Path, listener: Listener, full: bool = False) -> list[str]:
@@ -172,9 +172,9 @@ def conclude(
     job, victim, image = ready.job, ready.victim, ready.image
     files = write_images(folder, ready, outcome)
     saved = read_adversarial(folder, files, image.unit)
-    case = Case(image, roi=ready.roi)
+    case = Case(ready.scan, roi=ready.roi)
     Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
-        torch.from_numpy(saved.data)[None], torch.from_numpy(image.data)[None]
+        torch.from_numpy(ready.counted(saved).data)[None], torch.from_numpy(ready.scan.data)[None]
     )
     measured = measure(
         image,
@@ -183,6 +183,7 @@ def conclude(
         goal,
         eps=ready.eps,
         asked=(job.eps, job.eps_unit),
+        ones=ready.ones,
         norm=job.norm,
         expert=ready.expert,
         outlined=ready.outlined,
@@ -228,14 +229,20 @@ def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
     """Write what must not be lost: the perturbed scan in the source's format, and how it was made."""
     folder.mkdir(exist_ok=True)
     begin(folder, to_json(history(ready, outcome)))
-    write_adversarial(folder, ready.image, outcome)
+    write_adversarial(folder, ready, outcome)
 
 
-def write_adversarial(folder: Path, image: Volume, outcome: Outcome) -> Path:
-    """Write the perturbed scan; returns the file."""
-    file = folder / str(file_names(image, expert=False, roi=False, influence=False)["adversarial"])
-    io.write_volume(file, image.with_data(outcome.x_adv.astype(image.data.dtype)), adversarial=True)
-    return file
+def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path]:
+    """Write the perturbed scan; returns its files, one per channel where the source has as many."""
+    image = ready.image
+    data = outcome.x_adv
+    if ready.ones:  # back to the files' own unit, where what didn't change is as it was
+        change = outcome.delta * image.by_channel(ready.ones)
+        data = image.as_saved((image.data + change).astype(image.data.dtype))
+    names = channel_files(file_names(image, expert=False, roi=False), "adversarial")
+    for name, part in zip(names, image.with_data(data.astype(image.data.dtype)).split(), strict=True):
+        io.write_volume(folder / name, part, adversarial=True)
+    return [folder / name for name in names]
 
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
@@ -246,7 +253,9 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
     files = file_names(image, **{name: array is not None for name, array in given.items()})
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
-    io.write_volume(folder / "perturbation.nii.gz", _perturbation(delta, image), adversarial=True)
+    parts = zip(image.split(), np.split(delta, len(image.files) or 1), strict=True)
+    for name, (part, change) in zip(channel_files(files, "perturbation"), parts, strict=True):
+        io.write_volume(folder / name, _perturbation(change, part), adversarial=True)
     if influence is not None:
         step = float(np.abs(influence).max()) / 32767  # steps enough for a map, at half the size
         volume = Volume(influence, image.affine, "intensity", np.dtype(np.int16), step)
@@ -258,15 +267,27 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
     return files
 
 
-def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool) -> dict[str, str | None]:
+def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = False) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
-    suffix = io.writable_format(image)
+    numbered = bool(image.files)
+
+    def each(name: str, suffixes: list[str], notice: bool = False) -> dict[str, str]:
+        """Of several channels the first bears the name of the whole, for readers that show one."""
+        named = {}
+        for number, suffix in enumerate(suffixes):
+            warned = notice and not io.has_room_for_notice(suffix)
+            key = f"{name}_{number:04d}" if number else name
+            digits = f"_{number:04d}" if numbered else ""
+            named[key] = f"{name}{digits}{'_NOT_FOR_CLINICAL_USE' if warned else ''}{suffix}"
+        return named
+
+    suffixes = [io.writable_format(part) for part in image.split()]
     return {
-        "adversarial": f"adversarial{'' if io.has_room_for_notice(suffix) else '_NOT_FOR_CLINICAL_USE'}{suffix}",
+        **each("adversarial", suffixes, notice=True),
         "clean_seg": "clean_seg.nii.gz",
         "adversarial_seg": "adversarial_seg.nii.gz",
         "difference_seg": "difference_seg.nii.gz",
-        "perturbation": "perturbation.nii.gz",
+        **each("perturbation", [".nii.gz"] * len(suffixes)),
         "influence": "influence.nii.gz" if influence else None,
         "reference_seg": "reference_seg.nii.gz" if expert else None,
         "roi": "roi.nii.gz" if roi else None,
@@ -280,9 +301,15 @@ def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
     return Volume(delta, image.affine, image.unit, np.dtype(np.float64), format=".nii.gz")
 
 
+def channel_files(files: Mapping[str, str | None], name: str) -> list[str]:
+    """The file of a scan, or those of its channels in order: `name`, `name`_0001, …"""
+    keys = [name, *sorted(key for key in files if channel_of(key) == name)]
+    return [str(files[key]) for key in keys]
+
+
 def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -> Volume:
-    """The perturbed scan of a result folder, as the file holds it."""
-    return io.read_volume(folder / str(files["adversarial"]), unit=unit)
+    """The perturbed scan of a result folder, as its files hold it."""
+    return io.read_files([folder / name for name in channel_files(files, "adversarial")], unit=unit)
 
 
 def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
@@ -348,6 +375,7 @@ def identity(job: Job, parameters: Mapping[str, Any], victim: Victim, image: Vol
             "spacing_mm": list(image.spacing),
             "sizes": image.sizes,
             "unit": image.unit,
+            **({"channels": [{"format": f.format, "dtype": str(f.dtype)} for f in image.files]} if image.files else {}),
         },
     }
 

@@ -96,8 +96,8 @@ def _margin_anew(
         found.notes.append("This margin.json is of an earlier version and has no hashes of its witnesses' result.json.")
     for result in witnesses.values():
         told |= {
-            "unit": result["source"]["unit"],
-            "noise": {key: result["noise"][key] for key in ("sigma", "region")},
+            "unit": result["budget"]["unit"],
+            "noise": {key: result["noise"][key] for key in ("sigma", "region", "channels") if key in result["noise"]},
             "benign": result["control"]["benign"],
             "victim": result["victim"],
             "source": {key: result["source"][key] for key in ("sha256", "shape", "sizes") if key in document["source"]},

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from perturbox.attacks.attack import Attack
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
-from perturbox.io.files import sha256
 from perturbox.judge.noise import scan_noise
-from perturbox.judge.units import NATIVE, SIGMA, check_unit, one_of, require_room_for_a_step
+from perturbox.judge.units import NATIVE, SIGMA, check_unit, one_of, ones_of, require_room_for_a_step
 from perturbox.load import load_victim
 from perturbox.model.gradient import require_gradient
 from perturbox.model.victim import Victim
@@ -65,7 +63,8 @@ class Ready:
 
     expert: the expert's label map "*s" in the victim's values; outlined: names of the structures it says anything
     about; both None without one. others: scans a universal attack is crafted on. one: what 1 of the limit's unit is in
-    the scan's own. segmented: the clean prediction, and what it cost, where the limit needed it.
+    the scan's own; ones: of each channel where these are files of their own, and the limit then stays in its unit.
+    segmented: the clean prediction, and what it cost, where the limit needed it.
     """
 
     job: Job
@@ -81,12 +80,22 @@ class Ready:
     surrogates: tuple[Victim, ...] = ()
     others: tuple[Volume, ...] = ()
     one: float = 1.0
+    ones: tuple[float, ...] = ()
     segmented: tuple[np.ndarray, Effort] | None = None
 
     @cached_property
     def crafted_on_sha256(self) -> list[str]:
         """Hashes of the files a universal attack is crafted on."""
-        return [sha256(Path(path)) for path in self.built.crafted_on]
+        return [io.digest(io.sources(path)) for path in self.built.crafted_on]
+
+    @cached_property
+    def scan(self) -> Volume:
+        """The scan as the limit counts it: `image`, or each of its channels in the limit's unit."""
+        return self.counted(self.image)
+
+    def counted(self, image: Volume) -> Volume:
+        """A scan's channels as the limit counts them."""
+        return image.in_units(self.ones, self.job.eps_unit)
 
     @property
     def recipe(self) -> recipes.Recipe:
@@ -157,18 +166,25 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     expert = read_expert(job.label, job.label_map, image, victim, warnings) if job.label else None
     outlined = None if expert is None else outlined_by(expert, job.label_map, victim)
     roi = io.read_mask(job.roi, image, warnings) if job.roi else None
+    ones: tuple[float, ...] = ()
     if job.eps_unit != NATIVE and eps is not None:
-        noise = None
+        noise, apart = None, bool(image.files)
         if job.eps_unit == SIGMA:
             effort = Effort()
             segmented = victim.predict(image, effort), effort
-            noise = scan_noise(image.data, segmented[0], victim.labels, image.ruler, image.sizes)
-        one = one_of(job.eps_unit, image, noise)
-        eps *= one
-        built = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
-    Budget.of(Case(image, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
+            noise = scan_noise(image.data, segmented[0], victim.labels, image.ruler, image.sizes, apart)
+        if apart:
+            ones = ones_of(job.eps_unit, image, noise)
+        else:
+            one = one_of(job.eps_unit, image, noise)
+            eps *= one
+            built = recipe.build(eps, job.norm, job.steps, job.settings, local=True)
+    scan = image.in_units(ones, job.eps_unit)
+    Budget.of(Case(scan, roi=roi), eps, job.norm)  # type: ignore[arg-type]  # refuses impossible budgets early
     if eps is not None and job.norm == "linf":
-        require_room_for_a_step(eps, image, job.eps_unit, one)
+        for number, part in enumerate(image.split()):
+            each = ones[number] if ones else one
+            require_room_for_a_step(eps * each if ones else eps, part, job.eps_unit, each)
     surrogates = tuple(load_victim(spec, job.device, job.trust) for spec in job.surrogate)
     for model in surrogates or (victim,):
         model.on(image)
@@ -182,7 +198,21 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     if job.steps not in (None, steps := built.parameters["steps"]):
         warnings.append(f"{recipe.name} always takes {steps} step; --steps {job.steps} was not used.")
     return Ready(
-        job, victim, image, goal, expert, outlined, roi, built, warnings, digest, surrogates, others, one, segmented
+        job,
+        victim,
+        image,
+        goal,
+        expert,
+        outlined,
+        roi,
+        built,
+        warnings,
+        digest,
+        surrogates,
+        others,
+        one,
+        ones,
+        segmented,
     )
 
 
@@ -191,7 +221,7 @@ def scans_to_craft_on(built: recipes.Built, victim: Victim, image: Volume, seed:
     of another kind than the case."""
     make_scans = built.recipe.make_scans
     channels = None if make_scans else victim.channels
-    read = [io.read_volume(Path(path), unit=victim.unit, channels=channels) for path in built.crafted_on]
+    read = [io.read_scan(path, unit=victim.unit, channels=channels) for path in built.crafted_on]
     for path, scan in zip(built.crafted_on, read, strict=True):
         if np.array_equal(scan.data, image.data):
             raise InputError(
@@ -215,9 +245,8 @@ def load_inputs(
     victim = victim or load_victim(job.victim, job.device, job.trust)
     digest = ""
     if image is None:
-        path = Path(job.image)
-        image = io.read_volume(path, unit=victim.unit, channels=victim.channels)
-        digest = sha256(path)
+        image = io.read_scan(job.image, unit=victim.unit, channels=victim.channels)
+        digest = io.digest(io.sources(job.image))
     warnings = [*image.notes, *(io.check_hu(image, job.force) if victim.unit == "HU" else [])]
     victim.on(image)  # refuses other dimensions and channels
     return victim, image, warnings, digest

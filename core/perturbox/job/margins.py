@@ -40,7 +40,7 @@ from perturbox.job.execute import (
 )
 from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
 from perturbox.judge import metrics
-from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
+from perturbox.judge.measure import Asking, benign_floor, said_of_undefined, sigma_of
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import MARGIN_SCHEMA, begin, finishing, write_json
 from perturbox.judge.units import NATIVE, check_unit
@@ -109,7 +109,7 @@ class _Search:
     def __init__(self, ready: Ready, listener: Listener):
         assert ready.job.eps is not None
         self.ready, self.listener, self.max_eps = ready, listener, ready.job.eps * ready.one
-        self.step = ready.image.step or self.max_eps / 64
+        self.step = ready.scan.step or self.max_eps / 64
         self.effort = Effort()
         listener.say("Segmenting the original scan")
         self.clean_seg = ready.clean_prediction(self.effort)
@@ -118,15 +118,20 @@ class _Search:
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
         self.noise: dict[str, Any] = scan_noise(
-            ready.image.data, self.clean_seg, ready.victim.labels, ready.image.ruler, ready.image.sizes
+            ready.scan.data,
+            self.clean_seg,
+            ready.victim.labels,
+            ready.scan.ruler,
+            ready.scan.sizes,
+            bool(ready.scan.files),
         )
         listener.say("Measuring the benign floor")
-        self.ask = Asking(ready.victim, self.effort)
-        self.floor = benign_floor(ready.image, self.ask, self.clean_seg, self.noise["sigma"], ready.job.seed)
-        self.bound: BoundVictim = ready.victim.on(ready.image, self.effort)
+        self.ask, sigma = Asking(ready.victim, self.effort), sigma_of(ready.scan, self.noise)
+        self.floor = benign_floor(ready.scan, self.ask, self.clean_seg, sigma, ready.job.seed)
+        self.bound: BoundVictim = ready.victim.on(ready.scan, self.effort)
         # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
         with torch.no_grad():
-            prediction = ready.victim.decide(self.bound(as_input(ready.image, ready.victim.device)))
+            prediction = ready.victim.decide(self.bound(as_input(ready.scan, ready.victim.device)))
         self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
         self.member: str | None = None
         self.began = 0  # index of this member's first trial
@@ -202,7 +207,9 @@ class _Search:
     def _ready_for(self, trial: Trial) -> Ready:
         """The attack of one trial, as its own result folder records it."""
         aimed = tuple(self.names[value] for value in trial.aimed)
-        job = dataclasses.replace(self.ready.job, eps=trial.eps, eps_unit=NATIVE, target=aimed, label=None)
+        job = dataclasses.replace(self.ready.job, eps=trial.eps, target=aimed, label=None)
+        if not self.ready.ones:  # the search counts in the scan's own unit
+            job = dataclasses.replace(job, eps_unit=NATIVE)
         return dataclasses.replace(self.ready, built=self._built(trial.eps), job=job, expert=None, outlined=None)
 
     def _bounds(self) -> tuple[dict[str, Any], dict[Trial, str]]:
@@ -252,7 +259,7 @@ class _Search:
             "schema": MARGIN_SCHEMA,
             "notice": ADVERSARIAL_NOTICE,
             "meaning": MEANING,
-            "unit": self.ready.image.unit,
+            "unit": self.ready.scan.unit,
             "noise": self.noise,
             "benign": {"dice": self.floor},
             "limits": dataclasses.asdict(metrics.Limits()),
@@ -318,7 +325,8 @@ class _Search:
         """Attack at one limit and judge what a saved and re-read file of it does."""
         self.listener.say(f"Limit {eps:g}: {', '.join(self.names[value] for value in aimed)}")
         goal = dataclasses.replace(self.goal, targets=aimed, named=len(aimed) == 1)
-        case = Case(self.ready.image, roi=self.ready.roi)
+        scan = self.ready.scan
+        case = Case(scan, roi=self.ready.roi)
 
         def lost(step: Step) -> bool:
             return all(dice is None or dice < self._goal_dice(value) for value, dice in step.dice.items())
@@ -331,8 +339,8 @@ class _Search:
             goal,
             seed=self.ready.job.seed,
             start=start,
-            surrogates=[model.on(self.ready.image, self.effort) for model in self.ready.surrogates],
-            others=self.ready.others,
+            surrogates=[model.on(scan, self.effort) for model in self.ready.surrogates],
+            others=[self.ready.counted(other) for other in self.ready.others],
             on_step=self.listener.step,
             stop=self.listener.stop,
             enough=lost,
@@ -353,9 +361,8 @@ class _Search:
 
     def _judge(self, eps: float, aimed: tuple[int, ...], outcome: Outcome) -> Trial:
         with tempfile.TemporaryDirectory(prefix="perturbox-") as folder:
-            file = write_adversarial(Path(folder), self.ready.image, outcome)
-            saved = io.read_volume(file, unit=self.ready.image.unit)
-        delta = saved.data.astype(np.float64) - self.ready.image.data
+            saved = io.read_files(write_adversarial(Path(folder), self.ready, outcome), unit=self.ready.image.unit)
+        delta = self.ready.counted(saved).data.astype(np.float64) - self.ready.scan.data
         found = self.ready.victim.look(saved, self.effort)
         segmentation, undecided = found.against(self.clean_seg)
         rows, notes = self._rows(segmentation), dict(outcome.notes)
@@ -370,7 +377,7 @@ class _Search:
             verdicts[name] = metrics.verdict(*kept, tested=untested[name] is None)
         dice = {name: rows[name]["dice"] for name in verdicts}
         by_noise: dict[str, float | None] = dict.fromkeys(dice)
-        for labels in self.ask(noisy(image, delta, self.ready.roi, self.ready.job.seed), "random noise"):
+        for labels in self.ask(noisy(self.ready.scan, delta, self.ready.roi, self.ready.job.seed), "random noise"):
             by_noise = {self.names[v]: metrics.dice(labels == v, self.clean_seg == v) for v in self.goal.targets}
         return Trial(eps, aimed, float(np.abs(delta).max()), verdicts, untested, notes, dice, by_noise)
 

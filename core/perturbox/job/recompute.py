@@ -24,9 +24,10 @@ from perturbox.judge import checks
 from perturbox.judge.columns import summarise
 from perturbox.judge.measure import measure
 from perturbox.judge.metrics import difference_map
-from perturbox.judge.record import file_of, inside, required_file
-from perturbox.judge.units import NATIVE, check_unit, one_of
-from perturbox.load import load_victim, read_spec, runs_code
+from perturbox.judge.noise import scan_noise
+from perturbox.judge.record import channel_of, file_of, inside, required_file
+from perturbox.judge.units import NATIVE, check_unit, one_of, ones_of
+from perturbox.load import load_victim, read_spec
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
 from perturbox.report import FULL, check
@@ -62,8 +63,14 @@ class Findings:
 def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]:
     """(clean, adversarial): the clean scan is the adversarial one minus the perturbation, exactly."""
     unit = result["source"]["unit"]
-    adversarial = io.read_volume(required_file(folder, result, "adversarial"), unit=unit)
-    delta = io.read_volume(required_file(folder, result, "perturbation"), unit=unit, allow_constant=True)
+    names = {
+        name: [key for key in result["files"] if channel_of(key) == name] for name in ("adversarial", "perturbation")
+    }
+    files = {
+        name: [required_file(folder, result, key) for key in sorted({name, *keys})] for name, keys in names.items()
+    }
+    adversarial = io.read_files(files["adversarial"], unit=unit)
+    delta = io.read_files(files["perturbation"], unit=unit, allow_constant=True)
     if delta.data.shape != adversarial.data.shape or not delta.same_grid(adversarial):
         raise InputError(f"'{folder}': the perturbation doesn't lie on the scan's grid; copy the whole result folder.")
     data = adversarial.data.astype(np.float64) - delta.data
@@ -103,8 +110,9 @@ def require_trust(folder: Path, job: Job, trust: bool) -> None:
     and a folder may come from anywhere. Code elsewhere on this machine is the user's own."""
     folder = folder.resolve()
     came = folder.parent if (folder.parent / "margin.json").is_file() else folder
-    for spec in (job.victim, *job.surrogate):
-        if runs_code(spec) and not trust and came in read_spec(spec).path.resolve().parents:
+    named = [read_spec(spec) for spec in (job.victim, *job.surrogate)]
+    for spec in (one for found in named for one in found.members or (found,)):
+        if spec.runs_code and not trust and came in spec.path.resolve().parents:
             raise InputError(
                 f"This result names '{spec}' as a model: Python code that came with the folder and runs with your "
                 "rights; read it, then add `--trust`."
@@ -181,6 +189,7 @@ def _recompute(
     goal = Goal.parse(job.goal, job.target, victim.labels)
     goal = present_targets(goal, clean_seg, victim, job.target, expert)
     built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
+    ones = _ones(job, clean, clean_seg, victim)
     measured = measure(
         clean,
         adversarial,
@@ -188,13 +197,14 @@ def _recompute(
         goal,
         eps=parameters["eps"],
         asked=(job.eps, job.eps_unit),
+        ones=ones,
         norm=job.norm,
         expert=expert,
         outlined=result["outlined"],
         roi=roi,
         seed=job.seed,
         clean_seg=clean_seg,
-        random_draw=random_draw(built.attack, Case(clean, roi=roi), victim),
+        random_draw=random_draw(built.attack, Case(clean.in_units(ones, job.eps_unit), roi=roi), victim),
         untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
         say=listener.say,
     )
@@ -212,8 +222,8 @@ def _recompute(
         if wrong:
             many = f"{wrong} voxels aren't" if wrong > 1 else "1 voxel isn't"
             found.problems.append(f"{file.name}: {many} {meaning}")
-    found.problems += _asked(result["budget"], clean, measured.numbers["noise"])
-    found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job.norm)
+    found.problems += _asked(result["budget"], clean, measured.numbers["noise"], ones)
+    found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job, ones)
 
     first = "upgraded_from" in result
     source = dataclasses.replace(clean, format=result["source"]["format"], unit=_unit(result, adversarial, victim))
@@ -229,7 +239,8 @@ def _recompute(
         name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}
         for name, file in names.items()
     }
-    told = with_recorded({**numbers, "warnings": result["warnings"]}, result, RECORDED)
+    recorded = (*RECORDED, "source.channels") if clean.files else RECORDED
+    told = with_recorded({**numbers, "warnings": result["warnings"]}, result, recorded)
     if first:
         result, told = _as_first(result), _as_first(told, like=result)
         told = as_known(told, result)
@@ -256,25 +267,35 @@ def _note(found: Findings, line: str, result: Mapping[str, Any], words: bool) ->
         found.problems.append(line)
 
 
-def _budget(case: Case, adversarial: Volume, eps: float | None, norm: str) -> Iterator[str]:
+def _budget(case: Case, adversarial: Volume, eps: float | None, job: Job, ones: tuple[float, ...]) -> Iterator[str]:
     """Whether the saved file keeps to its limit, its region, the scan's range and storage steps."""
     clean = case.image
-    on_steps = clean.stored().astype(np.float64) * np.float64(clean.slope) + clean.intercept
-    if not np.array_equal(on_steps.astype(clean.data.dtype), clean.data):
+    if not np.array_equal(clean.resaved().astype(clean.data.dtype), clean.data):
         yield "perturbation: the original scan that it gives doesn't lie on the file's storage steps"
     try:
-        Budget.of(case, eps, norm).verify(  # type: ignore[arg-type]
+        clean, adversarial = (scan.in_units(ones, job.eps_unit) for scan in (clean, adversarial))
+        Budget.of(Case(clean, roi=case.roi), eps, job.norm).verify(  # type: ignore[arg-type]
             torch.from_numpy(adversarial.data)[None], torch.from_numpy(clean.data)[None]
         )
     except BudgetViolated as error:
         yield f"budget: {error}"
 
 
-def _asked(budget: Mapping[str, Any], clean: Volume, noise: Mapping[str, Any]) -> Iterator[str]:
+def _ones(job: Job, clean: Volume, clean_seg: np.ndarray, victim: Victim) -> tuple[float, ...]:
+    """What 1 of the limit's unit is in each channel, where these are files of their own."""
+    if job.eps_unit == NATIVE or not clean.files:
+        return ()
+    noise = scan_noise(clean.data, clean_seg, victim.labels, clean.ruler, clean.sizes, apart=True)
+    return ones_of(job.eps_unit, clean, noise)
+
+
+def _asked(
+    budget: Mapping[str, Any], clean: Volume, noise: Mapping[str, Any], ones: tuple[float, ...]
+) -> Iterator[str]:
     """Whether the limit in the scan's own unit is what was asked for."""
     eps, asked, unit = budget["eps"], budget["eps_asked"], budget["unit_asked"]
     check_unit(unit, asked)
-    native = asked * one_of(unit, clean, noise)
+    native = asked * (1.0 if ones else one_of(unit, clean, noise))
     if not math.isclose(native, eps, rel_tol=1e-6, abs_tol=1e-9):
         yield f"budget.eps_asked: {asked:g} {unit} are {native:g} in this scan's own unit, and budget.eps is {eps:g}"
 

@@ -54,7 +54,7 @@ def noisy(image: Volume, delta: np.ndarray, roi: np.ndarray | None, seed: int) -
     so that a search's noise differs by its size alone."""
     budget = Budget.of(Case(image, roi=roi), 1.0, "linf")  # of which only the region and the range count
     region = budget.region[0, 0].numpy()
-    noise = checks.white_noise(delta, image.data, region, *budget.clip, image.step, np.random.default_rng(seed))
+    noise = checks.white_noise(delta, image.data, region, *budget.span(), image.steps, np.random.default_rng(seed))
     return image.with_data((image.data + noise).astype(image.data.dtype))
 
 

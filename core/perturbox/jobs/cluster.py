@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 from dask import config
-from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster, as_completed
 
 from perturbox.jobs import worker
 from perturbox.types import InputError
@@ -22,12 +22,23 @@ MEMORY_SHARE = 0.9
 
 
 class Cluster:
-    """Workers that carry orders out, one at a time each."""
+    """Workers that carry orders out, one at a time each.
 
-    def __init__(self, scheduler: str | None, device: str, on_event: Callable[[dict[str, Any]], None]):
+    workers: how many an embedded cluster has, None for one per device; failures: how often a worker may die of the same
+    order before it is given up.
+    """
+
+    def __init__(
+        self,
+        scheduler: str | None,
+        device: str,
+        on_event: Callable[[dict[str, Any]], None],
+        workers: int | None = None,
+        failures: int = 0,
+    ):
         self.embedded = scheduler is None
         self.address = scheduler or "embedded"
-        self._cluster = _embedded(device) if self.embedded else None
+        self._cluster = _embedded(device, workers, failures) if self.embedded else None
         try:
             self._client = Client(self._cluster or scheduler, timeout=START_SECONDS, set_as_default=False)
         except OSError:
@@ -50,6 +61,14 @@ class Cluster:
     def start(self, id: str, document: Mapping[str, Any], where: Mapping[str, Any]) -> Future:
         told = {**where, "threads": self.threads, "memory": self._limit()}
         return self._client.submit(worker.carry_out, id, document, told, key=f"perturbox-{id}", pure=False, retries=0)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, key: str) -> Future:
+        """Run a function of importable code on any worker."""
+        return self._client.submit(function, *arguments, key=key, pure=False, retries=0)
+
+    def as_completed(self) -> as_completed:
+        """An iterator of futures as they end, to which more may be added."""
+        return as_completed(loop=self._client.loop)
 
     def ask(self, address: str, id: str, how: str) -> None:
         """Pass a cancel request on to the worker that carries the order out."""
@@ -85,7 +104,7 @@ def _warm_up(index: int) -> None:
     worker.warm_up()
 
 
-def _embedded(device: str) -> SpecCluster:
+def _embedded(device: str, wanted: int | None, failures: int) -> SpecCluster:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     config.set(
         {
@@ -110,9 +129,10 @@ def _embedded(device: str) -> SpecCluster:
             "distributed.worker.http.routes": [],
         }
     )
-    count = torch.cuda.device_count() if device == "cuda" else 1
+    devices = max(1, torch.cuda.device_count()) if device == "cuda" else 1
+    count = wanted or devices
     security = Security.temporary()
-    limit = int(MEMORY_SHARE * psutil.virtual_memory().total / max(1, count))
+    limit = int(MEMORY_SHARE * psutil.virtual_memory().total / count)
     common = {"host": "127.0.0.1", "protocol": "tls", "security": security}
     workers = {
         f"{device}-{index}": {
@@ -121,14 +141,14 @@ def _embedded(device: str) -> SpecCluster:
                 **common,
                 "nthreads": 1,
                 "memory_limit": limit,
-                "env": {"CUDA_VISIBLE_DEVICES": str(index)} if device == "cuda" else {},
+                "env": {"CUDA_VISIBLE_DEVICES": str(index % devices)} if device == "cuda" else {},
                 "silence_logs": 40,
             },
         }
-        for index in range(max(1, count))
+        for index in range(count)
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {**common, "dashboard": False, "dashboard_address": "127.0.0.1:0", "allowed_failures": 0},
+        "options": {**common, "dashboard": False, "dashboard_address": "127.0.0.1:0", "allowed_failures": failures},
     }
     return SpecCluster(workers=workers, scheduler=scheduler, security=security)

@@ -5,6 +5,7 @@ import dataclasses
 import io as streams
 import shutil
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from perturbox.jobs.records import Order
 from perturbox.types import InputError
 
 INPUTS = ("image", "label", "roi")
+CHANNELS = ".channels"  # how the folder of a scan's channels ends, beside .folder of a DICOM series
 
 
 def take_in(order: Order, folder: Path) -> Order:
@@ -25,9 +27,13 @@ def take_in(order: Order, folder: Path) -> Order:
         source = getattr(order.job, field)
         if source is None:
             continue
-        path = Path(source)
-        if not path.exists():
+        parts = io.sources(source) if field == "image" else (Path(source),)
+        if not all(path.exists() for path in parts):
             raise InputError(f"The {field} is no longer there; send it again.")
+        if len(parts) != 1:
+            paths[field] = str(_take_channels(parts, folder / field / f"scan{CHANNELS}"))
+            continue
+        (path,) = parts
         place = folder / field / ("scan.folder" if path.is_dir() else f"scan{io.suffix(path)}")
         place.parent.mkdir(parents=True)
         if path.is_dir():
@@ -36,6 +42,16 @@ def take_in(order: Order, folder: Path) -> Order:
             place = io.copy_scan(path, place)
         paths[field] = str(place)
     return dataclasses.replace(order, job=dataclasses.replace(order.job, **paths))
+
+
+def _take_channels(parts: Sequence[Path], place: Path) -> Path:
+    """Copy the files of a scan's channels as scan_0000…; folders can't be."""
+    place.mkdir(parents=True)
+    for number, path in enumerate(parts):
+        if path.is_dir():
+            raise InputError("A channel is a folder; send each channel as one file.")
+        io.copy_scan(path, place / f"scan_{number:04d}{io.suffix(path)}")
+    return place
 
 
 def as_content(order: Order) -> dict[str, tuple[str, bytes]]:

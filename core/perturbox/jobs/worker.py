@@ -256,7 +256,7 @@ def _unpacked(order: Order, content: Mapping[str, tuple[str, bytes]], scratch: P
     for field, (name, data) in content.items():
         place = scratch / field / name
         place.parent.mkdir()
-        if name.endswith(".folder"):
+        if name.endswith((".folder", files.CHANNELS)):
             files.unpack(data, place)
         else:
             place.write_bytes(data)

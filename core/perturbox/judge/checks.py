@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from perturbox.attacks.budget import padding_mask
+from perturbox.attacks.budget import padding_of
 from perturbox.defaults import ATTACK
 from perturbox.judge import summary
 from perturbox.judge.metrics import TOLERANCE_MM
@@ -26,15 +26,16 @@ def white_noise(
     delta: np.ndarray,
     image: np.ndarray,
     roi: np.ndarray | None,
-    clip_lo: float,
-    clip_hi: float,
-    step: float | None,
+    clip_lo: float | np.ndarray,
+    clip_hi: float | np.ndarray,
+    step: float | np.ndarray | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Gaussian white noise with the RMS of `delta` where `delta` isn't 0, and 0 elsewhere.
 
     Rounded to the file's storage `step` (None: not rounded) and clipped to the valid range; its amplitude makes up for
-    what both take away. Where the range leaves too little room, the RMS stays below that of `delta`.
+    what both take away. Where the range leaves too little room, the RMS stays below that of `delta`. Range and step may
+    be each channel's, "c 1 …".
     """
     support = delta != 0 if roi is None else (delta != 0) & roi
     source = image[support].astype(np.float64)
@@ -42,6 +43,9 @@ def white_noise(
     wanted = _rms(delta[support])
     found = np.zeros_like(grain)
     amplitude = wanted
+    if isinstance(clip_lo, np.ndarray):
+        clip_lo, clip_hi = (np.broadcast_to(end, delta.shape)[support] for end in (clip_lo, clip_hi))
+    step = np.broadcast_to(step, delta.shape)[support] if isinstance(step, np.ndarray) else step
     for _ in range(20):  # settles in two or three unless the range is tight
         found = amplitude * grain if step is None else np.rint(amplitude * grain / step) * step
         found = np.clip(source + found, clip_lo, clip_hi) - source
@@ -57,8 +61,8 @@ def white_noise(
 def rolled(
     delta: np.ndarray,
     image: np.ndarray,
-    clip_lo: float,
-    clip_hi: float,
+    clip_lo: float | np.ndarray,
+    clip_hi: float | np.ndarray,
     roi: np.ndarray | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -109,14 +113,15 @@ class Benign:
         return np.where(votes(prediction) == most, prediction, winner)
 
 
-def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list[Benign]:
+def benign(image: Volume, sigma: float | np.ndarray | None, rng: np.random.Generator) -> list[Benign]:
     """What clinics do to scans anyway: save again, resample half a voxel off, and noise of the scan's own `sigma`.
 
     Each is stored as the file would store it. The half-voxel scan is sampled midway between voxels by linear
-    interpolation, so it is one voxel shorter along each axis. Noise is left out where sigma is None.
+    interpolation, so it is one voxel shorter along each axis. Noise is left out where sigma is None; "c 1 …" if each
+    channel has its own.
     """
     still = (False,) * image.dims
-    members = [Benign("resave", _as_stored(image, image.data), still)]
+    members = [Benign("resave", image.refiled(image.data), still)]
     shifted = tuple(n > 1 for n in image.shape)
     corners = list(_corners(image.data, (False, *shifted)))
     middle = np.zeros(corners[0].shape)
@@ -124,12 +129,13 @@ def benign(image: Volume, sigma: float | None, rng: np.random.Generator) -> list
         middle += corner / len(corners)
     affine = image.affine.copy()
     affine[:3, 3] += affine[:3, : image.dims] @ (0.5 * np.array(shifted))
-    members.append(Benign("half_voxel", _as_stored(image.with_data(middle, affine=affine), image.data), shifted))
+    members.append(Benign("half_voxel", image.refiled(middle, affine=affine), shifted))
     if sigma is not None:
         noisy = image.data + sigma * rng.standard_normal(image.data.shape, dtype=np.float32)
-        noisy = np.clip(noisy, image.data.min(), image.data.max())
-        noisy = np.where(padding_mask(image.data, image.unit), image.data, noisy)
-        members.append(Benign("noise", _as_stored(image.with_data(noisy), image.data), still))
+        axes = tuple(range(1, image.data.ndim)) if image.files else None
+        noisy = np.clip(noisy, image.data.min(axes, keepdims=True), image.data.max(axes, keepdims=True))
+        noisy = np.where(padding_of(image), image.data, noisy)
+        members.append(Benign("noise", image.refiled(noisy), still))
     return members
 
 
@@ -389,9 +395,3 @@ def _corners(data: np.ndarray, shifted: Sequence[bool]) -> Iterator[np.ndarray]:
     """The views of `data` whose voxels surround the points half a voxel on along the shifted axes."""
     pairs = [(slice(None, -1), slice(1, None)) if shift else (slice(None),) for shift in shifted]
     return (data[corner] for corner in product(*pairs))
-
-
-def _as_stored(volume: Volume, like: np.ndarray) -> Volume:
-    """The same scan with the values its file would give back, in the type of `like`."""
-    data = volume.stored() * np.float64(volume.slope) + volume.intercept
-    return volume.with_data(data.astype(like.dtype))

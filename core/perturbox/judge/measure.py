@@ -43,6 +43,7 @@ def measure(
     eps: float | None,
     norm: str,
     asked: tuple[float | None, str] = (None, NATIVE),
+    ones: tuple[float, ...] = (),
     expert: np.ndarray | None = None,
     outlined: Collection[str] | None = None,
     roi: np.ndarray | None = None,
@@ -59,8 +60,10 @@ def measure(
     prediction is the reference. outlined: the structures the expert outlined (None: all); the others have no agreement
     with the expert, and their controls are against the clean prediction, as their verdict is. clean_seg: the clean
     prediction if already at hand. eps: None where only the attack's own budget limits the change; the largest change
-    itself then stands for it. asked: the limit as the user gave it, and its unit. Controls (white noise, rolled
-    perturbation, benign changes, draws from the attack's own space, see `attack.random_draw`) are drawn from `seed`.
+    itself then stands for it. asked: the limit as the user gave it, and its unit. ones: what 1 of that unit is in
+    each channel, where these are files of their own; the limit and all sizes are then in it, and "channels" of the
+    budget has them in the files' own. Controls (white noise, rolled perturbation, benign changes, draws from the
+    attack's own space, see `attack.random_draw`) are drawn from `seed`.
     untested: why the attack could not test the victim, if it couldn't.
     """
     if clean_seg is None:
@@ -75,13 +78,16 @@ def measure(
     spacing, voxel_ml, labels = clean.ruler, clean.voxel_size, victim.labels
     beyond = () if expert is None or outlined is None else set(victim.structures) - set(outlined)
 
+    native = adversarial.data.astype(np.float64) - clean.data.astype(np.float64)
+    files = clean
+    # Both were shown to the model as they are; what follows counts as the limit does.
+    clean, adversarial = (scan.in_units(ones, asked[1]) for scan in (clean, adversarial))
     delta = adversarial.data.astype(np.float64) - clean.data.astype(np.float64)
     budget = Budget.of(Case(clean, roi=roi), eps, norm)  # type: ignore[arg-type]
     region = budget.region[0, 0].numpy()
     image_numbers = metrics.perturbation(delta, clean.data, region)
-    if eps is None:
-        eps = image_numbers["linf"]
-    noise = scan_noise(clean.data, clean_seg, labels, spacing, clean.sizes)
+    limit = (image_numbers["linf"] or 0.0) if eps is None else eps
+    noise = scan_noise(clean.data, clean_seg, labels, spacing, clean.sizes, bool(clean.files))
     sigma = noise["sigma"]
     bound = victim.on(clean)
     in_order = [clean.spacing[axis] for axis in bound.grid.order]
@@ -100,23 +106,25 @@ def measure(
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
     references = {name: clean_seg if name in beyond else reference for name in victim.structures}
     ask = Asking(victim, effort)
-    control = _controls(clean, delta, region, budget, ask, references, clean_seg, sigma, seed, random_draw, say)
+    noisy = sigma_of(clean, noise)
+    control = _controls(clean, delta, region, budget, ask, references, clean_seg, noisy, seed, random_draw, say)
     numbers = {
         "reference": "clean_prediction" if expert is None else "label",
         "outlined": None if expert is None else [name for name in victim.structures if name not in beyond],
         "budget": {
-            "eps": eps,
+            "eps": limit,
             "unit": clean.unit,
             "unit_asked": asked[1],
-            "eps_asked": eps if asked[1] == NATIVE else asked[0],
+            "eps_asked": limit if asked[1] == NATIVE else asked[0],
             "norm": norm,
             "step": clean.step,
             "measured": {key: image_numbers[key] for key in ("linf", "l2", "l0")},
+            **({"channels": _channels(files, native, region, limit, ones)} if files.files else {}),
         },
         "noise": {
             **noise,
             "rms_over_sigma": image_numbers["l2"] / sigma if sigma else None,
-            "eps_over_sigma": eps / sigma if sigma and norm != "l0" else None,
+            "eps_over_sigma": limit / sigma if sigma and norm != "l0" else None,
         },
         "metrics": {"clean": clean_rows, "adversarial": adversarial_rows, "against_clean": against_clean},
         "limits": dataclasses.asdict(metrics.Limits()),
@@ -142,6 +150,32 @@ def measure(
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
     }
     return Measurement(numbers, clean_seg, adversarial_seg, notes + ask.notes)
+
+
+def _channels(
+    scan: Volume, delta: np.ndarray, region: np.ndarray, eps: float, ones: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The limit and the change of each channel in its file's own unit: eps, unit, step, linf, l2, l0."""
+    rows = []
+    for number, file in enumerate(scan.files):
+        inside = delta[number][region]
+        rows.append(
+            {
+                "eps": eps * (ones[number] if ones else 1.0),
+                "unit": file.unit,
+                "step": file.step,
+                "linf": float(np.abs(inside).max(initial=0.0)),
+                "l2": float(np.sqrt(np.square(inside).mean())),
+                "l0": float((inside != 0).mean()),
+            }
+        )
+    return rows
+
+
+def sigma_of(scan: Volume, noise: Mapping[str, Any]) -> float | np.ndarray | None:
+    """The noise to add to a scan: of each channel its own where these are files of their own."""
+    each = noise.get("channels")
+    return noise["sigma"] if not each or None in each else scan.by_channel(each)
 
 
 def said_of_undefined(scan: str, victim: Victim, undefined: Undefined) -> str:
@@ -179,14 +213,14 @@ def _controls(
     ask: Asking,
     references: Mapping[str, np.ndarray],
     clean_seg: np.ndarray,
-    sigma: float | None,
+    sigma: float | np.ndarray | None,
     seed: int,
     random_draw: Callable[[int], np.ndarray] | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Worst Dice per structure, with its reference, under changes that are as large but not aimed."""
     rng = np.random.default_rng(seed)
-    low, high = budget.clip
+    low, high = budget.span()
 
     def dice_of(predictions: Sequence[np.ndarray]) -> dict[str, float | None]:
         worst: dict[str, float | None] = {}
@@ -199,7 +233,7 @@ def _controls(
     noisy = []
     for index in range(CONTROL_SEEDS):
         say(f"Control: random noise of the same size ({index + 1} of {CONTROL_SEEDS})")
-        noise = checks.white_noise(delta, clean.data, region, low, high, clean.step, rng)
+        noise = checks.white_noise(delta, clean.data, region, low, high, clean.steps, rng)
         noisy += ask(clean.with_data((clean.data + noise).astype(clean.data.dtype)), "random noise")
     say("Control: the perturbation rolled to another place")
     moved = checks.rolled(delta, clean.data, low, high, region, rng)
@@ -219,7 +253,7 @@ def _controls(
 
 
 def benign_floor(
-    clean: Volume, ask: Asking, clean_seg: np.ndarray, sigma: float | None, seed: int
+    clean: Volume, ask: Asking, clean_seg: np.ndarray, sigma: float | np.ndarray | None, seed: int
 ) -> dict[str, float | None]:
     """Per structure, the worst Dice of the prediction with itself under changes that mean nothing: saving again, a
     shift by half a voxel, noise of the scan's own sigma. A break counts only below this floor."""

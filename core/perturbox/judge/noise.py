@@ -34,13 +34,15 @@ def scan_noise(
     labels: Mapping[str, int],
     spacing: Sequence[float],
     sizes: str | None = None,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """{"sigma": SD of the noise of `image` ("*s" or "c *s", HU) or None, "region": where it was measured, or why it
     wasn't}. Of a colour picture it is the RMS over its channels, each of which an attack may change.
 
     segmentation: label map "*s" in the values of `labels`; spacing in mm. The region is the liver, else the spleen,
     else the largest other structure of one tissue, eroded by 5 mm, of which 5 ml (2D: 5 cm²) must be left. sizes: what
-    to tell them in, "pixels" of a photograph, where a pixel stands for a millimetre.
+    to tell them in, "pixels" of a photograph, where a pixel stands for a millimetre. apart: whether the channels are
+    files of their own; "channels" then has the SD of each.
     """
     unit, cubic_mm = ("ml", 1000.0) if segmentation.ndim == 3 else ("cm²", 100.0)
     length, least = "mm", MIN_ML
@@ -57,9 +59,11 @@ def scan_noise(
             degree = 2 if size >= least * _QUADRATIC_ML / MIN_ML else 1
             channels = image.reshape(-1, *segmentation.shape)
             each = [detrended_sd(channel[box], core, spacing, degree) for channel in channels]
-            return {"sigma": math.hypot(*each) / math.sqrt(len(each)), "region": region}
+            found = {"sigma": math.hypot(*each) / math.sqrt(len(each)), "region": region}
+            return {**found, "channels": each} if apart else found
     reason = f"no structure of one tissue keeps {least:.0f} {unit} when eroded by {ERODE_MM:.0f} {length}"
-    return {"sigma": None, "region": f"not available: {reason}"}
+    missing = {"sigma": None, "region": f"not available: {reason}"}
+    return {**missing, "channels": [None] * len(image)} if apart else missing
 
 
 def detrended_sd(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float], degree: int = 2) -> float:

@@ -6,6 +6,7 @@ A folder of schema 1 is brought to schema 2 as it is read, never on disk. What s
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -185,12 +186,16 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
     """A record of any known schema in the present one; `path` is named if it is of none."""
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema == SCHEMA:
-        # Records that are older than other units than the scan's own.
-        record["budget"].setdefault("eps_asked", record["budget"]["eps"])
+        # Records that are older than other units than the scan's own; what is missing is said by who needs it.
+        if isinstance(budget := record.get("budget"), dict) and "eps" in budget:
+            budget.setdefault("eps_asked", budget["eps"])
+        if isinstance(victim := record.get("victim"), dict):
+            _with_channels(victim)
         return record
     if schema != OLD_SCHEMA:
         raise InputError(f"'{path}' doesn't follow {SCHEMA}; it was made by another version of perturbox.")
     names = _outlined(record)
+    _with_channels(record["victim"])
     new = {
         **record,
         "schema": SCHEMA,
@@ -209,6 +214,12 @@ def upgraded(record: Any, path: Path) -> dict[str, Any]:
         "upgraded_from": OLD_SCHEMA,
     }
     return {**new, "summary": summarise(new)}
+
+
+def _with_channels(victim: dict[str, Any]) -> None:
+    """Records that are older than scans of several channels don't say that a model reads one."""
+    victim.setdefault("channels", 1)
+    victim.setdefault("channel_names", [])
 
 
 def _outlined(record: Mapping[str, Any]) -> list[str] | None:
@@ -346,6 +357,12 @@ def _check_kinds(record: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"'{path}' is damaged: a row of its trace has no loss.")
     if record["seed"] < 0 or not 1 <= record["threads"] <= 4096:
         raise InputError(f"'{path}' is damaged: {record['threads']} threads and seed {record['seed']} can't be.")
+
+
+def channel_of(name: str) -> str:
+    """The scan that an entry of "files" is a channel of: "adversarial" of "adversarial_0001"; "" for any other."""
+    found = re.fullmatch(r"(.+)_\d{4}", name)
+    return found[1] if found else ""
 
 
 def required_file(folder: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -108,7 +108,10 @@ def mean_dice(record: Mapping[str, Any], which: str) -> float | None:
 
 def amount(budget: Mapping[str, Any], size: float) -> str:
     """A size in the budget's norm and unit."""
-    unit = "HU" if budget["unit"] == "HU" else "intensity units"
+    # Channels that are files of their own may each count in its own noise or range.
+    unit = {"HU": "HU", "sigma": "σ of each channel", "percent": "% of each channel's range"}.get(
+        budget["unit"], "intensity units"
+    )
     if budget["norm"] == "l2":
         return f"{number(size)} {unit} RMS"
     if budget["norm"] == "l0":
@@ -132,9 +135,9 @@ def change(record: Mapping[str, Any]) -> str:
     own = record["attack"].get("own_budget")
     if own is not None and record["attack"]["parameters"]["eps"] is None:
         about.append(f"{own['parameter']} {number(own['value'])}{' ' + own['unit'] if own['unit'] else ''}")
-    if budget.get("unit_asked") == "percent":
+    if budget.get("unit_asked") == "percent" != budget["unit"]:
         about.append(f"{number(budget['eps_asked'] * size / budget['eps'])} % of this scan's range")
-    if sigma and budget["norm"] == "linf":
+    if sigma and budget["norm"] == "linf" and budget["unit"] != "sigma":
         about.append(f"{number(size / sigma, 2)} × this scan's own noise")
     return text + (f" ({'; '.join(about)})" if about else "")
 

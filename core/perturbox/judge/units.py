@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.attacks.budget import padding_mask
+from perturbox.attacks.budget import padding_of
 from perturbox.defaults import UNITS
 from perturbox.types import InputError, Volume
 
@@ -31,7 +31,7 @@ def check_unit(unit: str, eps: float | None, norm: str = "linf", name: str = "ep
 
 def value_range(image: Volume) -> float:
     """The distance between the 1st and 99th percentile of a scan's values, padding aside."""
-    low, high = np.percentile(image.data[~padding_mask(image.data, image.unit)], [1, 99])
+    low, high = np.percentile(image.data[~padding_of(image)], [1, 99])
     return float(high - low)
 
 
@@ -56,6 +56,18 @@ def one_of(unit: str, image: Volume, noise: Mapping[str, Any] | None = None) -> 
     raise InputError(
         f"This scan's noise can't be measured ({why}), so a limit in sigma means nothing; give it in {_others(image)}."
     )
+
+
+def ones_of(unit: str, image: Volume, noise: Mapping[str, Any] | None = None) -> tuple[float, ...]:
+    """`one_of` each channel of a scan whose channels are files of their own."""
+    ones = []
+    for number, part in enumerate(image.split()):
+        own = None if noise is None else {**noise, "sigma": (noise.get("channels") or [noise["sigma"]])[number]}
+        try:
+            ones.append(one_of(unit, part, own))
+        except InputError as error:
+            raise InputError(f"Channel {number}: {error}") from None
+    return tuple(ones)
 
 
 def require_room_for_a_step(eps: float, image: Volume, unit: str = NATIVE, one: float = 1.0) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from perturbox.judge.metrics import dice
 from perturbox.judge.summary import number
+from perturbox.model.ensemble import BoundEnsemble, Ensemble
 from perturbox.model.gradient import cut_in
 from perturbox.model.memory import peak_bytes
 from perturbox.model.pipeline import Plan, frozen_statistics
-from perturbox.model.victim import BoundVictim, Victim, as_input
-from perturbox.model.windows import Grid
+from perturbox.model.victim import BoundVictim, Victim, as_input, count_windows
 from perturbox.types import InputError, Volume
 
 # Away from the whole numbers on which clips have a kink, and small enough not to move anything.
@@ -48,8 +48,7 @@ def check_victim(victim: Victim, image: Volume, theirs: Known | None = None) -> 
         error, share = _derivative(bound, x)
     steps = _steps(bound)
     shape = bound.grid.target
-    slices = shape[2] if len(shape) == 3 and victim.dims == 2 else 1
-    windows = Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(victim.window.size)]), victim.window).count * slices
+    windows = sum(count_windows(part) for part in (bound.parts if isinstance(bound, BoundEnsemble) else (bound,)))
     return {
         "schema": SCHEMA,
         "victim": {**victim.describe(), "sha256": victim.sha256},
@@ -121,6 +120,8 @@ def _told_against(against: Mapping[str, Any]) -> list[tuple[str, str]]:
 def replanned(victim: Victim, clean: Volume, saved: Volume) -> str | None:
     """The sentence where a step plans itself otherwise on the saved scan than on the clean one: the judge takes its own
     plan, so that the attack climbed on another grid. None where the plans agree."""
+    if isinstance(victim, Ensemble):
+        return next((said for one in victim.members if (said := replanned(one, clean, saved))), None)
     first, second = victim.on(clean).grid, victim.on(saved).grid
     if not isinstance(first, Plan) or not isinstance(second, Plan) or victim.pipeline is None:
         return None
@@ -134,6 +135,9 @@ def replanned(victim: Victim, clean: Volume, saved: Volume) -> str | None:
 
 
 def _steps(bound: BoundVictim) -> list[dict[str, str]]:
+    if isinstance(bound, BoundEnsemble):
+        every = ((part.victim.name, step) for part in bound.parts for step in _steps(part))
+        return [{**step, "sentence": f"{name}: {step['sentence']}"} for name, step in every]
     if isinstance(bound.grid, Plan):
         pipeline = bound.victim.pipeline
         assert pipeline is not None
@@ -207,7 +211,8 @@ def _apart(mine: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def _cut_in(bound: BoundVictim, x: Tensor) -> str | None:
+    parts = bound.parts if isinstance(bound, BoundEnsemble) else (bound,)
     try:
-        return cut_in(bound, x)
+        return next((cut for part in parts if (cut := cut_in(part, x)) is not None), None)
     except InputError:  # the network answers without a graph
         return "its network"

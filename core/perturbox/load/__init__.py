@@ -1,6 +1,7 @@
 """From a victim's spec to a `Victim`: a built-in model, a file or folder of another framework, or Python code.
 
-One file per framework: `python`, `sidecar` (TorchScript, torch.export, safetensors), `nnunet`, `bundle` (MONAI).
+One file per framework: `python`, `sidecar` (TorchScript, torch.export, safetensors), `nnunet`, `totalsegmentator`,
+`bundle` (MONAI).
 """
 
 from difflib import get_close_matches
@@ -8,31 +9,36 @@ from difflib import get_close_matches
 import torch
 
 from perturbox import zoo
-from perturbox.load import bundle, nnunet, python, sidecar
+from perturbox.load import bundle, nnunet, python, sidecar, totalsegmentator
 from perturbox.load.spec import Spec, read_spec
+from perturbox.model.ensemble import ensemble_of
 from perturbox.model.victim import Victim
 from perturbox.types import InputError
 
-__all__ = ["Spec", "check_device", "load_victim", "read_spec", "runs_code"]
+__all__ = ["Spec", "check_device", "load_victim", "read_spec"]
 
 FROM = {
     "python": python.load,
     "file": sidecar.load,
     "nnunet": nnunet.load,
     "bundle": bundle.load,
+    "totalsegmentator": totalsegmentator.load,
 }
 
 
 def load_victim(spec: str, device: str = "cpu", trust: bool = False) -> Victim:
-    """The victim a user named: a built-in one ("ct-organs"); a MONAI bundle or nnU-Net v2 folder; FILE.ts, FILE.pt2 or
-    FILE.safetensors with FILE.json beside it; or "model.py:name", a Victim or a function (device) -> Victim in a Python
-    file, which is code and runs with the user's rights.
+    """The victim a user named: a built-in one ("ct-organs"); a MONAI bundle; an nnU-Net v2 folder, or one that is a
+    task of TotalSegmentator ("totalsegmentator:DIR"); FILE.ts, FILE.pt2 or FILE.safetensors with FILE.json beside it;
+    "model.py:name", a Victim or a function (device) -> Victim in a Python file, which is code and runs with the user's
+    rights; or several of these as one, "A+B", whose probabilities are averaged.
 
     trust: also run what a TorchScript file or a bundle's configuration brings along. Raises InputError for unknown
     names, files and objects, for what would need trust, and for a device this machine lacks.
     """
     place = check_device(device)
     found = read_spec(spec)
+    if found.members:
+        return ensemble_of([load_victim(str(member), device, trust) for member in found.members])
     if found.kind in FROM:
         return FROM[found.kind](found, place, trust)
     if spec in zoo.BUILT_IN:
@@ -41,11 +47,6 @@ def load_victim(spec: str, device: str = "cpu", trust: bool = False) -> Victim:
     others = "FILE.py:NAME, FILE.ts, FILE.pt2, FILE.safetensors, or the folder of a MONAI bundle or of nnU-Net"
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(zoo.BUILT_IN)}, or {others}."
     raise InputError(f"Unknown victim '{spec}'; {hint}")
-
-
-def runs_code(spec: str) -> bool:
-    """Whether loading the victim of that name runs code that isn't perturbox's."""
-    return read_spec(spec).runs_code
 
 
 def check_device(device: str) -> torch.device:

@@ -24,6 +24,8 @@ def network_from(told: Mapping[str, Any], where: str) -> nn.Module:
     if name not in NETWORKS:
         raise InputError(f"The network '{target}' of {where} isn't known; there are {', '.join(NETWORKS)} of MONAI.")
     arguments = {key: value for key, value in told.items() if not key.startswith("_")}
+    if name == "SwinUNETR":
+        arguments.pop("img_size", None)  # it was only checked, and later versions lack it
     try:
         made = getattr(nets, name)
         inspect.signature(made).bind(**arguments)

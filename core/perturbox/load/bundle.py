@@ -18,15 +18,17 @@ import torch
 from torch import nn
 
 from perturbox.load.architecture import network_from
-from perturbox.load.checkpoint import file_sha256, fill, read_checkpoint, read_json, state_of
+from perturbox.load.checkpoint import PLAIN, file_sha256, fill, read_checkpoint, read_json, state_of
 from perturbox.load.config import Config
 from perturbox.load.spec import Spec
-from perturbox.load.transforms import decision_of, steps_of, window_of
+from perturbox.load.transforms import NOTHING, Decided, decision_of, steps_of, window_of
 from perturbox.model.pipeline import Decision, Pipeline
 from perturbox.model.victim import Victim
+from perturbox.model.wrappers import Picked
 from perturbox.types import InputError
 
 CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
+GPU = re.compile(r"torch\.device\((['\"])cuda(:\d+)?\1\)")
 LARGEST = 2**33  # bytes an archive may hold unpacked
 
 
@@ -48,34 +50,41 @@ def _from_folder(folder: Path, device: torch.device, trust: bool) -> Victim:
         raise InputError(
             f"'{folder}' has no configs/inference.json or .yaml; only bundles made for inference are covered."
         )
-    config = Config(path)
+    config = Config(path, trust)
+    config.skipped = frozenset(NOTHING)
     for key in ("preprocessing", "inferer", "postprocessing"):
         if not config.has(key):
             raise InputError(f"'{path}' has no '{key}'; interactive and training bundles aren't covered.")
-    steps, dims = steps_of(config.get("preprocessing")), _dims(config)
+    steps, dims = steps_of(config.get("preprocessing"), trust), _dims(config)
     window, slices = window_of(config.get("inferer"), steps, dims)
-    entries, sigmoid = decision_of(config.get("postprocessing"))
+    channels, names = _channels(metadata)
+    decided = decision_of(config.get("postprocessing"), len(names), trust)
+    labels, regions = _labels(names, decided)
     weights = folder / "models" / "model.pt"
     network, executed = _network(folder, config, trust)
     fill(network, state_of(read_checkpoint(weights), weights), weights)
     network.requires_grad_(False)
-    channels, labels = _labels(metadata, sigmoid)
-    if sigmoid and not any(entry["do"] == "paint" for entry in entries):
-        entries.append({"do": "paint", "values": list(range(1, len(labels)))})
+    if decided.painted is not None:
+        network = Picked(network, [channel for channel, _ in decided.painted])
+    entries = list(decided.entries)
+    if regions is not None:
+        entries.append({"do": "paint", "values": [region[0] for region in regions]})
     described = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
-    ct = str(described.get("modality", "")).upper() == "CT" or described.get("format") == "hounsfield"
+    modality = str(described.get("modality") or "").upper()  # some MR bundles copied the format of a CT
+    ct = modality == "CT" or (not modality and described.get("format") == "hounsfield")
     return Victim(
         name=re.sub(r"[^\w.-]+", "-", str(metadata.get("name") or folder.name)).lower(),
         title=str(metadata.get("name") or folder.name),
         network=network,
         labels=labels,
-        regions=tuple((value,) for value in range(1, len(labels))) if sigmoid else None,
+        regions=regions,
         window=window,
         pipeline=Pipeline(tuple(steps)),
         decision=Decision(tuple(entries)),
         unit="HU" if ct else "intensity",
         dims=2 if slices else dims,
         channels=channels,
+        channel_names=_channel_names(described, channels),
         licence=str(metadata.get("copyright") or "not stated"),
         intended_use=str(metadata.get("intended_use") or metadata.get("description") or "not stated"),
         training_data=str(metadata.get("data_source") or "not stated"),
@@ -100,35 +109,72 @@ def _network(folder: Path, config: Config, trust: bool) -> tuple[nn.Module, tupl
     except InputError:
         if not trust:
             raise
+    return _executed(folder, config)
+
+
+def _executed(folder: Path, config: Config) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network as MONAI's ConfigParser makes it, with all that its entries and `imports` execute."""
     from monai.bundle.config_parser import ConfigParser
 
+    parser = ConfigParser(_on_this_machine(config.data))
+    if config.has("bundle_root"):
+        parser["bundle_root"] = str(folder)
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        parser = ConfigParser()
-        parser.read_config(str(config.path))
-        network = parser.get_parsed_content("network_def")
+        with torch.serialization.safe_globals(PLAIN):  # some read their architecture from a file of arrays
+            network = parser.get_parsed_content("network_def")
     except Exception as error:  # code of the bundle's own
+        reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
-            f"The network of '{config.path}' could not be built ({type(error).__name__}: {error}); "
+            f"The network of '{config.path}' could not be built ({type(error).__name__}: {reason}); "
             "use the MONAI version that its metadata names."
         ) from None
     finally:
         sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:  # the next bundle's scripts have the same names
+            if name.partition(".")[0] == "scripts":
+                del sys.modules[name]
     ran = [text for text in config.data.get("imports", ()) if isinstance(text, str)]
     return network.eval(), (*ran, f"network_def: {config.data['network_def']}")
 
 
-def _labels(metadata: Mapping[str, Any], sigmoid: bool) -> tuple[int, dict[str, int]]:
-    """(channels the network reads, {structure: value}); of yes-or-no channels each has the value after its number."""
+def _on_this_machine(value: Any) -> Any:
+    """A configuration whose expressions are tied to a GPU, on a machine without one."""
+    if torch.cuda.is_available():
+        return value
+    if isinstance(value, Mapping):
+        return {key: _on_this_machine(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_on_this_machine(part) for part in value]
+    return GPU.sub("torch.device('cpu')", value) if isinstance(value, str) else value
+
+
+def _channels(metadata: Mapping[str, Any]) -> tuple[int, dict[int, str]]:
+    """(channels the network reads, {channel it returns: name})."""
     formats = metadata.get("network_data_format") or {}
     channels = int(formats.get("inputs", {}).get("image", {}).get("num_channels", 1))
     told = (formats.get("outputs") or {}).get("pred") or {}
-    named = {int(channel): str(name) for channel, name in (told.get("channel_def") or {}).items()}
-    if not named:
-        named = {channel: f"structure_{channel + sigmoid}" for channel in range(int(told.get("num_channels", 2)))}
-    if sigmoid:
-        return channels, {"background": 0} | {name: channel + 1 for channel, name in sorted(named.items())}
-    return channels, {name if channel else "background": channel for channel, name in sorted(named.items())}
+    named = told.get("channel_def") or told.get("label_def") or {}
+    count = max([int(told.get("num_channels", 2)), *(int(channel) + 1 for channel in named)])
+    return channels, {c: str(named.get(str(c), f"structure_{c}")) for c in range(count)}
+
+
+def _labels(names: Mapping[int, str], decided: Decided) -> tuple[dict[str, int], tuple[tuple[int, ...], ...] | None]:
+    """({structure: value}, the regions of channels that answer yes or no, in the order in which they paint)."""
+    if not decided.sigmoid:
+        return {name if channel else "background": channel for channel, name in names.items()}, None
+    painted = decided.painted or [(channel, channel + 1) for channel in names]
+    inner = [[value for _, value in painted[place + 1 :]] if decided.nested else [] for place in range(len(painted))]
+    regions = tuple((value, *rest) for (_, value), rest in zip(painted, inner, strict=True))
+    return {"background": 0} | {names[channel]: value for channel, value in sorted(painted)}, regions
+
+
+def _channel_names(described: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """What the channels are, where the metadata name each."""
+    told = described.get("channel_def") or {}
+    names = [str(told[str(number)]) for number in range(count) if str(number) in told]
+    return tuple(names) if len(names) == count > 1 else ()
 
 
 def require_no_links(folder: Path) -> None:

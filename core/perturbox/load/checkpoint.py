@@ -15,6 +15,15 @@ from torch import Tensor, nn
 
 from perturbox.types import InputError
 
+_scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_array: Any = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+# NumPy's numbers and arrays, under their names in NumPy 1 too; torch reads them without running anything else.
+PLAIN: list[Any] = [
+    *(_scalar, (_scalar, "numpy.core.multiarray.scalar")),
+    *(_array, (_array, "numpy.core.multiarray._reconstruct"), np.ndarray),
+    *(np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType),
+]
+
 
 def read_checkpoint(path: Path) -> Any:
     """What torch.save wrote, tensors and plain containers alone; NumPy's scalars, which nnU-Net logs, are plain too.
@@ -28,11 +37,8 @@ def read_checkpoint(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"'{path}' is no readable safetensors file ({error}); copy it anew.") from None
-    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    plain: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
-    plain += [np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
     try:
-        with torch.serialization.safe_globals(plain):
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")

@@ -17,10 +17,13 @@ REFERENCE = re.compile(r"@([\w:#]+)")
 
 
 class Config:
-    """The entries of a configuration file. `get("inferer")` is that entry with all it refers to, as plain data."""
+    """The entries of a configuration file. `get("inferer")` is that entry with all it refers to, as plain data; of a
+    `_target_` in `skipped` nothing but its name is looked at."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    skipped: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path, trust: bool = False):
+        self.path, self.trust = path, trust
         if path.suffix == ".json":
             self.data = read_json(path)
         else:
@@ -51,6 +54,8 @@ class Config:
 
     def _resolved(self, value: Any, key: str, seen: tuple[str, ...]) -> Any:
         if isinstance(value, Mapping):
+            if str(value.get("_target_", "")).rpartition(".")[2].removesuffix("d") in self.skipped:
+                return {"_target_": value["_target_"]}
             return {name: self._resolved(part, f"{key}::{name}", seen) for name, part in value.items()}
         if isinstance(value, list):
             return [self._resolved(part, f"{key}::{i}", seen) for i, part in enumerate(value)]
@@ -71,9 +76,11 @@ class Config:
         def name(match: re.Match[str]) -> str:
             return names.setdefault(match[1], f"ref_{len(names)}")
 
+        advice = "add --trust if you trust the bundle."
+        if self.trust:
+            advice = "only the network's may; write the model as FILE.ts or FILE.safetensors with a sidecar."
         refused = InputError(
-            f"The entry '{key}' of '{self.path.name}' is the expression {text!r}, which would run code; "
-            "add --trust if you trust the bundle."
+            f"The entry '{key}' of '{self.path.name}' is the expression {text!r}, which would run code; {advice}"
         )
         try:
             tree = ast.parse(REFERENCE.sub(name, text[1:].strip()), mode="eval").body
@@ -93,7 +100,8 @@ class _Refused(Exception):
 
 class _Reading:
     """The closed list: constants, lists, references, + of texts and numbers, len, comparison, "A if flag else B",
-    torch.float32, torch.device(…), network.to(device), and "lambda x: x > number"."""
+    torch.float32, torch.device(…), network.to(device), and three lambdas: "x > number", "x[1:]", and a chain of
+    "torch.where(x[[channel]] > 0, value, …)"."""
 
     def __init__(self, follow: Any, names: set[str]):
         self.follow, self.names = follow, names
@@ -115,10 +123,10 @@ class _Reading:
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq | ast.NotEq):
             equal = self.value(node.left) == self.value(node.comparators[0])
             return equal if isinstance(node.ops[0], ast.Eq) else not equal
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-            return f"torch.{node.attr}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("torch", "numpy"):
+            return f"{node.value.id}.{node.attr}"
         if isinstance(node, ast.Lambda):
-            return {"above": self._threshold(node)}
+            return self._lambda(node.body)
         if isinstance(node, ast.Call) and not node.keywords:
             return self._call(node)
         raise _Refused
@@ -135,10 +143,31 @@ class _Reading:
                 return self.value(called.value)
         raise _Refused
 
-    def _threshold(self, node: ast.Lambda) -> float:
-        body = node.body
-        if isinstance(body, ast.Compare) and isinstance(body.left, ast.Name) and isinstance(body.ops[0], ast.Gt):
-            number = self.value(body.comparators[0])
-            if isinstance(number, int | float):
-                return float(number)
-        raise _Refused
+    def _lambda(self, body: ast.expr) -> dict[str, Any]:
+        """{"above": number}, {"from_channel": first} or {"first_of": [[channel, value], …]}."""
+        if isinstance(body, ast.Compare) and isinstance(body.left, ast.Name):
+            return {"above": self._above(body)}
+        if isinstance(body, ast.Subscript) and isinstance(body.slice, ast.Slice) and body.slice.lower is not None:
+            if body.slice.upper is None and body.slice.step is None:
+                return {"from_channel": self.value(body.slice.lower)}
+            raise _Refused
+        return {"first_of": self._cases(body)}
+
+    def _above(self, node: ast.Compare) -> float:
+        number = self.value(node.comparators[0])
+        if not isinstance(node.ops[0], ast.Gt) or not isinstance(number, int | float):
+            raise _Refused
+        return float(number)
+
+    def _cases(self, node: ast.expr) -> list[list[int]]:
+        if isinstance(node, ast.Constant) and node.value == 0:
+            return []
+        if not isinstance(node, ast.Call) or len(node.args) != 3 or node.keywords:
+            raise _Refused
+        test, chosen, rest = node.args
+        if ast.unparse(node.func) != "torch.where" or not isinstance(test, ast.Compare) or self._above(test) != 0:
+            raise _Refused
+        if not isinstance(test.left, ast.Subscript) or not isinstance(test.left.slice, ast.List):
+            raise _Refused
+        (channel,) = self.value(test.left.slice)
+        return [[int(channel), int(self.value(chosen))], *self._cases(rest)]

@@ -64,6 +64,7 @@ def load(spec: Spec, device: torch.device, trust: bool = False) -> Victim:
         unit="HU" if _all_ct(configuration) else "intensity",
         dims=len(size),
         channels=len(channels),
+        channel_names=tuple(str(channels[number]) for number in sorted(channels, key=int)),
         training_data=str(dataset.get("description") or "not stated"),
         licence=str(dataset.get("licence") or dataset.get("license") or "not stated"),
         device=device,

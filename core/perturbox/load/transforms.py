@@ -1,6 +1,8 @@
 """MONAI's transforms and inferers, as a bundle's configuration describes them, in the pipeline's own words."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from perturbox.model.pipeline import Step
@@ -12,18 +14,42 @@ from perturbox.types import InputError
 # They read, stack and cast: a scan is that already.
 NOTHING = {"LoadImage", "EnsureChannelFirst", "AddChannel", "AsChannelFirst", "EnsureType", "CastToType", "ToTensor",
            "ToDevice", "SaveImage", "Identity", "DeleteItems", "SelectItems"}  # fmt: skip
+# Own code of bundles of MONAI's zoo whose effect is known: several scans become channels, and of channels that say yes
+# the lowest but the background wins. With trust, for another's script may have the same name.
+JOINS, MERGES = "scripts.my_transforms.ConcatImages", "scripts.my_transforms.MergeClassesd"
+PROMPTED = re.compile("Click|Guidance|DeepEdit|Prompt|Point")
 ADVICE = "write the model as FILE.ts or FILE.safetensors with a sidecar instead (docs/victims.md)"
 
 
-def steps_of(preprocessing: Any) -> list[Step]:
+@dataclass(frozen=True)
+class Decided:
+    """entries: of a decision; painted: (channel, label value) of channels that each answer yes or no, in the order in
+    which they paint over one another, None where the bundle doesn't say; nested: whether each covers those after it."""
+
+    entries: list[dict[str, Any]]
+    sigmoid: bool
+    painted: list[tuple[int, int]] | None = None
+    nested: bool = False
+
+
+def steps_of(preprocessing: Any, trust: bool = False) -> list[Step]:
     """The steps of a Compose. Raises InputError for a transform that isn't known."""
-    return [step for entry in _listed(preprocessing, "preprocessing") for step in _step(entry)]
+    told = preprocessing.get("transforms", ()) if isinstance(preprocessing, Mapping) else ()
+    joined = [entry for entry in told if trust and isinstance(entry, Mapping) and entry.get("_target_") == JOINS]
+    keys = {"image", *(key for entry in joined for key in entry.get("keys_merge", ()))}
+    listed = [entry for entry in _listed(preprocessing, "preprocessing", keys) if entry not in joined]
+    return [step for entry in listed for step in _step(entry)]
 
 
-def decision_of(postprocessing: Any) -> tuple[list[dict[str, Any]], bool]:
-    """(the decision's entries, whether each channel answers yes or no)."""
+def decision_of(postprocessing: Any, channels: int, trust: bool = False) -> Decided:
+    """What follows a network of so many channels."""
     entries: list[dict[str, Any]] = []
-    for told in _listed(postprocessing, "postprocessing"):
+    painted: list[tuple[int, int]] | None = None
+    nested = onehot = False
+    for told in _listed(postprocessing, "postprocessing", {"pred"}):
+        if trust and told["_target_"] == MERGES:
+            painted = [(channel, channel) for channel in range(channels - 1, 0, -1)]
+            continue
         name = _name(told)
         if name == "Activations":
             entries += [{"do": do} for do in ("softmax", "sigmoid") if _on(_single(told.get(do)))]
@@ -33,6 +59,7 @@ def decision_of(postprocessing: Any) -> tuple[list[dict[str, Any]], bool]:
         elif name == "AsDiscrete":
             if _on(_single(told.get("argmax"))):
                 entries.append({"do": "argmax"})
+                onehot = told.get("to_onehot") is not None
             if _single(told.get("threshold")) is not None:
                 entries.append({"do": "threshold", "above": float(_single(told["threshold"]))})
         elif name == "KeepLargestConnectedComponent":
@@ -40,12 +67,16 @@ def decision_of(postprocessing: Any) -> tuple[list[dict[str, Any]], bool]:
             if labels is None:
                 raise InputError(f"KeepLargestConnectedComponent without applied_labels isn't covered; {ADVICE}.")
             entries.append({"do": "keep-largest", "labels": labels if isinstance(labels, list) else [labels]})
+        elif name == "Lambda" and "first_of" in (func := told.get("func") or {}):
+            painted, nested = [(channel, value) for channel, value in reversed(func["first_of"])], True
+        elif name == "Lambda" and onehot and (told.get("func") or {}).get("from_channel") == 1:
+            pass  # one channel for each structure instead of their labels
         elif name not in NOTHING:
             raise InputError(f"The transform {told['_target_']} in postprocessing isn't covered; {ADVICE}.")
     sigmoid = any(entry["do"] == "threshold" for entry in entries)
     if not sigmoid and not any(entry["do"] == "argmax" for entry in entries):
         raise InputError(f"The bundle's postprocessing neither takes the highest score nor a threshold; {ADVICE}.")
-    return entries, sigmoid
+    return Decided(entries, sigmoid, painted if sigmoid else None, nested)
 
 
 def window_of(inferer: Any, steps: list[Step], dims: int) -> tuple[Window, bool]:
@@ -128,6 +159,7 @@ def _step(told: Mapping[str, Any]) -> list[Step]:
         above, margin = given.get("select_fn") or {"above": 0.0}, given.get("margin", 0)
         if (
             not isinstance(above, Mapping)
+            or "above" not in above
             or not isinstance(margin, int)
             or (margin and not _on(given.get("allow_smaller")))
         ):
@@ -142,16 +174,16 @@ def _step(told: Mapping[str, Any]) -> list[Step]:
     raise InputError(f"The transform {told['_target_']} in preprocessing isn't covered; {ADVICE}.")
 
 
-def _listed(compose: Any, key: str) -> list[Mapping[str, Any]]:
+def _listed(compose: Any, key: str, wanted: set[str]) -> list[Mapping[str, Any]]:
     """The transforms of a Compose that concern the image or its prediction, switched off ones left out."""
     found = compose.get("transforms") if isinstance(compose, Mapping) and _name(compose) == "Compose" else compose
     if not isinstance(found, list) or not all(isinstance(entry, Mapping) and "_target_" in entry for entry in found):
         raise InputError(f"The bundle's {key} is no Compose of transforms; {ADVICE}.")
     kept = []
     for entry in found:
-        keys = entry.get("keys", "image")
+        keys = entry.get("keys", "pred" if "pred" in wanted else "image")
         concerned = {keys} if isinstance(keys, str) else set(keys)
-        if not _on(entry.get("_disabled_", False)) and concerned & {"image", "pred"}:
+        if not _on(entry.get("_disabled_", False)) and (concerned & wanted or "keys_merge" in entry):
             kept.append(entry)
     return kept
 
@@ -159,6 +191,13 @@ def _listed(compose: Any, key: str) -> list[Mapping[str, Any]]:
 def _name(told: Mapping[str, Any]) -> str:
     """A transform's name without its package and the d of dictionaries."""
     package, _, name = str(told.get("_target_", "")).rpartition(".")
+    if told["_target_"] in (JOINS, MERGES):
+        raise InputError(f"The transform {told['_target_']} is the bundle's own code; add --trust if it is the zoo's.")
+    if PROMPTED.search(name):
+        raise InputError(
+            f"The transform {told['_target_']} waits for clicks or prompts, so the bundle can't be attacked as it is; "
+            "choose one that segments by itself."
+        )
     if package and not package.startswith("monai."):
         raise InputError(f"The transform {told['_target_']} is code of its own; {ADVICE}.")
     return name[:-1] if name.endswith("d") else name.removesuffix("Dict")

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from perturbox.model.ensemble import BoundEnsemble
 from perturbox.model.pipeline import Plan
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.model.windows import Grid
@@ -29,7 +30,9 @@ def require_gradient(victim: Victim, image: Volume) -> None:
     bound = victim.on(image)
     found, grid = _FOUND.setdefault(victim, {}), (*image.shape, *bound.grid.target)
     if grid not in found:
-        found[grid] = cut_in(bound, as_input(image, victim.device))
+        x = as_input(image, victim.device)
+        cuts = (cut_in(part, x) for part in (bound.parts if isinstance(bound, BoundEnsemble) else (bound,)))
+        found[grid] = next((cut for cut in cuts if cut is not None), None)
     if (where := found[grid]) is not None:
         raise InputError(
             f"The gradient of {victim.name} is cut in {where}: it is 0 although the scores change with the scan; give "

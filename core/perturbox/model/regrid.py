@@ -111,6 +111,15 @@ class Regrid:
                 x = apply_along(linear_matrix(n, m, self.antialias), x, axis + 2)
         return x
 
+    def back(self, scores: Tensor) -> Tensor:
+        """Scores "k *g" on the network's grid -> "k *s" on the scan's; linear and differentiable."""
+        for axis, (n, m) in enumerate(zip(self.oriented_shape, self.target, strict=True)):
+            if n != m:
+                scores = apply_along(linear_matrix(m, n, antialias=False), scores, axis + 1)
+        reversed_axes = [axis + 1 for axis, flip in enumerate(self.flips) if flip]
+        scores = scores.flip(reversed_axes) if reversed_axes else scores
+        return scores.permute(0, *(int(a) + 1 for a in np.argsort(self.order)))
+
     def labels_to_network(self, labels: np.ndarray) -> np.ndarray:
         """Label map or mask "*s" -> "*g" by the nearest voxel."""
         oriented = np.transpose(labels, self.order)

@@ -19,6 +19,7 @@ from perturbox.model.identity import identity, weights_sha256
 from perturbox.model.pipeline import Decision, Pipeline, Plan
 from perturbox.model.regrid import Regrid
 from perturbox.model.sliding import Inside, Window, sliding_window_with
+from perturbox.model.windows import Grid
 from perturbox.model.wrappers import Folds
 from perturbox.types import Effort, InputError, Undefined, Volume
 
@@ -96,7 +97,8 @@ class Victim:
     its first value over the channels before. labels: {structure: label value}, background 0 included. window: how
     inference slides over the volume. normalise: differentiable map from the scan's unit to the network's input.
     orientation, spacing: the grid the network wants (None: the scan's own). dims 2 with a 3D scan: slice by slice along
-    the network's third axis. clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
+    the network's third axis. channels: how many values per voxel it reads, channel_names: what they are, in its order.
+    clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
     gradient. intended_use, training_data, limits: what reports say about the model, in sentences.
 
     pipeline: steps from the scan to the network's input, instead of orientation, spacing and antialias, which are
@@ -118,6 +120,7 @@ class Victim:
     unit: str = "HU"
     dims: int = 3
     channels: int = 1
+    channel_names: tuple[str, ...] = ()
     clean_up: Callable[[np.ndarray, float], np.ndarray] | None = None
     regions: Sequence[Sequence[int]] | None = None
     title: str = ""
@@ -210,23 +213,33 @@ class Victim:
     def on(self, image: Volume, effort: Effort | None = None, memory_budget: int | None = None) -> "BoundVictim":
         """Bind to one scan's grid. Raises InputError where the scan has another number of channels or dimensions."""
         if image.data.shape[0] != self.channels:
-            raise InputError(
-                f"This image has {image.data.shape[0]} channels and {self.name} reads {self.channels}; "
-                "give an image with as many channels as the model was trained on."
-            )
+            raise InputError(self._about_channels(len(image.data)))
         if image.dims < self.dims:
             raise InputError(
                 f"This image is {image.dims}D and {self.name} needs a {self.dims}D volume; load the whole scan."
             )
         effort = effort if effort is not None else Effort()
+        ones = torch.from_numpy(image.by_channel(image.ones)).to(self.device, torch.float32) if image.ones else None
         if self.pipeline is not None:
-            plan = self.pipeline.plan(image.shape, image.affine, lambda: as_input(image, self.device))
-            return BoundVictim(self, plan, effort, memory_budget)
+            native = image.with_data(image.native) if image.ones else image
+            plan = self.pipeline.plan(image.shape, image.affine, lambda: as_input(native, self.device))
+            return BoundVictim(self, plan, effort, memory_budget, ones)
         orientation = self.orientation if image.dims == 3 else None
         # A model of slices that names no slice spacing keeps the scan's.
         spacing = (*self.spacing, None)[: image.dims] if self.spacing is not None else None
         plan = Regrid.plan(image.shape, image.affine, orientation, spacing, self.antialias)
-        return BoundVictim(self, plan, effort, memory_budget)
+        return BoundVictim(self, plan, effort, memory_budget, ones)
+
+    def _about_channels(self, count: int) -> str:
+        """The refusal of a scan with another number of channels."""
+        named = f" ({', '.join(self.channel_names)})" if self.channel_names else ""
+        has = f"This scan has {count} channel{'s' * (count != 1)} and {self.name} reads {self.channels}{named}; "
+        if self.channels == 1:
+            return f"{has}give one file with one value per voxel."
+        return (
+            f"{has}give one file per channel in this order (t1.nii.gz,t2.nii.gz,…), a folder of CASE_0000… files, or a "
+            "4D NIfTI."
+        )
 
     def predict(self, image: Volume, effort: Effort | None = None) -> np.ndarray:
         """Ordinary inference: the label map "*s" on the scan's own grid. Raises UndefinedScores where the network
@@ -294,6 +307,8 @@ class Victim:
             "window": list(self.window.size),
             "unit": self.unit,
             "dims": self.dims,
+            "channels": self.channels,
+            "channel_names": list(self.channel_names),
             "licence": self.licence,
             "intended_use": self.intended_use,
             "training_data": self.training_data,
@@ -307,15 +322,23 @@ def as_input(image: Volume, device: torch.device) -> Tensor:
     return torch.from_numpy(np.require(image.data, np.float32, ["C", "W"]))[None].to(device)
 
 
+def count_windows(bound: "BoundVictim") -> int:
+    """Network windows of one prediction of its scan."""
+    window, shape = bound.victim.window, bound.grid.target
+    slices = shape[2] if len(shape) == 3 and bound.victim.dims == 2 else 1
+    return Grid.over(torch.zeros(()).expand(1, 1, *shape[: len(window.size)]), window).count * slices
+
+
 @dataclass(frozen=True, eq=False)
 class BoundVictim:
     """A victim on one scan's grid: x "b c *s" in native units -> logits "b k *g" on the network's grid,
-    differentiable."""
+    differentiable. ones: where the scan is told in other units, what 1 of each channel's is natively, "c 1 …"."""
 
     victim: Victim
     grid: Regrid | Plan
     effort: Effort
     memory_budget: int | None = None
+    ones: Tensor | None = None
 
     def grid_spacing(self, image: Volume) -> tuple[float, ...]:
         """Spacing of the network's grid along its own axes, mm."""
@@ -323,6 +346,7 @@ class BoundVictim:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Native voxels -> network input on the network's grid; differentiable, its transpose is autograd's."""
+        x = x if self.ones is None else x * self.ones
         gridded = self.grid.to_network(x)
         if gridded.data_ptr() == x.data_ptr():  # a pipeline may write into its input, which would be the scan
             gridded = gridded.clone()
@@ -333,7 +357,7 @@ class BoundVictim:
 
     def judge(self, x: Tensor) -> Tensor:
         """The scores as the model's own framework computes them: its bits before the network, its sums after it."""
-        prepared = self.victim.normalise(self.grid.exact(x * 1.0))
+        prepared = self.victim.normalise(self.grid.exact(x * (1.0 if self.ones is None else self.ones)))
         if self.victim.window.sums == "float32":
             return self.slide(prepared)
         network = self.victim.network

@@ -1,4 +1,5 @@
-"""Networks made of networks: mirrored, averaged over folds, or whose probabilities are taken as logits."""
+"""Networks made of networks: mirrored, averaged over folds, in another order, or whose probabilities are taken as
+logits."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -41,6 +42,17 @@ class Folds(nn.Module):
             scores = chosen(member(x), None)
             total = scores if total is None else total + scores
         return total / len(self.members)
+
+
+class Picked(nn.Module):
+    """Some of a network's channels, in another order."""
+
+    def __init__(self, network: nn.Module, channels: Sequence[int]):
+        super().__init__()
+        self.network, self.channels = network, list(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return chosen(self.network(x), None)[:, self.channels]
 
 
 class AsLogits(nn.Module):

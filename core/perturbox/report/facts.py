@@ -27,6 +27,7 @@ def provenance(story: Story) -> str:
             ("Crafted on", _crafted_on(record)),
             ("Deviations", "; ".join(attack.get("deviations") or []) or "none stated"),
             ("Change, saved file", _change(story)),
+            *_channels(record),
             ("Noise of the scan", _noise(story)),
             ("Visibility", _visibility(story)),
             ("Reach", _reach(record.get("image_metrics") or {})),
@@ -103,6 +104,18 @@ def _change(story: Story) -> str:
         f"largest {number(measured['linf'])} {unit}, RMS {number(measured['l2'])} {unit}, "
         f"{number(_percent(measured['l0']))} % of voxels"
     )
+
+
+def _channels(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Limit and change of each channel in its file's own unit, where these are files of their own."""
+    rows = record["budget"].get("channels") or []
+    names = record["victim"].get("channel_names") or [f"channel {number}" for number in range(len(rows))]
+    own = "HU" if record["source"]["unit"] == "HU" else "units"
+    said = [
+        f"{name}: limit {number(row['eps'])}, largest {number(row['linf'])}, RMS {number(row['l2'])} {own}"
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return [("Change by channel", "; ".join(said))] if said else []
 
 
 def _noise(story: Story) -> str:

@@ -85,14 +85,14 @@ def viewer_meta(story: Story) -> dict[str, Any]:
     order. held: which of them the page's volumes have, stops: which can be shown, null for all."""
     copy, axes = story.copy, story.axes
     held = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, copy.axes, strict=True)]
-    largest = story.result.record["budget"]["measured"]["linf"] or 1.0
+    largest = story.result.shown["linf"] or 1.0
     return {
         "sha256": story.result.sha256,
         "shape": list(copy.clean.shape),
         "channels": len(copy.before),
         "coded": {"scale": copy.scale, "offset": copy.offset, "bytes": copy.before.itemsize},
         "whole": copy.scale == 1.0,
-        "unit": story.units.value,
+        "unit": "HU" if story.result.record["source"]["unit"] == "HU" else "units",
         "size_unit": story.units.size,
         "length_unit": story.units.length,
         "largest": largest,
@@ -245,6 +245,8 @@ def shown(story: Story) -> str:
         parts.append(slices + ("; left-out ones show their neighbour" if left.size and not story.edition else ""))
         if story.beside:
             parts.append("of the other planes the most changed slice of each structure")
+    if shown := words.channels_shown(story.result.record):
+        parts.append(shown)
     if any(axis.kept.size < axis.length for axis in whole.axes):
         parts.append("cropped to what is labelled" + (" and 2 cm around it" if story.units.length == "mm" else ""))
     if story.edition:

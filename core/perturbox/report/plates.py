@@ -17,7 +17,7 @@ HU_WINDOWS = (("Soft tissue", 400, 40), ("Liver", 150, 60), ("Lung", 1500, -600)
 
 def windows(story: Story) -> Sequence[tuple[str, float, float]]:
     """Window presets (name, width, centre) in the scan's unit."""
-    if story.units.value == "HU":
+    if story.result.record["source"]["unit"] == "HU":
         return HU_WINDOWS
     values = story.copy.values(story.copy.before)
     # A photograph is shown first as every other program shows it.

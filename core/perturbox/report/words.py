@@ -24,7 +24,15 @@ class Units:
     def of(cls, record: dict[str, Any]) -> "Units":
         """Of a result's record, or of what a search for the margin says."""
         unit, sizes = record["unit"] if "unit" in record else record["budget"]["unit"], record["source"]["sizes"]
-        return cls("HU" if unit == "HU" else "units", sizes, "pixels" if sizes == "pixels" else "mm")
+        values = {"HU": "HU", "sigma": "σ", "percent": "% of range"}
+        return cls(values.get(unit, "units"), sizes, "pixels" if sizes == "pixels" else "mm")
+
+
+def channels_shown(record: dict[str, Any]) -> str:
+    """Which channel the pictures show; empty for a scan of one."""
+    count = len(record["source"].get("channels") or ())
+    names = record["victim"].get("channel_names") or []
+    return f"the first of {count} channels{f' ({names[0]})' if names else ''}" if count else ""
 
 
 def signed(value: float, decimals: int = 1) -> str:

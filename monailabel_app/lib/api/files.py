@@ -38,7 +38,7 @@ def receive(upload: UploadFile, field: str, folder: Path, most_bytes: int) -> Pa
 
     Raises Refusal for a file that is empty, of no known format, or an archive that isn't safe to unpack.
     """
-    known = (*uploads.SCANS, ".dcm", ".zip") if field == "image" else uploads.MASKS
+    known = (*uploads.SCANS, ".dcm", ".zip") if field.startswith("image") else uploads.MASKS
     suffix = io.suffix(PurePosixPath((upload.filename or "").replace("\\", "/")))
     if suffix not in known:
         detail = f"The file '{field}' is in no format that can be used, going by its name."
@@ -57,6 +57,19 @@ def receive(upload: UploadFile, field: str, folder: Path, most_bytes: int) -> Pa
         return place
     uploads.check_content(members[0], io.suffix(members[0]))
     return members[0]
+
+
+def together(paths: list[Path], folder: Path) -> Path:
+    """A folder of a scan's channels, from files that were received one by one."""
+    place = folder / "channels"
+    place.mkdir()
+    for number, path in enumerate(paths):
+        if path.is_dir():
+            raise Refusal(
+                415, "A channel of the scan is a DICOM series.", "Send each channel as one file, e.g. .nii.gz."
+            )
+        path.rename(place / f"scan_{number:04d}{io.suffix(path)}")
+    return place
 
 
 # ---------------------------------------------------------------- down

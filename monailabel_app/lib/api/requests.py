@@ -235,6 +235,16 @@ def check_files(submission: Submission, uploaded: set[str]) -> None:
         raise InputError("label_map says how to read a label; send a label too, or leave both out.")
 
 
+def check_channels(count: int, victim: str, offer: Offer) -> None:
+    """Raises InputError where as many files of a scan came along as the model can't read; one may hold all."""
+    reads = int(offer.victims[victim].described.get("channels", 1))
+    if count > 1 and count != reads:
+        raise InputError(
+            f"{count} files of one scan came along and {victim} reads {reads} channel{'s' * (reads != 1)}; "
+            "send one file for each, in the model's order."
+        )
+
+
 def order(submission: Submission, job: Job, files: Files) -> Order:
     """What goes into the queue."""
     job = replace(

@@ -31,6 +31,8 @@ PAGE = 100  # jobs in one answer
 AT_ONCE = 4  # uploads, conversions and hashes at work together; what is quick never waits for them
 Id = Annotated[str, InPath(description="Id of a job.", max_length=64, examples=["3f0c…"])]
 UPLOADS = ("image", "label", "roi")
+MOST_CHANNELS = 16
+SCAN_FILE = "The scan; DICOM as one .zip. Of several channels one part for each, in the model's order."
 BODY = {
     "required": True,
     "content": {
@@ -41,7 +43,7 @@ BODY = {
                 "required": ["request"],
                 "properties": {
                     "request": {"type": "string", "description": "The JSON object, as text."},
-                    "image": {"type": "string", "format": "binary", "description": "The scan; DICOM as one .zip."},
+                    "image": {"type": "string", "format": "binary", "description": SCAN_FILE},
                     "label": {"type": "string", "format": "binary", "description": "Reference label map."},
                     "roi": {"type": "string", "format": "binary", "description": "Mask of what may change."},
                 },
@@ -133,7 +135,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
     async def submit(request: Request) -> JSONResponse:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            async with request.form(max_files=len(UPLOADS), max_fields=1) as form:
+            async with request.form(max_files=len(UPLOADS) + MOST_CHANNELS, max_fields=1) as form:
                 record = await in_thread(take, *parts(form))
         elif kind in ("application/json", ""):
             record = await in_thread(take, await short_body(request), {})
@@ -151,12 +153,16 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         requests.require_one_source(submission, "image" in sent)
         requests.check_files(submission, set(sent))
         job = requests.check(submission, offer)
+        channels = [field for field in sent if field.startswith("image")]
+        requests.check_channels(len(channels), submission.victim or offer.default, offer)
         folder = Path(tempfile.mkdtemp(dir=uploads))
         try:
             local = {
                 field: files.receive(upload, field, folder, UNPACKED * offer.limits["upload_bytes"])
                 for field, upload in sent.items()
             }
+            if len(channels) > 1:
+                local["image"] = files.together([local[field] for field in channels], folder)
             structures = offer.structures(submission.victim or offer.default)
             found = sources.locate(instance, submission, local, sent, structures)
             return queue.submit(requests.order(submission, job, found))
@@ -284,16 +290,22 @@ def parts(form: FormData) -> tuple[str, dict[str, UploadFile]]:
     for field, value in form.multi_items():
         if isinstance(value, UploadFile) and field in UPLOADS and field not in sent:
             sent[field] = value
+        elif isinstance(value, UploadFile) and field == "image" and (count := _channels(sent)) < MOST_CHANNELS:
+            sent[f"image_{count:04d}"] = value
         elif isinstance(value, str) and field == "request":
             document = value
         else:
             raise InputError(
                 f"The part '{field[:80]}' isn't understood; "
-                "send `request` as text and image, label and roi as files, each once."
+                "send `request` as text and image, label and roi as files, each once, image once per channel."
             )
     if not document:
         raise InputError("The part `request` with the JSON object is missing; send it as a text field.")
     return document, sent
+
+
+def _channels(sent: dict[str, UploadFile]) -> int:
+    return sum(field.startswith("image") for field in sent)
 
 
 async def short_body(request: Request) -> bytes:

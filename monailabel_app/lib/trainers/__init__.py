@@ -180,7 +180,7 @@ def labelled(datastore) -> list[LabelledCase]:
 def read(case: LabelledCase, victim: Victim):
     """(scan, labels in the victim's values). Raises InputError in one sentence."""
     try:
-        image = io.read_volume(case.image, unit=victim.unit, channels=victim.channels)
+        image = io.read_scan(case.image, unit=victim.unit, channels=victim.channels)
     except InputError as error:
         raise InputError(str(error).replace(str(case.image), f"'{case.name}'")) from None
     try:

@@ -101,8 +101,9 @@ class Client:
         self.limits = limits if isinstance(limits, dict) else {}
         return offer
 
-    def submit(self, request: dict, files: dict[str, tuple[str, bytes]] | None = None, progress=None) -> dict:
-        """Queue a job; its status. files: {"image", "label" or "roi": (name, content)}; progress(sent, all): bytes."""
+    def submit(self, request: dict, files: dict | None = None, progress=None) -> dict:
+        """Queue a job; its status. files: {"image", "label" or "roi": (name, content)}, of several channels a list of
+        these; progress(sent, all): bytes."""
         try:
             document = json.dumps(request, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -264,17 +265,22 @@ class Client:
         return trouble("wrong-app" if isMonaiLabel else "not-perturbox", error.detail, host=self.host)
 
 
+def parts(files: dict) -> list:
+    """(field, (name, content)) of each file, several in a list under one field."""
+    return [(field, one) for field, sent in files.items() for one in (sent if isinstance(sent, list) else [sent])]
+
+
 class Multipart:
     """A multipart/form-data body that is read piece by piece, so that a scan isn't held twice; `type` is its
     Content-Type."""
 
-    def __init__(self, texts: dict[str, str], files: dict[str, tuple[str, bytes]], progress=None):
+    def __init__(self, texts: dict[str, str], files: dict, progress=None):
         boundary = secrets.token_hex(16)
         self.type = f"multipart/form-data; boundary={boundary}"
         self._pieces: list[memoryview] = []
         for field, text in texts.items():
             self._add(f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{text}\r\n'.encode())
-        for field, (name, content) in files.items():
+        for field, (name, content) in parts(files):
             named = f'name="{field}"; filename="{re.sub(r"[^A-Za-z0-9._ -]", "_", name)}"'
             kind = "Content-Type: application/octet-stream"
             self._add(f"--{boundary}\r\nContent-Disposition: form-data; {named}\r\n{kind}\r\n\r\n".encode())

@@ -6,6 +6,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import form, palette, sending, words
+from .channels import Channels
 from .mistakes import told
 from .trouble import Trouble
 
@@ -20,6 +21,7 @@ class InputPanel:
         self._offered = None
         self._structures = None
         self._segments = None
+        self.channels = Channels(module)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModel)
         self.ui.targetComboBox.connect("checkedIndexesChanged()", self.onTargets)
         self.ui.roiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onRoi)
@@ -76,12 +78,14 @@ class InputPanel:
             None if scanOnly else parameters.referenceSegmentation,
             None if scanOnly else parameters.roi,
             parameters.roiSegment,
+            self.channels.nodes(),
         )
 
     def update(self) -> None:
         """Fill what the server offers, look at the scan if it is another one, lock inputs while a job runs."""
         self._offer()
         self._offerSegments()
+        self.channels.update(self.victim, self.session.busy)
         self._look()
         self.ui.preflightLabel.text = self.preflight.text
         self.ui.modelComboBox.toolTip = about(self.victim)

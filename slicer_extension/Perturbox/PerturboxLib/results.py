@@ -44,7 +44,7 @@ class Result:
         self.length = "pixels" if self.size == "pixels" else "mm"
         area = float(np.prod(self.spacing))
         self.voxelMl = {"ml": area / 1000, "cm²": area / 100, "pixels": 1.0}[self.size]
-        self.unit = "HU" if record["budget"]["unit"] == "HU" else "units"
+        self.unit = {"HU": "HU", "sigma": "σ", "percent": "% of range"}.get(record["budget"]["unit"], "units")
         self.axis = self._axis()
         self.counts = counts or [countsFromRecord(record, axis) for axis in range(3)]
         self.margin = (margin or {}).get("structures") or record.get("margin") or {}

@@ -11,7 +11,9 @@ from .trouble import Trouble
 
 
 def run(volumeNode, address: str, token: str, seconds: float, request: dict):
-    """What a job on a volume brings into the scene; raises Trouble for whatever goes wrong, a time-out included."""
+    """What a job on a volume, or on a list of one per channel, brings into the scene; raises Trouble for whatever goes
+    wrong, a time-out included."""
+    volumeNode, *others = volumeNode if isinstance(volumeNode, (list, tuple)) else [volumeNode]
     results = []
     talk = Session(finished=lambda kind, node, record: results.append(node))
     try:
@@ -26,7 +28,7 @@ def run(volumeNode, address: str, token: str, seconds: float, request: dict):
                 _("The server has no model '{model}'.").format(model=request["victim"]),
                 _("Choose one that it serves."),
             )
-        talk.run(request, sending.pack(volumeNode, victim), volumeNode)
+        talk.run(request, sending.pack(volumeNode, victim, others=others), volumeNode)
         _until(talk, lambda: results or not talk.busy, end)
         if not results:
             raise Trouble("over", talk.note or _("There is no result."), "")

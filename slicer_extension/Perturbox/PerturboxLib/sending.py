@@ -79,12 +79,16 @@ def requireUnit(array: np.ndarray, unit: str):
     return low, high
 
 
-def pack(volumeNode, victim: dict, referenceNode=None, roiNode=None, roiSegment: str = "") -> Parcel:
+def pack(volumeNode, victim: dict, referenceNode=None, roiNode=None, roiSegment: str = "", others=()) -> Parcel:
     """What an attack on this scan sends. victim: the model's entry in the server's schema; roiSegment: id of a segment
-    where roiNode is a segmentation. Raises Trouble for whatever doesn't fit."""
+    where roiNode is a segmentation; others: the volumes of the channels after the first. Raises Trouble for whatever
+    doesn't fit."""
     array, affine = voxels(volumeNode)
     requireUnit(array, victim["unit"])
     files = {"image": ("scan.nrrd", nrrd.encode(array, affine))}
+    if others:
+        each = [channel(node, volumeNode, victim["unit"]) for node in others]
+        files["image"] = [files["image"], *((f"scan{n}.nrrd", content) for n, content in enumerate(each, 1))]
     structures = ()
     if referenceNode is not None:
         labels, structures = reference(referenceNode, volumeNode, victim["labels"])
@@ -93,6 +97,22 @@ def pack(volumeNode, victim: dict, referenceNode=None, roiNode=None, roiSegment:
         mask = region(roiNode, volumeNode, affine, array.shape, roiSegment)
         files["roi"] = ("roi.nrrd", nrrd.encode(mask, affine))
     return Parcel(files, array.shape, affine, structures)
+
+
+def channel(node, first, unit: str) -> bytes:
+    """The file of a channel after the first. Raises Trouble where none is chosen or it lies on other voxels."""
+    if node is None:
+        raise Trouble("no-scan", _("A channel of the scan is missing."), _("Choose a volume for each channel."))
+    array, affine = voxels(node)
+    requireUnit(array, unit)
+    firstArray, firstAffine = voxels(first)
+    if array.shape != firstArray.shape or np.abs(affine - firstAffine).max() > 1e-3:
+        sizes = ["×".join(str(length) for length in reversed(each.shape)) for each in (firstArray, array)]
+        said = _("{first} and {other} don't lie on the same voxels ({sizes}).").format(
+            first=first.GetName(), other=node.GetName(), sizes=_(" and ").join(sizes)
+        )
+        raise Trouble("other-grid", said, _("Resample one to the other's grid."))
+    return nrrd.encode(array, affine)
 
 
 def reference(segmentationNode, volumeNode, labels: dict):

@@ -1,12 +1,15 @@
 """Section 1: which server, whether it answers, a server on this computer, and the example, which needs no server."""
 
+import os
+import shlex
+
 import slicer
 from slicer.i18n import tr as _
 
 from . import session, settings
 from .localserver import LocalServer
 from .mistakes import told
-from .trouble import Trouble
+from .trouble import Trouble, trouble
 
 
 class ServerPanel:
@@ -19,6 +22,7 @@ class ServerPanel:
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
         self.ui.serverComboBox.connect("editTextChanged(QString)", lambda _: module.update())
+        self.ui.modelsLineEdit.text = settings.models()
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
@@ -50,15 +54,16 @@ class ServerPanel:
             self.stopLocal()
             self.update()
             return
-        python = self.ui.pythonPathLineEdit.currentPath
+        python, models = self.ui.pythonPathLineEdit.currentPath, self.ui.modelsLineEdit.text
         try:
-            self.local = LocalServer(python)
+            self.local = LocalServer(python, arguments=served(models))
             self.local.start()
         except Trouble as trouble:
             self.local = None
             self.module.show(trouble, self._unanswered)
             return
         settings.rememberPython(python)
+        settings.rememberModels(models)
         self.update()
 
     def process(self) -> None:
@@ -108,7 +113,18 @@ class ServerPanel:
         self.ui.serverComboBox.enabled = self.ui.tokenLineEdit.enabled = state == session.DISCONNECTED
         self.ui.localServerButton.text = _("Start server") if self.local is None else _("Stop server")
         self.ui.localServerButton.enabled = not self.session.busy
-        self.ui.pythonPathLineEdit.enabled = self.local is None
+        self.ui.pythonPathLineEdit.enabled = self.ui.modelsLineEdit.enabled = self.local is None
+
+
+def served(models: str) -> tuple:
+    """Options of `perturbox serve` for models written with spaces between, as in a shell. Raises Trouble for a quote
+    that is never closed."""
+    try:
+        words = shlex.split(models, posix=os.name != "nt")
+    except ValueError:
+        raise trouble("bad-models") from None
+    named = [word.strip("\"'") for word in words if word != "--trust"]
+    return (*(part for name in named for part in ("--victim", name)), *(["--trust"] if "--trust" in words else []))
 
 
 def mayGo(client, scanName: str) -> bool:

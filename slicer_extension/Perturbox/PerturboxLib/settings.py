@@ -30,6 +30,15 @@ def rememberPython(path: str) -> None:
     _write("python", path)
 
 
+def models() -> str:
+    """The models that a server on this computer was started with, as they were written."""
+    return _read("models", "")
+
+
+def rememberModels(text: str) -> None:
+    _write("models", text)
+
+
 def maySend(host: str) -> bool:
     """Whether the user said once and for all that scans may go to this host."""
     return host in _read("maySend", [])

@@ -79,7 +79,7 @@ def connect(client: Client) -> Callable:
     return work
 
 
-def run(client: Client, request: dict, files: dict[str, tuple[str, bytes]], grid=None, pace: Pace | None = None):
+def run(client: Client, request: dict, files: dict, grid=None, pace: Pace | None = None):
     """Submit a job, watch it, fetch what it leaves. grid: (shape k j i, affine) that every image must have."""
 
     def work(post, wishes: Wishes) -> None:
@@ -275,9 +275,10 @@ def problem(status: dict) -> Trouble:
 
 
 def _find(known: dict, stem: str) -> str:
-    """The file of that name, or of that name before its suffix; raises Trouble "no-file"."""
+    """The file of that name, or of that name before its suffix, of several channels the first; raises Trouble
+    "no-file"."""
     for name in known:
-        if name == stem or ("/" not in name and name.partition(".")[0] == stem):
+        if name == stem or ("/" not in name and name.partition(".")[0] in (stem, f"{stem}_0000")):
             return name
     raise trouble("no-file", f"There are {', '.join(known) or 'no files'}.", name=stem)
 

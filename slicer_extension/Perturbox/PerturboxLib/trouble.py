@@ -71,6 +71,10 @@ WORDS: dict[str, tuple[str, str]] = {
         _("{host} can't read what was sent."),
         _("Update the extension and the server to versions that match."),
     ),
+    "bad-models": (
+        _("A quotation mark in the list of models is never closed."),
+        _("Close it, or leave the models out to serve the built-in ones."),
+    ),
     "bad-input": (_("{host} can't use this request."), _("Change the settings and try again.")),
     "busy": (_("The queue of {host} is full."), _("Try again in {seconds} s.")),
     "unavailable": (_("{host} can't serve this now."), _("Try again in a moment.")),

@@ -54,7 +54,7 @@ class BiasField:
 
     def decode(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         gain = torch.expm1(spline_field(z, x.shape))
-        return settle((x - budget.clip[0]) * gain, x, budget)
+        return settle((x - budget.low) * gain, x, budget)
 
     def project(self, z: Tensor, x: Tensor, budget: Budget) -> Tensor:
         return z.clamp(-self.strength, self.strength)

@@ -19,7 +19,7 @@ from perturbox.types import InputError
 FIELDS = {
     "softmax": (),
     "sigmoid": (),
-    "inverse": ("mode",),
+    "inverse": ("mode", "keep"),
     "argmax": (),
     "threshold": ("above",),
     "paint": ("values",),
@@ -32,7 +32,8 @@ FIELDS = {
 class Decision:
     """What follows the network, each an entry {"do": NAME, …}:
 
-    softmax, sigmoid · inverse mode=linear|nearest: to the scan's grid · argmax · threshold above=x: yes or no for each
+    softmax, sigmoid · inverse mode=linear|nearest keep=n: to the scan's grid, or (a first one) to where the pipeline is
+    after its first n steps · argmax · threshold above=x: yes or no for each
     channel · paint values=[…]: each channel that says yes paints its value over those before · keep-largest
     labels=[…]: the largest part of each · values map={"channel": label value}.
     """
@@ -49,27 +50,35 @@ class Decision:
                 raise InputError(f"The decision '{do}' has no field '{min(unknown)}'; correct it.")
             if do == "inverse" and entry.get("mode", "linear") not in ("linear", "nearest"):
                 raise InputError(f"The decision 'inverse' knows no mode '{entry['mode']}'; choose linear or nearest.")
-        if sum(entry["do"] == "inverse" for entry in self.order) > 1:
+        keeps = [entry.get("keep", 0) for entry in self.order if entry["do"] == "inverse"]
+        if len(set(keeps)) < len(keeps):
             raise InputError("The decision inverts to the scan's grid more than once; keep one 'inverse'.")
+        if keeps and (keeps[-1] != 0 or keeps != sorted(keeps, reverse=True)):
+            raise InputError("The decision doesn't end on the scan's grid; let its last 'inverse' keep no step.")
 
     def run(self, scores: Tensor, plan: Plan | Regrid) -> np.ndarray:
         """Scores "k *g" -> label values "*s"."""
-        entries, returned = list(self.order), False
-        y: Tensor = scores
+        entries, y = list(self.order), scores
+        left: Plan | Regrid | None = plan  # what of the way back is still to be gone
         while entries:
             entry = entries.pop(0)
-            do = entry["do"]
-            if do == "inverse" and entry.get("mode", "linear") == "linear" and entries and entries[0]["do"] == "argmax":
-                y, returned = torch.from_numpy(plan.argmax_to_native(y))[None], True
+            if entry["do"] != "inverse":
+                y = _done(entry["do"], entry, y)
+                continue
+            assert left is not None
+            keep, linear, part = int(entry.get("keep", 0)), entry.get("mode", "linear") == "linear", left
+            left = None
+            if keep:
+                assert isinstance(part, Plan)
+                left, part = part.parted(keep)
+            if linear and entries and entries[0]["do"] == "argmax":
+                y = torch.from_numpy(part.argmax_to_native(y))[None]
                 entries.pop(0)
-            elif do == "inverse":
-                assert isinstance(plan, Plan)
-                y = plan.back(y.float()) if entry.get("mode", "linear") == "linear" else plan.back_labels(y)
-                returned = True
             else:
-                y = _done(do, entry, y)
-        if not returned and isinstance(plan, Plan):
-            y = plan.back_labels(y)
+                assert isinstance(part, Plan)
+                y = part.back(y.float()) if linear else part.back_labels(y)
+        if isinstance(left, Plan):
+            y = left.back_labels(y)
         # A model that interpolates label values leaves fractions of them.
         found = y[0].round() if y.is_floating_point() else y[0]
         labels = found.cpu().numpy()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from perturbox.model.pipeline import matrices
@@ -20,6 +21,7 @@ from perturbox.model.pipeline.matrices import Separable
 from perturbox.model.pipeline.step import Bound, Frame, Kind, Pointwise, Step
 from perturbox.types import InputError
 
+_zoom: Any = ndimage.zoom
 TORCH = "resample_torch_fornnunet"
 SPLINE = "resample_data_or_seg_to_shape"
 SCHEMES = {
@@ -163,6 +165,7 @@ def _way(source: Frame, target: Frame, function: str, options: Mapping[str, Any]
         return lambda x: x
     if function == TORCH:
         return lambda x: torch.stack([_by_torch(image, target.shape, axis) for image in x])
+    order = int(options["order"])
     # nnU-Net leaves out the axis of slices only if there is one; the others are resampled in one call of skimage.
     together = tuple(a for a in range(len(source.shape)) if a != axis)
     rows: list[Tensor | None] = []
@@ -173,9 +176,40 @@ def _way(source: Frame, target: Frame, function: str, options: Mapping[str, Any]
             at = (np.arange(m) + 0.5) * (n / m) - 0.5
             rows.append(matrices.picking(np.clip(np.floor(at + 0.5), 0, n - 1).astype(np.int64), n))
         else:
-            rows.append(matrices.spline(n, m, int(options["order"])))
+            rows.append(matrices.spline(n, m, order))
     none = [None] * len(rows)
-    return Separable(source, target, "", rows, none, none, none, clipped=together, precise=True).forward
+    by_rows = Separable(source, target, "", rows, none, none, none, clipped=together, precise=True).forward
+
+    def way(x: Tensor) -> Tensor:
+        exact = x.dtype == torch.float16 and not x.requires_grad
+        return _by_scipy(x, target.shape, axis, order, rows) if exact else by_rows(x)
+
+    return way
+
+
+def _by_scipy(x: Tensor, shape: tuple[int, ...], axis: int | None, order: int, rows: list[Tensor | None]) -> Tensor:
+    """Half-precision values as nnU-Net resamples them through skimage: each channel, or each of its thick slices, in
+    one call, clipped to its range. They lie on ties that the last bit of a double decides, and its rounding: NumPy
+    takes a double to half precision at once, torch by way of single precision."""
+
+    def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        factors = [m / n for n, m in zip(image.shape, size, strict=True)]
+        found = _zoom(image, factors, order=order, mode="nearest", grid_mode=True)
+        return np.clip(found, image.min(), image.max())
+
+    def whole(image: np.ndarray) -> np.ndarray:
+        if axis is None:
+            return resized(image, shape).astype(np.float16)
+        flat = tuple(n for a, n in enumerate(shape) if a != axis)
+        stacked = np.stack([resized(part, flat) for part in np.moveaxis(image, axis, 0)], axis)
+        between = rows[axis]
+        picked = stacked if between is None else np.take(stacked, between.argmax(1).numpy(), axis)
+        return picked.astype(np.float16)
+
+    arrays = x.double().cpu().numpy()
+    return torch.from_numpy(np.stack([np.stack([whole(channel) for channel in image]) for image in arrays])).to(
+        x.device
+    )
 
 
 def _by_torch(x: Tensor, shape: tuple[int, ...], axis: int | None) -> Tensor:

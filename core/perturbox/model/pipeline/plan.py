@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perturbox.model.pipeline import nnunet, space  # noqa: F401  (their steps are known by name)
+from perturbox.model.pipeline import nnunet, space, totalsegmentator  # noqa: F401  (their steps are known by name)
 from perturbox.model.pipeline.step import Bound, Frame, Step
 
 
@@ -62,6 +62,11 @@ class Plan:
     def target(self) -> tuple[int, ...]:
         """The network grid's shape."""
         return self.bound[-1].after.shape if self.bound else self.shape
+
+    def parted(self, first: int) -> "tuple[Plan, Plan]":
+        """(the plan of the first steps, that of the rest)."""
+        frame = self.bound[first].before.shape if first < len(self.bound) else self.target
+        return Plan(self.bound[:first], self.shape), Plan(self.bound[first:], frame)
 
     def unlike(self, other: "Plan") -> int | None:
         """The first step that another plan of the same pipeline gives another box or shape; None where none is."""

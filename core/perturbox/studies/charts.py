@@ -1,0 +1,114 @@
+"""The figures of a study's page, by Altair, as SVG that needs no script and no network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+INK, QUIET, GRID = "#1b1f24", "#57606a", "#d0d7de"
+COLOURS = ("#0072B2", "#D55E00", "#007a5a", "#a2477f", "#7a6a00", "#4d4d4d")
+CONTROLS = {"dice_noise": "noise of this size", "dice_rolled": "rolled elsewhere", "dice_benign": "harmless changes"}
+FONT = "system-ui, Segoe UI, Roboto, Arial, sans-serif"
+MANY = 12  # models beyond which a matrix has no numbers in it
+
+
+def svg(chart: Any) -> str:
+    """A chart as one SVG element with the page's type."""
+    styled = (
+        chart.configure(background="white", font=FONT)
+        .configure_axis(labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=QUIET, titleFontWeight="normal")
+        .configure_legend(labelColor=INK, titleColor=INK, titleFontWeight="normal", labelLimit=260)
+        .configure_header(labelColor=INK, titleColor=INK, labelFontSize=12)
+        .configure_view(stroke=GRID)
+    )
+    return vl_convert.vegalite_to_svg(styled.to_dict())
+
+
+def curve(curves: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Dice against the limit, a panel for each model and structure, a line for each attack with its interval, each
+    patient as a hair, the controls dashed."""
+    lines, hairs = [], []
+    for row in _with_start(curves):
+        common = {"panel": f"{row['model']} · {row['structure']}", "eps": row["eps"]}
+        ends = {"low": row["low"], "high": row["high"]}
+        lines.append({**common, "dice": row["dice"], "what": row["attack"], **ends, "control": False})
+        if row["attack"] == curves[0]["attack"]:  # noise and rolled differ little between attacks of one size
+            for column, name in CONTROLS.items():
+                lines.append({**common, "dice": row[column], "what": name, "low": None, "high": None, "control": True})
+        hairs += [
+            {**common, "dice": dice, "patient": f"{row['attack']} {patient}", "what": row["attack"]}
+            for patient, dice in row["patients"].items()
+        ]
+    names = list(dict.fromkeys(row["what"] for row in lines if not row["control"]))
+    domain = [*names, *CONTROLS.values()]
+    colours = [COLOURS[n % len(COLOURS)] for n in range(len(names))] + ["#767676", "#767676", "#b58900"]
+    dashes = [[1, 0]] * len(names) + [[6, 3], [2, 3], [1, 4]]
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolOpacity=1, columns=4)
+    colour = alt.Color("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=colours))
+    dash = alt.StrokeDash("what:N", title=None, legend=legend, scale=alt.Scale(domain=domain, range=dashes))
+    x = alt.X("eps:Q", title=f"limit, {unit}")
+    base = alt.Chart(pd.DataFrame(lines + hairs))
+    y = alt.Y("dice:Q", title="Dice", scale=alt.Scale(domain=[0, 1]))
+    mean = base.transform_filter("!isValid(datum.patient)")
+    layers = alt.layer(
+        base.transform_filter("isValid(datum.patient)")
+        .mark_line(opacity=0.25, strokeWidth=0.8)
+        .encode(x=x, y=y, color=colour, detail="patient:N"),
+        mean.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.18)
+        .encode(x=x, y=alt.Y("low:Q", title="Dice"), y2="high:Q", color=colour),
+        mean.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=28)).encode(
+            x=x, y=y, color=colour, strokeDash=dash
+        ),
+    ).properties(width=300, height=200)
+    return svg(layers.facet(facet=alt.Facet("panel:N", title=None), columns=3))
+
+
+def _with_start(curves: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, and before them one of each curve at limit 0: the scan as it is."""
+    known = {(row["model"], row["attack"], row["structure"]): row for row in curves}
+    start = {"eps": 0.0, "low": None, "high": None, "patients": {}}
+    clean = [
+        {**row, **start, "dice": row["dice_clean"], "dice_noise": row["dice_clean"], "dice_rolled": row["dice_clean"]}
+        for row in known.values()
+    ]
+    return [*clean, *curves]
+
+
+def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: str, struck: Sequence[str]) -> str:
+    """Surrogate × target as a heat map; measure: "drop" or "relative"; the diagonal is framed, struck-out models are
+    grey."""
+    rows = [
+        {**cell, "value": cell[measure], "own": cell["surrogate"] == cell["target"]}
+        for cell in cells
+        if cell[measure] is not None
+    ]
+    shown = [model for model in models if model not in struck]
+    side = max(26, min(56, 620 // max(1, len(shown))))
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=alt.X("target:N", sort=shown, title="judged by", axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("surrogate:N", sort=shown, title="made for"),
+    )
+    title = "fall of Dice" if measure == "drop" else "share of the target's own"
+    limits = [0, max((row["value"] for row in rows), default=1.0)]
+    colour = alt.Color("value:Q", title=title, scale=alt.Scale(scheme="oranges", domain=limits))
+    layers = base.mark_rect().encode(color=colour)
+    layers += base.transform_filter("datum.own").mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2)
+    if len(shown) <= MANY + 4:
+        layers += base.mark_text(fontSize=10, color=INK).encode(text=alt.Text("value:Q", format=".2f"))
+    return svg(layers.properties(width=side * len(shown), height=side * len(shown)))
+
+
+def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:
+    """Each patient's fall of Dice with the old and with the new model, joined."""
+    data = rows.assign(model=rows["target"].map({old: f"old: {old}", new: f"new: {new}"}))
+    base = alt.Chart(data).encode(
+        x=alt.X("model:N", sort=[f"old: {old}", f"new: {new}"], title=None, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("drop:Q", title="fall of Dice"),
+    )
+    layers = base.mark_line(opacity=0.5, color=COLOURS[0]).encode(detail="patient:N")
+    layers += base.mark_point(filled=True, size=40, color=COLOURS[0])
+    title = f"{comparison['attack']}, limit {comparison['eps']:g}"
+    return svg(layers.properties(width=360, height=240, title=title))

@@ -1,0 +1,191 @@
+"""What an evaluation can't carry: rules after Carlini et al. 2019 (arXiv 1902.06705) that a study's own rows decide.
+
+Each rule says what it needs; "loud" ones put the study's verdict in question, "note" ones limit it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perturbox.attacks import recipes
+from perturbox.studies.analysis import Frame, own, pair_drops, usable
+from perturbox.studies.design import Study
+from perturbox.studies.statistics import FEWEST
+
+CLAIM_STEPS = 100
+SLACK = 0.02  # of Dice: what may differ by chance
+NOISE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """rule: its name; level: "loud" or "note"; cells: how many rows or groups it is about."""
+
+    rule: str
+    level: str
+    sentence: str
+    cells: int
+
+
+Rule = Callable[[Study, Frame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
+
+
+def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Every finding of every rule, loud ones first."""
+    frame = usable(rows)
+    controls = [attack.called for attack in study.attacks if recipes.get(attack.name).family == "control"]
+    attacks = frame[~frame["attack"].isin(controls)]
+    found = [finding for rule in RULES for finding in rule(study, attacks, rows)]
+    return sorted(found, key=lambda finding: finding.level != "loud")
+
+
+def untouched(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs one result. An attack that changed nothing says nothing of the model: its gradient is zero or vanishes."""
+    still = own(frame)[own(frame)["linf"] == 0]
+    for (model, attack), part in still.groupby(["target", "attack"]):
+        cases = part[["case", "eps", "seed"]].drop_duplicates()
+        yield Finding(
+            "untouched",
+            "loud",
+            f"{attack} changed no voxel in {len(cases)} attack(s) on {model}: its gradient may be zero or vanish, so "
+            "this says nothing of how robust the model is.",
+            len(cases),
+        )
+
+
+def more_is_less(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a series of limits. Dice that rises with the limit shows an attack that doesn't find what is there."""
+    mean = own(frame).groupby(["target", "attack", "eps"])["dice"].mean()
+    for (model, attack), series in mean.groupby(["target", "attack"]):
+        values = series.droplevel(["target", "attack"]).sort_index()
+        rises = [(a, b) for a, b in zip(values.index, values.index[1:], strict=False) if values[b] > values[a] + SLACK]
+        for small, large in rises:
+            yield Finding(
+                "more-is-less",
+                "loud",
+                f"{attack} on {model} leaves Dice {values[large]:.3f} at {large:g} and {values[small]:.3f} at the "
+                f"smaller limit {small:g}: it doesn't find what is there.",
+                1,
+            )
+
+
+def noise_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs one result. An attack that noise of its size nearly equals is no attack, or the model breaks by itself."""
+    mean = own(frame).groupby(["target", "attack", "eps"])[["drop", "drop_noise"]].mean()
+    for (model, attack, eps), row in mean.iterrows():
+        if row["drop_noise"] > SLACK and row["drop_noise"] >= NOISE_SHARE * row["drop"]:
+            yield Finding(
+                "noise-is-as-good",
+                "loud",
+                f"Noise as large as {attack} at {eps:g} takes {row['drop_noise']:.3f} Dice of {model}, the attack "
+                f"{row['drop']:.3f}: what is seen isn't the attack's doing alone.",
+                1,
+            )
+
+
+def transfer_beats_own(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of several models. What was made for another model must not do more than what was made for it."""
+    mean = pair_drops(frame).groupby(["attack", "eps", "surrogate", "target"])["drop"].mean()
+    for (attack, eps, surrogate, target), drop in mean.items():
+        white = mean.get((attack, eps, target, target))
+        if surrogate != target and white is not None and drop > white + SLACK:
+            yield Finding(
+                "transfer-beats-own",
+                "loud",
+                f"{attack} at {eps:g} made for {surrogate} takes {drop:.3f} Dice of {target}, made for {target} itself "
+                f"{white:.3f}: its gradient is masked.",
+                1,
+            )
+
+
+def beaten_by_apgd(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study with APGD beside an attack of fixed steps, which then is too weak for a claim."""
+    names = {a.called: a.name for a in study.attacks if recipes.get(a.name).access == "white"}
+    if "apgd" not in names.values():
+        return
+    mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
+    for (model, eps), part in mean.groupby(["target", "eps"]):
+        dice = part.droplevel(["target", "eps"])
+        best = min((value for name, value in dice.items() if names.get(str(name)) == "apgd"), default=None)
+        for name, value in dice.items():
+            if best is not None and names.get(str(name), "apgd") != "apgd" and value > best + SLACK:
+                yield Finding(
+                    "beaten-by-apgd",
+                    "note",
+                    f"{name} leaves {model} Dice {value:.3f} at {eps:g}, APGD {best:.3f}: read its row as an upper "
+                    "bound.",
+                    1,
+                )
+
+
+def black_beats_white(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study with an attack that only asks the model. It must not beat one that knows the gradient."""
+    access = {attack.called: recipes.get(attack.name).access for attack in study.attacks}
+    mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
+    for (model, eps), part in mean.groupby(["target", "eps"]):
+        dice = {str(name): value for name, value in part.droplevel(["target", "eps"]).items()}
+        white = min((value for name, value in dice.items() if access[name] == "white"), default=None)
+        for name, value in dice.items():
+            if white is not None and access[name] == "black" and value < white - SLACK:
+                yield Finding(
+                    "black-beats-white",
+                    "loud",
+                    f"{name}, which knows no gradient, leaves {model} Dice {value:.3f} at {eps:g}; those that know it "
+                    f"leave {white:.3f}: the gradient is masked.",
+                    1,
+                )
+
+
+def few_steps(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs one result. Fewer than 100 steps are a look, not a claim."""
+    for attack in study.attacks:
+        recipe = recipes.get(attack.name)
+        steps = recipe.build(1.0, study.eps.norm, attack.steps, attack.settings, local=True).parameters["steps"]
+        if recipe.family != "control" and steps < CLAIM_STEPS:
+            yield Finding(
+                "few-steps",
+                "note",
+                f"{attack.called} took {steps} step{'s' * (steps != 1)}: a look, not a claim; {CLAIM_STEPS} or more "
+                "are needed to say that a model withstands it.",
+                1,
+            )
+
+
+def few_patients(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study. Below six patients no p-value can be told."""
+    count = frame["patient"].nunique()
+    if count < FEWEST:
+        yield Finding(
+            "few-patients",
+            "note",
+            f"{count} patient{'s' * (count != 1)}: too few for any p-value; {FEWEST} or more are needed.",
+            count,
+        )
+
+
+def not_used(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study. What failed and which models missed the gate."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        yield Finding(
+            "failed",
+            "note",
+            f"{len(failed)} of {len(rows)} rows failed and aren't used; the first because: {failed[0]['reason']}",
+            len(failed),
+        )
+    gated = sorted({reason for row in rows if row["status"] == "gated" and (reason := row["reason"])})
+    if gated:
+        yield Finding("gated", "note", f"Struck out: {'; '.join(gated)}.", len(gated))
+
+
+RULES: tuple[Rule, ...] = (
+    untouched,
+    more_is_less,
+    noise_is_as_good,
+    transfer_beats_own,
+    black_beats_white,
+    beaten_by_apgd,
+    few_steps,
+    few_patients,
+    not_used,
+)

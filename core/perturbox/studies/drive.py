@@ -1,0 +1,214 @@
+"""Carries a study out: pieces that aren't in the ledger go to workers, what they return is written down at once.
+
+The same command goes on after anything. One driver owns the folder; a piece whose worker dies is tried again, and after
+three failures it is "failed" with a reason and the study goes on.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from distributed import Future, KilledWorker
+from filelock import FileLock, Timeout
+
+from perturbox.io.files import require_writable
+from perturbox.jobs.cluster import Cluster
+from perturbox.studies import work
+from perturbox.studies.ledger import Ledger
+from perturbox.studies.plan import Craft, Plan
+from perturbox.types import InputError
+
+TRIES = 3
+IN_FLIGHT = 2  # tasks for each worker: one it does, one that waits there
+Say = Callable[[str], None]
+
+
+@dataclass
+class Task:
+    """What a worker is given at once. keys: of the ledger's entries it makes; model: the one it mostly needs."""
+
+    document: dict[str, Any]
+    keys: list[str]
+    model: str
+    tries: int = 0
+
+
+@dataclass
+class Progress:
+    """done, all: tasks; left: seconds, None before that can be told."""
+
+    done: int
+    all: int
+    failed: int = 0
+    left: float | None = None
+    about: str = ""
+
+
+@dataclass
+class Driver:
+    """Runs what is missing of a plan in `out`. scheduler: address of an existing Dask scheduler, which sees the same
+    files; stop: asked between tasks whether to end."""
+
+    plan: Plan
+    out: Path
+    workers: int = 1
+    device: str = "cpu"
+    scheduler: str | None = None
+    again: bool = False
+    tell: Callable[[Progress], None] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+    _failed: int = field(default=0, init=False)
+
+    def run(self) -> Ledger:
+        """The ledger, with everything of the plan in it unless `stop` ended it; raises InputError if `out` can't be
+        used."""
+        with claimed(self.out):
+            ledger = Ledger(self.out / "ledger.jsonl")
+            try:
+                tasks = list(self.missing(ledger.done))
+                if tasks:
+                    self._carry_out(tasks, ledger)
+            finally:
+                ledger.close()
+        return ledger
+
+    @property
+    def crafts(self) -> Path:
+        return (self.out / "crafts").resolve()
+
+    def missing(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
+        """What isn't done yet, ordered so that a model is loaded as rarely as can be."""
+
+        def there(key: str) -> bool:
+            entry = done.get(key)
+            return entry is not None and not (self.again and entry["status"] == "failed")
+
+        plan = self.plan
+        for model, case in product(plan.models, plan.cases):
+            key = plan.clean_key(model, case)
+            if not there(key):
+                yield Task({**self._common(case), "clean": {"key": key, "spec": plan.models[model].spec}}, [key], model)
+        for craft in plan.crafts:
+            made = there(craft.key) and (
+                done[craft.key]["status"] == "failed" or work.craft_folder(self.crafts, craft.key).is_dir()
+            )
+            judges = [model for model in plan.judges(craft) if not there(plan.judge_key(craft, model))]
+            if made and not judges:
+                continue
+            keys = [] if made else [craft.key]
+            yield Task(
+                {
+                    **self._common(craft.case),
+                    "craft": {"key": craft.key, "job": asdict(plan.job(craft, self.device)), "done": made},
+                    "judges": [self._judge(craft, model) for model in judges],
+                },
+                keys + [plan.judge_key(craft, model) for model in judges],
+                craft.model,
+            )
+
+    def _common(self, case: str) -> dict[str, Any]:
+        scan = self.plan.cases[case]
+        return {
+            "scan": {"image": scan.image, "label": scan.label, "sha256": scan.sha256},
+            "label_map": self.plan.study.cases.label_map,
+            "crafts": str(self.crafts),
+            "threads": self.plan.study.threads,
+            "device": self.device,
+        }
+
+    def _judge(self, craft: Craft, model: str) -> dict[str, Any]:
+        plan = self.plan
+        own = plan.models[model].sha256 == plan.models[craft.model].sha256
+        return {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec, "own": own}
+
+    def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
+        started, waiting, count = time.monotonic(), list(reversed(tasks)), len(tasks)
+        self.crafts.mkdir(exist_ok=True)
+        done = 0
+        with cluster(self.scheduler, self.device, self.workers) as workers:
+            running: dict[Future, Task] = {}
+            queue = workers.as_completed()
+
+            def feed(last: str | None) -> None:
+                if not waiting:
+                    return
+                # The next one of the model that a worker has just used, if there is one.
+                place = next((n for n in range(len(waiting) - 1, -1, -1) if waiting[n].model == last), len(waiting) - 1)
+                task = waiting.pop(place)
+                name = f"study-{task.keys[0]}-{task.tries}"
+                future = workers.submit(work.carry_out, task.document, key=name)
+                running[future] = task
+                queue.add(future)
+
+            for _ in range(IN_FLIGHT * max(1, workers.size)):
+                feed(None)
+            for future in queue:
+                task = running.pop(future)
+                again = self._take(future, task, ledger)
+                if again:
+                    waiting.append(again)
+                else:
+                    done += 1
+                passed = time.monotonic() - started
+                left = passed / done * (count - done) if done else None
+                self.tell(Progress(done, count, self._failed, left, task.model))
+                if self.stop():
+                    break
+                feed(task.model)
+
+    def _take(self, future: Future, task: Task, ledger: Ledger) -> Task | None:
+        """Write down what a task made; the task itself if it is to be tried again."""
+        try:
+            entries = future.result()
+        except KilledWorker:
+            entries = _given_up(task, f"Its worker died {TRIES} times; a common reason is too little memory.")
+        except Exception as error:  # a worker that can't even run it
+            entries = _given_up(task, f"A worker could not run it ({type(error).__name__}).", again=True)
+        if any(entry.get("again") for entry in entries) and task.tries + 1 < TRIES:
+            task.tries += 1
+            return task
+        for entry in entries:
+            entry.pop("again", None)
+            self._failed += entry["status"] == "failed"
+            ledger.add(entry)
+        return None
+
+
+def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, Any]]:
+    kinds = ["clean"] if "clean" in task.document else ["judge"] * len(task.keys)
+    if "craft" in task.document and not task.document["craft"]["done"]:
+        kinds[0] = "craft"
+    return [
+        {"key": key, "kind": kind, "status": "failed", "reason": reason, "again": again}
+        for key, kind in zip(task.keys, kinds, strict=True)
+    ]
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The study's folder, made if it isn't there, for one driver at a time."""
+    require_writable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"Another study runs in '{out}'; wait for it, or choose another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def cluster(scheduler: str | None, device: str, workers: int) -> Iterator[Cluster]:
+    """Workers for the time of a study."""
+    made = Cluster(scheduler, device, lambda event: None, workers=workers, failures=TRIES - 1)
+    try:
+        yield made
+    finally:
+        made.close()

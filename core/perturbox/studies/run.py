@@ -1,0 +1,192 @@
+"""A study from its file to its page: plan, carry out, tables, checks, worst cases, report."""
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from perturbox.io.files import require_new_folder, require_writable, suffix
+from perturbox.job.estimate import estimate_attack, estimate_prediction
+from perturbox.job.execute import run_job
+from perturbox.job.inputs import load_inputs, prepare
+from perturbox.plain import to_json
+from perturbox.studies import page, story, tables
+from perturbox.studies.analysis import analyse
+from perturbox.studies.checks import Finding, check
+from perturbox.studies.design import read_study
+from perturbox.studies.drive import Driver, Progress, claimed
+from perturbox.studies.plan import Plan, make_plan
+
+SCHEMA = "perturbox-study-result/1"
+LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look
+CHECKS: dict[str, tuple[pa.DataType, str]] = {
+    "rule": (pa.string(), ""),
+    "level": (pa.string(), "loud or note"),
+    "sentence": (pa.string(), ""),
+    "cells": (pa.int64(), "how many it is about"),
+}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a study will take on this machine. cpu_hours: of all pieces; hours: with the workers; bytes: on disk;
+    memory: of one worker at most."""
+
+    crafts: int
+    judgements: int
+    cpu_hours: float
+    hours: float
+    bytes: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished study. found: the numbers of its page."""
+
+    out: Path
+    said: list[str]
+    findings: list[Finding]
+    found: dict[str, Any]
+
+
+def load(path: Path, device: str = "cpu", trust: bool = False) -> tuple[Plan, str]:
+    """(the plan of a study file, SHA-256 of the file); raises InputError with the line that is wrong."""
+    study = read_study(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return make_plan(study, path.resolve().parent, device, trust), digest
+
+
+def run_study(
+    path: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    scheduler: str | None = None,
+    trust: bool = False,
+    again: bool = False,
+    tell: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Done | None:
+    """Carry a study out, or on; None where `stop` ended it before the end.
+
+    Writes results, models, cases, effort and checks (Parquet), study.json, card.yaml, report.html and `worst/`. again:
+    try what had failed once more. Raises InputError for a study that can't be carried out.
+    """
+    require_place(out)
+    plan, digest = load(path, device, trust)
+    driver = Driver(plan, out, workers, device, scheduler, again, tell, stop)
+    ledger = driver.run()
+    if any(key not in ledger.done for key in plan.pieces()):
+        return None
+    with claimed(out):
+        rows = tables.write_tables(plan, ledger.done, out, digest)
+        found, findings = analyse(plan.study, rows), check(plan.study, rows)
+        about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": digest}
+        tables.write_table(out / "checks.parquet", [asdict(finding) for finding in findings], CHECKS, about)
+        folders = _keep_worst(plan, found, out, device)
+        command = shlex.join(["perturbox", "study", path.name, "--out", out.name])
+        _write(out / "report.html", page.build(plan, found, findings, rows, folders, digest, command))
+        card = to_json(story.card(plan, found, findings, digest))
+        _write(out / "card.yaml", yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110))
+        said = story.verdict(plan, found, findings)
+        _write(out / "study.json", json.dumps(_record(plan, said, found, digest), indent=1, allow_nan=False) + "\n")
+    return Done(out, said, findings, found)
+
+
+def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], digest: str) -> Any:
+    return to_json(
+        {
+            "schema": SCHEMA,
+            "name": plan.study.name,
+            "kind": plan.study.kind,
+            "study_sha256": digest,
+            "study": plan.study.model_dump(by_alias=True),
+            "models": {name: model.sha256 for name, model in plan.models.items()},
+            "cases": {name: scan.sha256 for name, scan in plan.cases.items()},
+            "left_out": dict(plan.left_out),
+            "verdict": list(said),
+            "found": found,
+        }
+    )
+
+
+def require_place(out: Path) -> None:
+    """Raises InputError unless `out` is free or the folder of a study."""
+    if out.exists() and not (out / "ledger.jsonl").is_file():
+        require_new_folder(out)
+    require_writable(out)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _keep_worst(plan: Plan, found: Mapping[str, Any], out: Path, device: str) -> dict[str, str]:
+    """Result folders of the worst cases, made by the same attack once more: {their key: path below `out`}."""
+    import torch
+
+    folders = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.study.threads)
+    try:
+        for row in found["worst_cases"]:
+            craft = next(
+                craft
+                for craft in plan.crafts
+                if (craft.model, plan.study.attacks[craft.attack].called, craft.eps, craft.case, craft.seed)
+                == (row["target"], row["attack"], row["eps"], row["case"], row["seed"])
+            )
+            place = out / "worst" / craft.key
+            if not (place / "report.html").is_file():
+                run_job(plan.job(craft, device), place)
+            folders[page.folder_key(row)] = f"worst/{craft.key}"
+    finally:
+        torch.set_num_threads(threads)
+    return folders
+
+
+def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
+    """What a study will take, from one timed window batch of each model on the first case; what is done already isn't
+    taken off. Raises InputError where the first case can't be attacked."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.study.threads)
+    seconds, memory = 0.0, 0
+    looks: dict[str, float] = {}
+    try:
+        for name in plan.models:
+            crafts = [craft for craft in plan.crafts if craft.model == name]
+            victim, image, _, _ = load_inputs(plan.job(crafts[0], device))
+            looks[name] = estimate_prediction(victim, image).seconds
+            seconds += CLEAN_LOOKS * looks[name] * len(plan.cases)
+            for index in range(len(plan.study.attacks)):
+                same = [craft for craft in crafts if craft.attack == index]
+                expected = estimate_attack(prepare(plan.job(same[0], device), image, victim))
+                seconds += len(same) * (expected.seconds - expected.afterwards)
+                memory = max(memory, expected.bytes)
+    finally:
+        torch.set_num_threads(threads)
+    judgements = [model for craft in plan.crafts for model in plan.judges(craft)]
+    seconds += LOOKS * sum(looks[model] for model in judgements)
+    size = sum(Path(scan.image).stat().st_size for scan in plan.cases.values()) / len(plan.cases)
+    packed = 1 if suffix(next(iter(plan.cases.values())).image).endswith("gz") else 0.6
+    return Price(
+        crafts=len(plan.crafts),
+        judgements=len(judgements),
+        cpu_hours=seconds * plan.study.threads / 3600,
+        hours=seconds / 3600 / max(1, workers),
+        bytes=int(len(plan.crafts) * size * packed),
+        memory=memory,
+    )

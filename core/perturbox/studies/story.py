@@ -1,0 +1,236 @@
+"""A study in sentences: its verdict, its methods, its robustness card."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import perturbox
+from perturbox.attacks import recipes
+from perturbox.judge.summary import listed
+from perturbox.studies.checks import Finding
+from perturbox.studies.design import KINDS
+from perturbox.studies.plan import Plan
+
+UNITS = {"native": "in the scan's unit", "sigma": "times each scan's noise", "percent": "% of each scan's 1–99 % range"}
+MEANS = "mean Dice of the structures"
+
+
+def limit(plan: Plan, eps: float) -> str:
+    """A limit with its unit: "10 HU", "2 σ", "4 % of range"."""
+    unit = plan.study.eps.unit
+    native = next(iter(plan.models.values())).unit
+    words = {"native": f" {native}" if native == "HU" else "", "sigma": " σ", "percent": " % of range"}
+    return f"{eps:g}{words[unit]}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """ " [0.4, 0.5]", nothing where there is none."""
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def counted(n: int, what: str) -> str:
+    """ "1 model", "3 models"."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def patients(n: int) -> str:
+    """ "6 patients"."""
+    return counted(n, "patient")
+
+
+def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -> list[str]:
+    """What the study found, in a sentence or a few, most important first."""
+    tell = {
+        "curve": _of_curve,
+        "universal": _of_curve,
+        "worst-case": _of_worst,
+        "transfer": _of_transfer,
+        "non-inferiority": _of_comparison,
+    }
+    loud = [finding for finding in findings if finding.level == "loud"]
+    said = tell[plan.study.kind](plan, found)
+    if not said:
+        said = ["Nothing could be measured: every piece failed or was struck out; the reasons are below."]
+    said += [_of_criterion(plan, row) for row in found.get("criterion", ())]
+    if loud:
+        said.append(f"{len(loud)} check{'s' * (len(loud) != 1)} below put this in question: read them first.")
+    return said
+
+
+def _of_curve(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    said = []
+    for model in plan.models:
+        rows = [row for row in found["curves"] if row["model"] == model]
+        if not rows:
+            continue
+        most = max(row["eps"] for row in rows)
+        row = min((row for row in rows if row["eps"] == most), key=lambda row: row["dice"])
+        noise = "" if row["dice_noise"] is None else f"; noise of the same size leaves {row['dice_noise']:.2f}"
+        said.append(
+            f"{row['attack']} at {limit(plan, most)} takes the Dice of {row['structure']} ({model}) from "
+            f"{row['dice_clean']:.2f} to {row['dice']:.2f}{interval(row['low'], row['high'])} over "
+            f"{patients(row['n'])}{noise}."
+        )
+    return said
+
+
+def _of_worst(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    said = []
+    for model in plan.models:
+        rows = [row for row in found["worst"] if row["model"] == model]
+        if not rows:
+            continue
+        row = max(rows, key=lambda row: row["eps"])
+        most = max(row["worst_of"], key=lambda name: row["worst_of"][name])
+        alone = min(row["attacks"].values())
+        said.append(
+            f"At {limit(plan, row['eps'])} the worst of {len(row['attacks'])} attacks leaves {model} a {MEANS} of "
+            f"{row['mean']:.2f}{interval(row['low'], row['high'])} over {patients(row['n'])}, from {row['clean']:.2f}; "
+            f"the best single attack leaves {alone:.2f}, and {most} is the worst of {row['worst_of'][most]} cases."
+        )
+    return said
+
+
+def _of_transfer(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    most = max((row["eps"] for row in found["matrix"]), default=None)
+    cells = [row for row in found["matrix"] if row["eps"] == most]
+    said = []
+    for attack in dict.fromkeys(row["attack"] for row in cells):
+        across = [row["relative"] for row in cells if row["attack"] == attack and row["surrogate"] != row["target"]]
+        known = [share for share in across if share is not None]
+        if known:
+            said.append(
+                f"What {attack} at {limit(plan, most or 0.0)} makes for one model takes, of another, "
+                f"{100 * sum(known) / len(known):.0f} % of the Dice that an attack on that one itself takes."
+            )
+        for row in found["contrasts"]:
+            if row["attack"] == attack and row["eps"] == most:
+                said.append(effect(row))
+    return said
+
+
+def effect(row: Mapping[str, Any]) -> str:
+    """One factor's effect on transfer, in a sentence."""
+    if row["answer"].startswith("can't"):
+        counts = ", ".join(f"{level}: {n}" for level, n in row["levels"].items())
+        return f"{row['factor']}: can't be told with this design (models per level: {counts or 'none'})."
+    within = "; ".join(f"within {level} {share:.2f}" for level, share in row["within"].items())
+    return (
+        f"{row['factor']}: {row['answer']}. Models that share it pass on {row['same']:.2f} of the white-box fall, "
+        f"others {row['different']:.2f} (difference {row['difference']:+.2f}"
+        f"{interval(row['low'], row['high'])}, p over models {row['p_models_holm']:.3f}); {within}."
+    )
+
+
+def _of_comparison(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    compare = plan.study.compare
+    assert compare is not None
+    said = []
+    for row in found["comparison"]:
+        where = f"{row['attack']}, {limit(plan, row['eps'])}"
+        if row["difference"] is None:
+            continue
+        bound = (
+            "" if row["bound"] is None else f", at most {row['bound']:+.3f} with {plan.study.confidence:.0%} confidence"
+        )
+        said.append(
+            f"{where}: the Dice of {compare.new} falls {row['difference']:+.3f} further than that of {compare.old} "
+            f"over {patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
+        )
+    return said
+
+
+def _of_criterion(plan: Plan, row: Mapping[str, Any]) -> str:
+    worst = "" if row["low"] is None else f" (lowest: {row['structure']} with {row['attack']}, {row['low']:.2f})"
+    return f"Criterion, fixed before ({_criterion(plan)}): {row['model']} {row['answer']}{worst}."
+
+
+def methods(plan: Plan, study_sha256: str) -> str:
+    """A paragraph to paste into a paper."""
+    study = plan.study
+    attacks = listed([_attack(plan, index) for index in range(len(study.attacks))])
+    labels = "expert labels" if study.cases.labels else "each model's own prediction of the unchanged scan"
+    count = len({scan.patient for scan in plan.cases.values()})
+    gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
+    left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
+    limits = listed([limit(plan, eps) for eps in study.eps.values])
+    models = counted(len(plan.models), "model")
+    return (
+        f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
+        f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
+        "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
+        f"inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the change rolled "
+        "to another place, and harmless changes (saved again, half a voxel's shift, the scan's own noise). Intervals "
+        f"are BCa bootstraps over patients ({study.confidence:.0%}); claims about training permute models, adjusted "
+        f"after Holm. Perturbox {perturbox.__version__}, study {study_sha256[:12]}, threads: {study.threads}."
+    )
+
+
+def _attack(plan: Plan, index: int) -> str:
+    attack = plan.study.attacks[index]
+    built = recipes.get(attack.name).build(1.0, plan.study.eps.norm, attack.steps, attack.settings, local=True)
+    settings = ", ".join(f"{key} {value}" for key, value in attack.settings.items())
+    return f"{attack.called} ({built.parameters['steps']} steps{', ' + settings if settings else ''})"
+
+
+def sources(plan: Plan) -> list[str]:
+    """Papers of the attacks, as their recipes name them."""
+    return list(
+        dict.fromkeys(recipes.get(attack.name).paper for attack in plan.study.attacks if recipes.get(attack.name).paper)
+    )
+
+
+def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], study_sha256: str) -> dict[str, Any]:
+    """The robustness card: what a model's technical file needs of this study."""
+    study = plan.study
+    said = verdict(plan, found, findings)
+    loud = [finding.sentence for finding in findings if finding.level == "loud"]
+    return {
+        "schema": "perturbox-card/1",
+        "study": study.name,
+        "question": study.question or KINDS[study.kind],
+        "models": {
+            name: {
+                "sha256": model.sha256,
+                "structures": list(model.structures),
+                "factors": dict(study.models[name].factors),
+            }
+            for name, model in plan.models.items()
+        },
+        "threat_model": {
+            "who": "someone who can change the stored scan before the model reads it, and knows the model",
+            "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
+            "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
+        },
+        "data": {
+            "cases": len(plan.cases),
+            "patients": len({scan.patient for scan in plan.cases.values()}),
+            "labels": "expert" if study.cases.labels else "none: against each model's own clean prediction",
+            "left_out": dict(plan.left_out),
+        },
+        "criterion_fixed_before": _criterion(plan),
+        "result": said,
+        "what_it_cannot_carry": [finding.sentence for finding in findings],
+        "residual_risk": "Put in question by the checks: see what_it_cannot_carry."
+        if loud
+        else "A stronger attack, another scanner or other patients may break what held here; nothing is proven.",
+        "study_sha256": study_sha256,
+        "measured_by": {
+            "perturbox": perturbox.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "monai", "numpy", "scipy")},
+        },
+        "unreliable": bool(loud),
+    }
+
+
+def _criterion(plan: Plan) -> str:
+    study, compare = plan.study, plan.study.compare
+    if study.criterion is not None:
+        where = limit(plan, study.criterion.eps)
+        low = "the lower end of the interval of each structure's mean Dice"
+        return f"at {where} {low} is {study.criterion.dice:g} or more"
+    if compare is None:
+        return "none was stated in the study file"
+    return f"{compare.new} falls at most {compare.margin:g} Dice further than {compare.old}"

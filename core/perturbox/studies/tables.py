@@ -1,0 +1,247 @@
+"""The Parquet files: pure, sorted functions of plan and ledger, so that the same study gives the same bytes."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perturbox.judge import metrics
+from perturbox.studies.plan import Craft, Plan
+
+Entries = Mapping[str, Mapping[str, Any]]
+Row = dict[str, Any]
+
+TEXT, NUMBER, COUNT, YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+# Column: its type and, where it has one, its unit or meaning.
+RESULTS: dict[str, tuple[pa.DataType, str]] = {
+    "surrogate": (TEXT, "the model that the change was made for"),
+    "target": (TEXT, "the model that judged the saved file"),
+    "attack": (TEXT, ""),
+    "eps": (NUMBER, "in eps_unit"),
+    "eps_unit": (TEXT, ""),
+    "eps_native": (NUMBER, "in the scan's unit"),
+    "norm": (TEXT, ""),
+    "seed": (COUNT, ""),
+    "case": (TEXT, ""),
+    "patient": (TEXT, "the unit of the statistics"),
+    "structure": (TEXT, ""),
+    "reference": (TEXT, "label or clean_prediction"),
+    "size": (NUMBER, "of the structure in the reference, in the case's sizes"),
+    "dice_clean": (NUMBER, "before, with the reference"),
+    "dice": (NUMBER, "after, with the reference"),
+    "dice_against_clean": (NUMBER, "after, with the model's own prediction before"),
+    "dice_noise": (NUMBER, "under white noise of the RMS of the target's own attack, with the reference"),
+    "dice_rolled": (NUMBER, "under the target's own perturbation rolled elsewhere, with the reference"),
+    "dice_benign": (NUMBER, "of the prediction with itself under harmless changes"),
+    "iou": (NUMBER, ""),
+    "hd95_mm": (NUMBER, "mm, of photographs pixels"),
+    "nsd": (NUMBER, ""),
+    "volume_clean": (NUMBER, "predicted before, in the case's sizes"),
+    "volume": (NUMBER, "predicted after, in the case's sizes"),
+    "verdict": (TEXT, ""),
+    "linf": (NUMBER, "of the saved change, in the scan's unit"),
+    "rms": (NUMBER, "of the saved change, in the scan's unit"),
+    "rms_over_sigma": (NUMBER, ""),
+    "status": (TEXT, "ok, gated or failed"),
+    "reason": (TEXT, ""),
+}
+CONTROLS = ("dice_noise", "dice_rolled")
+MODELS: dict[str, tuple[pa.DataType, str]] = {
+    "model": (TEXT, ""),
+    "sha256": (TEXT, "of weights and pipeline"),
+    "structure": (TEXT, ""),
+    "dice_clean": (NUMBER, "mean over the cases, with the reference"),
+    "cases": (COUNT, "that hold the structure"),
+    "gated": (YES, "below the gate: struck out"),
+    "factors": (TEXT, "JSON"),
+}
+CASES: dict[str, tuple[pa.DataType, str]] = {
+    "case": (TEXT, ""),
+    "patient": (TEXT, ""),
+    "sha256": (TEXT, "of the scan's file"),
+    "label_sha256": (TEXT, ""),
+    "shape": (TEXT, "voxels"),
+    "spacing_mm": (TEXT, ""),
+    "sizes": (TEXT, "what sizes are told in"),
+    "unit": (TEXT, "of values and of changes"),
+    "storage_step": (NUMBER, "in the scan's unit; null for floating point"),
+    "p1": (NUMBER, "1 % percentile"),
+    "p99": (NUMBER, "99 % percentile"),
+    "sigma": (NUMBER, "noise, by the first model's segmentation"),
+    "left_out": (TEXT, "why it isn't used"),
+}
+EFFORT: dict[str, tuple[pa.DataType, str]] = {
+    "key": (TEXT, ""),
+    "kind": (TEXT, ""),
+    "status": (TEXT, ""),
+    "wall_s": (NUMBER, ""),
+    "cpu_s": (NUMBER, ""),
+    "threads": (COUNT, ""),
+    "forwards": (COUNT, ""),
+    "backwards": (COUNT, ""),
+}
+
+
+def write_tables(plan: Plan, done: Entries, out: Path, study_sha256: str) -> list[Row]:
+    """Write results, models, cases and effort; returns the results' rows."""
+    gated = gated_models(plan, done)
+    rows = list(result_rows(plan, done, gated))
+    about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": study_sha256}
+    write_table(out / "results.parquet", rows, RESULTS, about)
+    write_table(out / "models.parquet", list(_model_rows(plan, done, gated)), MODELS, about)
+    write_table(out / "cases.parquet", list(_case_rows(plan, done)), CASES, about)
+    write_table(out / "effort.parquet", list(_effort_rows(plan, done)), EFFORT, about)
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[Row], columns: Mapping[str, tuple[pa.DataType, str]], about: Row) -> None:
+    """One file, whole or not at all: explicit schema, rows in order of their columns, no dates."""
+    fields = [
+        pa.field(name, kind, metadata={"meaning": meaning} if meaning else None)
+        for name, (kind, meaning) in columns.items()
+    ]
+    schema = pa.schema(fields, metadata=about)
+    ordered = sorted(rows, key=lambda row: [(row[name] is not None, row[name]) for name in columns])
+    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(descriptor)
+    try:
+        pq.write_table(pa.Table.from_pylist(ordered, schema=schema), part, compression="zstd")
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def gated_models(plan: Plan, done: Entries) -> set[str]:
+    """Models whose mean clean Dice of some structure misses the gate."""
+    if plan.study.gate is None:
+        return set()
+    floor = plan.study.gate.clean_dice
+    return {
+        row["model"] for row in _model_rows(plan, done, set()) if row["dice_clean"] is None or row["dice_clean"] < floor
+    }
+
+
+def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
+    """A row for each craft, judge and structure; a failed one has its reason and no numbers."""
+    own = {
+        (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done[plan.judge_key(craft, craft.model)]
+        for craft in plan.crafts
+    }
+    for craft in plan.crafts:
+        made = done[craft.key]
+        for target in plan.judges(craft):
+            controls = own[target, craft.attack, craft.eps, craft.case, craft.seed].get("structures")
+            judged, clean = done[plan.judge_key(craft, target)], done[plan.clean_key(target, craft.case)]
+            failed = next((entry for entry in (made, judged, clean) if entry["status"] != "ok"), None)
+            struck = gated & {craft.model, target}
+            for structure in plan.models[target].structures:
+                row = dict.fromkeys(RESULTS) | _who(plan, craft, target, structure)
+                if failed is not None:
+                    yield {**row, "status": "failed", "reason": failed["reason"]}
+                    continue
+                reason = f"{', '.join(sorted(struck))} missed the gate" if struck else None
+                yield {
+                    **row,
+                    **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"]),
+                    **{name: controls[structure][name] if controls else None for name in CONTROLS},
+                    "status": "gated" if struck else "ok",
+                    "reason": reason,
+                }
+
+
+def _who(plan: Plan, craft: Craft, target: str, structure: str) -> Row:
+    study = plan.study
+    return {
+        "surrogate": craft.model,
+        "target": target,
+        "attack": study.attacks[craft.attack].called,
+        "eps": craft.eps,
+        "eps_unit": study.eps.unit,
+        "norm": study.eps.norm,
+        "seed": craft.seed,
+        "case": craft.case,
+        "patient": plan.cases[craft.case].patient,
+        "structure": structure,
+        "reference": "clean_prediction" if plan.cases[craft.case].label is None else "label",
+    }
+
+
+def _numbers(made: Mapping[str, Any], after: Mapping[str, Any], before: Mapping[str, Any], sigma: float | None) -> Row:
+    against = after["against_clean"]
+    verdict = metrics.verdict(
+        {"volume_ml": before["volume_clean"]},
+        against,
+        after["failed_slices"],
+        before["dice_benign"],
+        tested=after["tested"] and made["untested"] is None,
+    )
+    return {
+        "eps_native": made["eps_native"],
+        **{name: before[name] for name in ("size", "dice_clean", "dice_benign", "volume_clean")},
+        **{name: after[name] for name in ("dice", "iou", "hd95_mm", "nsd", "volume")},
+        "dice_against_clean": against["dice"],
+        "verdict": verdict,
+        "linf": made["linf"],
+        "rms": made["rms"],
+        "rms_over_sigma": made["rms"] / sigma if sigma else None,
+    }
+
+
+def _model_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
+    import json
+
+    for name, model in plan.models.items():
+        looks = [done[plan.clean_key(name, case)] for case in plan.cases]
+        for structure in model.structures:
+            known = [
+                look["structures"][structure]["dice_clean"]
+                for look in looks
+                if look["status"] == "ok" and look["structures"][structure]["dice_clean"] is not None
+            ]
+            yield {
+                "model": name,
+                "sha256": model.sha256,
+                "structure": structure,
+                "dice_clean": sum(known) / len(known) if known else None,
+                "cases": len(known),
+                "gated": name in gated,
+                "factors": json.dumps(plan.study.models[name].factors, sort_keys=True),
+            }
+
+
+def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
+    first = next(iter(plan.models))
+    for name, scan in plan.cases.items():
+        look = done[plan.clean_key(first, name)]
+        known = look.get("case", {})
+        yield {
+            **dict.fromkeys(CASES),
+            "case": name,
+            "patient": scan.patient,
+            "sha256": scan.sha256,
+            "label_sha256": scan.label_sha256,
+            "shape": " × ".join(map(str, known.get("shape", []))) or None,
+            "spacing_mm": " × ".join(f"{mm:g}" for mm in known.get("spacing", [])) or None,
+            "sizes": known.get("sizes"),
+            "unit": known.get("unit"),
+            "storage_step": known.get("step"),
+            "p1": known.get("p1"),
+            "p99": known.get("p99"),
+            "sigma": look.get("sigma"),
+        }
+    for name, reason in plan.left_out.items():
+        yield {**dict.fromkeys(CASES), "case": name, "left_out": reason}
+
+
+def _effort_rows(plan: Plan, done: Entries) -> Iterator[Row]:
+    for key in plan.pieces():
+        entry = done[key]
+        spent = entry.get("effort", {})
+        counts = {name: entry.get(name) for name in ("forwards", "backwards")}
+        yield {**dict.fromkeys(EFFORT), "key": key, "kind": entry["kind"], "status": entry["status"], **spent, **counts}

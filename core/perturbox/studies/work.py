@@ -1,0 +1,230 @@
+"""One piece of a study, done in a worker: a clean look, or a craft and everyone who judges its file.
+
+Pure functions of files and settings: the same piece gives the same rows wherever it runs, so times are kept apart.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perturbox import io
+from perturbox.attacks.budget import Budget
+from perturbox.job.execute import craft as attack_scan
+from perturbox.job.execute import file_names, read_adversarial, write_adversarial
+from perturbox.job.inputs import Job, Listener, prepare, read_expert
+from perturbox.jobs.worker import explain, load_cached
+from perturbox.judge import checks, metrics
+from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
+from perturbox.judge.noise import scan_noise
+from perturbox.model.victim import Victim
+from perturbox.types import Case, Effort, InputError, Volume
+
+Entry = dict[str, Any]
+REMEMBERED = 2**28  # bytes of scans and predictions that a worker keeps
+
+
+def carry_out(task: Mapping[str, Any]) -> list[Entry]:
+    """The ledger's entries of a task: {"crafts": folder, "threads": n, "device", "scan": {…}, "clean": {…}} or
+    {…, "craft": {…}, "judges": […]}. Never raises for what a study can go on after: such an entry is "failed" with a
+    reason; "again" says that another try may help."""
+    torch.set_num_threads(task["threads"])
+    if "clean" in task:
+        return [_entry(task["clean"]["key"], "clean", lambda: _clean(task, task["clean"]))]
+    craft = task["craft"]
+    made = [] if craft["done"] else [_entry(craft["key"], "craft", lambda: _craft(task, craft))]
+    if made and made[0]["status"] == "failed":
+        why = {"status": "failed", "reason": f"its craft failed: {made[0]['reason']}", "again": made[0]["again"]}
+        return made + [{"key": judge["key"], "kind": "judge", **why} for judge in task["judges"]]
+    return made + [_entry(judge["key"], "judge", lambda j=judge: _judge(task, craft, j)) for judge in task["judges"]]
+
+
+def _entry(key: str, kind: str, work: Any) -> Entry:
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        found = {"status": "ok", **work()}
+    except MemoryError as error:
+        found = {"status": "failed", "reason": explain(error).detail, "again": True}
+    except Exception as error:
+        again = not isinstance(error, InputError)
+        found = {"status": "failed", "reason": explain(error).detail, "again": again}
+    spent = {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "threads": torch.get_num_threads(),
+    }
+    return {"key": key, "kind": kind, "effort": spent, **found}
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A scan as a model sees it; expert: its label map, if there is one; prediction: the model's own."""
+
+    victim: Victim
+    image: Volume
+    expert: np.ndarray | None
+    prediction: np.ndarray
+
+    @property
+    def reference(self) -> np.ndarray:
+        return self.prediction if self.expert is None else self.expert
+
+    @property
+    def bytes(self) -> int:
+        return self.image.data.nbytes + 2 * self.prediction.nbytes
+
+
+_seen: dict[tuple[str, str, str], Seen] = {}  # least recently used first
+
+
+def _look(task: Mapping[str, Any], spec: str) -> Seen:
+    """The task's scan through a model; a worker remembers the last ones, for many judge the same scan."""
+    scan = task["scan"]
+    key = (spec, task["device"], scan["sha256"])
+    found = _seen.pop(key, None)
+    if found is None:
+        victim = load_cached(spec, task["device"])
+        image = io.read_scan(scan["image"], unit=victim.unit, channels=victim.channels)
+        expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
+        found = Seen(victim, image, expert, victim.predict(image))
+        while _seen and sum(seen.bytes for seen in _seen.values()) + found.bytes > REMEMBERED:
+            _seen.pop(next(iter(_seen)))
+    _seen[key] = found
+    return found
+
+
+def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
+    """What a model makes of the scan as it is, and the agreement with itself under harmless changes."""
+    seen = _look(task, clean["spec"])
+    victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
+    noise = scan_noise(image.data, prediction, victim.labels, image.ruler, image.sizes)
+    ask = Asking(victim, None)
+    floor = benign_floor(image, ask, prediction, noise["sigma"], 0)
+    rows = metrics.structures(prediction, reference, victim.labels, image.ruler, image.voxel_size)
+    low, high = np.percentile(image.data, (1, 99))
+    return {
+        "structures": {
+            name: {
+                "dice_clean": rows[name]["dice"],
+                "dice_benign": floor[name],
+                "volume_clean": rows[name]["volume_ml"],
+                "size": float((reference == value).sum() * image.voxel_size),
+            }
+            for name, value in victim.structures.items()
+        },
+        "case": {
+            "shape": list(image.shape),
+            "spacing": list(image.spacing),
+            "sizes": image.sizes,
+            "unit": image.unit,
+            "step": image.step,
+            "p1": float(low),
+            "p99": float(high),
+        },
+        "sigma": noise["sigma"],
+        "notes": ask.notes,
+    }
+
+
+def craft_folder(crafts: str | Path, key: str) -> Path:
+    """Where a craft's perturbed scan lies."""
+    return Path(crafts) / key[:2] / key
+
+
+def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
+    """Attack, and keep the perturbed scan in the source's format: the folder is there whole or not at all."""
+    job = Job(**craft["job"])
+    ready = prepare(job, victim=load_cached(job.victim, job.device))
+    effort = Effort()
+    _, outcome, _ = attack_scan(ready, effort, Listener())
+    place = craft_folder(task["crafts"], craft["key"])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{craft['key']}-", dir=place.parent))
+    try:
+        write_adversarial(draft, ready, outcome)
+        os.chmod(draft, 0o755)
+        if place.is_dir():  # of an earlier run that ended before the ledger was told; the same content
+            shutil.rmtree(place)
+        os.replace(draft, place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    saved = _saved(task, craft, ready.image)
+    scan = ready.scan
+    delta = ready.counted(saved).data.astype(np.float64) - scan.data
+    budget = Budget.of(Case(scan), ready.eps, job.norm)  # type: ignore[arg-type]
+    size = metrics.perturbation(delta, scan.data, budget.region[0, 0].numpy())
+    return {
+        "eps_native": ready.eps,
+        "linf": size["linf"],
+        "rms": size["l2"],
+        "changed": size["l0"],
+        "untested": outcome.untested,
+        "losses": [step.loss for step in outcome.trace],
+        "scores": [step.score for step in outcome.trace],
+        "forwards": effort.forwards,
+        "backwards": effort.backwards,
+    }
+
+
+def _saved(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> Volume:
+    files = file_names(image, expert=False, roi=False)
+    return read_adversarial(craft_folder(task["crafts"], craft["key"]), files, image.unit)
+
+
+def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str, Any]) -> Entry:
+    """What a model makes of the saved file; and, if it was made for this model, of noise and of the rolled perturbation
+    of the same size."""
+    seen = _look(task, judge["spec"])
+    victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
+    saved = _saved(task, craft, image)
+    found = victim.look(saved)
+    labels, open_values = found.against(prediction)
+    notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
+    rows = metrics.structures(labels, reference, victim.labels, image.ruler, image.voxel_size)
+    against = rows
+    if seen.expert is not None:
+        against = metrics.structures(labels, prediction, victim.labels, image.ruler, image.voxel_size)
+    controls = _controls(image, saved, victim, craft["job"]) if judge["own"] else {}
+    return {
+        "structures": {
+            name: {
+                "dice": rows[name]["dice"],
+                "iou": rows[name]["iou"],
+                "hd95_mm": rows[name]["hd95_mm"],
+                "nsd": rows[name]["nsd"],
+                "volume": rows[name]["volume_ml"],
+                "against_clean": against[name],
+                "failed_slices": metrics.failed_slices(prediction == value, labels == value, image.voxel_size),
+                "tested": value not in open_values,
+                **{
+                    f"dice_{kind}": None if control is None else metrics.dice(control == value, reference == value)
+                    for kind, control in controls.items()
+                },
+            }
+            for name, value in victim.structures.items()
+        },
+        "notes": notes,
+    }
+
+
+def _controls(image: Volume, saved: Volume, victim: Victim, job: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+    """Predictions under white noise of the perturbation's size, and under the perturbation rolled to another place."""
+    delta = saved.data.astype(np.float64) - image.data
+    budget = Budget.of(Case(image), None, job["norm"])
+    region, (low, high) = budget.region[0, 0].numpy(), budget.span()
+    rng, ask = np.random.default_rng(job["seed"]), Asking(victim, None)
+    noise = checks.white_noise(delta, image.data, region, low, high, image.steps, rng)
+    moved = checks.rolled(delta, image.data, low, high, region, rng)
+    seen = {
+        name: ask(image.with_data((image.data + change).astype(image.data.dtype)), name)
+        for name, change in (("noise", noise), ("rolled", moved))
+    }
+    return {name: predictions[0] if predictions else None for name, predictions in seen.items()}
