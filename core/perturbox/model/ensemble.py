@@ -30,7 +30,8 @@ class Ensemble(Victim):
         """Raises InputError where the scan doesn't fit one of the members."""
         effort = effort if effort is not None else Effort()
         parts = tuple(member.on(image, effort, memory_budget) for member in self.members)
-        return BoundEnsemble(self, Joint((), image.shape, parts), effort, memory_budget, parts)
+        # Where the scan is told in other units, each member knows by itself.
+        return BoundEnsemble(self, Joint((), image.shape, parts), effort, memory_budget, parts=parts)
 
     @property
     def sha256(self) -> str:
