@@ -130,8 +130,7 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
 
 
 def room(image: Volume) -> int:
-    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four
-    label maps, the record."""
+    """Bytes of a result's files but the report, uncompressed: scan, change, influence, four label maps, record."""
     voxels = int(np.prod(image.shape))
     each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()]
     return (sum(each) + 4) * voxels + 2**20
@@ -234,8 +233,7 @@ def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
 
 def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path]:
     """Write the perturbed scan; returns its files, one per channel where the source has as many."""
-    image = ready.image
-    data = outcome.x_adv
+    image, data = ready.image, outcome.x_adv
     if ready.ones:  # back to the files' own unit, where what didn't change is as it was
         change = outcome.delta * image.by_channel(ready.ones)
         data = image.as_saved((image.data + change).astype(image.data.dtype))
@@ -246,8 +244,7 @@ def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path
 
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
-    """Write the perturbation, from the perturbed scan as saved, its influence, and what a replay needs; returns file
-    names."""
+    """Write the perturbation, of the scan as saved, its influence, and what a replay needs; returns file names."""
     image, influence = ready.image, outcome.influence
     given = {"expert": ready.expert, "roi": ready.roi, "influence": influence}
     files = file_names(image, **{name: array is not None for name, array in given.items()})
@@ -269,7 +266,6 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
 
 def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = False) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
-    numbered = bool(image.files)
 
     def each(name: str, suffixes: list[str], notice: bool = False) -> dict[str, str]:
         """Of several channels the first bears the name of the whole, for readers that show one."""
@@ -277,7 +273,7 @@ def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = Fals
         for number, suffix in enumerate(suffixes):
             warned = notice and not io.has_room_for_notice(suffix)
             key = f"{name}_{number:04d}" if number else name
-            digits = f"_{number:04d}" if numbered else ""
+            digits = f"_{number:04d}" if image.files else ""
             named[key] = f"{name}{digits}{'_NOT_FOR_CLINICAL_USE' if warned else ''}{suffix}"
         return named
 
@@ -296,9 +292,8 @@ def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = Fals
 
 def _perturbation(delta: np.ndarray, image: Volume) -> Volume:
     """δ in the scan's unit: whole steps as int16 where the source is integer, float64 (exact) otherwise."""
-    if image.step == 1.0 and np.abs(delta).max(initial=0) < 2**15:
-        return Volume(delta, image.affine, image.unit, np.dtype(np.int16), format=".nii.gz")
-    return Volume(delta, image.affine, image.unit, np.dtype(np.float64), format=".nii.gz")
+    whole = image.step == 1.0 and np.abs(delta).max(initial=0) < 2**15
+    return Volume(delta, image.affine, image.unit, np.dtype(np.int16 if whole else np.float64), format=".nii.gz")
 
 
 def channel_files(files: Mapping[str, str | None], name: str) -> list[str]:
