@@ -99,7 +99,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updating = False
         self._again = False
         self._guiTag = None
-        self._mistake = None
+        self._mistake = self._holds = None
         self._begun = 0
 
     # ------------------------------------------------------------ Slicer's calls
@@ -289,9 +289,20 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     break
         finally:
             self.updating = False
+        if self._holds is not None and not self._holds():
+            self.forget()
 
-    def show(self, trouble: Trouble) -> None:
-        """One sentence with what to do; the details can be unfolded."""
+    def forget(self) -> None:
+        """Take away a sentence that no longer holds; behind it may be why a job failed, which stays."""
+        self._holds = None
+        self.ui.troubleFrame.visible = False
+        if self.session.trouble is not None:
+            self.show(self.session.trouble)
+
+    def show(self, trouble: Trouble, holds=None) -> None:
+        """One sentence with what to do; the details can be unfolded. holds() says whether it still does; without it
+        the sentence stays until something else begins."""
+        self._holds = holds
         self.ui.troubleLabel.text = f"{trouble.sentence} {trouble.whatToDo}".strip()
         self.ui.troubleDetailsText.setPlainText(trouble.detail or "")
         self.ui.troubleDetailsGroupBox.visible = bool(trouble.detail)

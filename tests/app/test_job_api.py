@@ -137,7 +137,7 @@ def test_the_result_comes_file_by_file_and_as_one_zip(http, attacked, tmp_path):
     place = attacked["links"]["files"]
     listed = {entry["name"]: entry for entry in http.get(place).json()["files"]}
     wanted = {"adversarial.nii.gz", "clean_seg.nii.gz", "adversarial_seg.nii.gz", "difference_seg.nii.gz"}
-    assert set(listed) == wanted | {"perturbation.nii.gz", "result.json", "report.html"}
+    assert set(listed) == wanted | {"perturbation.nii.gz", "influence.nii.gz", "result.json", "report.html"}
     answer = http.get(attacked["links"]["zip"])
     assert answer.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(streams.BytesIO(answer.content)) as archive:

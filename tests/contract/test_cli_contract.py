@@ -18,7 +18,7 @@ REQUIRED = object()
 
 SCAN_JOB = {"--victim": "ct-organs", "--device": "cpu", "--force": False}
 ATTACK_JOB = {**SCAN_JOB, "--attack": defaults.ATTACK, "--target": None, "--steps": None, "--set": None, "--seed": 0}
-ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False}
+ATTACK_JOB |= {"--trust": False, "--allow-cut-gradient": False, "--full-report": False}
 COMMANDS = {
     "demo": {"--out": None, "--scan": None, "--phantoms": None},
     "attack": {
@@ -53,7 +53,7 @@ COMMANDS = {
         "--seed": 0,
     },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
-    "report": {"DIR": REQUIRED},
+    "report": {"DIR": REQUIRED, "--full-report": False},
     "compare": {"DIR": REQUIRED, "--out": REQUIRED},
     "verify": {"DIR": REQUIRED, "--trust": False},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
@@ -169,7 +169,7 @@ RESULT = {
         "sha256": (str, type(None)),
         "unit": str,
     },
-    "summary": {"headline": str, "broken": list},
+    "summary": {"headline": str, "broken": list, "look": {"structure": str, "axis": int, "index": int}},
     "reference": str,
     "outlined": type(None),
     "budget": {
@@ -239,6 +239,7 @@ RESULT = {
         "adversarial_seg": FILE,
         "difference_seg": FILE,
         "perturbation": FILE,
+        "influence": FILE,
         "reference_seg": type(None),
         "roi": type(None),
     },
@@ -248,6 +249,7 @@ FILES = [
     "adversarial_seg.nii.gz",
     "clean_seg.nii.gz",
     "difference_seg.nii.gz",
+    "influence.nii.gz",
     "perturbation.nii.gz",
     "report.html",
     "result.json",

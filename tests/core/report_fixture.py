@@ -108,7 +108,16 @@ def slice_rows(clean, adversarial) -> list[dict]:
 
 
 def make_result(
-    folder, shape=(96, 84, 48), spacing=(3.0, 3.0, 5.0), axes="LPS", tilt=0.0, eps=10, seed=1, flat=False, repeat=1
+    folder,
+    shape=(96, 84, 48),
+    spacing=(3.0, 3.0, 5.0),
+    axes="LPS",
+    tilt=0.0,
+    eps=10,
+    seed=1,
+    flat=False,
+    repeat=1,
+    influence=False,
 ) -> Path:
     """Write a result folder.
 
@@ -157,6 +166,8 @@ def make_result(
     else:
         save(picture, perturbed)
     save("perturbation.nii.gz", change)
+    if influence:  # all that changed pushes on where labels change, and back elsewhere
+        save("influence.nii.gz", np.where(clean == adversarial, -1, 1) * np.abs(change).astype(np.float32))
     save("clean_seg.nii.gz", clean)
     save("adversarial_seg.nii.gz", adversarial)
     difference = np.select([clean == adversarial, adversarial == 0, clean == 0], [0, 1, 2], 3).astype(np.uint8)
@@ -232,6 +243,7 @@ def make_result(
         "files": {
             "adversarial": picture, "clean_seg": "clean_seg.nii.gz", "adversarial_seg": "adversarial_seg.nii.gz",
             "difference_seg": "difference_seg.nii.gz", "perturbation": "perturbation.nii.gz",
+            "influence": "influence.nii.gz" if influence else None,
             "reference_seg": None, "roi": None,
         },
     }  # fmt: skip

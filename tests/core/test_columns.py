@@ -30,7 +30,7 @@ from PerturboxLib.results import Result
 
 folder = Path(sys.argv[1])
 record = read_record(folder)
-before = Result({**record, "summary": {key: record["summary"][key] for key in ("headline", "broken")}})
+before = Result({**record, "summary": {key: record["summary"][key] for key in ("headline", "broken", "look")}})
 old = before.headers(), [row.cells() for row in before.rows()]
 record["summary"] = summarise(record)
 (folder / "result.json").write_text(json.dumps(record), encoding="utf-8")

@@ -143,8 +143,8 @@ def test_voxels_are_those_of_each_results_files(results, compared, reader):
     shown = reader.run(
         """const m = perturbox.meta, [, y, x] = m.shape;
         return perturbox.volumes.map((v, i) => arguments[0].map(p => { const k = (p[0] * y + p[1]) * x + p[2];
-          const change = v.change[k] * m.results[i].step;
-          return [v.scan[k] * m.scale + m.offset, change, v.clean[k], v.adversarial[k]]; }))""",
+          const { scale, offset } = m.results[i].coded, value = code => code * scale + offset;
+          return [value(v.before[k]), value(v.after[k]), v.clean[k], v.adversarial[k]]; }))""",
         points,
     )
     names = [structure["name"] for structure in meta["structures"]]
@@ -153,12 +153,12 @@ def test_voxels_are_those_of_each_results_files(results, compared, reader):
                 for part in ("adversarial", "perturbation", "clean_seg", "adversarial_seg")}  # fmt: skip
         labels = record(folder)["victim"]["labels"]
         number = {value: names.index(name) + 1 if value else 0 for name, value in labels.items()}
-        for point, (before, change, clean, adversarial) in zip(points, values, strict=True):
+        for point, (before, after, clean, adversarial) in zip(points, values, strict=True):
             at = [0, 0, 0]
             for axis, k in zip(meta["axes"], point, strict=True):
                 at[axis["file"]] = axis["kept"][k]
             at = tuple(at)
-            assert (before, change) == (read["adversarial"][at] - read["perturbation"][at], read["perturbation"][at])
+            assert (before, after) == (read["adversarial"][at] - read["perturbation"][at], read["adversarial"][at])
             assert (clean, adversarial) == tuple(number[read[part][at]] for part in ("clean_seg", "adversarial_seg"))
 
 

@@ -80,6 +80,7 @@ def test_replay_makes_identical_files(folder, tmp_path):
     replay(folder, tmp_path / "again", trust=True)
     for name in (
         "adversarial.nii.gz",
+        "influence.nii.gz",
         "perturbation.nii.gz",
         "clean_seg.nii.gz",
         "adversarial_seg.nii.gz",

@@ -67,8 +67,8 @@ def page_is_about(out: Path, original, adversarial) -> None:
         data = data.reshape(data.shape + (1,) * (4 - data.ndim))
         return data[(..., *np.ix_(*(axis.kept for axis in axes)))].transpose(0, *(1 + axis for axis in order))
 
-    assert np.array_equal(story.copy.scan * story.copy.scale + story.copy.offset, shown(original.data))
-    assert np.array_equal(story.copy.change * story.copy.step, shown(adversarial.data - original.data))
+    assert np.array_equal(story.copy.values(story.copy.before), shown(original.data))
+    assert np.array_equal(story.copy.values(story.copy.after), shown(adversarial.data))
     page = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     assert write_report(out).read_bytes() == page

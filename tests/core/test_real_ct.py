@@ -20,6 +20,7 @@ CONTRACT = {
     "clean_seg.nii.gz",
     "adversarial_seg.nii.gz",
     "difference_seg.nii.gz",
+    "influence.nii.gz",
     "perturbation.nii.gz",
     "result.json",
     "report.html",

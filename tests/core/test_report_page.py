@@ -533,14 +533,42 @@ def test_the_worst_picture_is_printed_first(page):
         page.cdp("Emulation.clearDeviceMetricsOverride")
 
 
+def legend_of(page):
+    return page.run("return document.querySelector('#legend').textContent")
+
+
 def test_heat_says_what_its_colours_mean(page):
     page.press("3")
-    assert page.view()["signed"] is True  # its limit is on each voxel: nearly all change by as much
-    assert "blue where the attack made the scan darker" in page.run(
-        "return document.querySelector('#legend').textContent"
+    assert page.view()["heat"] == "signed"  # nearly all voxels change by as much as they may
+    assert "blue where the attack made the scan darker" in legend_of(page)
+    page.press("h")
+    assert "not how much it mattered" in legend_of(page)
+
+
+def test_heat_is_influence_where_the_attack_took_a_gradient(reader, tmp_path):
+    reader.media()
+    reader.open(write_report(make_result(tmp_path / "r", influence=True)), "#mode=heat&plane=axial&structure=spleen")
+    assert "red where the change pushed the model towards what the attack is after" in legend_of(reader)
+    page = reader.run("return perturbox.meta.planes[0].worst[2]")
+    reds, blues = reader.run(
+        """perturbox.go(arguments[0]);
+        const c = document.querySelector(".pane canvas"), [w, h] = [c.width, c.height];
+        const data = c.getContext("2d").getImageData(0, 0, w, h).data, s = perturbox.cut(0, arguments[0]);
+        const rows = perturbox.meta.shape[1], columns = perturbox.meta.shape[2], found = [[], []];
+        for (let p = 0; p < rows * columns; p++) {
+          const [x, y] = [p % columns + .5, Math.floor(p / columns) + .5];
+          const o = 4 * (Math.floor(y / rows * h) * w + Math.floor(x / columns * w));
+          if (data[o] > data[o + 2] + 60) found[0].push(s.clean[p] !== s.adversarial[p]);
+          if (data[o + 2] > data[o] + 60) found[1].push(s.clean[p] !== s.adversarial[p]);
+        }
+        return found.map(f => [f.length, f.filter(x => x).length / f.length])""",
+        page,
     )
-    page.run("document.querySelector('#signed').click()")
-    assert "not how much it mattered" in page.run("return document.querySelector('#legend').textContent")
+    assert reds[0] > 50 and reds[1] > 0.6 and blues[0] > 50 and blues[1] < 0.2
+    reader.press("h")
+    assert "blue where the attack made the scan darker" in legend_of(reader)
+    reader.press("h", "h")
+    assert reader.view()["heat"] == "influence" and "% of the largest" in reader.point(0.5, 0.5)
 
 
 def test_a_photograph_is_shown_at_full_resolution_and_in_pixels(reader, tmp_path):

@@ -121,7 +121,9 @@ def bundle(affine: np.ndarray, source: np.ndarray | None = None) -> Bundle:
     clean, after = maps()
     moved = change()
     scan = hounsfield() if source is None else source
-    arrays = {"perturbed": scan + moved, "perturbation": moved, "clean": clean, "adversarial": after}
+    influence = (moved * np.where(clean == after, -1, 2)).astype(np.float32)
+    arrays = {"perturbed": scan + moved, "perturbation": moved, "influence": influence, "clean": clean}
+    arrays["adversarial"] = after
     images = {role: Image(array, affine, {}) for role, array in arrays.items()}
     return Bundle("attack", "job-1", record(affine, clean, after), images, "<html>the report – with ≤</html>")
 

@@ -186,6 +186,37 @@ def test_a_job(ready, proxy, name):
     assert ready.ui.inputVolumeSelector.enabled and ready.parameters.jobId == ""
 
 
+def test_a_refusal_goes_with_what_was_refused_and_why_a_job_failed_stays(ready, proxy, monkeypatch):
+    from PerturboxLib.trouble import trouble
+
+    proxy.faults["download"] = cut_short
+    ready.ui.attackButton.click()
+    ready.wait(lambda: ready.trouble, 60)
+    failed = one_clear_sentence(ready, "incomplete")
+    ready.wait(lambda: not ready.session.busy, 10)
+    ready.parameters.eps = ready.parameters.eps + 1
+    ready.set_form(steps=4)
+    assert ready.trouble == failed, "another setting doesn't undo that it failed"
+
+    def refused(**_):
+        raise trouble("no-size")
+
+    monkeypatch.setattr(ready.widget.input, "parcel", refused)
+    ready.ui.attackButton.click()
+    one_clear_sentence(ready, "grid has no size")
+    ready.parameters.window = "lung"
+    one_clear_sentence(ready, "grid has no size")
+    ready.parameters.eps = ready.parameters.eps + 1
+    assert ready.trouble == failed, "what was refused is no longer asked for; the failure is still the last word"
+
+
+def test_what_was_wrong_with_an_address_goes_with_it(panel, proxy):
+    panel.begin_to_connect("ftp://host:1")
+    panel.wait(lambda: panel.trouble, 30, "a sentence")
+    panel.ui.serverComboBox.setEditText(proxy.url)
+    assert not panel.trouble
+
+
 def test_after_a_fault_the_same_attack_works(ready, proxy):
     proxy.faults["download"] = cut_short
     ready.ui.attackButton.click()

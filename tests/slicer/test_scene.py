@@ -53,7 +53,7 @@ def items() -> list[str]:
 def test_volumes_and_segments_hold_the_arrays_on_the_scans_grid(scene, grid):
     node, volume, made = bundles.add(grid)
     nodes = results_scene.Nodes(node)
-    for role in ("perturbed", "perturbation", "magnitude"):
+    for role in ("perturbed", "perturbation", "influence"):
         assert np.array_equal(matrix_of(getattr(nodes, role)), matrix_of(volume))
     for role in ("perturbed", "perturbation"):
         assert np.array_equal(slicer.util.arrayFromVolume(getattr(nodes, role)), made.images[role].array)
@@ -173,12 +173,12 @@ def test_units_windows_and_colours_of_the_volumes(scene):
     shown = nodes.perturbed.GetDisplayNode()
     assert (shown.GetWindow(), shown.GetLevel(), shown.GetAutoWindowLevel()) == (321, 21, 0)
     assert shown is not volume.GetDisplayNode()
-    for role in ("perturbed", "perturbation", "magnitude"):
+    for role in ("perturbed", "perturbation"):
         assert getattr(nodes, role).GetVoxelValueUnits().GetCodeValue() == "[hnsf'U]"
-    heat, signed = nodes.magnitude.GetDisplayNode(), nodes.perturbation.GetDisplayNode()
-    assert (heat.GetColorNode().GetName(), heat.GetInterpolate(), heat.GetApplyThreshold()) == ("Inferno", 0, 1)
-    assert heat.GetLowerThreshold() == 0.5
-    assert (heat.GetWindowLevelMin(), heat.GetWindowLevelMax()) == (0.5, bundles.EPS)
+    assert nodes.influence.GetVoxelValueUnits() is None  # only its proportions mean anything
+    heat, signed = nodes.influence.GetDisplayNode(), nodes.perturbation.GetDisplayNode()
+    assert (heat.GetColorNode().GetName(), heat.GetInterpolate(), heat.GetApplyThreshold()) == ("influence", 0, 0)
+    assert (heat.GetWindowLevelMin(), heat.GetWindowLevelMax()) == (-1, 1)
     assert (signed.GetWindowLevelMin(), signed.GetWindowLevelMax()) == (-bundles.EPS, bundles.EPS)
     colour = [0.0] * 4
     for entry, clear in ((0, False), (127, True), (128, True), (255, False)):
@@ -208,11 +208,11 @@ def test_the_perturbed_file_says_what_it_is(scene, tmp_path):
     assert not results_scene.isSynthetic(None)
 
 
-def test_the_size_of_the_change_is_its_root_mean_square_in_five_millimetres(scene):
+def test_influence_is_its_mean_in_five_millimetres(scene):
     node, volume, made = bundles.add("anisotropic")
-    found = slicer.util.arrayFromVolume(results_scene.Nodes(node).magnitude)
+    found = slicer.util.arrayFromVolume(results_scene.Nodes(node).influence)
     spacing = volume.GetSpacing()  # 0.75, 1.5, 6 mm along i, j, k
-    square = made.images["perturbation"].array.astype(float) ** 2
+    influence = made.images["influence"].array.astype(float)
     expected = np.zeros(bundles.SHAPE)
     for at in np.ndindex(*bundles.SHAPE):
         weight = 1.0
@@ -221,8 +221,19 @@ def test_the_size_of_the_change_is_its_root_mean_square_in_five_millimetres(scen
             edges = (np.arange(size) - 0.5 - index) * width
             inside = np.clip(np.minimum(edges + width, 2.5) - np.maximum(edges, -2.5), 0, None)
             weight = weight * (inside / inside.sum()).reshape([-1 if a == axis else 1 for a in range(3)])
-        expected[at] = np.sqrt((square * weight).sum())
-    assert np.allclose(found, expected, atol=1e-4)
+        expected[at] = (influence * weight).sum()
+    clearly = np.abs(expected) > 1e-4
+    expected /= np.percentile(np.abs(expected[clearly]), volumes.TOP_PERCENT)
+    assert np.allclose(found[clearly], expected[clearly], rtol=1e-2) and (found > 0).any() and (found < 0).any()
+
+
+def test_a_result_of_an_attack_without_a_gradient_has_no_influence(scene):
+    affine = scans.GRIDS["axial"]
+    volume = slicer.util.addVolumeFromArray(bundles.hounsfield(), affine, "CT")
+    made = bundles.bundle(affine)
+    del made.images["influence"]
+    nodes = results_scene.Nodes(results_scene.addResultNow(made, volume))
+    assert nodes.influence is None and nodes.perturbation is not None
 
 
 @pytest.mark.parametrize("slab", [1, 10**9])
@@ -249,7 +260,7 @@ def test_everything_lies_in_one_folder(scene):
     hierarchy.GetItemChildren(folder, found)
     names = [hierarchy.GetItemName(found.GetId(n)) for n in range(found.GetNumberOfIds())]
     assert names == [
-        node.GetName(), "PERTURBED abdomen", "perturbation HU", "perturbation size HU", "clean", "adversarial",
+        node.GetName(), "PERTURBED abdomen", "perturbation HU", "influence", "clean", "adversarial",
         "difference", "structures", "slices", "trace", "Dice per slice", "Dice while attacking", "result.json",
         "report.html",
     ]  # fmt: skip
@@ -272,7 +283,7 @@ def test_a_scan_under_a_transform_keeps_its_result_with_it(scene):
     turn[:3, :3], turn[:3, 3] = scans.TURN, (5, -3, 2)
     scans.add_transform(volume, turn)
     nodes = results_scene.Nodes(results_scene.addResultNow(bundles.bundle(turn @ affine), volume))
-    for role in ("perturbed", "perturbation", "magnitude", "clean", "adversarial", "difference"):
+    for role in ("perturbed", "perturbation", "influence", "clean", "adversarial", "difference"):
         assert getattr(nodes, role).GetParentTransformNode() is volume.GetParentTransformNode(), role
     found = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.clean, "liver", volume)
     assert np.array_equal(found > 0, bundles.maps()[0] == 1)

@@ -110,13 +110,13 @@ def test_surfaces_of_a_large_scan_are_made_only_on_demand(viewer, monkeypatch):
     assert nodes.difference.GetClosedSurfaceInternalRepresentation("spleen_lost").GetNumberOfPoints() > 0
 
 
-def test_heat_lies_over_the_perturbed_scan_sized_or_signed(viewer):
+def test_heat_lies_over_the_perturbed_scan_as_influence_or_the_change_itself(viewer):
     node, _, _ = bundles.add()
     nodes = results_scene.Nodes(node)
     viewer.setHeatOpacity(0.35)
     viewer.show(node, "heat")
     right = composite(viewer, "After")
-    assert right.GetForegroundVolumeID() == nodes.magnitude.GetID()
+    assert right.GetForegroundVolumeID() == nodes.influence.GetID()
     assert right.GetForegroundOpacity() == pytest.approx(0.35)
     assert composite(viewer, "Before").GetForegroundVolumeID() is None
     assert nodes.adversarial.GetDisplayNode().GetOpacity2DFill() == 0  # heat is not hidden by fills
@@ -140,11 +140,13 @@ def test_a_legend_is_there_only_with_its_heat(viewer):
         return [legend.GetPrimaryDisplayNode() for legend in found if legend.GetVisibility()]
 
     viewer.show(node, "heat")
-    assert visible() == [nodes.magnitude.GetDisplayNode()]
-    legend = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")[0]
-    assert legend.GetTitleText() == "HU"
+    assert visible() == [nodes.influence.GetDisplayNode()]
+    (legend,) = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    assert legend.GetTitleText() == "influence"
     viewer.setSigned(True)
     assert visible() == [nodes.perturbation.GetDisplayNode()]
+    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    assert sorted(legend.GetTitleText() for legend in legends) == ["HU", "influence"]
     viewer.show(node, "compare")
     assert visible() == []
     viewer.setSigned(False)

@@ -76,6 +76,8 @@ class Member:
 class Outcome:
     """x_adv: "c *s", what the file will hold, in the source's dtype; delta: its difference from the source.
 
+    influence: float32 "c *s", see the module of that name; None where the attack takes no gradient on this scan, or
+    nothing changed.
     had_gradient: bool "*s", voxels that ever had a gradient (None where the attack asks for none, or its variables
     aren't voxels). stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed
     attack. untested: why structures that held were not tested, None where they were; notes: what else couldn't be used,
@@ -89,5 +91,6 @@ class Outcome:
     had_gradient: np.ndarray | None
     stopped: int | None
     members: list[Member] = field(default_factory=list)
+    influence: np.ndarray | None = None
     untested: str | None = None
     notes: dict[str, str] = field(default_factory=dict)

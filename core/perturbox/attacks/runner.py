@@ -15,6 +15,7 @@ from perturbox.attacks.attack import Attack, Climb, Composed
 from perturbox.attacks.best import Best, default_rule
 from perturbox.attacks.budget import Budget, middle_limit
 from perturbox.attacks.goals import Goal
+from perturbox.attacks.influence import MeanGradient
 from perturbox.attacks.on_scan import ModelOnScan, models_on_others, surrogate_on_scan
 from perturbox.attacks.outcome import Outcome, Step
 from perturbox.attacks.start import Shared, Start
@@ -27,7 +28,7 @@ class _Run:
     """Which starts there are, in which order, and from where each begins.
 
     had_gradient: voxels that had one in the present member; had_before: in those before it. warm_points: of the last
-    start. stopped: the step at which the user ended the run.
+    start; mean_gradient: of that which found the best. stopped: the step at which the user ended the run.
     """
 
     def __init__(self, attack: Attack, case: Case, shared: Shared):
@@ -35,6 +36,7 @@ class _Run:
         self.had_gradient = torch.zeros_like(shared.x, dtype=torch.bool)
         self.had_before = torch.zeros_like(self.had_gradient)
         self.warm_points: dict[str, tuple[float, Tensor]] = {}
+        self.mean_gradient: MeanGradient | None = None
         self.starts = 0
         self.stopped: int | None = None
 
@@ -87,6 +89,8 @@ class _Run:
         one = Start(shared, climb, limits, self.starts, member, self.had_gradient)
         self.stopped = one.run(z)
         self.warm_points = one.warm_points
+        if shared.best.step is not None and shared.best.step.restart == one.index:
+            self.mean_gradient = one.mean_gradient
         if self.stopped is not None:
             return False
         self.starts += 1
@@ -165,6 +169,7 @@ def run(
         trace=best.trace,
         best=best.step or nothing,
         had_gradient=state.ever_had_gradient[0].any(0).cpu().numpy() if follows else None,
+        influence=None if state.mean_gradient is None else state.mean_gradient.times(x_adv - image.data),
         stopped=state.stopped,
         members=list(best.members.values()),
         untested=usable.untested(through),

@@ -13,6 +13,7 @@ from torch import Tensor
 from perturbox.attacks.attack import Climb
 from perturbox.attacks.best import Best
 from perturbox.attacks.budget import Budget
+from perturbox.attacks.influence import MeanGradient
 from perturbox.attacks.on_scan import ModelOnScan, Previous
 from perturbox.attacks.oracle import Oracle
 from perturbox.attacks.outcome import Step
@@ -44,7 +45,7 @@ class Start:
     """climb: what is run; limits: its budget; index: how many starts came before; member: of a composed attack, whose.
 
     had_gradient: bool "b c *s", voxels that ever had a gradient, kept up to date in place. warm_points: where the
-    objective, and minus the score, was highest, (value, z) each.
+    objective, and minus the score, was highest, (value, z) each. mean_gradient: at the voxels of the case.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Start:
     ):
         self.shared, self.climb, self.limits, self.index, self.member = shared, climb, limits, index, member
         self.had_gradient = had_gradient
+        self.mean_gradient = MeanGradient(climb.steps)
         self.warm_points: dict[str, tuple[float, Tensor]] = {}
         self.step = 0
         self.succeeded = False  # the last look
@@ -132,6 +134,8 @@ class Start:
         grad = self.shared.usable.grad(torch.autograd.grad(loss, point)[0])
         if self.climb.space.voxelwise:
             self.had_gradient |= grad != 0
+        if model.budget is self.shared.budget:
+            self.mean_gradient.add(self.step, grad)
         model.task = dataclasses.replace(model.task, previous=Previous(point.detach(), grad))
         if not x_adv.requires_grad:  # a limit of 0 may leave nothing of z
             return float(loss.detach()), torch.zeros_like(z)

@@ -19,6 +19,7 @@ from perturbox.cli.options import (
     EpsUnit,
     Folder,
     Force,
+    FullReport,
     GoalName,
     Image,
     LabelFile,
@@ -101,6 +102,7 @@ def attack(
     force: Force = False,
     trust: Trusted = False,
     allow_cut_gradient: CutGradient = False,
+    full_report: FullReport = False,
 ) -> None:
     """Attack a model on one scan.
 
@@ -135,7 +137,7 @@ def attack(
         trust=trust,
         allow_cut_gradient=allow_cut_gradient,
     )
-    show(*run_attack(job, out, given(context, "goal")))
+    show(*run_attack(job, out, given(context, "goal"), full_report))
 
 
 @app.command()
@@ -155,6 +157,7 @@ def margin(
     force: Force = False,
     trust: Trusted = False,
     allow_cut_gradient: CutGradient = False,
+    full_report: FullReport = False,
 ) -> None:
     """Find the smallest change that breaks each structure.
 
@@ -183,7 +186,7 @@ def margin(
         trust=trust,
         allow_cut_gradient=allow_cut_gradient,
     )
-    show(*run_margin(job, out, max_eps))
+    show(*run_margin(job, out, max_eps, full_report))
 
 
 @app.command()
@@ -280,18 +283,13 @@ def list_(
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(folder: Folder, full_report: FullReport = False) -> None:
     """Write report.html anew, of a result or of a search for the margin."""
     waking(f"Starting the report of {folder}", (folder,))
+    from perturbox.cli.running import run_report
     from perturbox.cli.words import show
-    from perturbox.io.files import require_writable
-    from perturbox.judge.record import is_margin, read_margin, read_record
-    from perturbox.report import write_report
 
-    read_margin(folder) if is_margin(folder) else read_record(folder)
-    require_writable(folder / "report.html")
-    write_report(folder)
-    show(f"Report: {folder / 'report.html'}")
+    show(*run_report(folder, full_report))
 
 
 @app.command()

@@ -134,6 +134,9 @@ CutGradient = Annotated[
     bool, typer.Option("--allow-cut-gradient", help="Go on though some step of the model lets no gradient through.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a model that is Python code, which the folder names.")]
+FullReport = Annotated[
+    bool, typer.Option("--full-report", help="Put every changed slice of a large scan beside its report.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

@@ -15,15 +15,15 @@ from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
 from perturbox.defaults import UNITS
-from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, suffix
+from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, require_writable, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import prepare_margin, search
-from perturbox.judge.record import read_whole_record, write_json
+from perturbox.judge.record import is_margin, read_margin, read_record, read_whole_record, write_json
 from perturbox.judge.victim import Known, check_victim, told
 from perturbox.load import load_victim, read_spec
-from perturbox.report import write_comparison
+from perturbox.report import FULL, write_comparison, write_report
 from perturbox.report.check_page import write_check
 from perturbox.types import InputError, Volume
 
@@ -63,14 +63,14 @@ def write_phantoms(out: Path, count: int) -> list[Any]:
     return [f"The scans: {out / 'images'}", f"Their labels: {out / 'labels'}"]
 
 
-def run_attack(job: Job, out: Path, goal_given: bool = False) -> list[Any]:
+def run_attack(job: Job, out: Path, goal_given: bool = False, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare(job)
     with Progress(ready.victim.labels, ready.attack.rounds) as progress:
         expected = estimate.estimate_attack(ready)
         progress.afterwards = expected.afterwards
         progress.announce(words.estimate_line(expected, attack_line(ready)))
-        result = execute(ready, out, progress.listener())
+        result = execute(ready, out, progress.listener(), full_report)
     return words.attack_summary(result, out, goal_given)
 
 
@@ -85,7 +85,7 @@ def attack_line(ready: Ready) -> str:
     return f"{ready.recipe.title} on {where}{ready.victim.name}, {steps}, and its judging"
 
 
-def run_margin(job: Job, out: Path, max_eps: float | None) -> list[Any]:
+def run_margin(job: Job, out: Path, max_eps: float | None, full_report: bool = False) -> list[Any]:
     require_new_folder(out)
     ready = prepare_margin(job, max_eps)
     with Progress(ready.victim.labels, ready.attack.rounds, lines=1) as progress:
@@ -94,7 +94,7 @@ def run_margin(job: Job, out: Path, max_eps: float | None) -> list[Any]:
         unit = "" if job.eps_unit == UNITS[0] else f" {words.unit_of(job.eps_unit, ready.image.unit)}"
         line = f"The margin of {ready.victim.name} up to {ready.job.eps:g}{unit}"
         progress.announce(words.estimate_line(expected, line, most=True))
-        found = search(ready, out, progress.listener())
+        found = search(ready, out, progress.listener(), full_report)
     return words.margin_summary(found, out)
 
 
@@ -175,6 +175,14 @@ def run_compare(folders: list[Path], out: Path) -> list[Any]:
     require_new_folder(out)
     found = write_comparison(folders, out)
     return words.comparison_summary(found, folders, out)
+
+
+def run_report(place: Path, full: bool) -> list[Any]:
+    read_margin(place) if is_margin(place) else read_record(place)
+    require_writable(place / "report.html")
+    write_report(place, full)
+    beside = [f"Beside it: every changed slice, in {FULL}"] if (place / FULL).is_dir() else []
+    return [f"Report: {place / 'report.html'}", *beside]
 
 
 def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:

@@ -74,20 +74,25 @@ def segment(
 
 
 def run_job(
-    job: Job, out: Path, listener: Listener | None = None, image: Volume | None = None, victim: Victim | None = None
+    job: Job,
+    out: Path,
+    listener: Listener | None = None,
+    image: Volume | None = None,
+    victim: Victim | None = None,
+    full_report: bool = False,
 ) -> dict[str, Any]:
     """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json, and
     among its warnings if the report failed.
 
-    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used, Unfinished
-    where something fails after the attack: what it found is then kept. A run that `listener.stop` ends leaves a valid
-    result that says so.
+    image, victim: as in `prepare`. full_report: as `full` in `write_report`. Raises InputError before anything is
+    written if an input can't be used, Unfinished where something fails after the attack: what it found is then kept. A
+    run that `listener.stop` ends leaves a valid result that says so.
     """
     require_new_folder(out)
-    return execute(prepare(job, image, victim), out, listener or Listener())
+    return execute(prepare(job, image, victim), out, listener or Listener(), full_report)
 
 
-def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
+def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = False) -> dict[str, Any]:
     """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
     is there."""
     started = time.perf_counter(), time.process_time()
@@ -98,7 +103,7 @@ def execute(ready: Ready, out: Path, listener: Listener) -> dict[str, Any]:
         save(draft, ready, outcome)
     with finishing(out):
         result = conclude(ready, goal, outcome, clean_seg, effort, out, listener, started=started)
-    return {**result, "warnings": result["warnings"] + reported(out, listener)}
+    return {**result, "warnings": result["warnings"] + reported(out, listener, full_report)}
 
 
 def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
@@ -125,18 +130,18 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
 
 
 def room(image: Volume) -> int:
-    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, four label maps, the
-    record."""
+    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four label
+    maps, the record."""
     voxels = int(np.prod(image.shape))
-    each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8)) * len(part.data) for part in image.split()]
+    each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()]
     return (sum(each) + 4) * voxels + 2**20
 
 
-def reported(folder: Path, listener: Listener) -> list[str]:
+def reported(folder: Path, listener: Listener, full: bool = False) -> list[str]:
     """Write the report of a finished folder; what failed in it, in a sentence: the result is complete without it."""
     listener.say("Writing the report")
     try:
-        write_report(folder)
+        write_report(folder, full)
     except (Exception, KeyboardInterrupt) as error:
         why = str(error).rstrip(".") if isinstance(error, InputError) else type(error).__name__
         return [
@@ -165,7 +170,7 @@ def conclude(
     structures of the search for the margin that this attack is a find of.
     """
     job, victim, image = ready.job, ready.victim, ready.image
-    files = write_images(folder, ready)
+    files = write_images(folder, ready, outcome)
     saved = read_adversarial(folder, files, image.unit)
     case = Case(ready.scan, roi=ready.roi)
     Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
@@ -234,21 +239,29 @@ def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path
     if ready.ones:  # back to the files' own unit, where what didn't change is as it was
         change = outcome.delta * image.by_channel(ready.ones)
         data = image.as_saved((image.data + change).astype(image.data.dtype))
-    names = channel_files(file_names(image, expert=False, roi=False), "adversarial")
+    names = channel_files(file_names(image, expert=False, roi=False, influence=False), "adversarial")
     for name, part in zip(names, image.with_data(data.astype(image.data.dtype)).split(), strict=True):
         io.write_volume(folder / name, part, adversarial=True)
     return [folder / name for name in names]
 
 
-def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
-    """Write the perturbation, from the perturbed scan as saved, and what a replay needs; returns file names."""
-    image = ready.image
-    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None)
+def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
+    """Write the perturbation, from the perturbed scan as saved, its influence, and what a replay needs; returns file
+    names."""
+    image, influence = ready.image, outcome.influence
+    given = {"expert": ready.expert, "roi": ready.roi, "influence": influence}
+    files = file_names(image, **{name: array is not None for name, array in given.items()})
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     parts = zip(image.split(), np.split(delta, len(image.files) or 1), strict=True)
     for name, (part, change) in zip(channel_files(files, "perturbation"), parts, strict=True):
         io.write_volume(folder / name, _perturbation(change, part), adversarial=True)
+    if influence is not None:
+        if image.files:  # one map of all channels
+            influence = influence.sum(0, keepdims=True)
+        step = float(np.abs(influence).max()) / 32767  # steps enough for a map, at half the size
+        volume = Volume(influence, image.affine, "intensity", np.dtype(np.int16), step)
+        io.write_volume(folder / str(files["influence"]), volume, adversarial=True)
     if ready.expert is not None:
         io.write_labels(folder / str(files["reference_seg"]), ready.expert, image, dict(ready.victim.labels))
     if ready.roi is not None:
@@ -256,7 +269,7 @@ def write_images(folder: Path, ready: Ready) -> dict[str, str | None]:
     return files
 
 
-def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | None]:
+def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
     numbered = bool(image.files)
 
@@ -277,6 +290,7 @@ def file_names(image: Volume, *, expert: bool, roi: bool) -> dict[str, str | Non
         "adversarial_seg": "adversarial_seg.nii.gz",
         "difference_seg": "difference_seg.nii.gz",
         **each("perturbation", [".nii.gz"] * len(suffixes)),
+        "influence": "influence.nii.gz" if influence else None,
         "reference_seg": "reference_seg.nii.gz" if expert else None,
         "roi": "roi.nii.gz" if roi else None,
     }

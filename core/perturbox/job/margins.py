@@ -56,11 +56,12 @@ def find_margin(
     listener: Listener | None = None,
     victim: Victim | None = None,
     image: Volume | None = None,
+    full_report: bool = False,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
-    `out`; arguments and refusals as in `prepare_margin`."""
+    `out`; arguments and refusals as in `prepare_margin`; full_report: as in `run_job`."""
     require_new_folder(out)
-    return search(prepare_margin(job, max_eps, victim, image), out, listener)
+    return search(prepare_margin(job, max_eps, victim, image), out, listener, full_report)
 
 
 def prepare_margin(
@@ -83,8 +84,8 @@ def prepare_margin(
     return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
 
 
-def search(ready: Ready, out: Path, listener: Listener | None = None) -> dict[str, Any]:
-    """Carry out what `prepare_margin` has checked."""
+def search(ready: Ready, out: Path, listener: Listener | None = None, full_report: bool = False) -> dict[str, Any]:
+    """Carry out what `prepare_margin` has checked; full_report: as in `run_job`."""
     listener = listener or Listener()
     with new_folder(out, bytes=room(ready.image)) as draft:
         found = _Search(ready, listener)
@@ -98,7 +99,7 @@ def search(ready: Ready, out: Path, listener: Listener | None = None) -> dict[st
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
         write_json(out / "margin.json", margin)
     folders = [*(out / name for name in found.witnesses.values()), out]
-    failed = [sentence for folder in folders for sentence in reported(folder, listener)]
+    failed = [sentence for folder in folders for sentence in reported(folder, listener, full_report)]
     return {**margin, "warnings": margin["warnings"] + failed}
 
 

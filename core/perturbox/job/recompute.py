@@ -30,7 +30,7 @@ from perturbox.judge.units import NATIVE, check_unit, one_of, ones_of
 from perturbox.load import load_victim, read_spec
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
-from perturbox.report import rebuild, same_page
+from perturbox.report import FULL, check
 from perturbox.types import Case, InputError, Volume
 
 # Words that another version of perturbox may say otherwise; a difference is no fault of the folder then.
@@ -138,7 +138,7 @@ def recompute(
 
 def check_files(folder: Path, result: Mapping[str, Any]) -> Findings:
     """Whether the folder holds the files it was saved with; others are only named, as a scan may lie beside them."""
-    found, listed = Findings(), {"result.json", "report.html", *IGNORED}
+    found, listed = Findings(), {"result.json", "report.html", FULL, *IGNORED}
     for name, entry in result["files"].items():
         if entry is None:
             continue
@@ -231,7 +231,10 @@ def _recompute(
     assert isinstance(numbers, dict)
     numbers["replayable"] = result["margin"] is None
     numbers["summary"] = to_json(summarise({**result, **numbers}))
-    names = file_names(source, expert=expert is not None, roi=roi is not None)
+    influence = result["files"].get("influence")  # how the attack went; its hash alone is compared
+    names = file_names(source, expert=expert is not None, roi=roi is not None, influence=influence is not None)
+    if "influence" not in result["files"]:  # of an earlier version
+        del names["influence"]
     numbers["files"] = {
         name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}
         for name, file in names.items()
@@ -324,7 +327,7 @@ def compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> 
         found.notes.append("There is no report.html; `perturbox report` writes it.")
         return
     try:
-        page = rebuild(folder)
+        wrong = check(folder)
     except (
         KeyError,
         TypeError,
@@ -335,8 +338,8 @@ def compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> 
         told = f": {error}" if isinstance(error, InputError) else ""
         found.problems.append(f"report.html: no report can be made of this folder{told}")
         return
-    if not same_page(path, page):
-        line = "report.html: isn't what the rest of this folder gives; `perturbox report` writes it anew"
+    for name in wrong:
+        line = f"{name}: isn't what the rest of this folder gives; `perturbox report` writes it anew"
         _note(found, line, result, words=True)
 
 

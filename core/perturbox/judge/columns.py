@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perturbox.judge.look import look
 from perturbox.judge.summary import broken, chance, fixed, headline, outlined, scores, worst_first
 from perturbox.judge.verdicts import said
 
@@ -83,12 +84,13 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
 
 
 def summarise(record: Record) -> dict[str, Any]:
-    """The entry "summary" of result.json: headline, what broke, and the columns that readers need not know of."""
+    """The entry "summary" of result.json: headline, what broke, where to look, and the columns that readers need not
+    know of."""
     names = worst_first(record)
     further = [
         {"key": one.key, "title": one.title(record), "cells": {name: one.cell(record, name) for name in names}}
         for one in COLUMNS
         if not one.basic
     ]
-    summary: dict[str, Any] = {"headline": headline(record), "broken": broken(record)}
+    summary: dict[str, Any] = {"headline": headline(record), "broken": broken(record), "look": look(record)}
     return summary | ({"columns": further} if further else {})

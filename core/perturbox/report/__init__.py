@@ -2,11 +2,12 @@
 
     write_report(folder)      a pure function of the folder's files: the same files give the same page
     rebuild(folder)           that page; `same_page` compares it with a stored one
+    check(folder)             what of a stored report isn't what the folder's other files give
 
-`load` reads the folder, `findings` judges slices and structures, `display` makes the copy that travels in the
-page, `words` and `charts` say it, `page` puts it into the template, `frame` around it head, scripts and style.
-The folder of a search for the margin has a page of its own, `margin`; `write_comparison` puts several results on one
-scan beside each other, `comparison`.
+`load` reads the folder, `findings` judges slices and structures, `display` chooses what travels in the page, `edition`
+puts the rest beside it, `words` and `charts` say it, `page` puts it into the template, `frame` around it head, scripts
+and style. The folder of a search for the margin has a page of its own, `margin`; `write_comparison` puts several
+results on one scan beside each other, `comparison`.
 """
 
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from perturbox.io.files import new_folder
 from perturbox.judge.record import is_margin, write_json
+from perturbox.report import edition
 from perturbox.report.comparison import compare_folders
 from perturbox.report.encode import same_page
 from perturbox.report.load import load
@@ -23,17 +25,25 @@ from perturbox.report.margin import build_margin, read_search
 from perturbox.report.page import build
 from perturbox.report.story import tell
 
-__all__ = ["rebuild", "same_page", "write_comparison", "write_report"]
+__all__ = ["FULL", "check", "rebuild", "same_page", "write_comparison", "write_report"]
+
+FULL = edition.FOLDER
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, full: bool = False) -> Path:
     """Write report.html into a result's, or a margin search's, folder and return its path.
 
-    Self-contained, at most 15 MB, without file names, paths, dates or UIDs. Raises InputError when the folder isn't a
-    complete result. An earlier report is replaced only once the new one is whole.
+    Self-contained, at most 15 MB, without file names, paths, dates or UIDs. full: if a result's page had to leave
+    slices out, put all that changed beside it, into report_files/; a folder that has one gets it anew. Raises
+    InputError when the folder isn't a complete result. An earlier report is replaced only once the new one is whole.
     """
     folder = Path(folder)
-    page = rebuild(folder)
+    if is_margin(folder):
+        page = build_margin(read_search(folder))
+    else:
+        story = tell(load(folder), full or edition.there(folder))
+        page = build(story)
+        edition.write(story, folder)
     path, partial = folder / "report.html", folder / "report.html.part"
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
@@ -43,7 +53,19 @@ def write_report(folder: Path) -> Path:
 def rebuild(folder: Path) -> str:
     """The page of a result's, or a margin search's, folder as one text; raises InputError as `write_report`."""
     folder = Path(folder)
-    return build_margin(read_search(folder)) if is_margin(folder) else build(tell(load(folder)))
+    if is_margin(folder):
+        return build_margin(read_search(folder))
+    return build(tell(load(folder), edition.there(folder)))
+
+
+def check(folder: Path) -> list[str]:
+    """Files of a stored report, report.html and those of report_files/, that aren't what the folder gives."""
+    folder = Path(folder)
+    if is_margin(folder):
+        return [] if same_page(folder / "report.html", rebuild(folder)) else ["report.html"]
+    story = tell(load(folder), edition.there(folder))
+    wrong = [] if same_page(folder / "report.html", build(story)) else ["report.html"]
+    return wrong + (edition.unlike(story, folder) if edition.there(folder) else [])
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> dict[str, Any]:

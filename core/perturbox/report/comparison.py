@@ -9,17 +9,17 @@ import numpy as np
 
 from perturbox.judge import columns, comparison
 from perturbox.judge.comparison import LETTERS
+from perturbox.judge.look import most
 from perturbox.judge.record import is_margin, read_record
 from perturbox.judge.verdicts import BROKEN, said
 from perturbox.report import charts, colours, display, words
-from perturbox.report.encode import pack_bytes, pack_int16
 from perturbox.report.facts import facts
 from perturbox.report.findings import changed_slices, count_slices, readable
 from perturbox.report.flows import called
 from perturbox.report.frame import fill, page
 from perturbox.report.load import Result, load
 from perturbox.report.plates import picture, window_options, windows
-from perturbox.report.story import BETTER, Plane, Story, plane_name, plane_order, voxel_size
+from perturbox.report.story import Plane, Story, plane_name, plane_order, voxel_size
 from perturbox.report.tables import table
 from perturbox.report.viewer import DRAWN_ALONG, colour_key, plane_buttons
 from perturbox.report.words import Units, fixed, size
@@ -75,10 +75,10 @@ def _original(result: Result) -> np.ndarray:
 def _page(results: list[Result], document: dict[str, Any]) -> str:
     named = {name: None for result in results for name in result.structures}
     names = list(named)
-    stories, streams, clean = _stories(results, names)
+    stories, streams, parts = _stories(results, names)
     worst = _differ_most(stories)
     opening, axis = _opening(document, stories, names, worst)
-    meta = _meta(stories, names, worst, clean, (opening, axis))
+    meta = _meta(stories, names, worst, parts, (opening, axis))
     present = [(names.index(row["structure"]) + 1, readable(row["structure"])) for row in document["structures"]]
     first = stories[0]
     body = fill(
@@ -117,42 +117,41 @@ def _title(document: dict[str, Any]) -> str:
 # ---- slices ----
 
 
-def _stories(results: list[Result], names: list[str]) -> tuple[list[Story], dict[str, bytes], list[str]]:
+def _stories(results: list[Result], names: list[str]) -> tuple[list[Story], dict[str, bytes], list[dict[str, str]]]:
     """A story of each result on one selection of voxels, with labels by the names of all; the packed parts of the page,
-    and which part holds each one's clean prediction."""
+    and by what names it has each one's volumes."""
     maps = [[_renumbered(result, names, which) for which in ("clean_seg", "adversarial_seg")] for result in results]
     first = results[0]
-    whole = display.anatomical_axes(first)
-    voxel = voxel_size(first, whole)
+    grid = display.anatomical_axes(first)
+    voxel = voxel_size(first, grid)
     sides: list[tuple[Plane, ...]] = []
     for clean, adversarial in maps:
-        counts = {a: count_slices(clean, adversarial, len(names), whole[a].file) for a in plane_order(first, whole)}
-        sides.append(tuple(Plane(a, plane_name(whole, a), s, *changed_slices(s, voxel)) for a, s in counts.items()))
+        counts = {a: count_slices(clean, adversarial, len(names), grid[a].file) for a in plane_order(first, grid)}
+        sides.append(tuple(Plane(a, plane_name(grid, a), s, *changed_slices(s, voxel)) for a, s in counts.items()))
     labelled = np.any([labels > 0 for pair in maps for labels in pair], axis=0)
-    axes, along = display.crop(whole, labelled), display.slice_axis(whole)
+    axes, along = display.crop(grid, labelled), display.slice_axis(grid)
     across = [next((p for p in planes if p.axis == along), planes[0]) for planes in sides]
     changed = np.any([plane.changed for plane in across], axis=0)
     always = np.unique([plane.slices.moved.argmax(axis=0) for plane in across])
-    scans = display.pick(_original(first), axes)
-    changes = [display.pick(result.change(), axes).astype(np.float64) for result in results]
+    wholes = [display.copy_within(result, axes, *labels) for result, labels in zip(results, maps, strict=True)]
+    parts = _parts(wholes)
 
-    def copies(some: display.Axes) -> list[display.Copy]:
-        scan, scale, offset = display.quantised_scan(display.again(scans, axes, some))
-        made = []
-        for result, change, (clean, adversarial) in zip(results, changes, maps, strict=True):
-            steps, step = display.quantised_change(display.again(change, axes, some), display.storage_step(result))
-            labels = [display.pick(each, some) for each in (clean, adversarial)]
-            made.append(display.Copy(some, scan, scale, offset, steps, step, labels[0], labels[1]))
-        return made
+    def pack(some: display.Axes) -> dict[str, bytes]:
+        streams: dict[str, bytes] = {}
+        for whole, own in zip(wholes, parts, strict=True):
+            new = {part: name for part, name in own.items() if name not in streams}
+            packed = whole.keeping(some).streams(new)
+            streams |= {name: packed[part] for part, name in new.items()}
+        return streams
 
-    kept, streams = display.fit(axes, changed, always, lambda some: _packed(copies(some))[0])
-    found = copies(kept)
+    kept, streams = display.fit(axes, changed, always, display.TARGET_BYTES, pack)
+    copies = [whole.keeping(kept) for whole in wholes]
     units = Units.of(first.record)
     stories = [
-        Story(result, units, voxel, planes, [], None, copy, {})
-        for result, planes, copy in zip(results, sides, found, strict=True)
+        Story(result, units, voxel, planes, [], None, whole, copy, {}, {}, False)
+        for result, planes, whole, copy in zip(results, sides, wholes, copies, strict=True)
     ]
-    return stories, streams, _packed(found)[1]
+    return stories, streams, parts
 
 
 def _renumbered(result: Result, names: list[str], which: str) -> np.ndarray:
@@ -161,17 +160,20 @@ def _renumbered(result: Result, names: list[str], which: str) -> np.ndarray:
     return order[result.labels(which)]
 
 
-def _packed(copies: list[display.Copy]) -> tuple[dict[str, bytes], list[str]]:
-    """What the page carries, the scan and equal clean predictions once; the part of each one's clean prediction."""
-    streams, clean = {"scan": pack_int16(copies[0].scan)}, []
-    for index, copy in enumerate(copies):
-        same = next((k for k in range(index) if np.array_equal(copies[k].clean, copy.clean)), index)
-        clean.append(f"clean-{same}")
-        if same == index:
-            streams[clean[-1]] = pack_bytes(copy.clean)
-        streams[f"adversarial-{index}"] = pack_bytes(copy.adversarial)
-        streams[f"change-{index}"] = pack_bytes(copy.change)
-    return streams, clean
+def _parts(wholes: list[display.Copy]) -> list[dict[str, str]]:
+    """By what names the page carries each result's volumes: the original and clean predictions once where they are
+    equal, the influence where all have it."""
+    carried = display.STREAMS if all(w.influence is not None for w in wholes) else display.STREAMS[:-1]
+    coded = [(w.scale, w.offset, w.before.dtype) for w in wholes]
+    parts = []
+    for index, whole in enumerate(wholes):
+        alike = [k for k in range(index + 1) if coded[k] == coded[index]]
+        held_by = {
+            "before": next(k for k in alike if np.array_equal(wholes[k].before, whole.before)),
+            "clean": next(k for k in range(index + 1) if np.array_equal(wholes[k].clean, whole.clean)),
+        }
+        parts.append({part: f"{part}-{held_by.get(part, index)}" for part in carried})
+    return parts
 
 
 def _differ_most(stories: list[Story]) -> dict[int, np.ndarray]:
@@ -194,16 +196,21 @@ def _opening(
     rows = document["structures"]
     mixed = [row for row in rows if len({word in BROKEN for word in row["verdicts"]}) > 1] or rows
     numbers = [names.index(row["structure"]) + 1 for row in mixed]
-    lead = stories[0].planes[0].axis
-    number = max(numbers, key=lambda n: float(worst[lead][:, n].sum()), default=0)
-    axes = stories[0].copy.axes
-    area = {axis: float(apart[:, number].max()) / axes[axis].spacing for axis, apart in worst.items()}
-    best = max(area, key=lambda axis: area[axis])
-    return number, best if area[best] > BETTER * area[lead] else lead
+    number = max(numbers, key=lambda n: float(worst[stories[0].lead.axis][:, n].sum()), default=0)
+    if len(worst) == 1:
+        return number, stories[0].lead.axis
+    axes = stories[0].whole.axes
+    by_file = sorted(worst, key=lambda axis: axes[axis].file)
+    moved, spacing = [worst[axis][:, number] for axis in by_file], [axes[axis].spacing for axis in by_file]
+    return number, by_file[most(moved, spacing)[0]]
 
 
 def _meta(
-    stories: list[Story], names: list[str], worst: dict[int, np.ndarray], clean: list[str], opening: tuple[int, int]
+    stories: list[Story],
+    names: list[str],
+    worst: dict[int, np.ndarray],
+    parts: list[dict[str, str]],
+    opening: tuple[int, int],
 ) -> dict[str, Any]:
     """What the script needs beside the voxels."""
     first = stories[0]
@@ -229,8 +236,8 @@ def _meta(
             }
         )
     results = []
-    for letter, story, part in zip(LETTERS, stories, clean, strict=False):
-        largest = story.result.record["budget"]["measured"]["linf"] or 1.0
+    for letter, story, own in zip(LETTERS, stories, parts, strict=False):
+        copy = story.copy
         told: dict[int, Any] = {}
         for plane in story.planes:
             kept = axes[plane.axis].kept
@@ -238,16 +245,21 @@ def _meta(
                 "ml": np.round(plane.slices.differ[kept] * story.voxel, 2).tolist(),
                 "ml_of": np.round(plane.slices.moved[kept].T * story.voxel, 2).tolist(),
             }
-        heat_from = round(min(0.5, largest / 8), 3)
-        about = {"letter": letter, "clean": part, "step": story.copy.step, "largest": largest, "heat_from": heat_from}
-        results.append({**about, "planes": told})
+        coded = {"scale": copy.scale, "offset": copy.offset, "bytes": copy.before.itemsize}
+        pushed = None if copy.influence is None else {"top": display.clearly(copy.influence, copy.axes)}
+        results.append(
+            {"letter": letter, "parts": list(own.values()), "coded": coded, "influence": pushed, "planes": told}
+        )
+    largest = max(story.result.record["budget"]["measured"]["linf"] for story in stories) or 1.0
     return {
         "shape": list(first.copy.clean.shape),
-        "channels": len(first.copy.scan),
-        "scale": first.copy.scale,
-        "offset": first.copy.offset,
+        "channels": len(first.copy.before),
+        "unit": first.units.value,
         "size_unit": first.units.size,
         "length_unit": first.units.length,
+        "largest": largest,
+        "heat_from": round(min(0.5, largest / 8), 3),
+        "heat": "influence" if "influence" in parts[0] else "signed",
         "inferno": [colours.rgb(c) for c in colours.INFERNO],
         "axes": [{"file": a.file, "kept": a.kept.tolist(), "mm": a.spacing} for a in axes],
         "planes": planes,
@@ -256,7 +268,6 @@ def _meta(
             for n, name in enumerate(names, start=1)
         ],
         "opening": {"structure": opening[0], "plane": opening[1]},
-        "signed": all(story.result.record["budget"]["norm"] == "linf" for story in stories),
         "around": AROUND,
         "windows": [{"width": w, "centre": c} for _, w, c in windows(first)],
         "results": results,
@@ -275,12 +286,12 @@ def _shown(story: Story) -> str:
     along = display.slice_axis(story.copy.axes)
     axis = story.copy.axes[along]
     slices = "" if story.result.flat else f"{axis.kept.size} of {axis.length} {display.PLANES[along]} slices; "
-    return f"On this page: {slices}nothing is compressed lossily; all numbers are from the whole scans."
+    return f"On this page: {slices}scans and labels are exact; all numbers are from the whole scans."
 
 
 def _pictures(stories: list[Story], worst: dict[int, np.ndarray], number: int, axis: int, names: list[str]) -> str:
     """Where the results differ most, one after another: for paper and for browsers without scripts."""
-    at = int(worst[axis][stories[0].copy.axes[axis].kept, number].argmax())
+    at = int(worst[axis][stories[0].pictured.axes[axis].kept, number].argmax())
     parts = []
     for letter, story in zip(LETTERS, stories, strict=False):
         plane = next(p for p in story.planes if p.axis == axis)
@@ -305,7 +316,8 @@ def _made(document: dict[str, Any]) -> str:
 def _verdicts(document: dict[str, Any], names: list[str]) -> str:
     letters = [result["letter"] for result in document["results"]]
     sizes = document["sizes"]
-    head = "".join(f'<th scope="col">{a}: verdict</th>' for a in letters)
+    head = '<th scope="col">Structure</th>'
+    head += "".join(f'<th scope="col">{a}: verdict</th>' for a in letters)
     head += "".join(f'<th scope="col">{a}: Dice</th>' for a in letters)
     head += "".join(f'<th scope="col">{a}: Δ {sizes}</th>' for a in letters)
     body = []
@@ -322,7 +334,7 @@ def _verdicts(document: dict[str, Any], names: list[str]) -> str:
         named = f'{charts.square(n)}<button type="button" class="pick" aria-pressed="false">{title}</button>{mark}'
         body.append(f'<tr data-structure="{n}"><th scope="row">{named}</th>{flags}{dices}{changes}</tr>')
     return (
-        f'<div class="table"><table class="numbers"><thead><tr><th scope="col">Structure</th>{head}</tr></thead>'
+        f'<div class="table" tabindex="0"><table class="numbers"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -2,24 +2,27 @@
 
 Axes are those of the file, ordered and flipped to the closest anatomical ones: z from feet to head, y from front
 to back, x from the patient's right to left. The copy keeps true voxels, cropped to the structures + 20 mm, never
-averages: a read-out is always a stored value. Slices keep every row and column; where the page would grow too large,
-unchanged slices go first, then all but every n-th changed one, the most changed of each structure never.
+averages: a read-out is always a stored value, to the last bit. Slices keep every row and column; where the page would
+grow too large, unchanged slices go first, then all but every n-th changed one, the most changed of each structure
+never. What is left out stands in the full-size edition (`edition`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from perturbox.io.formats import PHOTOGRAPHS
-from perturbox.report.encode import pack_bytes, pack_int16
+from perturbox.report.encode import pack_bytes, pack_floats, pack_int16
 from perturbox.report.load import Result
 
 MARGIN_MM = 20.0
 TARGET_BYTES = 13_000_000  # of base64 text
 SAMPLE_SLICES = 12  # of which the size of all is estimated
 PLANES = ("axial", "coronal", "sagittal")
+STREAMS = ("before", "after", "clean", "adversarial", "influence")  # the last only of attacks that took a gradient
 ENDS = (("I", "S"), ("A", "P"), ("R", "L"))  # of z, y, x
 
 
@@ -136,123 +139,159 @@ def pick(array: np.ndarray, axes: Axes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Copy:
-    """Scan and change "c z y x", one channel or three of a colour picture, and label maps "z y x". Values in the scan's
-    unit: scan * scale + offset, change * step."""
+    """Both scans "c z y x", one channel or three of a colour picture, and label maps "z y x", voxel by voxel as saved.
+
+    scale: codes are int16, and values float32 of code * scale + offset; None: codes are the values, float32 or float64.
+    influence: "z y x", see `as_roots`; None where the attack took no gradient.
+    """
 
     axes: Axes
-    scan: np.ndarray
-    scale: float
+    before: np.ndarray
+    after: np.ndarray
+    scale: float | None
     offset: float
-    change: np.ndarray
-    step: float
     clean: np.ndarray
     adversarial: np.ndarray
+    influence: np.ndarray | None
 
-    def streams(self) -> dict[str, bytes]:
-        return {
-            "scan": pack_int16(self.scan),
-            "change": pack_bytes(self.change),
-            "clean": pack_bytes(self.clean),
-            "adversarial": pack_bytes(self.adversarial),
-        }
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        known = (self.before, self.after, self.clean, self.adversarial, self.influence)
+        return [array for array in known if array is not None]
 
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """Values in the scan's unit of some of its codes."""
+        return codes if self.scale is None else (codes * self.scale + self.offset).astype(np.float32)
 
-def quantised_scan(scan: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """int16 with scale and offset: whole numbers exactly as they are, anything else in 65,000 steps of its range."""
-    low, high = float(scan.min()), float(scan.max())
-    whole = bool((scan == np.rint(scan)).all())
-    if whole and low >= -32768 and high <= 32767:
-        return scan.astype(np.int16), 1.0, 0.0
-    scale = max(high - low, 1e-12) / 65000
-    return np.rint((scan - low) / scale - 32500).astype(np.int16), scale, low + 32500 * scale
+    def keeping(self, axes: Axes) -> "Copy":
+        """A selection of it."""
+        return self._of(axes, [_again(array, self.axes, axes) for array in self.arrays])
 
+    def _of(self, axes: Axes, arrays: list[np.ndarray]) -> "Copy":
+        before, after, clean, adversarial, *rest = arrays
+        return Copy(axes, before, after, self.scale, self.offset, clean, adversarial, rest[0] if rest else None)
 
-def quantised_change(change: np.ndarray, unit_step: float | None) -> tuple[np.ndarray, float]:
-    """int8 with its step: the file's storage step where 127 of them suffice (then exact), else largest change /
-    127."""
-    largest = float(np.abs(change).max(initial=0))
-    if (
-        unit_step
-        and largest <= 127 * unit_step
-        and np.allclose(change / unit_step, np.rint(change / unit_step), atol=1e-3)
-    ):
-        step = unit_step
-    else:
-        step = max(largest, 1e-12) / 127
-    return np.rint(change / step).astype(np.int8), step
+    def cut(self, axis: int, position: int) -> dict[str, bytes]:
+        """The packed streams of one slice, scans "c rows columns" and labels "rows columns" in display order."""
+        arrays = [np.take(array, position, array.ndim - 3 + axis) for array in self.arrays]
+        return self._of(self.axes, arrays).streams()
+
+    def streams(self, parts: Collection[str] = STREAMS) -> dict[str, bytes]:
+        """Those of its parts, packed."""
+        scan = pack_floats if self.scale is None else pack_int16
+        pack = {"before": scan, "after": lambda after: scan(after, self.before)}
+        held = zip(STREAMS, self.arrays, strict=False)
+        return {part: pack.get(part, pack_bytes)(array) for part, array in held if part in parts}
 
 
-def make_copy(
-    result: Result, clean: np.ndarray, adversarial: np.ndarray, changed: np.ndarray, always: np.ndarray
-) -> tuple[Copy, dict[str, bytes]]:
-    """The display copy within the page's budget, with its packed streams.
+def whole_copy(result: Result, clean: np.ndarray, adversarial: np.ndarray) -> Copy:
+    """Everything within the crop; clean, adversarial: "i j k" renumbered labels."""
+    return copy_within(result, crop(anatomical_axes(result), (clean > 0) | (adversarial > 0)), clean, adversarial)
 
-    clean, adversarial: "i j k" renumbered labels. changed, always: along the slice axis, see `thin`.
+
+def copy_within(result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray) -> Copy:
+    """The kept voxels of `axes`; clean, adversarial: "i j k" renumbered labels."""
+    change = pick(result.change(), axes)
+    after = pick(result.perturbed(), axes)
+    before = np.empty_like(after)
+    for z in range(after.shape[1]):  # a clinical scan in float64 is large
+        before[:, z] = after[:, z].astype(np.float64) - change[:, z]
+    del change
+    coded = as_int16(before, after, storage_step(result))
+    before, after, scale, offset = coded or (before, after, None, 0.0)
+    influence = result.influence()
+    steps = None if influence is None else as_roots(pick(influence, axes))
+    return Copy(axes, before, after, scale, offset, pick(clean, axes), pick(adversarial, axes), steps)
+
+
+def as_roots(influence: np.ndarray) -> np.ndarray:
+    """int8 of an influence, which spans many orders: ±127 is the largest, ±1 a sixteen-thousandth of it."""
+    most = float(np.abs(influence).max(initial=0)) or 1.0
+    return (np.sign(influence) * np.rint(127 * np.sqrt(np.abs(influence) / most))).astype(np.int8)
+
+
+def clearly(influence: np.ndarray, axes: Axes) -> float:
+    """What the colours of an influence map end at, as a share of the largest: the 99.9th percentile of its mean over
+    5 mm in the scan's slices, where there is any."""
+    along = slice_axis(axes)
+    reach = [1 if a == along else 2 * round(2.5 / axes[a].spacing) + 1 for a in range(3)]
+    values = np.square(influence / 127.0, dtype=np.float32) * np.sign(influence)
+    near = np.abs(ndimage.uniform_filter(values, reach, mode="nearest"))  # type: ignore[arg-type]
+    return float(np.percentile(near[near > 0], 99.9)) if near.any() else 1.0
+
+
+def as_int16(
+    before: np.ndarray, after: np.ndarray, step: float | None
+) -> tuple[np.ndarray, np.ndarray, float, float] | None:
+    """Codes of both, scale and offset, where 65,536 steps hold each value exactly, as those of most files do."""
+    low, high = (float(end) for end in (min(before.min(), after.min()), max(before.max(), after.max())))
+    for scale in dict.fromkeys((1.0, step or 1.0)):
+        offset = 0.0 if low >= -32768 * scale and high <= 32767 * scale else low + 32768 * scale
+        if high - offset > 32767 * scale:
+            continue
+        pair = [_codes(values, scale, offset) for values in (before, after)]
+        if pair[0] is not None and pair[1] is not None:
+            return pair[0], pair[1], scale, offset
+    return None
+
+
+def _codes(values: np.ndarray, scale: float, offset: float) -> np.ndarray | None:
+    """int16 codes of "c z y x" that give the values back exactly, else None."""
+    codes = np.empty(values.shape, np.int16)
+    for z in range(values.shape[1]):
+        codes[:, z] = np.rint((values[:, z].astype(np.float64) - offset) / scale)
+        if not np.array_equal((codes[:, z] * scale + offset).astype(np.float32), values[:, z]):
+            return None
+    return codes
+
+
+def page_copy(whole: Copy, changed: np.ndarray, always: np.ndarray, room: float) -> tuple[Copy, dict[str, bytes]]:
+    """What of it travels in `room` bytes of base64 text, with its packed streams.
+
+    changed, always: along the slice axis, see `thin`.
     """
-    axes = crop(anatomical_axes(result), (clean > 0) | (adversarial > 0))
-    whole = _picked(result, axes)
-
-    def pack(some: Axes) -> dict[str, bytes]:
-        return _copied(result, some, clean, adversarial, *(again(array, axes, some) for array in whole)).streams()
-
-    kept, streams = fit(axes, changed, always, pack)
-    return _copied(result, kept, clean, adversarial, *(again(array, axes, kept) for array in whole)), streams
+    axes, streams = fit(whole.axes, changed, always, room, lambda some: whole.keeping(some).streams())
+    return whole.keeping(axes), streams
 
 
 def fit(
-    axes: Axes, changed: np.ndarray, always: np.ndarray, pack: Callable[[Axes], dict[str, bytes]]
+    axes: Axes, changed: np.ndarray, always: np.ndarray, room: float, pack: Callable[[Axes], dict[str, bytes]]
 ) -> tuple[Axes, dict[str, bytes]]:
-    """The slices that fit into a page, and their streams as `pack` makes them; changed, always: see `thin`."""
+    """The slices that fit into `room`, and their streams as `pack` makes them; the rest as of `page_copy`."""
     along = slice_axis(axes)
     count = axes[along].kept.size
     if count > 4 * SAMPLE_SLICES:
         some = axes[along].keeping(axes[along].kept[_spread(count, SAMPLE_SLICES)])
         z, y, x = (some if a == along else axes[a] for a in range(3))
-        most = int(SAMPLE_SLICES * TARGET_BYTES / _weight(pack((z, y, x))))
+        most = int(SAMPLE_SLICES * room / weight(pack((z, y, x))))
         axes = thin(axes, changed, always, most) if most < count else axes
     while True:
         streams = pack(axes)
-        size, count = _weight(streams), axes[along].kept.size
-        if size <= TARGET_BYTES:
+        size, count = weight(streams), axes[along].kept.size
+        if size <= room:
             return axes, streams
-        share = TARGET_BYTES / size * 0.97
+        share = room / size * 0.97
         smaller = thin(axes, changed, always, int(count * share))
         axes = coarser(axes, share) if smaller[along].kept.size == count else smaller
 
 
-def copy_of(result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray) -> Copy:
-    """The copy of just these voxels."""
-    return _copied(result, axes, clean, adversarial, *_picked(result, axes))
+def coarse(copy: Copy, whole: Copy) -> bool:
+    """Whether slices themselves had to be thinned."""
+    along = slice_axis(whole.axes)
+    return any(copy.axes[a].kept.size < whole.axes[a].kept.size for a in range(3) if a != along)
 
 
-def _copied(
-    result: Result, axes: Axes, clean: np.ndarray, adversarial: np.ndarray, change: np.ndarray, perturbed: np.ndarray
-) -> Copy:
-    scan, scale, offset = quantised_scan(perturbed - change)
-    steps, step = quantised_change(change, storage_step(result))
-    return Copy(axes, scan, scale, offset, steps, step, pick(clean, axes), pick(adversarial, axes))
-
-
-def _weight(streams: dict[str, bytes]) -> float:
+def weight(streams: dict[str, bytes]) -> float:
     """Bytes in the page, as base64 text."""
     return sum(len(stream) for stream in streams.values()) * 4 / 3
 
 
-def _picked(result: Result, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Change and perturbed scan at the kept voxels, as float64 "c z y x"; one whole volume in memory at a time."""
-    change = pick(result.change(), axes).astype(np.float64)
-    return change, pick(result.perturbed(), axes).astype(np.float64)
-
-
-def again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
+def _again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
     """A selection of a selection."""
     chosen = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, smaller, strict=True)]
     return np.ascontiguousarray(array[(..., *np.ix_(*chosen))])
 
 
 def storage_step(result: Result) -> float | None:
-    """The smallest change the source can store; None for floating-point files."""
-    source = result.record["source"]
-    if not source["dtype"].startswith(("int", "uint")):
-        return None
-    return float(source.get("step") or 1.0)
+    """The smallest change the file can store; None for floating-point files."""
+    return result.record["budget"].get("step")

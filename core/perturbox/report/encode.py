@@ -1,8 +1,8 @@
 """How numbers travel inside the page: losslessly packed voxels as base64 text, and pictures as PNG.
 
 A CT slice is noise over slow anatomy, so each voxel is predicted by its left neighbour, the (small) errors are
-zig-zagged to unsigned, split into a low and a high byte plane, and deflated; the viewer undoes exactly these four
-steps.
+zig-zagged to unsigned, split into a low and a high byte plane, and deflated; the perturbed scan is predicted by the
+original one. The viewer undoes exactly these four steps. Numbers that no 65,536 steps hold travel as their bits.
 """
 
 import base64
@@ -17,14 +17,26 @@ import numpy as np
 from perturbox.types import ADVERSARIAL_NOTICE
 
 
-def pack_int16(volume: np.ndarray) -> bytes:
-    """Gzip stream of an int16 array "z y x"; row predictor along x, zig-zag, byte planes. Exact over the whole
-    int16 range."""
-    errors = volume.astype(np.int16)  # a copy
-    errors[..., 1:] -= volume[..., :-1].astype(np.int16)  # wraps around like the viewer's Int16Array
+def pack_int16(volume: np.ndarray, beside: np.ndarray | None = None) -> bytes:
+    """Gzip stream of an int16 array "… x", of which the reader knows each voxel's left neighbour, or `beside`; what is
+    left of it zig-zagged, in two byte planes. Exact over the whole int16 range."""
+    errors = volume.copy()  # wraps around like the viewer's Int16Array
+    if beside is None:
+        errors[..., 1:] -= volume[..., :-1]
+    else:
+        errors -= beside
     zigzag = ((errors << 1) ^ (errors >> 15)).view(np.uint16)
     planes = np.concatenate([(zigzag & 255).astype(np.uint8).ravel(), (zigzag >> 8).astype(np.uint8).ravel()])
     return pack_bytes(planes)
+
+
+def pack_floats(volume: np.ndarray, beside: np.ndarray | None = None) -> bytes:
+    """Gzip stream of a float32 or float64 array in byte planes, lowest first; where the reader knows `beside`, of the
+    bits that are others there."""
+    bits = np.ascontiguousarray(volume).view(np.uint8)
+    if beside is not None:
+        bits = bits ^ np.ascontiguousarray(beside).view(np.uint8)
+    return pack_bytes(bits.reshape(-1, volume.itemsize).T)
 
 
 def pack_bytes(values: np.ndarray) -> bytes:

@@ -73,7 +73,7 @@ def flow_table(rows: list[Row], story: Story) -> str:
         )
         head = f'<th scope="col">Before</th><th scope="col">Called now</th><th scope="col">{sizes}</th>'
         return (
-            f'<div class="table"><table class="words"><thead><tr>{head}</tr></thead>'
+            f'<div class="table" tabindex="0"><table class="words"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(cells)}</tbody></table></div>"
         )
 

@@ -34,9 +34,11 @@ def page(
     scripts: tuple[str, ...] = (),
     meta: Any = None,
     streams: Mapping[str, bytes] | None = None,
+    local: bool = False,
 ) -> str:
     """A whole page around its body. title, subtitle, footer: plain texts; structures: how many have a colour; scripts:
-    names of resources, run one after another; meta: JSON for them, in #meta; streams: packed bytes, in #data-NAME."""
+    names of resources, run one after another; meta: JSON for them, in #meta; streams: packed bytes, in #data-NAME;
+    local: whether scripts beside the page may be loaded."""
     style = resource("style.css") + colours.style_rules(structures)
     script = "".join(resource(f"{name}.js") for name in scripts)
     data = ""
@@ -53,6 +55,7 @@ def page(
         style_hash=content_hash(style),
         script=script,
         script_hash=content_hash(script),
+        local=" 'self' file:" if local else "",
         subtitle=escape(subtitle),
         body=body,
         footer=escape(footer),

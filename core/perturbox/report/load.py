@@ -80,6 +80,13 @@ class Result:
         volume = read_volume(self._path("adversarial"), unit=self.record["source"]["unit"])
         return self._on_grid(volume.data, "adversarial")
 
+    def influence(self) -> np.ndarray | None:
+        """Gradient times change "i j k", summed over the channels, None where the attack took no gradient."""
+        if self.record["files"].get("influence") is None:
+            return None
+        stored = read_stored(self._path("influence"))
+        return self._on_grid(stored.values, "influence").sum(0, dtype=np.float32)
+
     def _path(self, name: str) -> Path:
         return required_file(self.folder, self.record, name)
 

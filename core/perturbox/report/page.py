@@ -7,6 +7,8 @@ import numpy as np
 
 from perturbox.report import colours, display, flows, words
 from perturbox.report.charts import MANY
+from perturbox.report.edition import FOLDER, file_names
+from perturbox.report.encode import text
 from perturbox.report.facts import model_facts, provenance
 from perturbox.report.findings import WORST
 from perturbox.report.frame import fill, folded, page, rich
@@ -54,6 +56,8 @@ def build(story: Story) -> str:
         provenance=provenance(story),
         model=model_facts(story.result.record["victim"]),
         appendix=appendix(story),
+        influence_option="" if story.copy.influence is None else '<option value="influence">Influence</option>',
+        beside="".join(beside(*place, streams) for place, streams in story.beside.items()),
     )
     return page(
         body,
@@ -61,36 +65,50 @@ def build(story: Story) -> str:
         subtitle=subtitle(story),
         footer=words.NO_PROOF,
         structures=len(story.result.structures),
-        scripts=("unpack", "slices", "lens", "viewer"),
+        scripts=("unpack", "edition", "slices", "lens", "viewer"),
         meta=viewer_meta(story),
         streams=story.streams,
+        local=story.edition,
     )
+
+
+def beside(axis: int, position: int, streams: dict[str, bytes]) -> str:
+    """A slice that the page holds apart from its volumes."""
+    return f'<script type="text/plain" id="slice-{axis}-{position}">{" ".join(map(text, streams.values()))}</script>\n'
 
 
 # ---- what the viewer needs beside the voxels ----
 
 
 def viewer_meta(story: Story) -> dict[str, Any]:
-    """Geometry, figures per slice and names; every list of slices is over the kept ones, in display order."""
-    copy = story.copy
+    """Geometry, figures per slice and names; every list of slices is over those of `story.axes`, in display
+    order. held: which of them the page's volumes have, stops: which can be shown, null for all."""
+    copy, axes = story.copy, story.axes
+    held = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, copy.axes, strict=True)]
     budget = story.result.record["budget"]
     shown = budget["channels"][0] if budget.get("channels") else budget["measured"]  # in the unit of what is shown
     largest = shown["linf"] or 1.0
     return {
         "sha256": story.result.sha256,
         "shape": list(copy.clean.shape),
-        "channels": len(copy.scan),
-        "scale": copy.scale,
-        "offset": copy.offset,
+        "channels": len(copy.before),
+        "coded": {"scale": copy.scale, "offset": copy.offset, "bytes": copy.before.itemsize},
         "whole": copy.scale == 1.0,
-        "step": copy.step,
         "unit": "HU" if story.result.record["source"]["unit"] == "HU" else "units",
         "size_unit": story.units.size,
         "length_unit": story.units.length,
         "largest": largest,
         "heat_from": round(min(0.5, largest / 8), 3),
         "inferno": [colours.rgb(c) for c in colours.INFERNO],
-        "axes": [{"file": a.file, "kept": a.kept.tolist(), "mm": a.spacing} for a in copy.axes],
+        "axes": [
+            {
+                "file": a.file,
+                "kept": a.kept.tolist(),
+                "mm": a.spacing,
+                "held": None if h.size == a.kept.size else h.tolist(),
+            }
+            for a, h in zip(axes, held, strict=True)
+        ],
         "planes": [_plane_meta(story, plane) for plane in story.planes],
         "structures": [
             {"name": f.name, "title": f.title, "rgb": colours.rgb(colours.structure(f.number))}
@@ -98,19 +116,22 @@ def viewer_meta(story: Story) -> dict[str, Any]:
         ],
         "first": story.findings[0].number if story.findings else 0,
         "opening": {"plane": story.opening.axis, "structure": story.subject.number if story.subject else 0},
-        "signed": budget["norm"] == "linf",
+        "influence": None if copy.influence is None else {"top": display.clearly(copy.influence, copy.axes)},
         "around": AROUND,
         "windows": [{"width": w, "centre": c} for _, w, c in windows(story)],
     }
 
 
 def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
-    axes, s = story.copy.axes, plane.slices
+    axes, s = story.axes, plane.slices
     kept = axes[plane.axis].kept
     moved, area = s.moved[kept], (s.before + s.after)[kept]
     # Rank by what moved; where nothing did, by how much of the structure is there: no jump may land on an empty slice.
     rank = moved * (area.max(initial=0) + 1.0) + area
     columns, rows, direction = DRAWN_ALONG[plane.axis]
+    stops = story.stops[plane.axis]
+    none = np.ones(kept.size, bool)
+    none[stops] = False
     return {
         "axis": plane.axis,
         "name": plane.name,
@@ -120,7 +141,9 @@ def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
         "marks": [*axes[columns].ends, *axes[rows].ends[::direction]],
         "ml": np.round(s.differ[kept] * story.voxel, 2).tolist(),
         "ml_of": np.round(moved.T * story.voxel, 2).tolist(),
-        "changed": [np.flatnonzero(c).tolist() for c in (plane.changed[kept], *plane.changed_of[kept].T)],
+        "stops": None if stops.size == kept.size else stops.tolist(),
+        "files": {position: f"{FOLDER}/{name}" for position, name in file_names(story, plane)} if story.edition else {},
+        "changed": [np.flatnonzero(c & ~none).tolist() for c in (plane.changed[kept], *plane.changed_of[kept].T)],
         "worst": [int(s.differ[kept].argmax()), *(int(r.argmax()) for r in rank.T)],
     }
 
@@ -204,28 +227,33 @@ def filter_box(story: Story) -> str:
 
 
 def shown(story: Story) -> str:
-    """What of the scan the page carries."""
-    axes, along = story.copy.axes, display.slice_axis(story.copy.axes)
+    """What of the scan the page carries, and where the rest is."""
+    copy, whole = story.copy, story.whole
+    along = display.slice_axis(whole.axes)
     plane = [a for a in (2, 1, 0) if a != along]
-    cropped = any(np.ptp(axes[a].kept) + 1 < axes[a].length for a in range(3))
-    whole = all(np.diff(np.sort(axes[a].kept)).max(initial=1) == 1 for a in plane)
-    size_ = " × ".join(str(axes[a].kept.size) for a in plane)
-    parts = [
-        f"{size_} {'pixels' if story.result.flat else 'voxels'} in plane, {'every one' if whole else 'evenly thinned'}"
-    ]
+    size_ = " × ".join(str(copy.axes[a].kept.size) for a in plane)
+    thinned = "evenly thinned" if display.coarse(copy, whole) else "every one"
+    parts = [f"{size_} {'pixels' if story.result.flat else 'voxels'} in plane, {thinned}"]
     across = next((p for p in story.planes if p.axis == along), story.lead)
     if not story.result.flat:
-        kept = axes[along].kept
-        left = np.setdiff1d(np.arange(kept.min(), kept.max() + 1), kept)
-        slices = f"{kept.size} of {axes[along].length} {display.PLANES[along]} slices"
+        kept = copy.axes[along].kept
+        left = np.setdiff1d(whole.axes[along].kept, kept)
+        slices = f"{kept.size} of {whole.axes[along].length} {display.PLANES[along]} slices"
         if across.changed[left].any():
             every = max(2, round(across.changed.sum() / max(across.changed[kept].sum(), 1)))
             slices += f": the most changed of each structure and about 1 in {every} of those that changed"
         elif left.size:
             slices += ": all that changed"
-        parts.append(slices + ("; left-out ones show their neighbour" if left.size else ""))
+        parts.append(slices + ("; left-out ones show their neighbour" if left.size and not story.edition else ""))
+        if story.beside:
+            parts.append("of the other planes the most changed slice of each structure")
     if shown := words.channels_shown(story.result.record):
         parts.append(shown)
-    if cropped:
+    if any(axis.kept.size < axis.length for axis in whole.axes):
         parts.append("cropped to what is labelled" + (" and 2 cm around it" if story.units.length == "mm" else ""))
-    return f"On this page: {'; '.join(parts)}. Nothing is compressed lossily; all numbers are from the whole scan."
+    if story.edition:
+        parts.append(f"every slice that changed, of every plane, lies in {FOLDER} beside it")
+    elif copy.clean.size < whole.clean.size:
+        parts.append("`perturbox report FOLDER --full-report` puts every slice that changed beside it")
+    exact = "Scans, change and labels are exact" + ("" if copy.influence is None else ", influence is in 255 steps")
+    return f"On this page: {'; '.join(parts)}. {exact}; all numbers are from the whole scan."

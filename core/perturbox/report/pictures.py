@@ -49,22 +49,20 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float],
         return np.repeat(np.repeat(flat[::-1] if up else flat, 2, 0), 2, 1)
 
     def channels_last(volume: np.ndarray) -> np.ndarray:
-        return cut(np.moveaxis(volume, 0, -1))
+        return copy.values(cut(np.moveaxis(volume, 0, -1)))
 
-    values = channels_last(copy.scan).astype(float) * copy.scale + copy.offset
-    change = channels_last(copy.change) * copy.step
+    plain = _shade(channels_last(copy.before), window)
     clean, adversarial = cut(copy.clean), cut(copy.adversarial)
     if only:
         clean, adversarial = (np.where(labels == only, only, 0).astype(np.uint8) for labels in (clean, adversarial))
-    before = _labelled(_shade(values, window), clean)
-    after = _labelled(_shade(values + change, window), adversarial)
+    before = _labelled(plain.copy(), clean)
+    after = _labelled(_shade(channels_last(copy.after), window), adversarial)
     moved = np.zeros(clean.shape, bool)
     for n in np.unique(clean[clean != adversarial]):
         if n:
             moved |= _edge(clean == n) & ~_edge(adversarial == n)
     after[moved & _dashes(moved.shape)] = 255
     _stamp(after)
-    plain = _shade(values, window)
     rows, columns = (a for a in range(3) if a != plane)
     size = [float(np.ptp(copy.axes[a].kept) + 1) * copy.axes[a].spacing for a in (rows, columns)]
     return Triptych(png(before), png(after), png(_difference(plain, clean, adversarial)), size[1], size[0])

@@ -19,7 +19,7 @@ def windows(story: Story) -> Sequence[tuple[str, float, float]]:
     """Window presets (name, width, centre) in the scan's unit."""
     if story.result.record["source"]["unit"] == "HU":
         return HU_WINDOWS
-    values = story.copy.scan.astype(np.float64) * story.copy.scale + story.copy.offset
+    values = story.copy.values(story.copy.before)
     # A photograph is shown first as every other program shows it.
     presets = [("As stored", 255.0, 127.5)] if story.result.record["source"]["dtype"] == "uint8" else []
     for name, cut in (("Middle 98 %", 1), ("Full range", 0)):
@@ -36,7 +36,7 @@ def first_picture(story: Story) -> str:
     """What the headline is about, as a picture: first on paper and for browsers without scripts."""
     plane = story.opening
     moved = plane.slices.moved[:, story.subject.number - 1] if story.subject else plane.slices.differ
-    kept = story.copy.axes[plane.axis].kept
+    kept = story.pictured.axes[plane.axis].kept
     subject = (story.subject.number, story.subject.title) if story.subject else None
     return picture(story, plane, int(moved[kept].argmax()), subject)
 
@@ -44,7 +44,7 @@ def first_picture(story: Story) -> str:
 def appendix(story: Story) -> str:
     """The most changed slices as pictures, for paper and for browsers without scripts."""
     plane = story.lead
-    kept = story.copy.axes[plane.axis].kept
+    kept = story.pictured.axes[plane.axis].kept
     positions = worst_positions(plane.slices.differ[kept] * story.voxel) or [len(kept) // 2]
     parts = "".join(picture(story, plane, position) for position in positions)
     return f"{parts}{legend(story.present) if len(story.present) <= MANY else ''}"
@@ -52,9 +52,9 @@ def appendix(story: Story) -> str:
 
 def picture(story: Story, plane: Plane, position: int, only: tuple[int, str] | None = None) -> str:
     """One slice before, after and the difference; `only`: number and title of the one structure to show."""
-    axis = story.copy.axes[plane.axis]
+    axis = story.pictured.axes[plane.axis]
     name, width, centre = windows(story)[0]
-    three = triptych(story.copy, plane.axis, position, (float(width), float(centre)), only[0] if only else 0)
+    three = triptych(story.pictured, plane.axis, position, (float(width), float(centre)), only[0] if only else 0)
     flat = story.result.flat
     label = "Image" if flat else f"{plane.name.capitalize()} slice {axis.kept[position] + 1} of {axis.length}"
     shape = f'width="{round(three.width_mm * 2)}" height="{round(three.height_mm * 2)}"'

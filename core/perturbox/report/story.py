@@ -7,13 +7,12 @@ import numpy as np
 
 from perturbox.judge.columns import summarise
 from perturbox.judge.flow import flow
+from perturbox.judge.look import most
 from perturbox.judge.summary import lead
 from perturbox.report import display
 from perturbox.report.findings import Finding, Slices, changed_slices, count_slices, judge
 from perturbox.report.load import Result
 from perturbox.report.words import Units
-
-BETTER = 1.5  # times as much of a structure must have moved in a slice of another plane to open with that plane
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,12 @@ class Plane:
 
 @dataclass(frozen=True)
 class Story:
-    """A result and what follows from it. subject: what the headline is about, which the first picture shows."""
+    """A result and what follows from it.
+
+    subject: what the headline is about, which the first picture shows. whole: all of it within the crop; copy, streams:
+    what travels inside the page; beside: slices across it that it left out, {(axis, position in `whole`): streams}.
+    edition: whether the slices that changed stand beside the page.
+    """
 
     result: Result
     units: Units
@@ -38,8 +42,11 @@ class Story:
     planes: tuple[Plane, ...]
     findings: list[Finding]
     subject: Finding | None
+    whole: display.Copy
     copy: display.Copy
     streams: dict[str, bytes]
+    beside: dict[tuple[int, int], dict[str, bytes]]
+    edition: bool
 
     @property
     def lead(self) -> Plane:
@@ -48,23 +55,57 @@ class Story:
 
     @property
     def opening(self) -> Plane:
-        return best_plane(self.planes, self.subject, self.copy.axes)
+        """The plane that shows best what became of the subject, as the record says, or else the label maps."""
+        told = self.result.record["summary"].get("look")
+        if self.subject is not None and isinstance(told, dict) and told.get("structure") == self.subject.name:
+            for plane in self.planes:
+                if self.whole.axes[plane.axis].file == told.get("axis"):
+                    return plane
+        return best_plane(self.planes, self.subject, self.whole.axes)
+
+    @property
+    def axes(self) -> display.Axes:
+        """Where slices may stand: everywhere within the crop, unless all there is of them is a coarser picture."""
+        return self.copy.axes if display.coarse(self.copy, self.whole) and not self.edition else self.whole.axes
+
+    @property
+    def pictured(self) -> display.Copy:
+        """What its pictures are drawn from."""
+        return self.copy if display.coarse(self.copy, self.whole) else self.whole
+
+    @property
+    def stops(self) -> list[np.ndarray]:
+        """Along each of `axes`, the positions of slices that can be shown: the page's own and those of the edition."""
+        stops = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(self.axes, self.copy.axes, strict=True)]
+        if self.edition:
+            for p in self.planes:
+                stops[p.axis] = np.union1d(stops[p.axis], np.flatnonzero(p.slices.differ[self.axes[p.axis].kept]))
+        return stops
 
     @property
     def present(self) -> list[Finding]:
         return [f for f in self.findings if f.reason != "absent"]
 
 
-def tell(result: Result) -> Story:
-    """Read the folder's volumes, count, judge and make the display copy."""
+def tell(result: Result, edition: bool = False) -> Story:
+    """Read the folder's volumes, count, judge and make the display copy; edition: whether there is to be one, if it
+    holds anything that the page doesn't."""
     counted, clean, adversarial = _count(result)
-    planes, axes = counted["planes"], display.anatomical_axes(counted["result"])
+    planes, axes, findings = counted["planes"], display.anatomical_axes(counted["result"]), counted["findings"]
     along = display.slice_axis(axes)
     across = next((p for p in planes if p.axis == along), planes[0])
     always = np.unique([int(across.slices.differ.argmax()), *across.slices.moved.argmax(axis=0).tolist()])
-    copy, streams = display.make_copy(counted["result"], clean, adversarial, across.changed, always)
-    name = lead(counted["result"].record)
-    return Story(**counted, subject=_named(counted["findings"], name), copy=copy, streams=streams)
+    whole = display.whole_copy(counted["result"], clean, adversarial)
+    copy, streams = display.page_copy(whole, across.changed, always, display.TARGET_BYTES)
+    beside = {}
+    if copy.clean.size < whole.clean.size and len(planes) > 1:
+        beside = _worst_across(whole, [p for p in planes if p.axis != along], findings)
+        room = display.TARGET_BYTES - sum(display.weight(s) for s in beside.values())
+        copy, streams = display.page_copy(whole, across.changed, always, room)
+        beside = {} if display.coarse(copy, whole) else beside
+    edition = edition and copy.clean.size < whole.clean.size
+    subject = _named(findings, lead(counted["result"].record))
+    return Story(**counted, subject=subject, whole=whole, copy=copy, streams=streams, beside=beside, edition=edition)
 
 
 def glimpse(result: Result, name: str) -> Story:
@@ -73,20 +114,41 @@ def glimpse(result: Result, name: str) -> Story:
     subject, axes = _named(counted["findings"], name), display.anatomical_axes(counted["result"])
     plane = best_plane(counted["planes"], subject, axes)
     moved = plane.slices.differ if subject is None else plane.slices.moved[:, subject.number - 1]
-    axes = list(display.crop(axes, (clean > 0) | (adversarial > 0)))
+    whole = display.whole_copy(counted["result"], clean, adversarial)
+    axes = list(whole.axes)
     axes[plane.axis] = axes[plane.axis].keeping(np.array([int(moved.argmax())]))
-    copy = display.copy_of(counted["result"], (axes[0], axes[1], axes[2]), clean, adversarial)
-    return Story(**counted, subject=subject, copy=copy, streams={})
+    copy = whole.keeping((axes[0], axes[1], axes[2]))
+    return Story(**counted, subject=subject, whole=copy, copy=copy, streams={}, beside={}, edition=False)
+
+
+def _worst_across(
+    whole: display.Copy, planes: list[Plane], findings: list[Finding]
+) -> dict[tuple[int, int], dict[str, bytes]]:
+    """The slice of each structure that changed most, of planes that cut across the slices a page leaves out; as many as
+    a third of the page holds, worst structures first."""
+    found: dict[tuple[int, int], dict[str, bytes]] = {}
+    room = display.TARGET_BYTES / 3
+    for f in findings:
+        for plane in planes:
+            moved = plane.slices.moved[whole.axes[plane.axis].kept, f.number - 1]
+            key = (plane.axis, int(moved.argmax()))
+            if moved.any() and key not in found:
+                streams = whole.cut(*key)
+                room -= display.weight(streams)
+                if room < 0:
+                    return found
+                found[key] = streams
+    return found
 
 
 def best_plane(planes: tuple[Plane, ...], subject: Finding | None, axes: display.Axes) -> Plane:
-    """The plane whose worst slice shows most of what became of the subject; another than the first only if clearly
-    more."""
-    if subject is None:
+    """The plane whose worst slice shows most of what became of the subject, by `judge.look`."""
+    if subject is None or len(planes) == 1:
         return planes[0]
-    area = [p.slices.moved[:, subject.number - 1].max() / axes[p.axis].spacing for p in planes]
-    best = int(np.argmax(area))
-    return planes[best] if area[best] > BETTER * area[0] else planes[0]
+    by_file = {axes[p.axis].file: p for p in planes}
+    moved = [by_file[file].slices.moved[:, subject.number - 1] for file in range(3)]
+    spacing = {axis.file: axis.spacing for axis in axes}
+    return by_file[most(moved, [spacing[file] for file in range(3)])[0]]
 
 
 def _named(findings: list[Finding], name: str | None) -> Finding | None:

@@ -33,7 +33,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
         for first, *cells in rows
     )
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="table"><table>{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    inside = f"{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="table" tabindex="0"><table>{inside}</table></div>'
 
 
 def legend(findings: Iterable[Finding]) -> str:
@@ -46,7 +47,7 @@ def slice_section(story: Story, plane: Plane) -> str:
     """One plane's chart with the same figures as a table; a 2D image has neither."""
     if story.result.flat:
         return ""
-    axis, unit = story.copy.axes[plane.axis], story.units.size
+    axis, unit = story.whole.axes[plane.axis], story.units.size
     low, high = sorted((int(axis.kept[0]), int(axis.kept[-1])))
     order = np.arange(low, high + 1)[:: -1 if axis.flipped else 1]
     dice, differ = plane.slices.dice[order], plane.slices.differ[order] * story.voxel
@@ -111,7 +112,8 @@ def structure_table(story: Story) -> str:
     rows = "".join(_structure_row(story, f) for f in story.present)
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
     return (
-        f'<div class="table"><table class="numbers"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="table" tabindex="0"><table class="numbers"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f'<p class="sub">{escape(" ".join(notes))}</p>'
     )
 

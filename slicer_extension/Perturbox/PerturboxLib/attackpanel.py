@@ -130,9 +130,16 @@ class AttackPanel:
             parcel = self.module.input.parcel(scanOnly=kind == "segment")
             request = self.request(kind, parcel)
         except Trouble as trouble:
-            self.module.show(trouble)
+            refused = self._asked()
+            self.module.show(trouble, lambda: self._asked() == refused)
             return
         self.session.run(request, parcel, scan)
+
+    def _asked(self) -> tuple:
+        """What a job would be about: once it is something else, a refusal no longer holds."""
+        p = self.parameters
+        nodes = [node and (node.GetID(), node.GetMTime()) for node in (p.inputVolume, p.referenceSegmentation, p.roi)]
+        return (*nodes, p.roiSegment, p.model, p.targets, p.attack, p.effort, p.eps, p.form, p.findMargin)
 
     @told
     def stop(self) -> None:

@@ -142,6 +142,7 @@ class LookPanel:
         heat = parameters.mode == "heat"
         for name in ("heatOpacityCaption", "heatOpacitySlider", "signedCheckBox"):
             getattr(self.ui, name).visible = heat
+        self.ui.signedCheckBox.enabled = self.ready() and scene.Nodes(self.module.result.node).influence is not None
         self.ui.blinkButton.enabled = parameters.mode != "fourUp"
         styles = list(LABEL_STYLES)
         self.ui.labelStyleComboBox.currentIndex = styles.index(parameters.labelStyle)
@@ -159,7 +160,8 @@ class LookPanel:
             try:
                 self.viewer.show(self.module.result.node, parameters.mode)
             except Trouble as trouble:
-                self.module.show(trouble)
+                result = self.parameters.result
+                self.module.show(trouble, lambda: self.parameters.result == result)
                 return
             self.ui.lookCollapsibleButton.collapsed = False
             self.ui.saveCollapsibleButton.collapsed = False

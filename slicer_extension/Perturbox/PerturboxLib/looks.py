@@ -208,10 +208,10 @@ class Looks:
     # ------------------------------------------------------------ heat
 
     def _heat(self) -> None:
-        """The perturbation over the right view, from 0.5 HU on or, signed, all of it."""
+        """The influence over the right view; signed, or where the attack took no gradient, the change itself."""
         if self.nodes is None or self.mode != "heat" or self.phase:
             return
-        volume = self.nodes.perturbation if self.signed else self.nodes.magnitude
+        volume = self._hot()
         if volume is None:
             return
         composite = self.composites[AFTER_VIEW]
@@ -219,11 +219,15 @@ class Looks:
         composite.SetForegroundOpacity(self.heatOpacity)
         self._showLegend(volume)
 
+    def _hot(self):
+        """What heat shows."""
+        return self.nodes.perturbation if self.signed or self.nodes.influence is None else self.nodes.influence
+
     def _showLegend(self, shown) -> None:
         """The legend of one of the two heats; None for none. A Slicer without its module Colors has none at all."""
         if not slicer.mrmlScene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
             return
-        for volume in (self.nodes.magnitude, self.nodes.perturbation):
+        for volume in (self.nodes.influence, self.nodes.perturbation):
             if volume is None:
                 continue
             legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume)
@@ -231,7 +235,10 @@ class Looks:
                 legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume.GetDisplayNode())
             if legend is None:
                 continue
-            legend.SetTitleText("HU" if volume.GetVoxelValueUnits() is not None else "units")
+            hounsfield = volume.GetVoxelValueUnits() is not None
+            legend.SetTitleText(
+                "HU" if hounsfield else "units" if volume == self.nodes.perturbation else _("influence")
+            )
             legend.SetLabelFormat("%.1f")
             legend.SetNumberOfLabels(5)
             legend.SetSize(0.09, 0.35)
@@ -283,6 +290,8 @@ class Looks:
         if self.viewIds[name] in self._lineViews():
             notes.append(_("thin white line: before"))
         if name == AFTER_VIEW and self.mode == "heat" and not self.phase:
-            kind = _("signed change") if self.signed else _("size of the change (5 mm RMS)")
-            notes.append(f"heat: {kind}")
+            if self._hot() is self.nodes.influence:
+                notes.append(_("heat: influence – red pushed the model on, blue held it back"))
+            else:
+                notes.append(_("heat: change – red brighter, blue darker"))
         return notes

@@ -1,6 +1,6 @@
 """What result.json says, as the panel shows it: rows, the verdict in a sentence, flags, slices. Needs numpy only.
 
-Indices of slices are 0-based along `Result.axis`, the ijk axis on which the scan's slices lie apart.
+Indices of slices are 0-based along `Result.axis`, the ijk axis across which the result shows best.
 """
 
 from collections.abc import Collection
@@ -45,9 +45,18 @@ class Result:
         area = float(np.prod(self.spacing))
         self.voxelMl = {"ml": area / 1000, "cm²": area / 100, "pixels": 1.0}[self.size]
         self.unit = {"HU": "HU", "sigma": "σ", "percent": "% of range"}.get(record["budget"]["unit"], "units")
-        self.axis = acquisitionAxis(self.affine, self.shape)
+        self.axis = self._axis()
         self.counts = counts or [countsFromRecord(record, axis) for axis in range(3)]
         self.margin = (margin or {}).get("structures") or record.get("margin") or {}
+
+    def _axis(self) -> int:
+        """The axis across which slices are looked at: the one that the result says, else the scan's own."""
+        look = self._look()
+        return look["axis"] if look else acquisitionAxis(self.affine, self.shape)
+
+    def _look(self) -> dict[str, Any]:
+        """Where the result says to look: structure, axis, index; empty of older results and 2D images."""
+        return (self.record.get("summary") or {}).get("look") or {}
 
     @property
     def along(self) -> Counts:
@@ -225,8 +234,8 @@ class Result:
         return [*([f"{stopped[0].upper()}{stopped[1:]}."] if stopped else []), *(self.record.get("warnings") or [])]
 
     def spokenOf(self) -> str | None:
-        """The structure that the sentence is about: the worst that broke; None if none did."""
-        return next((row.name for row in self.rows() if row.broken), None)
+        """The structure that the sentence is about: as the result says, or the worst that broke; None if none did."""
+        return self._look().get("structure") or next((row.name for row in self.rows() if row.broken), None)
 
     # ------------------------------------------------------------ slices
 

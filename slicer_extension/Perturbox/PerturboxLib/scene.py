@@ -24,13 +24,13 @@ __all__ = ["Nodes", "addMargin", "addResult", "addResultNow", "addSegmentation",
 
 ATTRIBUTE, PREFIX = "Perturbox.Result", "Perturbox."
 FOLDER_ATTRIBUTE = "Perturbox.Folder"
-# In the order of the subject hierarchy. Slicer ships the heatColours; there only where it doesn't.
+# In the order of the subject hierarchy.
 ROLES = (
-    *("perturbed", "perturbation", "magnitude", "clean", "adversarial", "difference"),
+    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference"),
     *("structures", "slices", "trace", "chart", "traceChart", "record", "report"),
-    *("series", "cursor", "heatColours", "signedColours"),
+    *("series", "cursor", "signedColours", "influenceColours"),
 )
-INNER = ("series", "cursor", "heatColours", "signedColours")  # parts of others, not listed on their own
+INNER = ("series", "cursor", "signedColours", "influenceColours")  # parts of others, not listed on their own
 
 
 class Nodes:
@@ -197,13 +197,14 @@ class _Draft:
         for name in ("perturbed", "perturbation", "clean", "adversarial"):
             if name not in self.bundle.images:
                 raise trouble("no-file", name=name)
-            _requireGrid(self.source, name, self.bundle.images[name])
+        for name, image in self.bundle.images.items():
+            _requireGrid(self.source, name, image)
         yield _("the perturbed scan")
         self._perturbed()
         yield _("the perturbation")
         change = np.asarray(self.bundle.images["perturbation"].array, np.float32)
-        heat = self._change(change)
-        yield from self._magnitude(change, heat)
+        self._change(change)
+        yield from self._influence()
         yield _("the segmentation before")
         clean, adversarial = (np.asarray(self.bundle.images[name].array) for name in ("clean", "adversarial"))
         before = self._keep("clean", segments.addSegmentation(self.source, clean, self.labels, "clean"))
@@ -238,26 +239,28 @@ class _Draft:
         volumes.markSynthetic(node)
         volumes.copyWindow(node, self.source)
 
-    def _change(self, change: np.ndarray):
-        """The signed perturbation, ± the limit; returns the colours of heat."""
-        node = self._keep("perturbation", self._heatVolume(change, "perturbation"))
-        colours = self._keep("signedColours", volumes.signedColours(self._limit()))
-        heat, made = volumes.heatColours()
-        if made is not None:
-            self._keep("heatColours", made)
-        volumes.showHeat(node, colours, -self._limit(), self._limit())
-        return heat
+    def _change(self, change: np.ndarray) -> None:
+        """The signed perturbation, ± the limit."""
+        node = self._keep("perturbation", self._heatVolume(change, "perturbation", self._hounsfield()))
+        limit = self._limit()
+        colours = self._keep("signedColours", volumes.signedColours("perturbation signed", limit, volumes.HEAT_FROM))
+        volumes.showHeat(node, colours, limit)
 
-    def _magnitude(self, change: np.ndarray, colours) -> Iterator[str]:
-        for size in volumes.localRms(change, self.source.GetSpacing()):
-            if size is None:
-                yield _("the size of the perturbation")
-        node = self._keep("magnitude", self._heatVolume(size, "perturbation size"))
-        volumes.showHeat(node, colours, volumes.HEAT_FROM, max(self._limit(), 2 * volumes.HEAT_FROM), volumes.HEAT_FROM)
+    def _influence(self) -> Iterator[str]:
+        """How the change pushed the model, of attacks that took a gradient; ±1 is what hardly any voxel exceeds."""
+        if "influence" not in self.bundle.images:
+            return
+        yield _("the influence")
+        for mean in volumes.localMean(self.bundle.images["influence"].array, self.source.GetSpacing()):
+            if mean is None:
+                yield _("the influence")
+        node = self._keep("influence", self._heatVolume(mean, "influence", False))
+        colours = volumes.signedColours("influence", 1.0, volumes.INFLUENCE_FROM)
+        volumes.showHeat(node, self._keep("influenceColours", colours), 1.0)
 
-    def _heatVolume(self, array: np.ndarray, what: str):
-        hounsfield = self._hounsfield()
-        node = volumes.addVolume(self.source, array, f"{what} {'HU' if hounsfield else 'units'}", hounsfield)
+    def _heatVolume(self, array: np.ndarray, what: str, hounsfield: bool):
+        unit = " HU" if hounsfield else " units" if what == "perturbation" else ""
+        node = volumes.addVolume(self.source, array, f"{what}{unit}", hounsfield)
         node.SetAttribute("notice", volumes.NOTICE)
         node.SetAttribute("Perturbox.Synthetic", "1")  # nothing to attack or to read as a scan
         return node

@@ -22,6 +22,7 @@ class ServerPanel:
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
         self.ui.modelsLineEdit.text = settings.models()
+        self.ui.serverComboBox.connect("editTextChanged(QString)", lambda _: module.update())
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
@@ -38,7 +39,11 @@ class ServerPanel:
         try:
             self.session.connect(address, token)
         except Trouble as trouble:
-            self.module.show(trouble)
+            self.module.show(trouble, lambda: self._unanswered() and self.ui.serverComboBox.currentText == address)
+
+    def _unanswered(self) -> bool:
+        """Whether what was wrong with a server may still be."""
+        return not self.session.connected and self.local is None
 
     @told
     def onLocalServer(self, *_) -> None:
@@ -55,7 +60,7 @@ class ServerPanel:
             self.local.start()
         except Trouble as trouble:
             self.local = None
-            self.module.show(trouble)
+            self.module.show(trouble, self._unanswered)
             return
         settings.rememberPython(python)
         settings.rememberModels(models)
@@ -69,7 +74,7 @@ class ServerPanel:
             ready = self.local.ready()
         except Trouble as trouble:
             self.stopLocal()
-            self.module.show(trouble)
+            self.module.show(trouble, self._unanswered)
             self.update()
             return
         if ready:

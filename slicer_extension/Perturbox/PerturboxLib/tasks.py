@@ -33,13 +33,15 @@ IMAGES = {
     "segment": {"segmentation": "segmentation"},
     "margin": {},
 }
+OPTIONAL = {"influence": "influence"}  # of attacks that took a gradient
 RECORDS = {"attack": "result.json", "segment": "result.json", "margin": "margin.json"}
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """What a job left. record: result.json or margin.json; images by role: perturbed, perturbation, clean, adversarial,
-    difference, or segmentation; report: HTML, "" for kinds that have none; status: the job's last."""
+    difference and, of attacks that took a gradient, influence, or segmentation; report: HTML, "" for kinds that have
+    none; status: the job's last."""
 
     kind: str
     jobId: str
@@ -233,6 +235,8 @@ class _Follower:
             raise trouble("odd-answer", f"a job of kind '{kind}'", host=self.client.host)
         known = {file["name"]: file for file in listing}
         roles = {role: _find(known, stem) for role, stem in IMAGES[kind].items()}
+        if kind == "attack":
+            roles |= {role: f"{stem}.nii.gz" for role, stem in OPTIONAL.items() if f"{stem}.nii.gz" in known}
         record = _find(known, RECORDS[kind])
         report = ["report.html"] if kind == "attack" and "report.html" in known else []
         names = [record, *roles.values(), *report]

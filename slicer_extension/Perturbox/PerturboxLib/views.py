@@ -180,7 +180,7 @@ class Viewer:
         self.looks.setHeatOpacity(opacity)
 
     def setSigned(self, signed: bool) -> None:
-        """Heat shows brighter and darker apart instead of the size of the change."""
+        """Heat shows the change itself, brighter and darker, instead of its influence."""
         self.looks.setSigned(signed)
         self._annotate()
 

@@ -1,4 +1,4 @@
-"""Volumes of a result on the scan's own grid, the local size of a perturbation, and the colours it is shown in."""
+"""Volumes of a result on the scan's own grid, the local mean of an influence, and the colours of heat."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 WINDOW_MM, HEAT_FROM = 5.0, 0.5
+TOP_PERCENT, INFLUENCE_FROM = 99.9, 0.05
 SLAB_VOXELS = 4_000_000
-# Points of the colour tables, joined by straight lines.
-INFERNO = ["000004", "1B0C41", "4A0C6B", "781C6D", "A52C60", "CF4446", "ED6925", "FB9B06", "F7D13D", "FCFFA4"]
+# Points of the colour table, joined by straight lines.
 DIVERGING = ["3B4CC0", "6788EE", "9ABBFF", "C9D7F0", "EDEDED", "F7CFBB", "F6A385", "E26952", "B40426"]
 
 
@@ -62,31 +62,18 @@ def copyWindow(target, source) -> None:
         shown.SetAndObserveColorNodeID(like.GetColorNodeID())
 
 
-def showHeat(node, colours, low: float, high: float, above: float | None = None) -> None:
-    """Show a volume from `low` to `high` in a colour table, uninterpolated, and only above a value if given."""
+def showHeat(node, colours, limit: float) -> None:
+    """Show a volume from -`limit` to `limit` in a colour table, uninterpolated."""
     shown = node.GetDisplayNode()
     shown.SetAndObserveColorNodeID(colours.GetID())
     shown.SetAutoWindowLevel(0)
-    shown.SetWindowLevelMinMax(low, high)
+    shown.SetWindowLevelMinMax(-limit, limit)
     shown.SetInterpolate(0)
-    if above is not None:
-        shown.SetAutoThreshold(0)
-        shown.SetThreshold(above, 1e9)
-        shown.SetApplyThreshold(1)
 
 
-def heatColours():
-    """Slicer's colours Inferno, and None; or a new table like it, twice."""
-    found = slicer.mrmlScene.GetFirstNodeByName("Inferno")
-    if found is not None and found.IsA("vtkMRMLColorNode"):
-        return found, None
-    made = _colourTable("Inferno", INFERNO, np.zeros(256, bool))
-    return made, made
-
-
-def signedColours(limit: float):
-    """A new colour table from blue (-limit) to red (limit), clear where hardly anything changed."""
-    return _colourTable("perturbation signed", DIVERGING, np.abs(np.linspace(-limit, limit, 256)) < HEAT_FROM)
+def signedColours(name: str, limit: float, clear: float):
+    """A new colour table from blue (-limit) to red (limit), clear where values are below `clear`."""
+    return _colourTable(name, DIVERGING, np.abs(np.linspace(-limit, limit, 256)) < clear)
 
 
 def _colourTable(name: str, points: list[str], clear: np.ndarray):
@@ -101,16 +88,19 @@ def _colourTable(name: str, points: list[str], clear: np.ndarray):
     return node
 
 
-def localRms(change: np.ndarray, spacing, window: float = WINDOW_MM) -> Iterator[np.ndarray | None]:
-    """Root mean square of a change "k j i" in a box of `window` mm around each voxel, float32; None between steps.
+def localMean(influence: np.ndarray, spacing, window: float = WINDOW_MM) -> Iterator[np.ndarray | None]:
+    """Mean of an influence "k j i" in a box of `window` mm around each voxel, float32, as shares of what hardly any
+    voxel exceeds; None between steps.
 
     spacing: mm along i, j, k. Voxels partly inside the box count with that part; at the rim only what exists counts.
     """
-    mean = np.square(change, dtype=np.float32)
+    mean = influence.astype(np.float32)
     for axis in range(3):
         for _ in boxMean(mean, axis, window / 2 / float(spacing[2 - axis])):
             yield None
-    yield np.sqrt(mean, out=mean)
+    size = np.abs(mean)
+    mean /= np.percentile(size[size > 0], TOP_PERCENT) if size.any() else 1.0
+    yield mean
 
 
 def boxMean(array: np.ndarray, axis: int, reach: float) -> Iterator[None]:
@@ -127,7 +117,7 @@ def boxMean(array: np.ndarray, axis: int, reach: float) -> Iterator[None]:
         inner = [slice(None)] * 3
         inner[axis] = slice(1, None)
         np.cumsum(slab, axis=axis, dtype=np.float64, out=total[tuple(inner)])
-        slab[...] = np.maximum(_at(total, high, axis) - _at(total, low, axis), 0) / width
+        slab[...] = (_at(total, high, axis) - _at(total, low, axis)) / width
         yield None
 
 

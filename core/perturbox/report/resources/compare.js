@@ -2,9 +2,9 @@
 (() => {
 const $ = id => document.getElementById(id), all = q => [...document.querySelectorAll(q)];
 const meta = JSON.parse($("meta").textContent), MODES = ["before", "after", "difference", "heat"];
-const S = { mode: "after", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, opacity: 0.75, signed: meta.signed };
+const S = { mode: "after", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, opacity: 0.75, heat: meta.heat };
 const volumes = meta.results.map(() => ({}));
-const painters = meta.results.map((result, i) => slicePainter({ ...meta, ...result }, S, volumes[i]));
+const painters = meta.results.map((result, i) => slicePainter({ ...meta, ...result }, S, volumes[i], () => null));
 const planeOf = axis => meta.planes.find(p => p.axis === axis);
 const lens = lensOf(S, () => draw(), windowByHand);
 document.documentElement.classList.add("js");
@@ -22,7 +22,7 @@ function windowByHand(width, centre) {
   draw();
 }
 function draw() {
-  if (!volumes[0].scan) return;
+  if (!volumes[0].before) return;
   const views = $("views"), n = meta.results.length, plane = planeOf(S.plane), k = S.at[S.plane];
   const columns = views.clientWidth < 640 ? 1 : n <= 3 ? n : Math.ceil(n / 2), lines = Math.ceil(n / columns);
   const g = painters[0].layout(S.plane), room = (views.clientWidth - 6 * (columns - 1)) / columns;
@@ -55,7 +55,8 @@ function update() {
     press(row.querySelector("button"), on);
   });
   $("legend").textContent = S.mode === "difference" ? "Filled blue: lost; hollow orange: added; hatched: became another structure." :
-    S.mode !== "heat" ? "" : S.signed ? `Mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter.` : `RMS over 5 ${meta.length_unit}: how much was changed, not how much it mattered.`;
+    S.mode !== "heat" ? "" : S.heat === "signed" ? `Mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, full colour from ${one(meta.largest / 2)} ${meta.unit}, in all alike.` :
+    `Mean over 5 ${meta.length_unit} of gradient × change: red where the change pushed the model towards what the attack is after, blue where it held it back; each result in proportion to its own largest.`;
   draw();
 }
 function go(k, words = "") {
@@ -123,15 +124,11 @@ function key(event) {
 }
 
 const ready = (async () => {
-  const parts = {};
-  const part = async name => parts[name] ??= await unpack("data-" + name);
-  for (const [i, result] of meta.results.entries()) {
-    volumes[i].clean = await part(result.clean);
-    volumes[i].adversarial = await part(`adversarial-${i}`);
-    volumes[i].change = new Int8Array((await part(`change-${i}`)).buffer);
+  for (const [i, { parts, coded }] of meta.results.entries()) {
+    Object.assign(volumes[i], await unpackAll(parts.map(name => $("data-" + name).textContent), coded, meta.shape[2]));
+    const same = meta.results.findIndex(other => other.parts[0] === parts[0]);  // the same original is kept once
+    volumes[i].before = volumes[same].before;
   }
-  const scan = restore(await part("scan"), meta.shape[2]);
-  volumes.forEach(v => { v.scan = scan; });
   S.at = meta.shape.map(n => n >> 1);
   meta.planes.forEach(p => { S.at[p.axis] = p.worst[S.only]; });
   $("decoding").remove();

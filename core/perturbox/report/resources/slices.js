@@ -1,36 +1,66 @@
 /* Slices as pictures. Volumes are "z y x": z from feet to head, y from front to back, x from the patient's right to left;
-   scan and change are "c z y x", of colour pictures red, green, blue.
-   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, signed, lens}; volumes: {scan, change,
-   clean, adversarial}, there once they are unpacked. The caller may change the last two at any time.
+   both scans are "c z y x", of colour pictures red, green, blue.
+   meta: the page's facts; view: what is looked at {plane, at, only, window, opacity, heat, lens}, its places among all that
+   slices may stand at; volumes: {before, after, clean, adversarial, influence} of what the page holds, there once they are unpacked;
+   beside(axis, at): one slice alike, where it is at hand otherwise, else null. The caller may change the last three any time.
    lens: {zoom, x, y}, how much larger and from where, x and y in fractions of the whole slice. */
-function slicePainter(meta, view, volumes) {
+function slicePainter(meta, view, volumes, beside) {
   const LOST = [86, 180, 233], ADDED = [230, 159, 0], OTHER = [204, 121, 167];
 
-  /* ---- geometry: each plane as a regular pixel grid over the kept voxels ---- */
-  const size = meta.shape, stride = [size[1] * size[2], size[2], 1];
+  /* ---- geometry: each plane as a regular pixel grid over its voxels ---- */
   const grids = meta.axes.map(({ kept, mm }) => {
     const place = kept.map(k => Math.abs(k - kept[0])), gaps = place.slice(1).map((p, i) => p - place[i]);
-    const unit = gaps.length ? Math.min(...gaps) : 1, n = Math.round(place[place.length - 1] / unit) + 1, voxel = new Int32Array(n);
-    for (let p = 0, i = 0; p < n; p++) {
-      while (i + 1 < kept.length && Math.abs(place[i + 1] - p * unit) <= Math.abs(place[i] - p * unit)) i++;
-      voxel[p] = i;
-    }
-    return { voxel, mm: mm * unit };
+    const unit = gaps.length ? Math.min(...gaps) : 1, n = Math.round(place[place.length - 1] / unit) + 1;
+    return { voxel: nearest(Array.from({ length: n }, (_, p) => p * unit), place), mm: mm * unit };
   });
+  /* For each place its closest of those in `among`, both ascending: its index there. */
+  function nearest(places, among) {
+    let i = 0;
+    return Int32Array.from(places, p => {
+      while (i + 1 < among.length && Math.abs(among[i + 1] - p) <= Math.abs(among[i] - p)) i++;
+      return i;
+    });
+  }
+  const all = meta.axes.map(a => Int32Array.from(a.kept, (_, i) => i));
+  const held = meta.axes.map((a, i) => a.held ? nearest(all[i], a.held) : all[i]);  // of each place, its index in the volumes
+  const placeOf = (axis, index) => meta.axes[axis].held ? meta.axes[axis].held[index] : index;
   const layouts = {};
   function layout(axis) {
-    if (layouts[axis]) return layouts[axis];
-    const [r, c] = [0, 1, 2].filter(a => a !== axis), rows = axis ? [...grids[r].voxel].reverse() : [...grids[r].voxel];
-    const cols = grids[c].voxel, w = cols.length, h = rows.length, base = new Int32Array(w * h);
-    rows.forEach((row, v) => cols.forEach((col, u) => { base[v * w + u] = row * stride[r] + col * stride[c]; }));
-    return layouts[axis] = { w, h, base, mmx: grids[c].mm, mmy: grids[r].mm };
+    const [r, c] = [0, 1, 2].filter(a => a !== axis), rows = axis ? grids[r].voxel.slice().reverse() : grids[r].voxel;
+    return layouts[axis] ??= { r, c, rows, cols: grids[c].voxel, w: grids[c].voxel.length, h: rows.length, mmx: grids[c].mm, mmy: grids[r].mm };
   }
-  const here = (axis = view.plane) => view.at[axis] * stride[axis];
-  const channels = [...Array(meta.channels).keys()].map(c => c * size[0] * stride[0]);  // where each begins
-  const valuesAt = i => channels.map(c => volumes.scan[i + c] * meta.scale + meta.offset);
-  const changesAt = i => channels.map(c => volumes.change[i + c] * meta.step);
+  /* One slice's pixels: values of both scans by channel, both labels, and which voxels they are: [z, y, x] of pixel p. */
+  const cuts = new Map();
+  function cut(axis, at) {
+    const own = beside(axis, at), key = `${axis} ${at} ${!own}`;
+    if (cuts.has(key)) return cuts.get(key);
+    const g = layout(axis), shape = own ? meta.axes.map((a, i) => i === axis ? 1 : a.kept.length) : meta.shape;
+    const stride = [shape[1] * shape[2], shape[2], 1], index = own ? all : held, n = g.w * g.h, base = new Int32Array(n);
+    const off = own ? 0 : held[axis][at] * stride[axis], labels = own ?? volumes, { scale, offset } = meta.coded;
+    for (let v = 0, p = 0; v < g.h; v++) {
+      const row = off + index[g.r][g.rows[v]] * stride[g.r];
+      for (let u = 0; u < g.w; u++, p++) base[p] = row + index[g.c][g.cols[u]] * stride[g.c];
+    }
+    const Kind = scale === null ? labels.before.constructor : Float32Array, each = shape[0] * shape[1] * shape[2];
+    const values = codes => Array.from({ length: meta.channels }, (_, k) => {
+      const out = new Kind(n);
+      for (let p = 0; p < n; p++) out[p] = scale === null ? codes[base[p] + k * each] : codes[base[p] + k * each] * scale + offset;
+      return out;
+    });
+    const pick = (map, Kind = Uint8Array) => { const out = new Kind(n); for (let p = 0; p < n; p++) out[p] = map[base[p]]; return out; };
+    const real = (a, place) => own ? place : placeOf(a, held[a][place]);
+    const voxel = p => {
+      const place = [0, 0, 0];
+      place[axis] = real(axis, at);
+      place[g.r] = real(g.r, g.rows[Math.floor(p / g.w)]); place[g.c] = real(g.c, g.cols[p % g.w]);
+      return place;
+    };
+    const found = { whole: !!own, before: values(labels.before), after: values(labels.after), clean: pick(labels.clean), adversarial: pick(labels.adversarial), influence: labels.influence && pick(labels.influence, Int8Array), voxel };
+    cuts.set(key, found);
+    if (cuts.size > 6) cuts.delete(cuts.keys().next().value);
+    return found;
+  }
   const mean = list => list.reduce((a, b) => a + b) / list.length;
-  const voxelAt = i => [Math.floor(i / stride[0]), Math.floor(i / stride[1]) % size[1], i % size[2]];
 
   /* ---- painting ---- */
   const shown = label => view.only === 0 || label === view.only;
@@ -44,8 +74,8 @@ function slicePainter(meta, view, volumes) {
     return !a ? 2 : !b ? 1 : 3;
   }
   /* A mean over 5 mm in the plane, of what `of` says of each voxel: the raw change is speckle that hides the anatomy. */
-  function smooth(g, off, of) {
-    let map = Float32Array.from(g.base, i => of(changesAt(i + off)));
+  function smooth(g, slice, of) {
+    let map = Float32Array.from(slice.clean, (_, p) => of(p));
     const blur = (from, n, m, radius, at) => {
       const to = new Float32Array(from.length);
       for (let b = 0; b < m; b++) {
@@ -62,13 +92,16 @@ function slicePainter(meta, view, volumes) {
     return blur(map, g.h, g.w, Math.round(2.5 / g.mmy), (a, b) => a * g.w + b);
   }
   const inferno = meta.inferno;
-  function heat(data, g, off) {
-    const top = meta.largest, low = meta.heat_from;
-    const map = view.signed ? smooth(g, off, mean) : smooth(g, off, c => mean(c.map(v => v * v))).map(Math.sqrt);
-    for (let p = 0; p < g.base.length; p++) {
+  const push = code => Math.sign(code) * (code / 127) ** 2;  // how far a voxel's change pushes the model, of the most that one does
+  function heat(data, g, slice) {
+    const changes = p => slice.after.map((values, c) => values[p] - slice.before[c][p]), pushed = view.heat === "influence";
+    const map = pushed ? smooth(g, slice, p => push(slice.influence[p]))
+      : view.heat === "signed" ? smooth(g, slice, p => mean(changes(p))) : smooth(g, slice, p => mean(changes(p).map(v => v * v))).map(Math.sqrt);
+    const top = pushed ? meta.influence.top : meta.largest, low = pushed ? top / 20 : meta.heat_from;
+    for (let p = 0; p < map.length; p++) {
       const value = map[p], t = Math.min(1, Math.abs(value) / top);
       if (Math.abs(value) < low) continue;
-      if (view.signed) { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * Math.min(1, 2 * t)); continue; }
+      if (view.heat !== "size") { mix(data, 4 * p, value > 0 ? [255, 90, 74] : [63, 140, 255], view.opacity * Math.min(1, 2 * t)); continue; }
       const f = t * (inferno.length - 1), i = Math.min(inferno.length - 2, Math.floor(f)), a = inferno[i], b = inferno[i + 1];
       mix(data, 4 * p, a.map((v, c) => v + (f - i) * (b[c] - v)), view.opacity * Math.min(1, 5 * t));
     }
@@ -95,20 +128,12 @@ function slicePainter(meta, view, volumes) {
   }
   const sheet = document.createElement("canvas");
   function paint(canvas, kind, style, axis = view.plane, cross = null) {  // style: of the labels; cross: where two lines meet
-    const { scan, change, clean, adversarial } = volumes, { zoom, x: left, y: top } = view.lens;
-    const g = layout(axis), off = here(axis), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
-    const image = new ImageData(g.w, g.h), data = image.data, n = g.base.length;
-    const before = new Uint8Array(n), after = new Uint8Array(n);
+    const { zoom, x: left, y: top } = view.lens, slice = cut(axis, view.at[axis]), { clean: before, adversarial: after } = slice;
+    const g = layout(axis), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
+    const image = new ImageData(g.w, g.h), data = image.data, n = before.length, scan = kind === "after" ? slice.after : slice.before;
     for (let p = 0, o = 0; p < n; p++, o += 4) {
-      const i = g.base[p] + off;
-      for (let c = 0; c < 3; c++) {
-        const k = i + channels[c % channels.length];
-        let value = scan[k] * meta.scale + meta.offset;
-        if (kind === "after") value += change[k] * meta.step;
-        data[o + c] = (value - low) * gain;
-      }
+      for (let c = 0; c < 3; c++) data[o + c] = (scan[c % scan.length][p] - low) * gain;
       data[o + 3] = 255;
-      before[p] = clean[i]; after[p] = adversarial[i];
       if (kind === "difference") {
         const d = changeKind(before[p], after[p]), x = p % g.w, y = (p - x) / g.w;
         if (d === 1) mix(data, o, LOST, 0.6);
@@ -119,7 +144,7 @@ function slicePainter(meta, view, volumes) {
         if (label && shown(label)) mix(data, o, hue(label), 0.28);
       }
     }
-    if (kind === "heat") heat(data, g, off);
+    if (kind === "heat") heat(data, g, slice);
     sheet.width = g.w; sheet.height = g.h;
     sheet.getContext("2d").putImageData(image, 0, 0);
     const pen = canvas.getContext("2d"), sharp = canvas.width / parseFloat(canvas.style.width), dot = sharp / zoom;
@@ -154,10 +179,9 @@ function slicePainter(meta, view, volumes) {
 
   /* Column and row of the marked point in a slice of this plane. */
   function crossAt(axis) {
-    const g = layout(axis), wanted = view.at.reduce((sum, k, a) => a === axis ? sum : sum + k * stride[a], 0);
-    const p = g.base.indexOf(wanted);
-    return p < 0 ? null : [p % g.w, Math.floor(p / g.w)];
+    const g = layout(axis), close = (list, place) => list.reduce((best, k, i) => Math.abs(k - place) < Math.abs(list[best] - place) ? i : best, 0);
+    return [close(g.cols, view.at[g.c]), close(g.rows, view.at[g.r])];
   }
 
-  return { stride, layout, here, crossAt, voxelAt, valuesAt, changesAt, changeKind, paint };
+  return { layout, cut, crossAt, changeKind, push, paint };
 }

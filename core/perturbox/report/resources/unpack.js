@@ -1,24 +1,38 @@
 "use strict";
-/* What travels inside the page: base64 text of gzip streams; `encode.py` packs it. */
-function bytesOf(id) {
-  const text = atob(document.getElementById(id).textContent), bytes = new Uint8Array(text.length);
+/* What travels inside the page and beside it: base64 text of gzip streams; `encode.py` packs them. */
+async function unpack(packed) {
+  const text = atob(packed), bytes = new Uint8Array(text.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-}
-/* The bytes of one packed part of the page. */
-async function unpack(id) {
-  const packed = bytesOf(id);
-  if (typeof DecompressionStream === "undefined") return inflate(packed);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  if (typeof DecompressionStream === "undefined") return inflate(bytes);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
-/* A scan from its two byte planes of zig-zagged differences to the left neighbour; row: voxels per row. */
+/* Both scans, both label maps and, if there is one, the influence; coded: how numbers are stored {scale, bytes}; row: voxels per row. */
+async function unpackAll(parts, coded, row) {
+  const [first, second, clean, adversarial, pushes] = await Promise.all(parts.map(unpack)), influence = pushes && new Int8Array(pushes.buffer);
+  if (coded.scale === null) {
+    const before = woven(first, coded.bytes), bits = woven(second, coded.bytes);
+    for (let i = 0; i < bits.length; i++) bits[i] ^= before[i];
+    const Kind = coded.bytes === 8 ? Float64Array : Float32Array;
+    return { before: new Kind(before.buffer), after: new Kind(bits.buffer), clean, adversarial, influence };
+  }
+  const before = restore(first, row), after = restore(second, 0);
+  for (let i = 0; i < after.length; i++) after[i] += before[i];
+  return { before, after, clean, adversarial, influence };
+}
+/* Numbers from two byte planes of zig-zagged differences to the left neighbour, with rows of 0 to nothing. */
 function restore(bytes, row) {
   const n = bytes.length / 2, out = new Int16Array(n);
   for (let i = 0; i < n; i++) {
     const code = bytes[i] | bytes[n + i] << 8, error = code >>> 1 ^ -(code & 1);
-    out[i] = i % row ? out[i - 1] + error : error;
+    out[i] = row && i % row ? out[i - 1] + error : error;
   }
+  return out;
+}
+/* The bytes of numbers whose bytes lie in planes. */
+function woven(planes, width) {
+  const n = planes.length / width, out = new Uint8Array(planes.length);
+  for (let b = 0; b < width; b++) for (let i = 0; i < n; i++) out[i * width + b] = planes[b * n + i];
   return out;
 }
 /* Gzip without optional header fields (RFC 1951, 1952), for browsers that lack DecompressionStream. */

@@ -5,11 +5,14 @@ const $ = id => document.getElementById(id), all = (q, of = document) => [...of.
 const meta = JSON.parse($("meta").textContent);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const MODES = ["compare", "difference", "heat", "before", "after", "planes"];
-// Under a limit on each voxel's change nearly all change by as much: only the direction says something.
-const start = { mode: "compare", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, labels: 0, opacity: 0.75, signed: meta.signed };
+// Nearly all voxels change by as much as they may: how they push the model says more, or at least which way they change.
+const start = { mode: "compare", plane: meta.opening.plane, at: null, only: meta.opening.structure, window: 0, labels: 0, opacity: 0.75, heat: meta.influence ? "influence" : "signed" };
 const S = { ...start, last: 0, blinking: false, face: 0 };  // face: 0 before, 1 after, while blinking
 const volumes = {};
-const { stride, layout, here, crossAt, voxelAt, valuesAt, changesAt, changeKind, paint } = slicePainter(meta, S, volumes);
+const shelf = sliceShelf(meta, () => draw());
+const wholeOf = axis => !meta.axes.some((a, i) => i !== axis && a.held);
+const holds = (axis, at) => wholeOf(axis) && (meta.axes[axis].held?.includes(at) ?? true);
+const { layout, cut, crossAt, changeKind, push, paint } = slicePainter(meta, S, volumes, (axis, at) => holds(axis, at) ? null : shelf.get(axis, at));
 const planeOf = axis => meta.planes.find(p => p.axis === axis);
 const lens = lensOf(S, () => draw(), windowByHand);
 let timer = 0;
@@ -37,13 +40,15 @@ function tallest() {
   return views.clientWidth < 640 ? Math.max(260, innerHeight * 0.74) : Math.max(240, innerHeight - meta.around);
 }
 function draw() {
-  if (!volumes.scan) return;
+  if (!volumes.before) return;
   const plane = planeOf(S.plane), k = S.at[S.plane], show = kinds(), views = $("views");
   const planes = meta.planes.map(p => p.axis), axes = show.map((_, i) => inPlanes() ? planes[i] : S.plane);
   const side = views.clientWidth >= 640 ? show.length : 1, room = (views.clientWidth - 6 * (side - 1)) / side, tall = tallest();
   const scale = Math.min(...axes.map(layout).map(g => Math.min(room / (g.w * g.mmx), tall / (g.h * g.mmy))));
   const place = axis => { const p = planeOf(axis); return p.total > 1 ? `${p.title} ${p.numbers[S.at[axis]]} / ${p.total}` : ""; };
   const differing = axis => { const p = planeOf(axis), at = S.at[axis]; return S.only ? p.ml_of[S.only - 1][at] : p.ml[at]; };
+  const gaps = axis => holds(axis, S.at[axis]) || cut(axis, S.at[axis]).whole ? ""
+    : `\n${shelf.lost ? "report_files isn’t beside this page: " : ""}slices left out show their neighbour`;
   const noteOf = axis => `${differing(axis) ? one(differing(axis)) + " " + meta.size_unit : "nothing"} differs here`;
   const counter = place(S.plane), note = noteOf(S.plane);
   all(".pane").forEach((pane, i) => {
@@ -58,14 +63,14 @@ function draw() {
     paint(canvas, kind, $("labels").value, axis, inPlanes() ? crossAt(axis) : null);
     pane.querySelector(".name").textContent = title;
     const said = i + 1 < show.length || inPlanes() ? place(axis) : `${place(axis)}\n${noteOf(axis)}`.trim();
-    pane.querySelector(".info").textContent = said;
+    pane.querySelector(".info").textContent = said + gaps(axis);
     canvas.setAttribute("aria-label", `${title}. ${place(axis)}, ${noteOf(axis)}.`);
     ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = planeOf(axis).marks[m]; });
     const ruler = pane.querySelector(".ruler"), [mm, pixels] = scaleBar(scale * S.lens.zoom, wide / 3);
     ruler.hidden = meta.length_unit !== "mm";
     ruler.style.width = pixels + "px"; ruler.textContent = `${mm} mm`;
   });
-  $("slice").max = plane.numbers.length - 1; $("slice").value = k;
+  $("slice").max = (plane.stops ?? plane.numbers).length - 1; $("slice").value = plane.stops ? plane.stops.indexOf(k) : k;
   $("slice").setAttribute("aria-valuetext", `${counter}, ${note}`);
   all("[data-chart]").forEach(box => {
     box.hidden = box.dataset.chart !== plane.name;
@@ -83,7 +88,8 @@ function legend() {
   const key = (shape, text) => `<span class="key"><span class="box ${shape}"></span>${text}</span>`, mode = S.blinking ? "" : S.mode;
   $("legend").innerHTML = mode === "difference" ? key("lost", "lost (filled)") + key("added", "added (hollow)") + key("other", "another structure (hatched)")
     : mode !== "heat" ? ""
-    : S.signed ? `<span class="key">darker −${one(meta.largest / 2)} <span class="scale signed"></span> +${one(meta.largest / 2)} ${meta.unit} brighter</span>mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, clear where its changes cancel or are below ${meta.heat_from} ${meta.unit}`
+    : S.heat === "influence" ? `<span class="key">held back <span class="scale signed"></span> pushed on</span>mean over 5 ${meta.length_unit} of gradient × change: red where the change pushed the model towards what the attack is after, blue where it held it back, clear where it did hardly anything`
+    : S.heat === "signed" ? `<span class="key">darker −${one(meta.largest / 2)} <span class="scale signed"></span> +${one(meta.largest / 2)} ${meta.unit} brighter</span>mean over 5 ${meta.length_unit}: blue where the attack made the scan darker, red where brighter, clear where its changes cancel or are below ${meta.heat_from} ${meta.unit}`
     : `<span class="key">0 <span class="scale"></span> ${one(meta.largest)} ${meta.unit}</span>RMS over 5 ${meta.length_unit}: how much was changed, not how much it mattered; clear below ${meta.heat_from} ${meta.unit}`;
 }
 function update() {
@@ -104,15 +110,20 @@ function update() {
 
 /* ---- moving ---- */
 function go(k, quiet = true) {
-  const n = planeOf(S.plane).numbers.length;
-  S.at[S.plane] = Math.max(0, Math.min(n - 1, k));
+  const { stops, numbers } = planeOf(S.plane), at = Math.max(0, Math.min(numbers.length - 1, k));
+  S.at[S.plane] = stops ? stops.reduce((best, s) => Math.abs(s - at) < Math.abs(best - at) ? s : best, stops[0]) : at;
   if (quiet) $("status").textContent = "";
   draw(); remember();
 }
+/* So many slices on, of those that can be shown. */
+function step(by) {
+  const { stops } = planeOf(S.plane), at = S.at[S.plane];
+  go(stops ? stops[Math.max(0, Math.min(stops.length - 1, stops.indexOf(at) + by))] : at + by);
+}
 function centre() {  // let the other planes cut through what differs here
-  const g = layout(S.plane), off = here(), hits = [], { clean, adversarial } = volumes;
-  g.base.forEach(i => { if (changeKind(clean[i + off], adversarial[i + off])) hits.push(i + off); });
-  if (hits.length) S.at = voxelAt(hits[hits.length >> 1]);
+  const { clean, adversarial, voxel } = cut(S.plane, S.at[S.plane]), hits = [];
+  clean.forEach((label, p) => { if (changeKind(label, adversarial[p])) hits.push(p); });
+  if (hits.length) S.at = voxel(hits[hits.length >> 1]).map((place, axis) => axis === S.plane ? S.at[axis] : place);
 }
 function jump(k, words) {
   S.at[S.plane] = k;
@@ -160,22 +171,26 @@ function chartClick(svg, event) {
   const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
   const wanted = first + (x - left) / (right - left) * (last - first) + 1, numbers = planeOf(S.plane).numbers;
   let best = 0;
-  numbers.forEach((n, k) => { if (Math.abs(n - wanted) < Math.abs(numbers[best] - wanted)) best = k; });
+  (planeOf(S.plane).stops ?? numbers.map((_, k) => k)).forEach((k, i) => { if (!i || Math.abs(numbers[k] - wanted) < Math.abs(numbers[best] - wanted)) best = k; });
   jump(best, `${planeOf(S.plane).title} slice ${numbers[best]}.`);
 }
 
 /* ---- reading values ---- */
-function read([z, y, x]) {
-  const { clean, adversarial } = volumes, i = z * stride[0] + y * stride[1] + x;
-  const before = valuesAt(i), delta = changesAt(i);
-  const name = n => n ? meta.structures[n - 1].title : "none";
-  return { before, delta, after: before.map((v, c) => v + delta[c]), clean: clean[i], adversarial: adversarial[i], labels: [name(clean[i]), name(adversarial[i])] };
+function valuesAt(axis, at, pixel) {
+  const slice = cut(axis, at), listed = scans => scans.map(values => values[pixel]), name = n => n ? meta.structures[n - 1].title : "none";
+  const before = listed(slice.before), after = listed(slice.after), clean = slice.clean[pixel], adversarial = slice.adversarial[pixel];
+  const influence = slice.influence && push(slice.influence[pixel]);
+  return { voxel: slice.voxel(pixel), influence, before, after, delta: after.map((v, c) => v - before[c]), clean, adversarial, labels: [name(clean), name(adversarial)] };
 }
-function pointAt(canvas, event) {
-  const box = canvas.getBoundingClientRect(), axis = +canvas.dataset.axis, g = layout(axis);
+function read(place, axis = S.plane) {  // at the place itself, or what stands for it
+  const g = layout(axis), u = g.cols.indexOf(place[g.c]), v = g.rows.indexOf(place[g.r]);
+  return valuesAt(axis, place[axis], v * g.w + u);
+}
+function pixelAt(canvas, event) {
+  const box = canvas.getBoundingClientRect(), g = layout(+canvas.dataset.axis);
   const [x, y] = lens.place((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   const u = Math.floor(x * g.w), v = Math.floor(y * g.h);
-  return u < 0 || v < 0 || u >= g.w || v >= g.h ? null : voxelAt(g.base[v * g.w + u] + here(axis));
+  return u < 0 || v < 0 || u >= g.w || v >= g.h ? null : v * g.w + u;
 }
 function windowByHand(width, centre) {
   const select = $("window"), n = meta.window_presets ??= meta.windows.length, name = `By hand ${one(width)}/${minus(one(centre))}`;
@@ -186,13 +201,13 @@ function windowByHand(width, centre) {
   draw();
 }
 function readout(canvas, event) {
-  const at = pointAt(canvas, event);
-  if (!at) return;
-  const r = read(at), digits = meta.whole ? 0 : 3, show = v => minus(v.toFixed(digits)), unit = meta.unit;
+  const pixel = pixelAt(canvas, event), axis = +canvas.dataset.axis;
+  if (pixel === null) return;
+  const r = valuesAt(axis, S.at[axis], pixel), digits = meta.whole ? 0 : 3, show = v => minus(v.toFixed(digits)), unit = meta.unit;
   const listed = values => values.map(show).join(" / "), signed = v => (v > 0 ? "+" : "") + show(v);
-  const file = at.map((k, axis) => ["ijk"[meta.axes[axis].file], meta.axes[axis].kept[k]]).sort().map(p => p.join(" ")).join(", ");
+  const file = r.voxel.map((k, axis) => ["ijk"[meta.axes[axis].file], meta.axes[axis].kept[k]]).sort().map(p => p.join(" ")).join(", ");
   $("readout").textContent = `Before ${listed(r.before)} ${unit} · after ${listed(r.after)} ${unit} · change ${r.delta.map(signed).join(" / ")} ${unit}` +
-    ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
+    (r.influence ? ` · influence ${signed(100 * r.influence)} % of the largest` : "") + ` · label ${r.labels[0]}${r.labels[1] === r.labels[0] ? "" : " → " + r.labels[1]} · voxel ${file}`;
   const box = canvas.getBoundingClientRect();
   all(".pane").forEach(pane => {
     const cross = pane.querySelector(".cross");
@@ -223,7 +238,7 @@ function recall() {
   S.only = 1 + meta.structures.findIndex(s => s.name === asked.get("structure"));
   if (S.only) S.last = S.only;
   S.plane = plane.axis;
-  S.at = meta.shape.map(n => n >> 1);
+  S.at = meta.axes.map(a => a.held ? a.held[a.held.length >> 1] : a.kept.length >> 1);
   S.at[plane.axis] = plane.worst[S.only];
   centre();
   const k = plane.numbers.indexOf(+asked.get("slice"));
@@ -236,7 +251,7 @@ function connect() {
   all("#key button").forEach(b => { b.onclick = () => isolate(S.only === +b.dataset.structure ? 0 : +b.dataset.structure); });
   all("[data-zoom]").forEach(b => { b.onclick = () => zoomBy(+b.dataset.zoom); });
   $("level").onclick = () => useTool(lens.tool() === "level" ? "pan" : "level");
-  $("signed").checked = S.signed;
+  $("heat").value = S.heat;
   addEventListener("scroll", floating, { passive: true }); addEventListener("resize", () => { floating(); draw(); });
   if ($("filter")) {
     $("filter").oninput = filterRows;
@@ -247,11 +262,11 @@ function connect() {
   $("blink").onclick = toggleBlink;
   $("isolate").onclick = () => isolate(S.only ? 0 : S.last || meta.first);
   $("previous").onclick = () => seek(-1); $("next").onclick = () => seek(1); $("worst").onclick = worst;
-  $("slice").oninput = e => go(+e.target.value);
+  $("slice").oninput = e => go(planeOf(S.plane).stops?.[+e.target.value] ?? +e.target.value);
   $("window").onchange = e => { S.window = e.target.selectedIndex; draw(); };
   $("labels").onchange = draw;
   $("opacity").oninput = e => { S.opacity = e.target.value / 100; draw(); };
-  $("signed").onchange = e => { S.signed = e.target.checked; update(); };
+  $("heat").onchange = e => { S.heat = e.target.value; update(); };
   all("tr[data-structure]").forEach(row => {
     row.onclick = () => isolate(S.only === +row.dataset.structure ? 0 : +row.dataset.structure);
   });
@@ -267,15 +282,17 @@ function connect() {
     }
     turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
     const steps = Math.trunc(turned / 40);
-    if (steps) { turned -= steps * 40; go(S.at[S.plane] + Math.max(-3, Math.min(3, steps))); }
+    if (steps) { turned -= steps * 40; step(Math.max(-3, Math.min(3, steps))); }
   }, { passive: false });
   all(".pane canvas").forEach(canvas => {
     canvas.onpointermove = event => readout(canvas, event);
     canvas.onpointerleave = () => { all(".cross").forEach(c => { c.hidden = true; }); };
     lens.drag(canvas, () => meta.windows[S.window]);
     canvas.onclick = event => {
-      const at = canvas.dragged ? null : pointAt(canvas, event);
-      if (at) { S.at = at; readout(canvas, event); if (inPlanes()) update(); }
+      const pixel = canvas.dragged ? null : pixelAt(canvas, event), axis = +canvas.dataset.axis;
+      if (pixel === null) return;
+      S.at = cut(axis, S.at[axis]).voxel(pixel).map((place, a) => a === axis ? S.at[a] : place);
+      readout(canvas, event); if (inPlanes()) update();
     };
   });
   addEventListener("beforeprint", () => all("details.warn").forEach(d => { d.open = true; }));  // paper can't unfold
@@ -311,9 +328,9 @@ function key(event) {
   const at = event.target;
   if (event.ctrlKey || event.metaKey || event.altKey || /^(SELECT|TEXTAREA)$/.test(at.tagName)) return;
   if (at.tagName === "INPUT" && at.type !== "checkbox" && event.key.startsWith("Arrow")) return;  // sliders move by themselves
-  const planes = meta.planes.map(p => p.axis), step = d => () => go(S.at[S.plane] + d);
+  const planes = meta.planes.map(p => p.axis), by = d => () => step(d);
   const actions = {
-    n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")),
+    n: () => seek(1), p: () => seek(-1), m: worst, i: () => $("isolate").click(), g: () => cycle($("labels")), w: () => cycle($("window")), h: () => { if (S.mode === "heat") cycle($("heat")); },
     t: () => mode(S.mode === "heat" ? "compare" : "heat"), a: () => turn(planes[(planes.indexOf(S.plane) + 1) % planes.length]),
     "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "0": () => zoomBy(0), l: () => $("level").click(),
     escape: () => { blink(false); update(); }, r: reset,
@@ -321,7 +338,7 @@ function key(event) {
       if (event.repeat) return;
       if (event.shiftKey) { clearInterval(timer); S.held = S.blinking = true; S.face = 1; update(); } else toggleBlink();
     },
-    arrowright: step(1), arrowup: step(1), f: step(1), arrowleft: step(-1), arrowdown: step(-1), b: step(-1),
+    arrowright: by(1), arrowup: by(1), f: by(1), arrowleft: by(-1), arrowdown: by(-1), b: by(-1),
   };
   MODES.forEach((name, i) => { actions[i + 1] = () => { if (document.querySelector(`[data-mode=${name}]`)) mode(name); }; });
   const act = actions[event.key.toLowerCase()];
@@ -331,7 +348,7 @@ function reset() {
   blink(false);
   Object.assign(S, start, { at: S.at });
   $("window").selectedIndex = $("labels").selectedIndex = 0;
-  $("opacity").value = 75; $("signed").checked = S.signed;
+  $("opacity").value = 75; $("heat").value = S.heat;
   useTool("pan"); lens.reset(); worst();
 }
 function review(event) {
@@ -346,14 +363,12 @@ function review(event) {
 }
 
 const ready = (async () => {
-  volumes.clean = await unpack("data-clean"); volumes.adversarial = await unpack("data-adversarial");
-  volumes.change = new Int8Array((await unpack("data-change")).buffer);
-  const planes = await unpack("data-scan");
+  const parts = all("[id^=data-]").map(part => part.textContent);
+  Object.assign(volumes, await unpackAll(parts, meta.coded, meta.shape[2]));
   recall();
-  volumes.scan = restore(planes, meta.shape[2]);
   $("decoding").remove();
   connect(); update();
 })();
 ready.catch(error => { $("decoding").textContent = `The scan could not be unpacked (${error.message}). The figures below are complete.`; });
-window.perturbox = { ready, state: S, meta, read, address, go, jump, isolate };  // for scripts and tests
+window.perturbox = { ready, state: S, meta, read, cut, address, go, jump, isolate };  // for scripts and tests
 })();
