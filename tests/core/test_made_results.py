@@ -146,7 +146,7 @@ def test_the_margin(made, name, capsys):
     case = CASES[name]
     document = {"unit": "HU", "noise": {"sigma": 8.0, "region": "liver"}, "structures": case.margin}
     document |= {"stopped_early": False, "warnings": []}
-    found = cells(words.margin_summary(document, made)[0])
+    found = cells(words.margin_summary(document, made)[1])
     _, expected = results_made.made(case)
     for structure, bound in case.margin.items():
         breaks, _, verdict = found[structure]

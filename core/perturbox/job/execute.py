@@ -130,8 +130,8 @@ def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outco
 
 
 def room(image: Volume) -> int:
-    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four label
-    maps, the record."""
+    """Bytes of a result's files but the report, uncompressed: the scan, its perturbation, its influence, four
+    label maps, the record."""
     voxels = int(np.prod(image.shape))
     each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()]
     return (sum(each) + 4) * voxels + 2**20
@@ -239,7 +239,7 @@ def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path
     if ready.ones:  # back to the files' own unit, where what didn't change is as it was
         change = outcome.delta * image.by_channel(ready.ones)
         data = image.as_saved((image.data + change).astype(image.data.dtype))
-    names = channel_files(file_names(image, expert=False, roi=False, influence=False), "adversarial")
+    names = channel_files(file_names(image, expert=False, roi=False), "adversarial")
     for name, part in zip(names, image.with_data(data.astype(image.data.dtype)).split(), strict=True):
         io.write_volume(folder / name, part, adversarial=True)
     return [folder / name for name in names]
@@ -257,8 +257,6 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
     for name, (part, change) in zip(channel_files(files, "perturbation"), parts, strict=True):
         io.write_volume(folder / name, _perturbation(change, part), adversarial=True)
     if influence is not None:
-        if image.files:  # one map of all channels
-            influence = influence.sum(0, keepdims=True)
         step = float(np.abs(influence).max()) / 32767  # steps enough for a map, at half the size
         volume = Volume(influence, image.affine, "intensity", np.dtype(np.int16), step)
         io.write_volume(folder / str(files["influence"]), volume, adversarial=True)
@@ -269,7 +267,7 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
     return files
 
 
-def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool) -> dict[str, str | None]:
+def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = False) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
     numbered = bool(image.files)
 

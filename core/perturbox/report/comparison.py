@@ -250,11 +250,11 @@ def _meta(
         results.append(
             {"letter": letter, "parts": list(own.values()), "coded": coded, "influence": pushed, "planes": told}
         )
-    largest = max(story.result.record["budget"]["measured"]["linf"] for story in stories) or 1.0
+    largest = max(story.result.shown["linf"] for story in stories) or 1.0
     return {
         "shape": list(first.copy.clean.shape),
         "channels": len(first.copy.before),
-        "unit": first.units.value,
+        "unit": "HU" if first.result.record["source"]["unit"] == "HU" else "units",
         "size_unit": first.units.size,
         "length_unit": first.units.length,
         "largest": largest,

@@ -294,4 +294,4 @@ def _again(array: np.ndarray, axes: Axes, smaller: Axes) -> np.ndarray:
 
 def storage_step(result: Result) -> float | None:
     """The smallest change the file can store; None for floating-point files."""
-    return result.record["budget"].get("step")
+    return result.shown.get("step")

@@ -80,6 +80,12 @@ class Result:
         volume = read_volume(self._path("adversarial"), unit=self.record["source"]["unit"])
         return self._on_grid(volume.data, "adversarial")
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the record's budget says of what is shown, in its unit: of a scan of several files the first."""
+        budget = self.record["budget"]
+        return budget["channels"][0] if budget.get("channels") else {**budget, **budget["measured"]}
+
     def influence(self) -> np.ndarray | None:
         """Gradient times change "i j k", summed over the channels, None where the attack took no gradient."""
         if self.record["files"].get("influence") is None:

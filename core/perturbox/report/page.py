@@ -85,9 +85,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
     order. held: which of them the page's volumes have, stops: which can be shown, null for all."""
     copy, axes = story.copy, story.axes
     held = [np.flatnonzero(np.isin(a.kept, b.kept)) for a, b in zip(axes, copy.axes, strict=True)]
-    budget = story.result.record["budget"]
-    shown = budget["channels"][0] if budget.get("channels") else budget["measured"]  # in the unit of what is shown
-    largest = shown["linf"] or 1.0
+    largest = story.result.shown["linf"] or 1.0
     return {
         "sha256": story.result.sha256,
         "shape": list(copy.clean.shape),

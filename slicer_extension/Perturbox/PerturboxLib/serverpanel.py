@@ -21,8 +21,8 @@ class ServerPanel:
         self._announced = None
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
-        self.ui.modelsLineEdit.text = settings.models()
         self.ui.serverComboBox.connect("editTextChanged(QString)", lambda _: module.update())
+        self.ui.modelsLineEdit.text = settings.models()
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
