@@ -172,7 +172,7 @@ WRONG: dict[str, Wrong] = {
             "outputs": {"pred": {"num_channels": 5}}}))).predict(a_scan()),
         "has no channel for",
     ),
-    "a scan of other channels": (lambda p: a_victim().on(a_scan(4)), "as many channels as the model was trained on"),
+    "a scan of other channels": (lambda p: a_victim().on(a_scan(4)), "give one file with one value per voxel"),
     "a flat image": (lambda p: a_victim().on(a_scan(dims=2)), "load the whole scan"),
     "one channel": (
         lambda p: a_victim(network=nn.Conv3d(1, 1, 1), labels={"background": 0, "a": 1}).predict(a_scan()),

@@ -97,9 +97,8 @@ class Victim:
     its first value over the channels before. labels: {structure: label value}, background 0 included. window: how
     inference slides over the volume. normalise: differentiable map from the scan's unit to the network's input.
     orientation, spacing: the grid the network wants (None: the scan's own). dims 2 with a 3D scan: slice by slice along
-    the network's third axis. channels: how many values per voxel it reads, channel_names: what they are, in its order.
-    clean_up: (labels "*s", voxel_ml) -> labels, part of the pipeline that judges, not of the
-    gradient. intended_use, training_data, limits: what reports say about the model, in sentences.
+    the network's third axis. channels: values per voxel that it reads, channel_names: what they are. clean_up: (labels
+    "*s", voxel_ml) -> labels, part of what judges. intended_use, training_data, limits: sentences for reports.
 
     pipeline: steps from the scan to the network's input, instead of orientation, spacing and antialias, which are
     shorthand for the common ones; normalise follows it. decision: what follows the network in the judge, in order;
@@ -381,15 +380,8 @@ class BoundVictim:
         if slicewise:
             batch, channels, width, height, depth = prepared.shape
             prepared = prepared.movedim(4, 1).reshape(batch * depth, channels, width, height)
-        logits, total = sliding_window_with(
-            network,
-            prepared,
-            self.victim.window,
-            inside,
-            memory_budget=self.memory_budget,
-            effort=self.effort,
-            sums=sums,
-        )
+        how = {"memory_budget": self.memory_budget, "effort": self.effort, "sums": sums}
+        logits, total = sliding_window_with(network, prepared, self.victim.window, inside, **how)
         self.victim.require_channels(logits.shape[1], self.effort)
         if slicewise:
             logits = logits.reshape(batch, depth, -1, width, height).movedim(1, 4)

@@ -175,7 +175,7 @@ def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
 
 
 def _saved(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> Volume:
-    files = file_names(image, expert=False, roi=False)
+    files = file_names(image, expert=False, roi=False, influence=False)
     return read_adversarial(craft_folder(task["crafts"], craft["key"]), files, image.unit)
 
 
