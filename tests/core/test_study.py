@@ -11,19 +11,22 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
-import psutil
-import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
 
 from perturbox.load import load_victim
+from perturbox.types import InputError
+
+pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+
 from perturbox.studies import work
 from perturbox.studies.drive import Driver
 from perturbox.studies.plan import make_plan
 from perturbox.studies.run import load, run_study
-from perturbox.types import InputError
 
 TEXT = """\
 schema: perturbox-study/1

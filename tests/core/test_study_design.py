@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import tiny
 
+from perturbox.types import InputError
+
+pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 from perturbox.studies.design import KINDS, Study, read_study
 from perturbox.studies.plan import filled, make_plan
-from perturbox.types import InputError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 GOOD = """\

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 from perturbox.studies import analysis, statistics
 from perturbox.studies.checks import check
 from perturbox.studies.design import Study
