@@ -117,6 +117,7 @@ def test_an_attacks_life(http, server):
         "target": [],
         "settings": {},
         "eps": 8.0,
+        "eps_unit": "native",
         "label": False,
         "label_map": None,
         "roi": False,
@@ -474,7 +475,11 @@ def test_parts_that_are_odd_are_refused(http):
         ({"files": {"image": ("a.nii.gz", b"x")}}, 422, "The part `request`"),
         ({"data": {"request": "{}"}, "files": {"image": ("a.exe", b"x")}}, 415, "format"),
         ({"data": {"request": "{}"}, "files": {"image": ("a.nii.gz", b"")}}, 422, "empty"),
-        ({"data": {"request": "{}"}, "files": [("image", ("a.nii", b"x")), ("image", ("b.nii", b"x"))]}, 422, "once"),
+        (
+            {"data": {"request": "{}"}, "files": [("image", ("a.nii", b"x")), ("image", ("b.nii", b"x"))]},
+            422,
+            "reads 1 channel",
+        ),
     ]
     for sent, status_code, said in cases:
         assert said in " ".join(refused(http.post("/perturbox/jobs", **sent), status_code).values())
