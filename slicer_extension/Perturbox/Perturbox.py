@@ -1,7 +1,6 @@
 """Perturbox in 3D Slicer: load a CT, click Attack, step through the slices to see what the model now believes.
 
-All state lies in the parameter node, all network work in a thread that never touches the scene (PerturboxLib/tasks.py),
-and each section of the panel in a file of its own.
+All state lies in the parameter node, network work in a thread that never touches the scene, each section in a file.
 """
 
 import json

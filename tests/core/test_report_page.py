@@ -391,7 +391,7 @@ def test_flat_pictures(reader, tmp_path):
     assert reader.names()[1].startswith("AFTER – SYNTHETIC")
     assert reader.run("return [...document.querySelectorAll('[data-plane]')].length") == 0
     assert reader.run("return [...document.querySelectorAll('.mark')].map(m => m.textContent).join('')") == ""
-    assert "pixels differs here" in reader.run("return document.querySelectorAll('.info')[1].textContent")
+    assert "pixels differ here" in reader.run("return document.querySelectorAll('.info')[1].textContent")
 
 
 def in_sight(reader, query):

@@ -35,7 +35,7 @@ function draw() {
     canvas.style.width = wide + "px"; canvas.style.height = high + "px";
     canvas.width = Math.round(wide * dpr); canvas.height = Math.round(high * dpr);
     painters[i].paint(canvas, S.mode, $("labels").value);
-    const ml = S.only ? told.ml_of[S.only - 1][k] : told.ml[k], note = `${ml ? one(ml) + " " + meta.size_unit : "nothing"} differs here`;
+    const ml = S.only ? told.ml_of[S.only - 1][k] : told.ml[k], note = `${ml ? one(ml) + " " + meta.size_unit + " differ" : "nothing differs"} here`;
     pane.querySelector(".name").textContent = `${result.letter} · ${NAMES[S.mode]}`;
     pane.querySelector(".info").textContent = `${place}\n${note}`.trim();
     canvas.setAttribute("aria-label", `${result.letter}: ${NAMES[S.mode]}. ${place}, ${note}.`);

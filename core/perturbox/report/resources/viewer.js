@@ -49,7 +49,7 @@ function draw() {
   const differing = axis => { const p = planeOf(axis), at = S.at[axis]; return S.only ? p.ml_of[S.only - 1][at] : p.ml[at]; };
   const gaps = axis => holds(axis, S.at[axis]) || cut(axis, S.at[axis]).whole ? ""
     : `\n${shelf.lost ? "report_files isn’t beside this page: " : ""}slices left out show their neighbour`;
-  const noteOf = axis => `${differing(axis) ? one(differing(axis)) + " " + meta.size_unit : "nothing"} differs here`;
+  const noteOf = axis => `${differing(axis) ? one(differing(axis)) + " " + meta.size_unit + " differ" : "nothing differs"} here`;
   const counter = place(S.plane), note = noteOf(S.plane);
   all(".pane").forEach((pane, i) => {
     const kind = show[i], canvas = pane.querySelector("canvas"), axis = axes[i];
