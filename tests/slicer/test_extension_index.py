@@ -259,14 +259,15 @@ def test_privacy_is_told_and_sending_is_asked_for():
 
 
 def test_files_go_under_names_that_tell_nothing():
-    """What is uploaded is called scan, label and roi, and written without the fields that could name a patient."""
+    """What is uploaded is called scan (of several channels with its number), label and roi, and written without the fields that could name a patient."""
     source = (ROOT / "slicer_extension" / "Perturbox" / "PerturboxLib" / "sending.py").read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     encoded = [call for call in calls if ast.unparse(call.func) == "nrrd.encode"]
-    assert len(encoded) == 3
+    assert len(encoded) == 4
     assert all(len(call.args) == 2 and not call.keywords for call in encoded)
     names = set(re.findall(r'\("([^"]+)", nrrd\.encode', source))
     assert names == {"scan.nrrd", "label.nrrd", "roi.nrrd"}
+    assert re.findall(r'\("([^"]+)", content\)', source.replace('(f"', '("')) == ["scan{n}.nrrd"]
 
 
 def test_the_licence_lies_at_the_root_and_is_the_packages():
