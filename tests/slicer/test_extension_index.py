@@ -259,7 +259,7 @@ def test_privacy_is_told_and_sending_is_asked_for():
 
 
 def test_files_go_under_names_that_tell_nothing():
-    """What is uploaded is called scan (of several channels with its number), label and roi, and written without the fields that could name a patient."""
+    """What is uploaded is called scan (of several numbered), label and roi, without fields that name a patient."""
     source = (ROOT / "slicer_extension" / "Perturbox" / "PerturboxLib" / "sending.py").read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     encoded = [call for call in calls if ast.unparse(call.func) == "nrrd.encode"]

@@ -21,11 +21,16 @@ class ServerPanel:
         self._announced = None
         self.ui.serverComboBox.addItems(settings.recentServers())
         self.ui.pythonPathLineEdit.currentPath = settings.python()
-        self.ui.serverComboBox.connect("editTextChanged(QString)", lambda _: module.update())
+        self.ui.serverComboBox.connect("editTextChanged(QString)", self.onAddress)
         self.ui.modelsLineEdit.text = settings.models()
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
+
+    @told
+    def onAddress(self, *_) -> None:
+        """Another address is typed: what was wrong with the last one holds no longer."""
+        self.module.update()
 
     @told
     def onConnect(self, *_) -> None:
