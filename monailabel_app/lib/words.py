@@ -22,6 +22,7 @@ OPTION = re.compile(rf"--({'|'.join(sorted(FIELDS, key=len, reverse=True))})(?![
 # Switches: of these it takes more than the name.
 PHRASES = {
     "pass --force": "send 'force' as true",
+    "add --allow-cut-gradient to go on all the same": "choose another of the server's models",
     "add --trust if you trust": "only the server's operator can decide at its start to trust",
 }
 

@@ -97,7 +97,19 @@ def test_all_that_is_loaded_comes_with_the_extra(loaded):
     # Libraries look what else there is, and take it where it is there; none of these is needed. The last are copies
     # that setuptools keeps.
     optional = closure(
-        ["matplotlib", "pandas", "bcrypt", "pysocks", "sniffio", "setuptools", "pytest", "pygments", "packaging"]
+        [
+            "matplotlib",
+            "pandas",
+            "pyarrow",
+            "scikit-learn",
+            "bcrypt",
+            "pysocks",
+            "sniffio",
+            "setuptools",
+            "pytest",
+            "pygments",
+            "packaging",
+        ]
     )
     optional |= {"backports-tarfile", "jaraco-context", "jaraco-functools", "jaraco-text", "more-itertools"}
     homeless = {

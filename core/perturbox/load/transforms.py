@@ -192,7 +192,7 @@ def _name(told: Mapping[str, Any]) -> str:
     """A transform's name without its package and the d of dictionaries."""
     package, _, name = str(told.get("_target_", "")).rpartition(".")
     if told["_target_"] in (JOINS, MERGES):
-        raise InputError(f"The transform {told['_target_']} is the bundle's own code; add --trust if it is the zoo's.")
+        raise InputError(f"The transform {told['_target_']} is the bundle's own code; add --trust if you trust it.")
     if PROMPTED.search(name):
         raise InputError(
             f"The transform {told['_target_']} waits for clicks or prompts, so the bundle can't be attacked as it is; "
