@@ -60,6 +60,7 @@ def test_the_form_follows_the_recipes_signature_and_monai_labels_rules(client):
     assert models["tiny"]["config"] == {"device": ["cpu"]}
     assert models["tiny-pgd"]["config"] == {
         "eps": "4",
+        "eps_unit": ["native", "sigma", "percent"],
         "steps": "20",
         "target": ["all", "liver", "bone"],
         "goal": ["change", "vanish", "grow", "become=liver", "become=bone"],

@@ -153,6 +153,7 @@ def test_the_job_apis_request_says_the_same(lib):
         "force": False,
         "attack": "pgd",
         "eps": 3.0,
+        "eps_unit": "native",
         "norm": "linf",
         "steps": 20,
         "goal": "vanish",

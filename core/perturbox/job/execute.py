@@ -245,17 +245,17 @@ def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
     """Write the perturbation, of the scan as saved, its influence, and what a replay needs; returns file names."""
-    image, influence = ready.image, outcome.influence
-    given = {"expert": ready.expert, "roi": ready.roi, "influence": influence}
-    files = file_names(image, **{name: array is not None for name, array in given.items()})
+    image, influence, told = ready.image, outcome.influence, outcome.influence is not None
+    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None, influence=told)
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     parts = zip(image.split(), np.split(delta, len(image.files) or 1), strict=True)
     for name, (part, change) in zip(channel_files(files, "perturbation"), parts, strict=True):
         io.write_volume(folder / name, _perturbation(change, part), adversarial=True)
     if influence is not None:
-        step = float(np.abs(influence).max()) / 32767  # steps enough for a map, at half the size
-        volume = Volume(influence, image.affine, "intensity", np.dtype(np.int16), step)
+        of_all = influence.sum(0, keepdims=True) if image.files else influence
+        step = float(np.abs(of_all).max()) / 32767  # steps enough for a map, at half the size
+        volume = Volume(of_all, image.affine, "intensity", np.dtype(np.int16), step)
         io.write_volume(folder / str(files["influence"]), volume, adversarial=True)
     if ready.expert is not None:
         io.write_labels(folder / str(files["reference_seg"]), ready.expert, image, dict(ready.victim.labels))
