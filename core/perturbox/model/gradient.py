@@ -36,8 +36,8 @@ def require_gradient(victim: Victim, image: Volume) -> None:
     if (where := found[grid]) is not None:
         raise InputError(
             f"The gradient of {victim.name} is cut in {where}: it is 0 although the scores change with the scan; give "
-            "that step a derivative, take an attack that needs none (square, nes), craft the attack on another model "
-            "(--surrogate), or add --allow-cut-gradient to go on all the same."
+            "that step a derivative, take an attack that needs none (square, nes), craft the attack on another model, "
+            "or add --allow-cut-gradient to go on all the same."
         )
 
 
