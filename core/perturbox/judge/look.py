@@ -22,7 +22,7 @@ def look(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"structure": name, "axis": axis, "index": index}
 
 
-def most(moved: Sequence[Sequence[int]], spacing: Sequence[float]) -> tuple[int, int]:
+def most(moved: Sequence[Any], spacing: Sequence[float]) -> tuple[int, int]:
     """(axis, index) of the slice of which the largest area moved; moved: voxels per slice, along each of the file's
     axes. The axis along which the scan's own slices lie, furthest apart, unless another shows clearly more."""
     area = [float(max(counts, default=0)) / apart for counts, apart in zip(moved, spacing, strict=True)]
