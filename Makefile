@@ -1,7 +1,7 @@
 # Thin on purpose: every line is a command one could type. Each target sets up what it needs.
 .PHONY: setup demo serve test test-all test-peer test-server test-slicer lint docs release bench bench-attacks bench-strength attacks
 
-# The environments, made anew only when the project's dependencies changed: .venv for everything, .venv-slicer for the
+# The environments, made again only when the project's dependencies changed: .venv for everything, .venv-slicer for the
 # tests of the Slicer module.
 setup: .venv/ready .venv-slicer/ready
 

@@ -8,7 +8,7 @@ what seeks the smallest change, at a cap of 40 HU. Those that follow a gradient 
 Dice to climb where they can choose; those that need more steps than most, as what only asks or creeps does, get the
 number they take by themselves. How strong they are for more effort is another run (`strength`). Results go to
 benchmarks.json as they come: a run that was stopped goes on where it was, one over some attacks leaves the results of
-the others in place. --again measures anew.
+the others in place. --again measures again.
 """
 
 import argparse

@@ -3,7 +3,7 @@ them does to a slice of the demo's case:
 
     python -m benchmarks catalogue [--pictures [NAME …]]
 
-A picture that is there already is drawn anew only where its recipe is named. What the page says before its tables is
+A picture that is there already is drawn again only where its recipe is named. What the page says before its tables is
 benchmarks/attacks_guide.md.
 """
 

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md has several authors: what one of them measures anew must not take away what another measured."""
+"""docs/benchmarks.md has several authors: what one of them measures again must not take away what another measured."""
 
 STRENGTH = "## How strong each attack is"
 ATTACKS = "## Every attack, a short run"

@@ -118,8 +118,8 @@ def phantoms(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
             radii = rng.uniform((3, 4, 2.5), (6, 8, 5))
             inside = sum(((axis - m) / r) ** 2 for axis, m, r in zip((z, y, x), middle, radii, strict=True)) < 1
             label[inside & (label == 0)] = value
-        slope = rng.normal(0, 0.02, 3)
-        image = slope[0] * (z - 12) + slope[1] * (y - 16) + slope[2] * (x - 12) + rng.normal(0, 0.4, SIZE)
+        tilt = rng.normal(0, 0.02, 3)
+        image = tilt[0] * (z - 12) + tilt[1] * (y - 16) + tilt[2] * (x - 12) + rng.normal(0, 0.4, SIZE)
         for value in (1, 2):
             image[label == value] += rng.uniform(0.5, 1.5)
         images.append(torch.from_numpy(image.astype(np.float32)))

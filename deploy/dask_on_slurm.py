@@ -46,7 +46,7 @@ def main() -> None:
     if options.show:
         print(cluster.job_script())
         return
-    # Unlike `scale`, it submits a job anew when one was cancelled or its time was up.
+    # Unlike `scale`, it submits a job again when one was cancelled or its time was up.
     cluster.adapt(minimum_jobs=options.jobs, maximum_jobs=options.jobs)
     print(f"perturbox serve --scheduler {cluster.scheduler_address} …", flush=True)
     threading.Event().wait()

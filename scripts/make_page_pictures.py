@@ -35,7 +35,7 @@ def draw(reader: Reader, page: Path, width: int, height: int, view: str, part: s
     reader.open(page, view)
     if part:
         reader.run("document.querySelector(arguments[0]).scrollIntoView()", part)
-    time.sleep(0.5)  # until what floats is drawn anew
+    time.sleep(0.5)  # until what floats is drawn again
     return base64.b64decode(reader.cdp("Page.captureScreenshot", format="png")["data"])
 
 

@@ -25,7 +25,7 @@ def main() -> None:
         nib.save(nib.Nifti1Image(liver.astype(np.uint8), image.affine), Path(folder) / "liver.nii.gz")
         for name, label in (("own", None), ("expert", str(Path(folder) / "liver.nii.gz"))):
             run_job(Job(str(scan), victim=VICTIM, eps=12, steps=3, seed=3, label=label), HERE / name)
-            (HERE / name / "report.html").unlink()  # `perturbox report` writes it anew
+            (HERE / name / "report.html").unlink()  # `perturbox report` writes it again
 
 
 if __name__ == "__main__":

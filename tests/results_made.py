@@ -3,7 +3,7 @@
     python tests/results_made.py FOLDER
 
 Needs numpy alone, so that the tests of the package and those of the Slicer module, which have no environment in common,
-read the same. Verdicts, scores and sentences are worked out anew in plain loops; nothing is shared with what
+read the same. Verdicts, scores and sentences are worked out again in plain loops; nothing is shared with what
 is tested.
 """
 

@@ -1,5 +1,5 @@
 """What the short run of every attack makes of its rows: tables that keep apart what can't be compared, and results that
-stay when others are measured anew."""
+stay when others are measured again."""
 
 import json
 import sys

@@ -124,7 +124,7 @@ def test_the_folder_verifies_and_its_page_with_it(searched, tmp_path):
     page = (copy / "report.html").read_text(encoding="utf-8")
     (copy / "report.html").write_text(page.replace("≤ 7", "≤ 9"), encoding="utf-8")
     assert verify(copy, trust=True) == [
-        "report.html: isn't what the rest of this folder gives; `perturbox report` writes it anew"
+        "report.html: isn't what the rest of this folder gives; `perturbox report` writes it again"
     ]
     assert same_page(write_report(copy), page)
 

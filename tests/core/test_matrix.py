@@ -59,7 +59,7 @@ def test_every_kind_of_scan_goes_all_the_way(colour, grid, expert, tmp_path, cap
 
 def page_is_about(out: Path, original, adversarial) -> None:
     """The display copy holds the scan's own voxels, channel by channel, of several files the first, and a page of an
-    older folder is made anew."""
+    older folder is made again."""
     story = tell(load(out))
     channels = 1 if "adversarial_0001" in story.result.record["files"] else len(original.data)
     axes = sorted(story.copy.axes, key=lambda axis: axis.file)

@@ -1,7 +1,7 @@
 """nnU-Net's own inference, in a Python of its own: network input, logits and labels of its model folders, bit for bit.
 
 PERTURBOX_PEER names a Python that has nnunetv2; without it one is made. The network's input is kept in
-goldens/nnunet.json, with which the ordinary tests compare; PERTURBOX_GOLDENS=write writes that anew.
+goldens/nnunet.json, with which the ordinary tests compare; PERTURBOX_GOLDENS=write writes that again.
 """
 
 import json

@@ -91,7 +91,7 @@ def test_the_edition_goes_with_the_page(folder):
     assert "'self'" not in (folder / "report.html").read_text(encoding="utf-8")
     write_report(folder, full=True)
     (folder / FULL / "axial_0025.js").unlink()
-    write_report(folder)  # one that is there stays and is made anew
+    write_report(folder)  # one that is there stays and is made again
     assert {path.name: path.read_bytes() for path in (folder / FULL).iterdir()} == made
     assert (folder / "report.html").read_text(encoding="utf-8") == page
 

@@ -74,7 +74,7 @@ def digest(path):
 
 
 def test_a_row_is_what_the_saved_file_does(folder, done, rows):
-    """Every file is read by nibabel and segmented anew; Dice by NumPy."""
+    """Every file is read by nibabel and segmented again; Dice by NumPy."""
     plan, _ = load(folder / "study.yaml")
     victim = load_victim(VICTIM)
     for craft in plan.crafts:

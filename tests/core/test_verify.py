@@ -221,7 +221,7 @@ def test_a_false_entry_is_named_even_where_the_report_tells_it_too(copy, quick, 
 
 
 def test_what_is_only_recorded_says_so(copy, quick):
-    """Nothing in a folder contradicts these, once the report is written anew; the documentation lists them."""
+    """Nothing in a folder contradicts these, once the report is written again; the documentation lists them."""
 
     def edit(record):
         record["source"]["sha256"] = "0" * 64

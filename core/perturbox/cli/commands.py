@@ -284,7 +284,7 @@ def list_(
 
 @app.command()
 def report(folder: Folder, full_report: FullReport = False) -> None:
-    """Write report.html anew, of a result or of a search for the margin."""
+    """Write report.html again, of a result or of a search for the margin."""
     waking(f"Starting the report of {folder}", (folder,))
     from perturbox.cli.running import run_report
     from perturbox.cli.words import show

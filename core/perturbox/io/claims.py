@@ -121,7 +121,7 @@ def _tiff(path: Path, file: BinaryIO, length: int) -> None:
     seen: set[int] = set()
     while page:
         if page in seen or len(seen) >= MOST_PAGES:
-            raise InputError(f"{path} has pages that lead in a circle or have no end; save one page anew.")
+            raise InputError(f"{path} has pages that lead in a circle or have no end; save one page again.")
         seen.add(page)
         (entries,) = _read(file, page, order + count)
         start = page + struct.calcsize(order + count)

@@ -123,7 +123,7 @@ def sizes(path: Path, key: str, value: str, count: int) -> tuple[int, ...]:
 
 
 def number(path: Path, key: str, word: str) -> str:
-    """One number, written anew; raises InputError for anything else."""
+    """One number, written again; raises InputError for anything else."""
     try:
         if "_" in word or not word.isascii():
             raise ValueError
@@ -133,7 +133,7 @@ def number(path: Path, key: str, word: str) -> str:
 
 
 def numbers(path: Path, key: str, value: str) -> str:
-    """Several numbers, written anew with blanks between them."""
+    """Several numbers, written again with blanks between them."""
     return " ".join(number(path, key, word) for word in value.split())
 
 

@@ -1,4 +1,4 @@
-"""Headers of NRRD and MetaImage, read strictly here and written anew for ITK, which never sees the file itself.
+"""Headers of NRRD and MetaImage, read strictly here and written again for ITK, which never sees the file itself.
 
 ITK's own readers end lines and split keys by rules of their own and follow a header to any file it names, so a header
 that looks harmless to one reader opens another file in the next. Here a header is lines "key: value", "key:=value"

@@ -1,4 +1,4 @@
-"""What a result folder's files, the model it names and the installed recipe give anew, beside what result.json says."""
+"""What a result folder's files, the model it names and the installed recipe give again, beside what result.json says."""
 
 import dataclasses
 import math
@@ -339,7 +339,7 @@ def compare_report(folder: Path, result: Mapping[str, Any], found: Findings) -> 
         found.problems.append(f"report.html: no report can be made of this folder{told}")
         return
     for name in wrong:
-        line = f"{name}: isn't what the rest of this folder gives; `perturbox report` writes it anew"
+        line = f"{name}: isn't what the rest of this folder gives; `perturbox report` writes it again"
         _note(found, line, result, words=True)
 
 

@@ -202,7 +202,7 @@ def unpacked(archive: Path, place: Path) -> Path:
                     raise InputError(f"'{archive}' holds the link '{entry.filename}'; pack the file itself.")
             opened.extractall(place)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"'{archive}' is no readable zip ({error}); copy it anew.") from None
+        raise InputError(f"'{archive}' is no readable zip ({error}); copy it again.") from None
     inside = [path.parent for path in place.glob("**/configs")]
     if not inside:
         raise InputError(f"'{archive}' holds no configs/ folder; it is no MONAI bundle.")

@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"'{path}' is no readable safetensors file ({error}); copy it anew.") from None
+            raise InputError(f"'{path}' is no readable safetensors file ({error}); copy it again.") from None
     try:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"'{path}' is no readable checkpoint ({reason}); copy it anew.") from None
+        raise InputError(f"'{path}' is no readable checkpoint ({reason}); copy it again.") from None
 
 
 def state_of(found: Any, path: Path, keys: tuple[str, ...] = ("model", "state_dict", "net", "network_weights")) -> Any:
@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"There is no '{path}'; copy the model's whole folder.") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"'{path}' can't be read ({error}); correct it or copy it anew.") from None
+        raise InputError(f"'{path}' can't be read ({error}); correct it or copy it again.") from None
 
 
 def file_sha256(path: Path) -> str:

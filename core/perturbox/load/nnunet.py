@@ -106,7 +106,7 @@ def configured(plans: Mapping[str, Any], name: Any, folder: Path) -> dict[str, A
     while "inherits_from" in own:
         parent = own.pop("inherits_from")
         if parent not in known:
-            raise InputError(f"The plans in '{folder}' inherit from '{parent}', which they lack; copy plans.json anew.")
+            raise InputError(f"The plans in '{folder}' inherit from '{parent}', which they lack; copy plans.json again.")
         own = {**known[parent], **own}
     if own.get("previous_stage"):
         raise InputError(
@@ -119,7 +119,7 @@ def labels_of(dataset: Mapping[str, Any], folder: Path) -> tuple[dict[str, int],
     """({structure: value}, regions or None). The value a region paints gets the region's name."""
     given = {name: value for name, value in (dataset.get("labels") or {}).items() if name != "ignore"}
     if not given:
-        raise InputError(f"The dataset.json in '{folder}' names no labels; copy it anew.")
+        raise InputError(f"The dataset.json in '{folder}' names no labels; copy it again.")
     if not any(isinstance(value, list) and len(value) > 1 for value in given.values()):
         single = {name: int(v[0]) if isinstance(v, list) else int(v) for name, v in given.items()}
         return dict(sorted(single.items(), key=lambda entry: entry[1])), None

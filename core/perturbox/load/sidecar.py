@@ -116,7 +116,7 @@ def _network(path: Path, told: Mapping[str, Any], trust: bool) -> nn.Module:
         try:
             return torch.jit.load(path, map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"'{path}' is no TorchScript ({str(error).splitlines()[0]}); save it anew.") from None
+            raise InputError(f"'{path}' is no TorchScript ({str(error).splitlines()[0]}); save it again.") from None
     try:
         return Exported(torch.export.load(path).module())
     except Exception as error:  # a damaged archive fails in many ways

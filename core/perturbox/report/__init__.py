@@ -34,7 +34,7 @@ def write_report(folder: Path, full: bool = False) -> Path:
     """Write report.html into a result's, or a margin search's, folder and return its path.
 
     Self-contained, at most 15 MB, without file names, paths, dates or UIDs. full: if a result's page had to leave
-    slices out, put all that changed beside it, into report_files/; a folder that has one gets it anew. Raises
+    slices out, put all that changed beside it, into report_files/; a folder that has one gets it again. Raises
     InputError when the folder isn't a complete result. An earlier report is replaced only once the new one is whole.
     """
     folder = Path(folder)

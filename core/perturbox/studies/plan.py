@@ -1,6 +1,6 @@
 """What a study asks for, counted before it runs: pieces with keys made of contents, never of names.
 
-Renaming a file uses what is there again; retraining a model, or another scan under the old name, is done anew.
+A renamed file uses what is there; a retrained model, or another scan under the old name, is done again.
 """
 
 import glob
@@ -20,7 +20,7 @@ from perturbox.load import load_victim
 from perturbox.studies.design import Study
 from perturbox.types import InputError
 
-VERSION = 1  # of what a piece's rows hold: another number does everything anew
+VERSION = 1  # of what a piece's rows hold: another number does everything again
 
 
 @dataclass(frozen=True)

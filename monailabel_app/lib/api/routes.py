@@ -93,7 +93,7 @@ def install(app: FastAPI, instance: Any, queue: Queue) -> None:
     }
     offer = Offer(instance.victims, options.device, limits)
     app.include_router(router(offer, instance, queue, uploads))
-    app.openapi_schema = None  # to be made anew, with these routes in it
+    app.openapi_schema = None  # to be made again, with these routes in it
 
 
 def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRouter:

@@ -69,7 +69,7 @@ def router(app: Any, info: Info) -> APIRouter:
 
     @made.post("/reload", include_in_schema=False, dependencies=admin)
     def reload() -> dict[str, Any]:
-        # MONAI Label would build the whole app anew beside this one, with a second queue.
+        # MONAI Label would build the whole app again beside this one, with a second queue.
         app.reload()
         info.forget()
         return {}

@@ -114,7 +114,7 @@ def _loss(network: nn.Module, victim: Victim, x: Tensor, example: Example) -> Te
 def _perturb(
     network: nn.Module, victim: Victim, example: Example, settings: Settings, generator: torch.Generator
 ) -> Tensor:
-    """PGD on one window, from a random point of the ball, which the generator draws anew for each."""
+    """PGD on one window, from a random point of the ball, which the generator draws again for each."""
     start = torch.rand(example.x.shape, generator=generator) * 2 - 1
     delta = settings.eps * start.to(example.x)
     alpha = 2.5 * settings.eps / max(1, settings.steps)

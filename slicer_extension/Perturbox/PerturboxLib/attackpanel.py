@@ -257,7 +257,7 @@ class AttackPanel:
             box.setItemData(box.count - 1, families.get(family, ""), qt.Qt.ToolTipRole)
 
     def _build(self, schema: dict) -> None:
-        """Build the form anew where the schema is another one, and keep of the stored values what still fits."""
+        """Build the form again where the schema is another one, and keep of the stored values what still fits."""
         stamp = hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:12]
         if stamp == self._built:
             return

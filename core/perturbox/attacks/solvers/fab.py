@@ -78,7 +78,7 @@ class State:
 class Fab(Solver):
     """Climbs an objective -f, f >= 0. alpha_max: the largest weight of the clean scan's own projection; eta: how far
     steps go, 1 being the plane; beta: how much of a change that reached the goal is kept; period: steps after which it
-    starts anew, from a random point half as far out as the smallest change known. z = 0 is the clean scan."""
+    starts again, from a random point half as far out as the smallest change known. z = 0 is the clean scan."""
 
     norm: Norm
     alpha_max: float
