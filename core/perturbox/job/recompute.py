@@ -1,4 +1,4 @@
-"""What a result folder's files, the model it names and the installed recipe give again, beside what result.json says."""
+"""What a result folder's files, its model and the installed recipe give again, beside what result.json says."""
 
 import dataclasses
 import math

@@ -81,8 +81,8 @@ class Cluster:
             self._client.restart_workers([address], timeout=20, raise_for_error=False)
 
     def lost(self, address: str) -> bool:
-        """Whether a worker of an existing scheduler has gone, which would begin its order again elsewhere, or wait for a
-        worker to come; the embedded scheduler gives such an order up by itself."""
+        """Whether a worker of an existing scheduler has gone, which would begin its order again elsewhere, or wait for
+        a worker to come; the embedded scheduler gives such an order up by itself."""
         return not self.embedded and address not in self._client.scheduler_info(n_workers=-1)["workers"]
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ def configured(plans: Mapping[str, Any], name: Any, folder: Path) -> dict[str, A
     while "inherits_from" in own:
         parent = own.pop("inherits_from")
         if parent not in known:
-            raise InputError(f"The plans in '{folder}' inherit from '{parent}', which they lack; copy plans.json again.")
+            raise InputError(f"The plans in '{folder}' inherit from '{parent}', which they lack; copy them again.")
         own = {**known[parent], **own}
     if own.get("previous_stage"):
         raise InputError(

@@ -1,14 +1,12 @@
 """`check.html`: what `perturbox victim check` found, for a reader with a browser; all of it stands in check.json."""
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from perturbox.judge.victim import told
 from perturbox.report.facts import facts, model_facts
-from perturbox.report.frame import content_hash, resource
+from perturbox.report.frame import RESEARCH, fill, page
 from perturbox.report.tables import table
 from perturbox.report.words import fixed
 
@@ -22,19 +20,23 @@ def write_check(folder: Path, found: Mapping[str, Any]) -> Path:
 
 def build_check(found: Mapping[str, Any]) -> str:
     """The page of a check.json as one text, without file names and paths."""
-    style = resource("style.css")
     victim, scan = found["victim"], found["scan"]
     steps = [(f"{step['name']} ({step['kind']})", step["sentence"]) for step in found["steps"]]
     shape, spacing = (" × ".join(f"{n:g}" for n in scan[key]) for key in ("shape", "spacing_mm"))
-    return Template(resource("check.html")).substitute(
-        title=escape(f"{victim['title']}: what it does to a scan"),
-        subtitle=escape(f"A scan of {shape} voxels of {spacing} mm, in {scan['unit']}"),
-        style=style,
-        style_hash=content_hash(style),
+    body = fill(
+        "check.html",
         facts=facts(pair for pair in told(found) if pair[0] != "Labels"),
         steps=facts(steps),
         labels=table(*_labels(found)),
         model=model_facts(dict(victim)),
+    )
+    return page(
+        body,
+        title=f"{victim['title']}: what it does to a scan",
+        subtitle=f"A scan of {shape} voxels of {spacing} mm, in {scan['unit']}",
+        footer="All of it stands in check.json beside this page.",
+        structures=0,
+        notice=RESEARCH.capitalize(),
     )
 
 

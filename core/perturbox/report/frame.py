@@ -14,6 +14,9 @@ from perturbox.report import colours
 from perturbox.report.encode import text
 from perturbox.types import ADVERSARIAL_NOTICE
 
+RESEARCH = "research use only, not for diagnosis"
+NOTICE = f"{ADVERSARIAL_NOTICE} · {RESEARCH}"
+
 
 def resource(name: str) -> str:
     return files("perturbox.report").joinpath("resources", name).read_text(encoding="utf-8")
@@ -35,10 +38,11 @@ def page(
     meta: Any = None,
     streams: Mapping[str, bytes] | None = None,
     local: bool = False,
+    notice: str = NOTICE,
 ) -> str:
     """A whole page around its body. title, subtitle, footer: plain texts; structures: how many have a colour; scripts:
     names of resources, run one after another; meta: JSON for them, in #meta; streams: packed bytes, in #data-NAME;
-    local: whether scripts beside the page may be loaded."""
+    local: whether scripts beside the page may be loaded; notice: the line above the title."""
     style = resource("style.css") + colours.style_rules(structures)
     script = "".join(resource(f"{name}.js") for name in scripts)
     data = ""
@@ -50,10 +54,10 @@ def page(
     return fill(
         "frame.html",
         title=escape(title),
-        notice=escape(ADVERSARIAL_NOTICE),
+        notice=escape(notice),
         style=style,
         style_hash=content_hash(style),
-        script=script,
+        script=f"<script>{script}</script>" if script else "",
         script_hash=content_hash(script),
         local=" 'self' file:" if local else "",
         subtitle=escape(subtitle),

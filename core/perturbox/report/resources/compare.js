@@ -90,19 +90,7 @@ function connect() {
   $("slice").oninput = e => go(+e.target.value);
   $("window").onchange = e => { S.window = e.target.selectedIndex; draw(); };
   $("labels").onchange = draw;
-  let turned = 0;
-  $("views").addEventListener("wheel", event => {
-    if (event.ctrlKey) return;  // the browser's own zoom
-    event.preventDefault();
-    if (event.shiftKey) {
-      const box = event.target.getBoundingClientRect();
-      lens.zoom((event.deltaY || event.deltaX) < 0 ? 1.25 : 0.8, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-      return;
-    }
-    turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
-    const steps = Math.trunc(turned / 40);
-    if (steps) { turned -= steps * 40; go(S.at[S.plane] + Math.max(-3, Math.min(3, steps))); }
-  }, { passive: false });
+  lens.wheel($("views"), steps => go(S.at[S.plane] + steps));
   all(".pane canvas").forEach(canvas => lens.drag(canvas, () => meta.windows[S.window]));
   addEventListener("keydown", key);
   addEventListener("resize", draw);

@@ -37,7 +37,23 @@ function lensOf(view, draw, level) {
       zoom(2, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
     });
   }
-  return { zoom, reset, place, drag, use: name => { tool = name; }, tool: () => tool };
+  /* The wheel turns slices, `step` by so many; with Shift it zooms; with Ctrl it is the browser's own. */
+  function wheel(views, step) {
+    let turned = 0;
+    views.addEventListener("wheel", event => {
+      if (event.ctrlKey) return;
+      event.preventDefault();
+      if (event.shiftKey) {
+        const box = event.target.getBoundingClientRect();
+        zoom((event.deltaY || event.deltaX) < 0 ? 1.25 : 0.8, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+        return;
+      }
+      turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
+      const steps = Math.trunc(turned / 40);
+      if (steps) { turned -= steps * 40; step(Math.max(-3, Math.min(3, steps))); }
+    }, { passive: false });
+  }
+  return { zoom, reset, place, drag, wheel, use: name => { tool = name; }, tool: () => tool };
 }
 /* A scale bar that fits into `room` pixels at so many pixels per millimetre: [mm, pixels], round and as long as can be. */
 function scaleBar(perMm, room) {

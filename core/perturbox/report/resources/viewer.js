@@ -271,19 +271,7 @@ function connect() {
     row.onclick = () => isolate(S.only === +row.dataset.structure ? 0 : +row.dataset.structure);
   });
   all("[data-chart] svg").forEach(svg => { svg.onclick = event => chartClick(svg, event); });
-  let turned = 0;
-  $("views").addEventListener("wheel", event => {
-    if (event.ctrlKey) return;  // the browser's own zoom
-    event.preventDefault();
-    if (event.shiftKey) {
-      const box = event.target.getBoundingClientRect();
-      lens.zoom((event.deltaY || event.deltaX) < 0 ? 1.25 : 0.8, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-      return;
-    }
-    turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
-    const steps = Math.trunc(turned / 40);
-    if (steps) { turned -= steps * 40; step(Math.max(-3, Math.min(3, steps))); }
-  }, { passive: false });
+  lens.wheel($("views"), step);
   all(".pane canvas").forEach(canvas => {
     canvas.onpointermove = event => readout(canvas, event);
     canvas.onpointerleave = () => { all(".cross").forEach(c => { c.hidden = true; }); };
