@@ -19,7 +19,6 @@ from perturbox.load import load_victim
 from perturbox.types import InputError
 
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
-import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 
@@ -271,7 +270,10 @@ def test_transfer_judges_every_file_by_every_model(folder, tmp_path):
     drops = (frame["dice_clean"] - frame["dice"]).groupby([frame["surrogate"], frame["target"]]).mean()
     told = {(cell["surrogate"], cell["target"]): cell["drop"] for cell in done.found["matrix"]}
     assert told == pytest.approx(drops.to_dict(), abs=1e-12)
-    assert isinstance(frame, pd.DataFrame)
+    # Noise is measured once for each target, with the size of its own attack, and stands in all of its rows.
+    noise = frame.groupby(["target", "case", "structure"])["dice_noise"]
+    assert (noise.nunique() == 1).all() and frame["dice_noise"].notna().all()
+    assert frame.groupby("target")["dice_noise"].mean().nunique() == 2
 
 
 def test_one_change_made_on_some_is_the_same_for_all_others(folder, tmp_path):
