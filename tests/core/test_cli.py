@@ -102,7 +102,7 @@ def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_pat
     assert status == 0
     recorded, forgery, holds = out.splitlines()
     found = re.fullmatch(
-        r"All ([1-9]\d\d+) values that can be recomputed hold\. 5 files are those that were saved\.", holds
+        r"All ([1-9]\d\d+) values that can be recomputed hold\. 6 files are those that were saved\.", holds
     )
     assert found is not None
     assert re.match(r"[1-9]\d+ values are only recorded, such as the trace", recorded) and "not forgery" in forgery
@@ -118,7 +118,7 @@ def test_verify_counts_what_holds_and_names_what_does_not(run, attacked, tmp_pat
     first, second, *_, last = out.splitlines()
     assert first.startswith("metrics.adversarial.liver.dice: result.json says")
     assert second.startswith("report.html: isn't what the rest of this folder gives")  # it shows the other number
-    assert last == f"2 things don't hold, of {found[1]} values that can be recomputed and 5 files."
+    assert last == f"2 things don't hold, of {found[1]} values that can be recomputed and 6 files."
 
 
 def test_code_that_came_with_a_folder_is_loaded_only_if_the_user_says_so(run, attacked, tmp_path):

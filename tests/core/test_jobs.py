@@ -201,7 +201,7 @@ def test_what_an_attack_found_is_kept_though_measuring_it_fails(queue, scan, tmp
 
 def test_one_that_does_not_stop_in_its_grace_time_loses_its_worker(queue, scan):
     record = queue.submit(order(scan, victim=troubled("hung")))
-    until(lambda: queue.get(record.id).progress["phase"].startswith("Segmenting"))
+    until(lambda: queue.get(record.id).progress["phase"].startswith("Looking"))
     asked = time.monotonic()
     queue.cancel(record.id)
     assert (
@@ -234,6 +234,15 @@ def test_one_that_reads_for_too_long_is_given_up(scan, tmp_path):
         assert (failed.state, failed.problem.error) == ("failed", "bad-input")
         assert failed.problem.detail == "Reading the scan took too long, so it was given up."
         assert queue.wait(queue.submit(order(scan, "segment")).id, SOON).state in ("done", "failed")
+    finally:
+        queue.close()
+
+
+def test_a_slow_model_is_not_taken_for_a_scan_that_is_read_for_too_long(scan, tmp_path):
+    """The gradient is looked at before the attack: seconds of the model, none of the file."""
+    queue = Queue(tmp_path / "home", read_after=0.9)
+    try:
+        assert queue.wait(queue.submit(order(scan, victim=troubled("slower"), steps=1)).id, SOON).state == "done"
     finally:
         queue.close()
 

@@ -89,7 +89,8 @@ def run_job(
     run that `listener.stop` ends leaves a valid result that says so.
     """
     require_new_folder(out)
-    return execute(prepare(job, image, victim), out, listener or Listener(), full_report)
+    listener = listener or Listener()
+    return execute(prepare(job, image, victim, listener), out, listener, full_report)
 
 
 def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = False) -> dict[str, Any]:

@@ -147,12 +147,15 @@ class Listener:
     stop: Callable[[], bool] = lambda: False
 
 
-def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None) -> Ready:
+def prepare(
+    job: Job, image: Volume | None = None, victim: Victim | None = None, listener: Listener | None = None
+) -> Ready:
     """Read and check everything a job needs; `image` and `victim` stand in for what the job names where the caller has
-    loaded them already.
+    loaded them already, `listener` is told before the model computes.
 
     Raises InputError for any input that can't be used.
     """
+    say = (listener or Listener()).say
     recipe = recipes.get(job.attack)
     check_unit(job.eps_unit, job.eps, job.norm)
     built = recipe.build(job.eps, job.norm, job.steps, job.settings, local=True)
@@ -170,6 +173,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
     if job.eps_unit != NATIVE and eps is not None:
         noise, apart = None, bool(image.files)
         if job.eps_unit == SIGMA:
+            say("Measuring the scan's noise")
             effort = Effort()
             segmented = victim.predict(image, effort), effort
             noise = scan_noise(image.data, segmented[0], victim.labels, image.ruler, image.sizes, apart)
@@ -190,6 +194,7 @@ def prepare(job: Job, image: Volume | None = None, victim: Victim | None = None)
         model.on(image)
         built.check(model, image)
         if all(leaf.uses_gradient for leaf in built.attack.leaves()) and not job.allow_cut_gradient:
+            say("Looking whether a gradient reaches the scan")
             require_gradient(model, image)
     others = scans_to_craft_on(built, victim, image, job.seed)
     for scan in others:

@@ -61,15 +61,19 @@ def find_margin(
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
     `out`; arguments and refusals as in `prepare_margin`; full_report: as in `run_job`."""
     require_new_folder(out)
-    return search(prepare_margin(job, max_eps, victim, image), out, listener, full_report)
+    return search(prepare_margin(job, max_eps, victim, image, listener), out, listener, full_report)
 
 
 def prepare_margin(
-    job: Job, max_eps: float | None = None, victim: Victim | None = None, image: Volume | None = None
+    job: Job,
+    max_eps: float | None = None,
+    victim: Victim | None = None,
+    image: Volume | None = None,
+    listener: Listener | None = None,
 ) -> Ready:
     """The job of the search with its largest limit, read and checked.
 
-    max_eps: in the job's eps_unit; None: the usual one, in the scan's own unit. victim, image: as in `job.prepare`.
+    max_eps: in the job's eps_unit; None: the usual one, in the scan's own unit. victim, image, listener: as in `job.prepare`.
     Raises InputError for bad input, as an attack does, and if the job's norm isn't linf.
     """
     if job.norm != "linf" or job.goal != "change":
@@ -81,7 +85,7 @@ def prepare_margin(
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
-    return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim)
+    return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim, listener)
 
 
 def search(ready: Ready, out: Path, listener: Listener | None = None, full_report: bool = False) -> dict[str, Any]:
