@@ -73,14 +73,17 @@ def _fitting(threads: int) -> int:
 def _price_lines(plan: Any, workers: int, device: str) -> list[str]:
     from perturbox.cli.progress import about
     from perturbox.studies.run import price
+    from perturbox.studies.story import counted
 
     cost = price(plan, workers, device)
     left = f", {len(plan.left_out)} left out" if plan.left_out else ""
     return [
-        f"{plan.study.name} ({plan.study.kind}): {len(plan.models)} models, {len(plan.cases)} cases{left}, "
-        f"{len(plan.study.attacks)} attacks, {len(plan.study.eps.values)} limits, {len(plan.study.seeds)} seeds",
-        f"{cost.crafts:,} attacks and {cost.judgements:,} judgements",
-        f"{cost.cpu_hours:.2g} CPU hours; {about(3600 * cost.hours)} with {workers} worker(s)",
+        f"{plan.study.name} ({plan.study.kind}): {counted(len(plan.models), 'model')}, "
+        f"{counted(len(plan.cases), 'case')}{left}, "
+        f"{counted(len(plan.study.attacks), 'attack')}, {counted(len(plan.study.eps.values), 'limit')}, "
+        f"{counted(len(plan.study.seeds), 'seed')}",
+        f"{counted(cost.crafts, 'attack')} and {counted(cost.judgements, 'judgement')}",
+        f"{cost.cpu_hours:.2g} CPU hours; {about(3600 * cost.hours)} with {counted(workers, 'worker')}",
         f"{cost.bytes / 2**20:.0f} MB on disk, up to {cost.memory / 2**30:.1f} GB of memory for each worker",
     ]
 

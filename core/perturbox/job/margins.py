@@ -73,7 +73,7 @@ def prepare_margin(
 ) -> Ready:
     """The job of the search with its largest limit, read and checked.
 
-    max_eps: in the job's eps_unit; None: the usual one, in the scan's own unit. victim, image, listener: as in `job.prepare`.
+    max_eps: in the job's eps_unit; None: the usual one. victim, image, listener: as in `prepare`.
     Raises InputError for bad input, as an attack does, and if the job's norm isn't linf.
     """
     if job.norm != "linf" or job.goal != "change":

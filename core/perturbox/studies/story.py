@@ -31,7 +31,7 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
 
 def counted(n: int, what: str) -> str:
     """ "1 model", "3 models"."""
-    return f"{n} {what}{'s' * (n != 1)}"
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def patients(n: int) -> str:
