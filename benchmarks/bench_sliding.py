@@ -248,14 +248,14 @@ def peak_memory(case: Case, arm: str) -> int:
         ARMS[arm](bench)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     # Makes Linux forget the peak of importing; the peak below is then the arm's own.
-    linux.write_text("5")
+    linux.write_text("5", encoding="utf-8")
     before = _resident("VmRSS")
     ARMS[arm](bench)
     return _resident("VmHWM") - before
 
 
 def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 

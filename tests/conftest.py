@@ -1,5 +1,6 @@
 """Shared fixtures: where real data lies, and a seeded generator."""
 
+import locale
 import os
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+
+
+@pytest.fixture(autouse=True)
+def _same_locale():
+    """A library that sets the process's locale would have others read files in another encoding."""
+    before = locale.getencoding()
+    yield
+    assert locale.getencoding() == before
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def _overwrite(name: str) -> None:
     if not sys.platform.startswith("linux"):
         return
     # After the name in brackets come fields 3 and on; 50 and 51 are where the block begins and ends (proc(5)).
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     begin, end = int(fields[47]), int(fields[48])
     block = b"\0" + ctypes.string_at(begin, end - begin)
     at = block.find(f"\0{name}=".encode())

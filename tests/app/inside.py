@@ -10,5 +10,5 @@ pytest.importorskip("monailabel", reason="needs MONAI Label; `make setup` instal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "monailabel_app"))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what MONAI Label imports uses modules that Python has given up
-    import lib.api
+    import lib.api  # noqa: F401
     import lib.guard  # noqa: F401

@@ -217,4 +217,4 @@ def until_up(url: str, server: subprocess.Popen, log: Path) -> dict:
             return httpx.get(url, timeout=10, trust_env=False).json()
         except httpx.TransportError:
             time.sleep(0.3)
-    raise AssertionError(log.read_text()[-4000:])
+    raise AssertionError(log.read_text(encoding="utf-8")[-4000:])

@@ -80,7 +80,7 @@ def framework_python(place: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     site = subprocess.run([python, "-c", SITE], capture_output=True, text=True, check=True).stdout.strip()
-    Path(site, "shared.pth").write_text(sysconfig.get_paths()["purelib"])
+    Path(site, "shared.pth").write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
     pins = place / "pins.txt"
     others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
     pins.write_text("\n".join([f"torch=={version('torch')}", *others]))

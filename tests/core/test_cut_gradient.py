@@ -13,7 +13,7 @@ from unusable import Layers, layered, nested
 
 from perturbox.cli import main
 from perturbox.job.execute import run_job
-from perturbox.job.inputs import prepare
+from perturbox.job.inputs import Listener, prepare
 from perturbox.judge.victim import replanned
 from perturbox.model import gradient
 from perturbox.model.gradient import cut_in, require_gradient
@@ -141,3 +141,12 @@ def test_a_crop_that_moves_with_the_change_is_said():
     assert said is not None and "the step 'crop' of layers" in said
     assert said.index(sizes[0]) < said.index(sizes[1])
     assert replanned(layered(Layers()), clean, saved) is None
+
+
+def test_the_check_is_announced_before_the_model_computes(tmp_path):
+    """A server gives up scans that are read for too long: a slow model's seconds are not the file's."""
+    said, at_first = [], []
+    victim = layered(Layers())
+    victim.network.register_forward_pre_hook(lambda *_: at_first.append(said[-1:]))
+    prepare(job_on(three_tissues(), tmp_path, "layers"), victim=victim, listener=Listener(said.append))
+    assert at_first[0] == ["Looking whether a gradient reaches the scan"] == said

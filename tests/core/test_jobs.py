@@ -238,15 +238,6 @@ def test_one_that_reads_for_too_long_is_given_up(scan, tmp_path):
         queue.close()
 
 
-def test_a_slow_model_is_not_taken_for_a_scan_that_is_read_for_too_long(scan, tmp_path):
-    """The gradient is looked at before the attack: seconds of the model, none of the file."""
-    queue = Queue(tmp_path / "home", read_after=0.9)
-    try:
-        assert queue.wait(queue.submit(order(scan, victim=troubled("slower"), steps=1)).id, SOON).state == "done"
-    finally:
-        queue.close()
-
-
 def test_a_full_disk_is_no_fault_of_the_scans(tmp_path):
     """/dev/full takes nothing; the sentence for the command line names the path, the server's doesn't."""
     with pytest.raises(InputError, match="no space left") as refused, atomic(tmp_path / "x.nii.gz") as temporary:

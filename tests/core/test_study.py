@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("study")
     for seed in range(3):
         tiny.write_scan(place / f"scan{seed}.nii.gz", seed=seed)
-    (place / "study.yaml").write_text(TEXT.format(victim=VICTIM))
+    (place / "study.yaml").write_text(TEXT.format(victim=VICTIM), encoding="utf-8")
     return place
 
 
@@ -103,13 +103,13 @@ def test_the_page_s_numbers_follow_from_the_parquet_alone(done, rows):
     mean = rows.groupby(["eps", "case", "attack"])["dice"].mean().groupby(["eps", "case"]).min().groupby("eps").mean()
     told = {row["eps"]: row["mean"] for row in done.found["worst"]}
     assert told == pytest.approx(mean.to_dict(), abs=1e-12)
-    record = json.loads((done.out / "study.json").read_text())
+    record = json.loads((done.out / "study.json").read_text(encoding="utf-8"))
     assert record["found"]["worst"][0]["mean"] == pytest.approx(mean[10.0], abs=1e-12)
-    page = (done.out / "report.html").read_text()
+    page = (done.out / "report.html").read_text(encoding="utf-8")
     assert f"{mean[40.0]:.2f}" in done.said[0]
     assert "<script" not in page
     assert "://" not in page.replace("http://www.w3.org", "")
-    card = yaml.safe_load((done.out / "card.yaml").read_text())
+    card = yaml.safe_load((done.out / "card.yaml").read_text(encoding="utf-8"))
     assert card["result"] == done.said
     assert card["unreliable"] is False
 
@@ -128,7 +128,7 @@ def test_the_worst_case_is_a_whole_result(done):
 
     (place,) = (done.out / "worst").iterdir()
     assert verify(place) == []
-    assert f"worst/{place.name}/report.html" in (done.out / "report.html").read_text()
+    assert f"worst/{place.name}/report.html" in (done.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_same_command_does_nothing_twice(folder, done):

@@ -127,9 +127,9 @@ def test_there_is_an_example_of_each_kind():
 
 
 def test_the_schema_for_editors_is_that_of_the_code():
-    assert json.loads((EXAMPLES.parents[1] / "docs" / "study.schema.json").read_text()) == Study.model_json_schema(
-        by_alias=True
-    )
+    assert json.loads(
+        (EXAMPLES.parents[1] / "docs" / "study.schema.json").read_text(encoding="utf-8")
+    ) == Study.model_json_schema(by_alias=True)
 
 
 def test_training_cases_are_left_out_by_content(folder):

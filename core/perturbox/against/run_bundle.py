@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ABSENT = 3
-asked = json.loads(Path(sys.argv[1]).read_text())
+asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 out, root = Path(asked["out"]), Path(asked["model"])
 try:
     import ignite  # pyright: ignore[reportMissingImports]  # noqa: F401  (MONAI's evaluators are ignite's engines)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ABSENT = 3
-asked = json.loads(Path(sys.argv[1]).read_text())
+asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 out = Path(asked["out"])
 try:
     import numpy as np

@@ -194,7 +194,10 @@ class Budget:
 
     def quantise(self, delta: Tensor) -> Tensor:
         """Round to the file's steps so that the budget holds and the file stores exactly this: towards the source, or,
-        where the RMS is limited, up or down so that it stays that of delta. What lies on the steps stays as it is."""
+        where the RMS is limited, up or down so that it stays that of delta. What lies on the steps stays as it is.
+
+        The scan lies on the steps too; if it didn't, rounding up could leave its range.
+        """
         if self.step is None:
             return delta
         if self.steps is None:

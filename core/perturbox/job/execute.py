@@ -81,8 +81,8 @@ def run_job(
     victim: Victim | None = None,
     full_report: bool = False,
 ) -> dict[str, Any]:
-    """Carry a job out and leave a complete result folder at `out`, which must be new or empty; returns result.json, and
-    among its warnings if the report failed.
+    """Carry a job out, leave a whole result folder at `out` (new or empty), return result.json; its warnings say if the
+    report failed.
 
     image, victim: as in `prepare`. full_report: as `full` in `write_report`. Raises InputError before anything is
     written if an input can't be used, Unfinished where something fails after the attack: what it found is then kept. A
@@ -96,8 +96,7 @@ def run_job(
 def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = False) -> dict[str, Any]:
     """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
     is there."""
-    started = time.perf_counter(), time.process_time()
-    effort = Effort()
+    started, effort = (time.perf_counter(), time.process_time()), Effort()
     with new_folder(out, bytes=room(ready.image)) as draft:
         goal, outcome, clean_seg = craft(ready, effort, listener)
         free_room(draft)

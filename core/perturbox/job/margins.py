@@ -25,19 +25,8 @@ from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
 from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
-from perturbox.job.execute import (
-    Job,
-    Listener,
-    Ready,
-    conclude,
-    prepare,
-    present_targets,
-    reported,
-    room,
-    save,
-    versions,
-    write_adversarial,
-)
+from perturbox.job.execute import conclude, reported, room, save, versions, write_adversarial
+from perturbox.job.inputs import Job, Listener, Ready, prepare, present_targets
 from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
 from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined, sigma_of

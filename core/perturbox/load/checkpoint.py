@@ -84,7 +84,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 def read_json(path: Path) -> Any:
     """Raises InputError where there is no such file, or no JSON in it."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"There is no '{path}'; copy the model's whole folder.") from None
     except (ValueError, OSError) as error:

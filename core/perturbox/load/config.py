@@ -30,7 +30,7 @@ class Config:
             import yaml
 
             try:
-                self.data = yaml.safe_load(path.read_text())
+                self.data = yaml.safe_load(path.read_text(encoding="utf-8"))
             except yaml.YAMLError as error:
                 raise InputError(f"'{path}' can't be read ({str(error).splitlines()[0]}); correct it.") from None
         if not isinstance(self.data, dict):

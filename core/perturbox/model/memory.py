@@ -42,7 +42,7 @@ def peak_bytes(device: torch.device) -> int | None:
 
 def _meminfo() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
@@ -51,7 +51,7 @@ def _meminfo() -> int | None:
 def _cgroup() -> int | None:
     """Bytes left in this process's control group (version 2), None where there is no limit."""
     try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::")[2].lstrip("/")
         root = Path("/sys/fs/cgroup") / own
         root = root if (root / "memory.max").exists() else Path("/sys/fs/cgroup")
         limit, used = (root / "memory.max").read_text().strip(), int((root / "memory.current").read_text())

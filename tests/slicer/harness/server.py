@@ -82,7 +82,7 @@ def _launch(command: list[str], folder: Path, log: Path, core: Path) -> subproce
     foreign = ("PERTURBOX_", "MONAI_LABEL_", "PYTHON", "QT_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     surroundings = {**kept, "PYTHONPATH": str(core), "PERTURBOX_HOME": str(folder / "data")}
-    with log.open("a") as sink:
+    with log.open("a", encoding="utf-8") as sink:
         return subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=surroundings, cwd=folder)
 
 
