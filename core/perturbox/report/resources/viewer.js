@@ -23,7 +23,7 @@ const NAMES = {
   before: "BEFORE – original scan, its segmentation",
   after: "AFTER – SYNTHETIC scan, its segmentation",
   difference: "DIFFERENCE – what changed, on the original scan",
-  heat: "HEAT – where the SYNTHETIC scan was altered",
+  get heat() { return HEAT[S.heat]; },
 };
 const PLANES = "AFTER – SYNTHETIC, ";
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
