@@ -146,8 +146,8 @@ function slicePainter(meta, view, volumes, beside) {
         if (d === 2) mix(data, o, ADDED, 0.12);
         if (d === 3) mix(data, o, OTHER, (x + y) % 4 < 2 ? 0.75 : 0.25);
       } else if (kind !== "heat" && style.startsWith("fill")) {
-        const label = kind === "after" ? after[p] : before[p];
-        if (label && shown(label)) mix(data, o, hue(label), 0.28);
+        const label = kind === "after" ? after[p] : before[p];  // of one structure also what it became and what became it
+        if (label && (shown(before[p]) || shown(after[p]))) mix(data, o, hue(label), 0.28);
       }
     }
     if (kind === "heat") heat(data, g, slice);
