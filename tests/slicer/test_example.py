@@ -14,7 +14,7 @@ from PerturboxLib.results import Result
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "slicer_extension" / "Perturbox" / "Resources" / "Example"
 IMAGES = ("source", *example.IMAGES)
-MOST_BYTES = 2_500_000
+MOST_BYTES = 3_000_000
 
 
 def image(name: str, folder: Path = FOLDER) -> nrrd.Image:
