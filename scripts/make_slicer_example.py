@@ -29,6 +29,7 @@ MARGIN_EPS, MARGIN_STEPS = 16.0, 10
 IMAGES = {
     "perturbed": "adversarial",
     "perturbation": "perturbation",
+    "influence": "influence",
     "clean": "clean_seg",
     "adversarial": "adversarial_seg",
     "difference": "difference_seg",

@@ -100,6 +100,13 @@ def nifti(path: Path, data: np.ndarray, spacing: tuple[float, ...]) -> None:
     path.write_bytes(gzip.compress(bytes(header) + data.astype(data.dtype.newbyteorder("<")).tobytes("F"), 1, mtime=0))
 
 
+def nifti_values(path: Path) -> np.ndarray:
+    """A uint8 file of `nifti`, read without the package or any other."""
+    raw = gzip.decompress(path.read_bytes())
+    dims = struct.unpack_from("<8h", raw, 40)
+    return np.frombuffer(raw, np.uint8, offset=352).reshape(dims[1 : 1 + dims[0]], order="F")
+
+
 def png(path: Path, data: np.ndarray) -> None:
     """An 8-bit grey PNG of pixels "i j"."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from made_scores import LABELS, NAMES, failed_slices, nifti, png, scores, slice_rows
+from made_scores import LABELS, NAMES, failed_slices, nifti, nifti_values, png, scores, slice_rows
 
 SHAPE, SPACING, SIGMA = (40, 24, 20), (3.0, 3.0, 3.0), 8.0
 NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
@@ -182,6 +182,24 @@ def flow_rows(before: np.ndarray, after: np.ndarray, voxel: float) -> list[dict]
             if was != now and count:
                 found.append((-count, was, now, {"from": old, "to": new, "ml": count * voxel}))
     return [row for *_, row in sorted(found, key=lambda entry: entry[:3])]
+
+
+def became_in_files(folder: Path, voxel: float) -> dict[str, tuple[float, float]]:
+    """By structure what it lost and what is newly called so, counted in the two saved label maps."""
+    before, after = (nifti_values(folder / f"{name}_seg.nii.gz") for name in ("clean", "adversarial"))
+    found = {}
+    for name, n in LABELS.items():
+        lost, new = (before == n) & (after != n), (before != n) & (after == n)
+        found[name] = (int(lost.sum()) * voxel, int(new.sum()) * voxel)
+    return found
+
+
+def sums(flow: list[tuple[str, str, float]]) -> dict[str, tuple[float, float]]:
+    """The same of a table of flows (from, to, amount)."""
+    return {
+        name: (sum(ml for a, b, ml in flow if a == name != b), sum(ml for a, b, ml in flow if b == name != a))
+        for name in LABELS
+    }
 
 
 def amount(value: float, sizes: str) -> str:

@@ -28,6 +28,9 @@ def test_a_stock_client_is_told_the_same(case, datastore, tmp_path):
     file, told = backend.answer(order, record, tmp_path / "result", datastore)
     assert told["summary"] == {key: expected[key] for key in ("headline", "broken")}
     assert told["flow"] == expected["flow"]
+    counted = results_made.became_in_files(tmp_path / "result", results_made.geometry(case)[1])
+    flow = [(row["from"], row["to"], row["ml"]) for row in told["flow"]]
+    assert results_made.sums(flow) == {name: pytest.approx(pair) for name, pair in counted.items()}
     assert told["verdicts"] == {name: row["verdict"] for name, row in expected["structures"].items()}
     for name, row in expected["structures"].items():
         assert (told["outlined"] is None or name in told["outlined"]) == row["outlined"]

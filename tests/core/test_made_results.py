@@ -2,6 +2,8 @@
 `results_made`, which the Slicer module's tests read as well."""
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from perturbox.judge.record import SCHEMA, read_record
 from perturbox.judge.summary import scores
 from perturbox.judge.verdicts import SAID
 from perturbox.judge.verdicts import said as as_said
-from perturbox.report import write_report
+from perturbox.report import flows, write_report
+from perturbox.report.findings import readable
 from perturbox.report.load import load
 from perturbox.report.story import tell
 from perturbox.report.words import fixed, headline
@@ -86,6 +89,23 @@ def test_a_record_reads_as_the_present_schema_whatever_its_age(told):
         assert scores(record, name)["hd95_mm"] == pytest.approx(row["hd95"])
         assert (clean["volume_ml"], after["volume_ml"]) == pytest.approx((row["before"], row["after"]))
         assert record["control"]["noise"]["dice"][name] == pytest.approx(row["chance"])
+
+
+def test_what_became_what_adds_up_to_the_saved_label_maps(told):
+    """In result.json and, cell by cell, in the page's table."""
+    folder, record, _ = told
+    voxel = results_made.geometry(CASES[folder.name])[1]
+    counted = {name: pytest.approx(pair) for name, pair in results_made.became_in_files(folder, voxel).items()}
+    if record["flow"] is not None:  # the first schema held none: the page counts
+        assert results_made.sums([(row["from"], row["to"], row["ml"]) for row in record["flow"]]) == counted
+    story = tell(load(folder))
+    flow = [(row["from"], row["to"], row["ml"]) for row in story.result.record["flow"]]
+    assert results_made.sums(flow) == counted
+    cells = re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td><td>([^<]*)</td></tr>', flows.section(story))
+    name = {row: "Nothing" if row == "background" else readable(row) for row in made_scores.LABELS}
+    sizes = story.result.record["source"]["sizes"]
+    wanted = [(name[old], name[new], results_made.amount(ml, sizes)) for old, new, ml in flow]
+    assert [tuple(map(unescape, row)) for row in cells] == wanted
 
 
 def cells(table) -> dict[str, list[str]]:

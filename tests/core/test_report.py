@@ -3,15 +3,18 @@
 import base64
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
 import struct
 import zlib
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from report_fixture import LABELS, NOT_FOR_PRINT, make_result
 
 from perturbox.report import colours, display, encode, flows, write_report
@@ -151,7 +154,7 @@ def test_budget_is_met_with_whole_slices(folder, tight):
     assert sum(display.weight(streams) for streams in (story.streams, *story.beside.values())) <= tight
     across, y, x = story.copy.axes
     assert across.kept.size < across.length and (np.diff(y.kept) == 1).all() and (np.diff(x.kept) == 1).all()
-    moved = story.lead.slices.moved[:, story.lead.slices.moved.any(0)]
+    moved = story.planes[0].slices.moved[:, story.planes[0].slices.moved.any(0)]
     assert set(moved.argmax(0).tolist()) <= set(across.kept.tolist())  # the worst of each structure
     assert (story.copy.clean == display.pick(story.result.labels("clean_seg"), story.copy.axes)).all()
     assert re.search(r"about 1 in \d of those that changed|all that changed", shown(story))
@@ -307,8 +310,8 @@ def test_overlap_no_worse_than_benign_changes_is_no_break(folder, tmp_path):
 
 
 def test_changed_slices_differ_by_more_than_half_a_millilitre(story):
-    assert (story.lead.changed == (story.lead.slices.differ * 0.045 > CHANGED_ML)).all()
-    assert 0 < story.lead.changed.sum() < len(story.lead.changed)
+    assert (story.planes[0].changed == (story.planes[0].slices.differ * 0.045 > CHANGED_ML)).all()
+    assert 0 < story.planes[0].changed.sum() < len(story.planes[0].changed)
 
 
 def test_verdict_sentence(folder, story):
@@ -333,7 +336,7 @@ def test_warnings_name_the_slices_where_it_shows(story, folder, tmp_path):
     record["verdicts"]["kidney_left"] = "local"
     findings = tell(load(change_record(folder, tmp_path, verdicts=record["verdicts"]))).findings
     liver, kidney = (next(f for f in findings if f.name == n) for n in ("liver", "kidney_left"))
-    counts = story.lead.slices
+    counts = story.planes[0].slices
     leak = np.flatnonzero(counts.gained[:, 0] > 0.02 * np.maximum(counts.before, counts.after)[:, 0])
     plane, first, last = kidney.look
     assert hidden_failures(findings, story.units) == [
@@ -398,12 +401,26 @@ def test_worst_pictures_show_different_places():
 
 
 def test_pictures_differ_where_the_model_does(story):
-    worst = worst_positions(story.lead.slices.differ[story.whole.axes[0].kept])[0]
+    worst = worst_positions(story.planes[0].slices.differ[story.whole.axes[0].kept])[0]
     three = triptych(story.copy, 0, worst, (400, 40))
     _, y, x = story.copy.clean.shape
     assert struct.unpack(">II", three.before[16:24]) == (2 * x, 2 * y)
     assert three.width_mm / three.height_mm == pytest.approx(x / y)
     assert len({three.before, three.after, three.difference}) == 3
+
+
+def test_one_structure_is_pictured_with_what_it_became(story):
+    """Spleen of which half is called liver now: that half in liver's colour, the rest of the liver plain."""
+    clean = story.copy.clean
+    at = int((clean == 2).sum((1, 2)).argmax())
+    half = (clean == 2) & (np.arange(clean.shape[2]) % 8 < 4)
+    copy = replace(story.copy, adversarial=np.where(half, 1, clean).astype(np.uint8))
+    after = np.asarray(Image.open(io.BytesIO(triptych(copy, 0, at, (400, 40), only=2).after))).astype(int)[::2, ::2]
+    green, blue = after[..., 1] - after[..., 0], after[..., 2] - after[..., 0]
+    assert (green[half[at]] > blue[half[at]]).mean() > 0.8  # but for the dashed line of before
+    assert (blue[(clean[at] == 2) & ~half[at]] > 20).all()
+    liver = clean[at] == 1
+    assert liver.sum() > 100 and (green[liver] == 0).all()
 
 
 # ---- the page ----

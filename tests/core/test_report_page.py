@@ -367,7 +367,7 @@ def test_without_scripts_the_figures_and_pictures_stand(reader, straight):
             return sizes
 
         assert min(heights("#appendix img")) > 100
-        assert min(heights("#structures table, [data-chart=axial] svg, noscript p")) > 0
+        assert min(heights("#structures table, [data-chart]:not([hidden]) svg, noscript p")) > 0
         assert set(heights("#viewer, #review")) == {0}
     finally:
         reader.cdp("Emulation.setScriptExecutionDisabled", value=False)
@@ -416,6 +416,14 @@ def test_the_first_screen_shows_sentence_picture_and_key(reader, straight):
             assert f"broke {spleen}" in reader.run("return document.querySelector('#verdict').textContent")
             worst = "return perturbox.meta.planes.find(p => p.axis === arguments[0]).worst[arguments[1]]"
             assert state["slice"] == reader.run(worst, state["plane"], state["only"])
+            plane = reader.run("return perturbox.meta.planes.find(p => p.axis === perturbox.state.plane)")
+            number, moved = plane["numbers"][state["slice"]], plane["ml_of"][state["only"] - 1][state["slice"]]
+            tile = reader.run("return [...document.querySelectorAll('.card')].at(-2).innerText").split("\n")
+            assert tile == [
+                f"Worst {plane['name']} slice",
+                f"{number} of {plane['total']}",
+                f"{moved:.0f} ml of {spleen} differ",
+            ]
             pressed = "return document.querySelector('#key [aria-pressed=true]').textContent"
             assert reader.run(pressed).lower() == spleen
         finally:
@@ -540,15 +548,18 @@ def legend_of(page):
 def test_heat_says_what_its_colours_mean(page):
     page.press("3")
     assert page.view()["heat"] == "signed"  # nearly all voxels change by as much as they may
+    assert page.names() == ["HEAT – where the SYNTHETIC scan is brighter or darker"]
     assert "blue where the attack made the scan darker" in legend_of(page)
     page.press("h")
     assert "not how much it mattered" in legend_of(page)
+    assert page.names() == ["HEAT – by how much the SYNTHETIC scan was altered"]
 
 
 def test_heat_is_influence_where_the_attack_took_a_gradient(reader, tmp_path):
     reader.media()
     reader.open(write_report(make_result(tmp_path / "r", influence=True)), "#mode=heat&plane=axial&structure=spleen")
     assert "red where the change pushed the model towards what the attack is after" in legend_of(reader)
+    assert reader.names() == ["HEAT – where the change pushed the model, on the SYNTHETIC scan"]
     page = reader.run("return perturbox.meta.planes[0].worst[2]")
     reds, blues = reader.run(
         """perturbox.go(arguments[0]);

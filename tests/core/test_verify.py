@@ -53,6 +53,19 @@ def folder(tmp_path_factory) -> Path:
     return place / "R"
 
 
+def test_what_became_what_adds_up_to_the_saved_label_maps(folder):
+    """Of an attack that ran, by NumPy and nibabel alone."""
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    before, after = (np.asanyarray(nib.load(folder / f"{n}_seg.nii.gz").dataobj) for n in ("clean", "adversarial"))
+    ml = float(np.prod(tiny.SPACING)) / 1000
+    assert len(record["flow"]) > 0
+    for name, n in tiny.LABELS.items():
+        lost = sum(row["ml"] for row in record["flow"] if row["from"] == name)
+        new = sum(row["ml"] for row in record["flow"] if row["to"] == name)
+        assert lost == pytest.approx(ml * ((before == n) & (after != n)).sum())
+        assert new == pytest.approx(ml * ((before != n) & (after == n)).sum())
+
+
 @pytest.fixture
 def copy(folder, tmp_path) -> Path:
     return shutil.copytree(folder, tmp_path / "R")

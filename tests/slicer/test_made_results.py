@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PerturboxLib import charts
+from PerturboxLib import charts, flow
 from PerturboxLib.numbers import fixed
 from PerturboxLib.results import Result, countLabels
 from PerturboxLib.rows import VERDICTS
@@ -62,6 +62,20 @@ def test_the_sentence_is_the_records_own(told):
     else:  # the first schema had none: the same facts in words of this module
         assert all(name in said for name in expected["broken"][:1])
         assert ("changed no structure beyond the limits" in said) == (not expected["broken"])
+
+
+def test_what_became_what_adds_up_to_the_saved_label_maps(told, made, request):
+    """Of each structure by itself, as the panel shows what is selected."""
+    result, _ = told
+    if "flow" not in result.record:  # the first schema had none
+        assert flow.lines(result) == []
+        return
+    counted = results_made.became_in_files(made / request.node.callspec.params["told"], result.voxelMl)
+    for name in result.names:
+        found = [(each.before, each.after, each.amount) for each in flow.flows(result, [name])]
+        assert results_made.sums(found)[name] == pytest.approx(counted[name])
+        lines = [(each.words, result.ml(each.amount)) for each in flow.flows(result, [name])]
+        assert [(line[:2], line[2]) for line in flow.lines(result, [name])] == lines  # few enough to be told each
 
 
 def test_cells_and_tables_say_the_same(told, scene):

@@ -73,11 +73,18 @@ def test_the_module_calls_nothing_else(slicer_app):
     assert calls.check(MODULE) == {}
 
 
-def test_a_module_with_a_wrong_line_is_not_loaded(scene, tmp_path):
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        ("slicer.mrmlScene.Claer(0)", "vtkMRMLScene shows no Claer"),
+        ("slicer.qMRMLNodeComboBox().setNodeTypes(['a'])", "qMRMLNodeComboBox shows no setNodeTypes"),  # C++ only
+    ],
+)
+def test_a_module_with_a_wrong_line_is_not_loaded(scene, tmp_path, call, problem):
     """On a line that never runs, too: so every test of a module is one of all its calls."""
     path = tmp_path / "Misspelt.py"
-    path.write_text("import slicer\n\n\ndef never():\n    slicer.mrmlScene.Claer(0)\n")
-    with pytest.raises(AttributeError, match=r"Misspelt.py, line 5: vtkMRMLScene shows no Claer"):
+    path.write_text(f"import slicer\n\n\ndef never():\n    {call}\n")
+    with pytest.raises(AttributeError, match=f"Misspelt.py, line 5: {problem}"):
         host.load(str(path))
 
 

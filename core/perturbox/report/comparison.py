@@ -196,9 +196,9 @@ def _opening(
     rows = document["structures"]
     mixed = [row for row in rows if len({word in BROKEN for word in row["verdicts"]}) > 1] or rows
     numbers = [names.index(row["structure"]) + 1 for row in mixed]
-    number = max(numbers, key=lambda n: float(worst[stories[0].lead.axis][:, n].sum()), default=0)
+    number = max(numbers, key=lambda n: float(worst[stories[0].planes[0].axis][:, n].sum()), default=0)
     if len(worst) == 1:
-        return number, stories[0].lead.axis
+        return number, stories[0].planes[0].axis
     axes = stories[0].whole.axes
     by_file = sorted(worst, key=lambda axis: axes[axis].file)
     moved, spacing = [worst[axis][:, number] for axis in by_file], [axes[axis].spacing for axis in by_file]

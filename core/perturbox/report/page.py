@@ -123,9 +123,7 @@ def viewer_meta(story: Story) -> dict[str, Any]:
 def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
     axes, s = story.axes, plane.slices
     kept = axes[plane.axis].kept
-    moved, area = s.moved[kept], (s.before + s.after)[kept]
-    # Rank by what moved; where nothing did, by how much of the structure is there: no jump may land on an empty slice.
-    rank = moved * (area.max(initial=0) + 1.0) + area
+    moved = s.moved[kept]
     columns, rows, direction = DRAWN_ALONG[plane.axis]
     stops = story.stops[plane.axis]
     none = np.ones(kept.size, bool)
@@ -142,7 +140,7 @@ def _plane_meta(story: Story, plane: Plane) -> dict[str, Any]:
         "stops": None if stops.size == kept.size else stops.tolist(),
         "files": {position: f"{FOLDER}/{name}" for position, name in file_names(story, plane)} if story.edition else {},
         "changed": [np.flatnonzero(c & ~none).tolist() for c in (plane.changed[kept], *plane.changed_of[kept].T)],
-        "worst": [int(s.differ[kept].argmax()), *(int(r.argmax()) for r in rank.T)],
+        "worst": [plane.worst(number, kept) for number in range(moved.shape[1] + 1)],
     }
 
 
@@ -170,30 +168,29 @@ def tile(about: str, value: str, meaning: str) -> str:
 
 
 def tiles(story: Story) -> list[tuple[str, str, str]]:
-    lead, unit = story.lead, story.units.size
+    plane, unit = story.opening, story.units.size
     worst = next((f for f in story.findings if f.agreement is not None), None)
-    most = float(lead.slices.differ.max(initial=0)) * story.voxel
     cards = (
         [("Most affected", f"{worst.title} {fixed(worst.agreement, 3)}", "Dice after against before")] if worst else []
     )
     if story.result.flat:
-        share = 100 * float(lead.slices.differ.sum()) / float(np.prod(story.result.shape))
+        differ = float(plane.slices.differ.sum())
+        most, share = differ * story.voxel, 100 * differ / float(np.prod(story.result.shape))
         return [
             *cards,
             ("Area changed", f"{size(most, unit)} {unit}", f"{number(share)} % of the picture has another label"),
         ]
-    total, where = len(lead.changed), int(lead.slices.differ.argmax()) + 1
-    cards.append(
-        (f"Worst {lead.name} slice", f"{where} of {total}" if most else "none", f"{size(most, unit)} {unit} differ")
-    )
-    cards.append(
-        (
-            f"{lead.name.capitalize()} slices changed",
-            f"{int(lead.changed.sum())} of {total}",
-            f"over 0.5 {unit} differs",
-        )
-    )
-    return cards
+    subject, whose = (story.subject.number, f" of {story.subject.title.lower()}") if story.subject else (0, "")
+    kept = story.pictured.axes[plane.axis].kept
+    total, at = len(plane.changed), int(kept[plane.worst(subject, kept)])
+    most = float(plane.moved(subject)[at]) * story.voxel
+    where = f"{at + 1} of {total}" if most else "none"
+    changed = f"{int(plane.changed.sum())} of {total}"
+    return [
+        *cards,
+        (f"Worst {plane.name} slice", where, f"{size(most, unit)} {unit}{whose} differ"),
+        (f"{plane.name.capitalize()} slices changed", changed, f"over 0.5 {unit} differs"),
+    ]
 
 
 def warnings(story: Story) -> str:
@@ -232,7 +229,7 @@ def shown(story: Story) -> str:
     size_ = " × ".join(str(copy.axes[a].kept.size) for a in plane)
     thinned = "evenly thinned" if display.coarse(copy, whole) else "every one"
     parts = [f"{size_} {'pixels' if story.result.flat else 'voxels'} in plane, {thinned}"]
-    across = next((p for p in story.planes if p.axis == along), story.lead)
+    across = next((p for p in story.planes if p.axis == along), story.planes[0])
     if not story.result.flat:
         kept = copy.axes[along].kept
         left = np.setdiff1d(whole.axes[along].kept, kept)

@@ -41,7 +41,7 @@ def worst_positions(differ_ml: np.ndarray, count: int = 3) -> list[int]:
 
 def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float], only: int = 0) -> Triptych:
     """Render slice `position` of plane 0 (axial), 1 (coronal) or 2 (sagittal); window (width, centre) in the scan's
-    unit; only: the number of the one structure to show, 0 for all."""
+    unit; only: the number of the one structure to show, with what it became and what became it, 0 for all."""
     up = plane != 0  # head at the top: rows of coronal and sagittal slices run against z
 
     def cut(volume: np.ndarray) -> np.ndarray:
@@ -53,10 +53,11 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float],
 
     plain = _shade(channels_last(copy.before), window)
     clean, adversarial = cut(copy.clean), cut(copy.adversarial)
+    told = (clean == only) | (adversarial == only) | (only == 0)
+    before = _labelled(plain.copy(), np.where(told, clean, 0), only)
+    after = _labelled(_shade(channels_last(copy.after), window), np.where(told, adversarial, 0), only)
     if only:
         clean, adversarial = (np.where(labels == only, only, 0).astype(np.uint8) for labels in (clean, adversarial))
-    before = _labelled(plain.copy(), clean)
-    after = _labelled(_shade(channels_last(copy.after), window), adversarial)
     moved = np.zeros(clean.shape, bool)
     for n in np.unique(clean[clean != adversarial]):
         if n:
@@ -75,13 +76,15 @@ def _shade(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return np.repeat(shade, 3 // shade.shape[2], axis=2)
 
 
-def _labelled(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _labelled(picture: np.ndarray, labels: np.ndarray, only: int) -> np.ndarray:
+    """Filled; only: outlined too, 0 for all."""
     for n in np.unique(labels):
         if n:
             colour = np.array(colours.rgb(colours.structure(int(n))))
             mask = labels == n
             picture[mask] = (picture[mask] * 0.75 + colour * 0.25).astype(np.uint8)
-            picture[_edge(mask)] = colour
+            if only in (0, n):
+                picture[_edge(mask)] = colour
     return picture
 
 

@@ -35,15 +35,14 @@ def window_options(story: Story) -> str:
 def first_picture(story: Story) -> str:
     """What the headline is about, as a picture: first on paper and for browsers without scripts."""
     plane = story.opening
-    moved = plane.slices.moved[:, story.subject.number - 1] if story.subject else plane.slices.differ
     kept = story.pictured.axes[plane.axis].kept
     subject = (story.subject.number, story.subject.title) if story.subject else None
-    return picture(story, plane, int(moved[kept].argmax()), subject)
+    return picture(story, plane, plane.worst(subject[0] if subject else 0, kept), subject)
 
 
 def appendix(story: Story) -> str:
     """The most changed slices as pictures, for paper and for browsers without scripts."""
-    plane = story.lead
+    plane = story.opening
     kept = story.pictured.axes[plane.axis].kept
     positions = worst_positions(plane.slices.differ[kept] * story.voxel) or [len(kept) // 2]
     parts = "".join(picture(story, plane, position) for position in positions)
@@ -68,7 +67,7 @@ def picture(story: Story, plane: Plane, position: int, only: tuple[int, str] | N
         )
     )
     at = axis.kept[position]
-    counted = plane.slices.moved[at, only[0] - 1] if only else plane.slices.differ[at]
+    counted = plane.moved(only[0] if only else 0)[at]
     amount = f"{size(float(counted) * story.voxel, story.units.size)} {story.units.size} differ"
     what = f"{escape(only[1])}, {label.lower()}" if only else label
     side = " The patient’s right is on the left." if axis.ends[0] and plane.axis < 2 else ""

@@ -26,6 +26,19 @@ class Plane:
     changed: np.ndarray
     changed_of: np.ndarray
 
+    def moved(self, number: int) -> np.ndarray:
+        """Voxels per slice that differ; number: of a structure, what it lost and gained, 0 of any label."""
+        return self.slices.moved[:, number - 1] if number else self.slices.differ
+
+    def worst(self, number: int, kept: np.ndarray) -> int:
+        """Where in `kept` most differs: the one slice that tiles, pictures and viewer mean. Where nothing does, where
+        most of the structure is: no jump may land on an empty slice."""
+        moved = self.moved(number)[kept]
+        if not number:
+            return int(moved.argmax())
+        area = (self.slices.before + self.slices.after)[kept, number - 1]
+        return int((moved * (area.max(initial=0) + 1.0) + area).argmax())
+
 
 @dataclass(frozen=True)
 class Story:
@@ -49,13 +62,9 @@ class Story:
     edition: bool
 
     @property
-    def lead(self) -> Plane:
-        """The plane that figures are told in: axial, of a 2D image its own."""
-        return self.planes[0]
-
-    @property
     def opening(self) -> Plane:
-        """The plane that shows best what became of the subject, as the record says, or else the label maps."""
+        """The plane that shows best what became of the subject, as the record says, or else the label maps: viewer,
+        tiles and pictures begin with it."""
         told = self.result.record["summary"].get("look")
         if self.subject is not None and isinstance(told, dict) and told.get("structure") == self.subject.name:
             for plane in self.planes:
@@ -113,7 +122,7 @@ def glimpse(result: Result, name: str) -> Story:
     counted, clean, adversarial = _count(result)
     subject, axes = _named(counted["findings"], name), display.anatomical_axes(counted["result"])
     plane = best_plane(counted["planes"], subject, axes)
-    moved = plane.slices.differ if subject is None else plane.slices.moved[:, subject.number - 1]
+    moved = plane.moved(subject.number if subject else 0)
     whole = display.whole_copy(counted["result"], clean, adversarial)
     axes = list(whole.axes)
     axes[plane.axis] = axes[plane.axis].keeping(np.array([int(moved.argmax())]))

@@ -67,7 +67,7 @@ def slice_section(story: Story, plane: Plane) -> str:
     twin = table(
         head, rows, f"Dice after against before, {plane.name} slices; slices in which nothing differs are left out."
     )
-    hidden = "" if plane is story.lead else " hidden"
+    hidden = "" if plane is story.opening else " hidden"
     return (
         f'<div data-chart="{plane.name}"{hidden}><div class="scroll">{chart}</div>'
         f"<details><summary>The same as a table</summary>{twin}</details></div>"

@@ -11,7 +11,7 @@ from . import nrrd, scene, tasks
 from .trouble import Trouble
 
 FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Example"
-IMAGES = ("perturbed", "perturbation", "clean", "adversarial", "difference")
+IMAGES = ("perturbed", "perturbation", "influence", "clean", "adversarial", "difference")
 
 
 def load():

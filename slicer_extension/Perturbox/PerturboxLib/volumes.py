@@ -6,14 +6,15 @@ import numpy as np
 import slicer
 import vtk
 
+from . import palette
+
 NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 WINDOW_MM, HEAT_FROM = 5.0, 0.5
 TOP_PERCENT, INFLUENCE_FROM = 99.9, 0.05
 SLAB_VOXELS = 4_000_000
-# Points of the colour table, joined by straight lines.
-DIVERGING = ["3B4CC0", "6788EE", "9ABBFF", "C9D7F0", "EDEDED", "F7CFBB", "F6A385", "E26952", "B40426"]
+BELOW, ABOVE = "#3F8CFF", "#FF5A4A"  # the report's
 
 
 def addVolume(source, array: np.ndarray, name: str, hounsfield: bool):
@@ -72,19 +73,14 @@ def showHeat(node, colours, limit: float) -> None:
 
 
 def signedColours(name: str, limit: float, clear: float):
-    """A new colour table from blue (-limit) to red (limit), clear where values are below `clear`."""
-    return _colourTable(name, DIVERGING, np.abs(np.linspace(-limit, limit, 256)) < clear)
-
-
-def _colourTable(name: str, points: list[str], clear: np.ndarray):
+    """A new colour table, blue below 0 and red above, as strong as a value is large, as in the report: full from half
+    the limit on, clear below `clear`. Anatomy stays in sight."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
-    stops = np.array([[int(point[at : at + 2], 16) / 255 for at in (0, 2, 4)] for point in points])
-    share = np.linspace(0, len(points) - 1, 256)
-    for entry in range(256):
-        parts = [float(np.interp(share[entry], np.arange(len(points)), stops[:, part])) for part in range(3)]
-        node.SetColor(entry, f"{entry}", *parts, 0.0 if clear[entry] else 1.0)
+    for entry, value in enumerate(np.linspace(-limit, limit, 256)):
+        alpha = 0.0 if abs(value) < clear else min(1.0, 2 * abs(value) / limit)
+        node.SetColor(entry, f"{entry}", *palette.rgb(ABOVE if value > 0 else BELOW), alpha)
     return node
 
 

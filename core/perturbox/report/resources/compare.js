@@ -9,7 +9,7 @@ const planeOf = axis => meta.planes.find(p => p.axis === axis);
 const lens = lensOf(S, () => draw(), windowByHand);
 document.documentElement.classList.add("js");
 const NAMES = {
-  before: "BEFORE – original", after: "AFTER – SYNTHETIC", difference: "DIFFERENCE on the original", heat: "HEAT – altered, SYNTHETIC",
+  before: "BEFORE – original", after: "AFTER – SYNTHETIC", difference: "DIFFERENCE on the original", heat: HEAT[meta.heat],
 };
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
 

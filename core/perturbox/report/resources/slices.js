@@ -4,6 +4,12 @@
    slices may stand at; volumes: {before, after, clean, adversarial, influence} of what the page holds, there once they are unpacked;
    beside(axis, at): one slice alike, where it is at hand otherwise, else null. The caller may change the last three any time.
    lens: {zoom, x, y}, how much larger and from where, x and y in fractions of the whole slice. */
+/* What the three kinds of heat show, as their title says it. */
+const HEAT = {
+  influence: "HEAT – where the change pushed the model, on the SYNTHETIC scan",
+  signed: "HEAT – where the SYNTHETIC scan is brighter or darker",
+  size: "HEAT – by how much the SYNTHETIC scan was altered",
+};
 function slicePainter(meta, view, volumes, beside) {
   const LOST = [86, 180, 233], ADDED = [230, 159, 0], OTHER = [204, 121, 167];
 
@@ -130,7 +136,7 @@ function slicePainter(meta, view, volumes, beside) {
   function paint(canvas, kind, style, axis = view.plane, cross = null) {  // style: of the labels; cross: where two lines meet
     const { zoom, x: left, y: top } = view.lens, slice = cut(axis, view.at[axis]), { clean: before, adversarial: after } = slice;
     const g = layout(axis), w = meta.windows[view.window], low = w.centre - w.width / 2, gain = 255 / w.width;
-    const image = new ImageData(g.w, g.h), data = image.data, n = before.length, scan = kind === "after" ? slice.after : slice.before;
+    const image = new ImageData(g.w, g.h), data = image.data, n = before.length, altered = kind === "after" || kind === "heat", scan = altered ? slice.after : slice.before;
     for (let p = 0, o = 0; p < n; p++, o += 4) {
       for (let c = 0; c < 3; c++) data[o + c] = (scan[c % scan.length][p] - low) * gain;
       data[o + 3] = 255;
@@ -140,8 +146,8 @@ function slicePainter(meta, view, volumes, beside) {
         if (d === 2) mix(data, o, ADDED, 0.12);
         if (d === 3) mix(data, o, OTHER, (x + y) % 4 < 2 ? 0.75 : 0.25);
       } else if (kind !== "heat" && style.startsWith("fill")) {
-        const label = kind === "after" ? after[p] : before[p];
-        if (label && shown(label)) mix(data, o, hue(label), 0.28);
+        const label = kind === "after" ? after[p] : before[p];  // of one structure also what it became and what became it
+        if (label && (shown(before[p]) || shown(after[p]))) mix(data, o, hue(label), 0.28);
       }
     }
     if (kind === "heat") heat(data, g, slice);
@@ -158,8 +164,8 @@ function slicePainter(meta, view, volumes, beside) {
       const added = after.map((b, p) => changeKind(before[p], b) === 2 ? b : 0);
       outline(pen, g, added, () => `rgb(${ADDED})`, 2.5 * dot);
     } else if (style !== "off") {
-      outline(pen, g, kind === "after" ? after : before, rgb, (kind === "heat" ? 1.5 : 2) * dot);
-      if (kind === "after" && style.includes("before")) {  // the old outline, dashed white, where it is none any more
+      outline(pen, g, altered ? after : before, rgb, (kind === "heat" ? 1.5 : 2) * dot);
+      if (altered && style.includes("before")) {  // the old outline, dashed white, where it is none any more
         const holds = (n, p) => p >= 0 && after[p] === n;
         const moved = (n, p, q, place) => place % 4 < 2 && holds(n, p) === holds(n, q);
         outline(pen, g, before, () => "#fff", 1.5 * dot, moved);
@@ -171,7 +177,7 @@ function slicePainter(meta, view, volumes, beside) {
       pen.strokeStyle = "rgba(255,255,255,.75)"; pen.lineWidth = sharp;
       pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, canvas.height); pen.moveTo(0, y); pen.lineTo(canvas.width, y); pen.stroke();
     }
-    if (kind === "after") {  // part of the picture, so that it stays on copies of it
+    if (altered) {  // part of the picture, so that it stays on copies of it
       pen.font = `700 ${13 * sharp}px system-ui, sans-serif`; pen.lineWidth = 3 * sharp; pen.strokeStyle = "#000"; pen.fillStyle = "#fff";
       pen.strokeText("SYNTHETIC", 10 * sharp, canvas.height - 10 * sharp); pen.fillText("SYNTHETIC", 10 * sharp, canvas.height - 10 * sharp);
     }

@@ -23,7 +23,7 @@ const NAMES = {
   before: "BEFORE – original scan, its segmentation",
   after: "AFTER – SYNTHETIC scan, its segmentation",
   difference: "DIFFERENCE – what changed, on the original scan",
-  heat: "HEAT – where the SYNTHETIC scan was altered",
+  get heat() { return HEAT[S.heat]; },
 };
 const PLANES = "AFTER – SYNTHETIC, ";
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
@@ -232,7 +232,7 @@ function opening() {  // what the headline is about, where it shows best
   return `plane=${planeOf(meta.opening.plane).name}` + (structure ? `&structure=${encodeURIComponent(structure.name)}` : "");
 }
 function recall() {
-  const asked = new URLSearchParams(location.hash.slice(1) || opening());
+  const hash = location.hash.slice(1), asked = new URLSearchParams(hash.includes("plane=") ? hash : `${opening()}&${hash}`);
   const plane = meta.planes.find(p => p.name === asked.get("plane")) || meta.planes[0];
   S.mode = MODES.includes(asked.get("mode")) ? asked.get("mode") : "compare";
   S.only = 1 + meta.structures.findIndex(s => s.name === asked.get("structure"));
