@@ -4,6 +4,8 @@ The same command goes on after anything. One driver owns the folder; a piece who
 three failures it is "failed" with a reason and the study goes on.
 """
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Craft, Plan
 from perturbox.types import InputError
 
+LOCK = ".lock"
 TRIES = 3
 IN_FLIGHT = 2  # tasks for each worker: one it does, one that waits there
 Say = Callable[[str], None]
@@ -69,6 +72,7 @@ class Driver:
         with claimed(self.out):
             ledger = Ledger(self.out / "ledger.jsonl")
             try:
+                write_whole(self.out / "plan.json", json.dumps(self.plan.document(), allow_nan=False) + "\n")
                 tasks = list(self.missing(ledger.done))
                 if tasks:
                     self._carry_out(tasks, ledger)
@@ -188,12 +192,19 @@ def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, An
     ]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text that a reader sees whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """The study's folder, made if it isn't there, for one driver at a time."""
     require_writable(out)
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
+    lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
