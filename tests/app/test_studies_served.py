@@ -163,11 +163,3 @@ def test_the_guard_stands_before_these_routes_too(http, server, place):
     assert http.get(address).headers["x-frame-options"] == "SAMEORIGIN"
     for method in ("POST", "PUT", "DELETE"):
         refused(http.request(method, address), 405)
-
-
-def test_a_folder_that_is_not_there_is_refused_at_the_start(start_server, tmp_path):
-    asked = start_server(arguments=["--study-results", str(tmp_path / "none")], wait=False)
-    assert asked.process.wait(120) == 2
-    assert "give --study-results the folder in which studies have their --out folders." in " ".join(
-        asked.said().split()
-    )

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -138,8 +139,6 @@ class Driver:
             queue = workers.as_completed()
 
             def feed(last: str | None) -> None:
-                if not waiting:
-                    return
                 # The next one of the model that a worker has just used, if there is one.
                 place = next((n for n in range(len(waiting) - 1, -1, -1) if waiting[n].model == last), len(waiting) - 1)
                 task = waiting.pop(place)
@@ -148,8 +147,12 @@ class Driver:
                 running[future] = task
                 queue.add(future)
 
-            for _ in range(IN_FLIGHT * max(1, workers.size)):
-                feed(None)
+            def fill(last: str | None) -> None:
+                """Workers of an existing scheduler may come and go meanwhile."""
+                while waiting and len(running) < IN_FLIGHT * max(1, workers.size):
+                    feed(last)
+
+            fill(None)
             for future in queue:
                 task = running.pop(future)
                 again = self._take(future, task, ledger)
@@ -162,12 +165,17 @@ class Driver:
                 self.tell(Progress(done, count, self._failed, left, task.model))
                 if self.stop():
                     break
-                feed(task.model)
+                fill(task.model)
 
     def _take(self, future: Future, task: Task, ledger: Ledger) -> Task | None:
         """Write down what a task made; the task itself if it is to be tried again."""
         try:
             entries = future.result()
+        except CancelledError:  # says nothing of the task: its scheduler is gone
+            raise InputError(
+                f"The Dask scheduler at '{self.scheduler}' is gone; what is done is kept. Start it again and give the "
+                "same command."
+            ) from None
         except KilledWorker:
             entries = _given_up(task, f"Its worker died {TRIES} times; a common reason is too little memory.")
         except Exception as error:  # a worker that can't even run it

@@ -26,7 +26,6 @@ MARKS = (PLAN, LEDGER, RECORD)  # a folder with one of them is a study's
 LARGEST = 2**28  # bytes of a file; the ledger of fifteen models that judge a thousand scans takes a tenth
 MOST_PIECES = 2_000_000
 LONGEST_NAME, LONGEST_TEXT, MOST_TEXTS = 200, 1000, 1000
-STATES = ("done", "unfinished", "unreadable")
 FOREIGN = "The study's {} holds what no study writes; it is damaged, or of another version of perturbox."
 PATH = re.compile(r"(?<!\w)(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")  # what precedes the last part of a path
 _IN_FOLDER = os.open in os.supports_dir_fd
@@ -65,7 +64,7 @@ class Shelf:
         try:
             found = [entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
         except OSError:
-            raise InputError("The folder of studies can't be read; tell whoever runs this server.") from None
+            raise InputError("The folder of studies can't be read; whoever owns it must allow it.") from None
         return sorted(name for name in found if _sound(name) and any(self._told(name, mark) for mark in MARKS))
 
     def look(self, name: str) -> Look:
@@ -170,7 +169,7 @@ class Shelf:
             else:
                 opened = os.open(self.root / name / file, flags)
         except OSError:
-            raise InputError(f"The study's {file} can't be read; tell whoever runs this server.") from None
+            raise InputError(f"The study's {file} can't be read; whoever owns it must allow it.") from None
         with open(opened, "rb") as stream:
             told = os.fstat(opened)
             if not stat.S_ISREG(told.st_mode) or told.st_size > LARGEST:
