@@ -5,48 +5,60 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import bundles
 import numpy as np
 import pytest
+import scans
 import slicer
+from driving import Driver
 from harness.server import ROOT, TINY, server_python
 
-TEXT = f"""\
-schema: perturbox-study/1
-name: tiny curve
-kind: curve
-models:
-  tiny: {{victim: "{TINY}"}}
-cases: {{images: "*.nii.gz"}}
-attacks: [{{name: pgd, steps: 2, label: pgd-2}}]
-eps: {{values: [40]}}
-keep_worst: 2
-"""
-SCANS = "import sys, tiny; [tiny.write_scan(f'{sys.argv[1]}/case_{n}.nii.gz', seed=n) for n in range(2)]"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    """The folder of a study of two cases, both kept."""
-    place = tmp_path_factory.mktemp("opened")
-    surroundings = {"PYTHONPATH": f"{ROOT / 'core'}:{ROOT / 'tests' / 'core'}", "PATH": "", "HOME": str(place)}
-
-    def python(*words: str) -> None:
-        ran = subprocess.run(
-            [str(server_python()), *words], env=surroundings, cwd=place, capture_output=True, text=True
-        )
-        if "extra 'study'" in ran.stderr:
-            pytest.skip("studies need the extra 'study' where the server is")
-        assert ran.returncode == 0, ran.stderr
-
-    python("-c", SCANS, str(place))
-    (place / "study.yaml").write_text(TEXT)
-    python("-m", "perturbox", "study", "study.yaml", "--out", "out", "--workers", "1")
-    return place / "out"
+FILES = {
+    "perturbed": "adversarial",
+    "perturbation": "perturbation",
+    "clean": "clean_seg",
+    "adversarial": "adversarial_seg",
+    "difference": "difference_seg",
+    "influence": "influence",
+}
+KEYS = ("0123456789abcdef" * 2, "fedcba9876543210" * 2)
+STUDY = {"eps": {"values": [2, 40], "unit": "sigma"}, "seeds": [0]}
 
 
 @pytest.fixture
-def worst(study) -> list[dict]:
-    return json.loads((study / "study.json").read_text())["worst"]
+def panel(load_module, wait_until):
+    return Driver(load_module(), wait_until)
+
+
+def write_result(folder: Path, grid: str = "oblique") -> None:
+    """The made-up result as files, as `perturbox attack --out` leaves them."""
+    folder.mkdir(parents=True)
+    made = bundles.bundle(scans.GRIDS[grid])
+    arrays = {role: image.array for role, image in made.images.items()}
+    arrays["difference"] = (arrays["clean"] != arrays["adversarial"]).astype(np.uint8)
+    for role, stem in FILES.items():
+        node = slicer.util.addVolumeFromArray(arrays[role], scans.GRIDS[grid])
+        assert slicer.util.saveNode(node, str(folder / f"{stem}.nii.gz"))
+        slicer.mrmlScene.RemoveNode(node)
+    (folder / "result.json").write_text(json.dumps(made.record))
+    (folder / "report.html").write_text(made.report, encoding="utf-8")
+
+
+@pytest.fixture
+def worst() -> list[dict]:
+    """What study.json says of its two cases."""
+    rows = [("net A", "pgd-2", 40.0, "case_1"), ("net A", "pgd-2", 2.5, "case_0")]
+    told = [dict(zip(("target", "attack", "eps", "case"), row, strict=True)) for row in rows]
+    return [{**row, "seed": 0, "folder": f"worst/{key}"} for row, key in zip(told, KEYS, strict=True)]
+
+
+@pytest.fixture
+def study(scene, worst, tmp_path) -> Path:
+    """The folder of a study that kept two cases, on two grids."""
+    for row, grid in zip(worst, ("oblique", "axial"), strict=True):
+        write_result(tmp_path / "study" / row["folder"], grid)
+    (tmp_path / "study" / "study.json").write_text(json.dumps({"study": STUDY, "worst": worst}))
+    return tmp_path / "study"
 
 
 def nodes() -> int:
@@ -58,36 +70,51 @@ def opened(panel, dialogs, *answers) -> None:
     panel.ui.openFolderButton.click()
 
 
-def test_a_case_of_a_study_is_chosen_by_name(panel, dialogs, study, worst):
-    """The scan is what the study attacked, voxel by voxel and in its place; numbers are those of its result.json."""
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_a_case_of_a_study_is_chosen_by_name(panel, dialogs, study, worst, chosen):
+    """The scan is the perturbed one without the change, voxel by voxel and in its place."""
     from PerturboxLib import geometry, scene
 
-    titles = [f"tiny · pgd-2 · 40 · {row['case']}" for row in worst]
-    assert sorted(row["case"] for row in worst) == ["case_0", "case_1"]
-    opened(panel, dialogs, str(study), titles[1])
+    titles = ["net A · pgd-2 · 40 σ · case_1", "net A · pgd-2 · 2.5 σ · case_0"]
+    opened(panel, dialogs, str(study), titles[chosen])
     assert dialogs.asked[-1].buttons == titles and not panel.trouble
     shown = scene.Nodes(panel.parameters.result)
-    record = json.loads((study / worst[1]["folder"] / "result.json").read_text())
-    assert shown.original.GetName() == worst[1]["case"] and shown.record["verdicts"] == record["verdicts"]
-    scan = slicer.util.loadVolume(str(study.parent / f"{worst[1]['case']}.nii.gz"))
-    for role in ("original", "perturbed"):
-        assert np.allclose(geometry.worldGrid(getattr(shown, role)), geometry.worldGrid(scan), atol=1e-5)
+    assert shown.original.GetName() == worst[chosen]["case"]
     before, after = (slicer.util.arrayFromVolume(node) for node in (shown.original, shown.perturbed))
-    assert np.array_equal(before, slicer.util.arrayFromVolume(scan)) and before.dtype == after.dtype
-    assert 0 < np.abs(after.astype(int) - before).max() <= 40
+    assert np.array_equal(before, bundles.hounsfield()) and before.dtype == np.int16
+    assert np.array_equal(after - before, bundles.change())
+    for node in (shown.original, shown.perturbed, shown.perturbation):
+        assert np.allclose(geometry.worldGrid(node), scans.GRIDS[("oblique", "axial")[chosen]], atol=1e-4)
+    record = json.loads((study / worst[chosen]["folder"] / "result.json").read_text())
     dice = {row.name: row.dice for row in panel.widget.result.rows}
-    assert dice == {name: record["metrics"]["adversarial"][name]["dice"] for name in dice} and dice
+    assert dice == {name: record["metrics"]["adversarial"][name]["dice"] for name in dice} and len(dice) == 3
     assert scene.isSynthetic(shown.perturbed) and not scene.isSynthetic(shown.original)
-    assert shown.report == (study / worst[1]["folder"] / "report.html").read_text(encoding="utf-8")
+    assert shown.report == "<html>the report – with ≤</html>" and shown.influence is not None
+
+
+def test_seeds_are_told_where_there_are_several(panel, dialogs, study, worst):
+    told = {"study": {"eps": {"unit": "native"}, "seeds": [0, 7]}, "worst": [{**worst[0], "seed": 7}, worst[1]]}
+    (study / "study.json").write_text(json.dumps(told))
+    opened(panel, dialogs, str(study), "")
+    assert dialogs.asked[-1].buttons == [
+        "net A · pgd-2 · 40 · case_1 · seed 7",
+        "net A · pgd-2 · 2.5 · case_0 · seed 0",
+    ]
 
 
 def test_a_result_s_folder_opens_at_once(panel, dialogs, study, worst):
     from PerturboxLib import scene
 
     folder = study / worst[0]["folder"]
+    before = nodes()
     opened(panel, dialogs, str(folder))
-    assert scene.Nodes(panel.parameters.result).original.GetName() == folder.name
+    node = panel.parameters.result
+    original = scene.Nodes(node).original
+    assert original.GetName() == folder.name
     assert not panel.trouble and len(dialogs.asked) == 1
+    scene.remove(node)
+    scene.discard(original)
+    assert nodes() == before  # what the files were read by has gone before
 
 
 def test_who_cancels_changes_nothing(panel, dialogs, study):
@@ -150,3 +177,37 @@ def test_a_damaged_result_leaves_nothing_behind(panel, dialogs, study, worst, tm
     vtk_errors.clear()  # what Slicer's reader says of a file that is none
     assert panel.trouble and panel.parameters.result is None
     assert nodes() == before
+
+
+@pytest.mark.slow
+def test_what_perturbox_study_leaves_opens(panel, dialogs, tmp_path):
+    """By the real command line, on a scan of its own: the very voxels of that scan."""
+    from PerturboxLib import scene
+
+    text = f"""\
+schema: perturbox-study/1
+name: tiny curve
+kind: curve
+models: {{tiny: {{victim: "{TINY}"}}}}
+cases: {{images: "*.nii.gz"}}
+attacks: [{{name: pgd, steps: 2}}]
+eps: {{values: [40]}}
+keep_worst: 1
+"""
+    surroundings = {"PYTHONPATH": f"{ROOT / 'core'}:{ROOT / 'tests' / 'core'}", "PATH": "", "HOME": str(tmp_path)}
+
+    def python(*words: str) -> None:
+        command = [str(server_python()), *words]
+        ran = subprocess.run(command, env=surroundings, cwd=tmp_path, capture_output=True, text=True)
+        if "extra 'study'" in ran.stderr:
+            pytest.skip("studies need the extra 'study' where the server is")
+        assert ran.returncode == 0, ran.stderr
+
+    python("-c", "import tiny; tiny.write_scan('case_0.nii.gz')")
+    (tmp_path / "study.yaml").write_text(text)
+    python("-m", "perturbox", "study", "study.yaml", "--out", "out", "--workers", "1")
+    opened(panel, dialogs, str(tmp_path / "out"))
+    shown = scene.Nodes(panel.parameters.result)
+    scan = slicer.util.loadVolume(str(tmp_path / "case_0.nii.gz"))
+    assert shown.original.GetName() == "case_0"
+    assert np.array_equal(slicer.util.arrayFromVolume(shown.original), slicer.util.arrayFromVolume(scan))

@@ -5,6 +5,7 @@ A result's folder keeps no copy of the scan it was made of: that is the perturbe
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def _ofStudy(place: Path) -> list[Case]:
 def load(case: Case):
     """Bring a result and its scan into the scene; returns the result node. Raises Trouble where files are missing or
     don't fit together; nothing of them is then left in the scene."""
+    *_steps, node = scene.allOrNothing(_loading(case))
+    return node
+
+
+def _loading(case: Case) -> Iterator:
+    """The steps of `load`; the last value is the result node."""
     record = _record(case.folder / RESULT)
     known = {name: {} for name in sorted(os.listdir(case.folder))}
     roles = {role: tasks.fileOf(known, stem) for role, stem in tasks.IMAGES["attack"].items()}
@@ -85,19 +92,13 @@ def load(case: Case):
     images = {role: _image(case.folder / name) for role, name in roles.items()}
     report = case.folder / REPORT
     page = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
-    bundle = tasks.Bundle("attack", "", record, images, page)
-    scan = _scan(images, case.scan)
     try:
-        node = scene.addResultNow(bundle, scan)
+        node = scene.addResultNow(tasks.Bundle("attack", "", record, images, page), _scan(images, case.scan))
         if (case.folder / MARGIN).is_file():
             scene.addMargin(node, _record(case.folder / MARGIN))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        slicer.mrmlScene.RemoveNode(scan)
         raise trouble("bad-file", f"{RESULT}: {type(error).__name__} {error}") from None
-    except BaseException:
-        slicer.mrmlScene.RemoveNode(scan)
-        raise
-    return node
+    yield node
 
 
 def _scan(images: dict[str, nrrd.Image], name: str):
@@ -129,7 +130,7 @@ def _image(path: Path) -> nrrd.Image:
             )
         return nrrd.Image(array.copy(), geometry.worldGrid(node), {})
     finally:
-        slicer.mrmlScene.RemoveNode(node)
+        scene.discard(node)
 
 
 def _record(path: Path) -> dict:
