@@ -1,4 +1,5 @@
-"""Dask workers on a SLURM cluster, for `perturbox serve --scheduler ADDRESS`. Run it on a login or service node:
+"""Dask workers on a SLURM cluster, for `perturbox serve` and `perturbox study` with --scheduler ADDRESS. Run it on a
+login or service node:
 
     python deploy/dask_on_slurm.py --partition gpu --jobs 4 --certificates /etc/perturbox/tls
 
@@ -18,7 +19,8 @@ from distributed import Security
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partition", default="gpu")
-    parser.add_argument("--jobs", type=int, default=1, help="SLURM jobs, one worker with one GPU each")
+    parser.add_argument("--jobs", type=int, default=1, help="SLURM jobs, one worker each")
+    parser.add_argument("--gpus", type=int, default=1, help="of each job")
     parser.add_argument("--cpus", type=int, default=8)
     parser.add_argument("--memory", default="64GB")
     parser.add_argument("--walltime", default="12:00:00")
@@ -39,7 +41,7 @@ def main() -> None:
         protocol="tls",
         security=Security(tls_ca_file=files["ca.pem"], require_encryption=True, **pairs),
         shared_temp_directory=str(Path.home()),
-        job_extra_directives=["--gres=gpu:1"],
+        job_extra_directives=[f"--gres=gpu:{options.gpus}"] if options.gpus else [],
         job_script_prologue=[f"export OMP_NUM_THREADS={options.cpus}", "export OMP_WAIT_POLICY=passive"],
         scheduler_options={"dashboard": False},
     )
@@ -48,7 +50,7 @@ def main() -> None:
         return
     # Unlike `scale`, it submits a job again when one was cancelled or its time was up.
     cluster.adapt(minimum_jobs=options.jobs, maximum_jobs=options.jobs)
-    print(f"perturbox serve --scheduler {cluster.scheduler_address} …", flush=True)
+    print(f"--scheduler {cluster.scheduler_address}", flush=True)
     threading.Event().wait()
 
 

@@ -26,12 +26,13 @@ SOURCE = "git+https://github.com/perturbox/perturbox"
 INSTALL = f"pip install 'perturbox[server] @ {SOURCE}' && pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
 WEIGHTS = Path(perturbox.__file__).parent / "zoo" / "weights"
 NEEDED = ("monailabel", "pydicom_seg", "distributed", "fastapi", "uvicorn")
+STUDY_NEEDED = ("pyarrow", "pydantic")
 
 
 @dataclass(frozen=True)
 class Serving:
     """What was asked for; studies None: an empty folder of its own; home None: the user's data folder; verbose: whether
-    the log is shown instead of kept."""
+    the log is shown instead of kept; study_results: a folder of `perturbox study`'s folders, which clients may read."""
 
     studies: str | None
     host: str
@@ -44,6 +45,7 @@ class Serving:
     cors: tuple[str, ...]
     trust: bool = False
     verbose: bool = False
+    study_results: Path | None = None
 
 
 def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
@@ -52,6 +54,7 @@ def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
     require_monai_label()
     require_token(asked)
     studies = find_studies(asked)
+    require_study_results(asked.study_results)
     require_free_port(asked.host, asked.port)
     begun()
     from perturbox.io.files import require_writable  # with every reader of images
@@ -76,6 +79,7 @@ def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
     command += ["--host", asked.host, "--port", str(asked.port)]
     conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
     conf |= {"scheduler": asked.scheduler or "", "cors": ",".join(asked.cors)}
+    conf["study_results"] = str(asked.study_results.resolve()) if asked.study_results else ""
     command += [word for key, value in conf.items() if value for word in ("--conf", key, value)]
     become(command, environment(asked.token, None if asked.verbose else home / "server.log"))
 
@@ -117,6 +121,20 @@ def find_studies(asked: Serving) -> str | None:
     if not path.is_dir():
         raise InputError(f"There is no folder '{asked.studies}'; give --studies the folder that holds the scans.")
     return str(path.resolve())
+
+
+def require_study_results(folder: Path | None) -> None:
+    """Raises InputError unless there is such a folder and what reads studies is installed."""
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise InputError(
+            f"There is no folder '{folder}'; give --study-results the folder in which studies have their --out folders."
+        )
+    if missing := [name for name in STUDY_NEEDED if importlib.util.find_spec(name) is None]:
+        raise InputError(
+            f"--study-results needs the extra 'study' ({missing[0]} is missing); run `pip install 'perturbox[study]'`."
+        )
 
 
 def require_free_port(host: str, port: int) -> None:

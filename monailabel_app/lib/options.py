@@ -12,13 +12,14 @@ from perturbox.types import InputError
 
 DEFAULT_VICTIMS = "ct-organs,ct-organs-2d"
 UPLOAD_LIMIT_MB = 2048
-KNOWN = ("victims", "home", "device", "scheduler", "cors", "upload_limit_mb")
+KNOWN = ("victims", "home", "device", "scheduler", "cors", "upload_limit_mb", "study_results")
 TOKEN, SERVER_URL, HOME = "PERTURBOX_TOKEN", "PERTURBOX_SERVER_URL", "PERTURBOX_HOME"
 
 
 @dataclass(frozen=True)
 class Options:
-    """victims: specs; home: what must outlive the server; upload_limit: bytes; cors: origins that may call."""
+    """victims: specs; home: what must outlive the server; upload_limit: bytes; cors: origins that may call;
+    study_results: the folder of studies that clients may read."""
 
     home: Path
     victims: tuple[str, ...]
@@ -30,6 +31,7 @@ class Options:
     host: str
     port: int
     tls: bool
+    study_results: Path | None = None
 
     @classmethod
     def read(cls, conf: Mapping[str, str], environment: Mapping[str, str], argv: Sequence[str]) -> "Options":
@@ -54,6 +56,7 @@ class Options:
             host=_argument(argv, "-i", "--host") or "0.0.0.0",
             port=port,
             tls=_argument(argv, "", "--ssl_certfile") is not None,
+            study_results=Path(folder).resolve() if (folder := conf.get("study_results")) else None,
         )
 
     @property

@@ -86,6 +86,9 @@ def test_the_api_page_describes_every_route(http):
         "/perturbox/jobs/{id}/files/{name}": {"get"},
         "/perturbox/jobs/{id}/result.zip": {"get"},
         "/perturbox/compare": {"get"},
+        "/perturbox/studies": {"get"},
+        "/perturbox/studies/{name}": {"get"},
+        "/perturbox/studies/{name}/report.html": {"get"},
     }
     for path in ours:
         for operation in page["paths"][path].values():

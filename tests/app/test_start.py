@@ -61,6 +61,10 @@ def started(monkeypatch, tmp_path):
             ["--studies", "nowhere"],
             "There is no folder 'nowhere'; give --studies the folder that holds the scans.",
         ),
+        (
+            ["--study-results", "nowhere"],
+            "There is no folder 'nowhere'; give --study-results the folder in which studies have their --out folders.",
+        ),
         (["--victim", "ct-organ"], "Unknown victim 'ct-organ'; did you mean 'ct-organs'?"),
         (["--victim", "gone.py:model"], "There is no Python file '{here}/gone.py'; give FILE.py:NAME."),
         (["--victim", "a,b.py:model"], "The path of 'a,b.py:model' holds a comma, which can't be served; rename it."),
@@ -78,7 +82,7 @@ def started(monkeypatch, tmp_path):
             "Nothing can listen at 192.0.2.1:1 (cannot assign requested address); choose another --port or --host.",
         ),
     ],
-    ids=["studies", "victim", "file", "comma", "host", "token", "address"],
+    ids=["studies", "results", "victim", "file", "comma", "host", "token", "address"],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(run, monkeypatch, tmp_path, options, sentence):
     monkeypatch.chdir(tmp_path)
@@ -111,6 +115,13 @@ def test_without_monai_label_it_says_how_to_install_it(run, monkeypatch):
     )
 
 
+def test_without_what_reads_studies_it_says_how_to_install_it(run, monkeypatch, tmp_path):
+    real = serve.importlib.util.find_spec
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else real(name))
+    said = "--study-results needs the extra 'study' (pyarrow is missing); run `pip install 'perturbox[study]'`.\n"
+    assert run("--study-results", tmp_path) == (2, said)
+
+
 def test_the_sentence_installs_the_versions_that_are_known_to_work():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     wanted = [word for word in serve.INSTALL.split() if "==" in word]
@@ -128,7 +139,9 @@ def test_the_token_is_in_the_environment_and_on_no_command_line(started):
 
 def test_the_command_is_monai_labels_own_with_our_app(started, tmp_path):
     (tmp_path / "scans").mkdir()
-    command, _ = started("--studies", tmp_path / "scans", "--victim", TINY, "--cors", "http://localhost:3000")
+    (tmp_path / "shelf").mkdir()
+    also = ["--cors", "http://localhost:3000", "--study-results", tmp_path / "shelf"]
+    command, _ = started("--studies", tmp_path / "scans", "--victim", TINY, *also)
     assert command[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
     options = dict(zip(command[4::2], command[5::2], strict=False))
     assert options["--host"] == "127.0.0.1" and options["--studies"] == str(tmp_path / "scans")
@@ -138,6 +151,7 @@ def test_the_command_is_monai_labels_own_with_our_app(started, tmp_path):
         "home": str(tmp_path / "data" / "server"),
         "device": "cpu",
         "cors": "http://localhost:3000",
+        "study_results": str(tmp_path / "shelf"),
     }
 
 
@@ -217,10 +231,12 @@ def test_who_could_reach_it_must_say_who_they_are(argv, environment, auth, accep
 
 def test_options_come_from_conf_and_environment(tmp_path):
     conf = {"victims": "ct-organs, x.py:model", "cors": "http://a,http://b", "upload_limit_mb": "1.5"}
+    conf["study_results"] = str(tmp_path)
     options = read_options("--ssl_certfile", "c.pem", conf=conf, PERTURBOX_HOME=str(tmp_path))
     assert options.victims == ("ct-organs", "x.py:model") and options.cors == ("http://a", "http://b")
     assert options.upload_limit == 1.5 * 2**20 and options.home == tmp_path / "server"
-    assert options.url == "https://127.0.0.1:8000"
+    assert options.url == "https://127.0.0.1:8000" and options.study_results == tmp_path.resolve()
+    assert read_options(conf={}, PERTURBOX_HOME=str(tmp_path)).study_results is None
 
 
 # ---------------------------------------------------------------- the real thing

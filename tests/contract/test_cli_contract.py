@@ -59,6 +59,7 @@ COMMANDS = {
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
     "serve": {
         "--studies": None,
+        "--study-results": None,
         "--host": "127.0.0.1",
         "--port": 8000,
         "--victim": None,

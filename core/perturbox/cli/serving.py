@@ -16,6 +16,15 @@ def serve(
             "--studies", metavar="DIR", help="Folder of scans, or a DICOMweb address; an empty one if left out."
         ),
     ] = None,
+    study_results: Annotated[
+        Path | None,
+        typer.Option(
+            "--study-results",
+            metavar="DIR",
+            help="Folder of studies (`perturbox study --out DIR/NAME`) that clients may read.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; beyond this machine only with a token.")
     ] = "127.0.0.1",
@@ -58,6 +67,17 @@ def serve(
     from perturbox.serve import serve as start
 
     asked = Serving(
-        studies, host, port, tuple(victim or ()), token, scheduler, home, device, tuple(cors or ()), trust, verbose
+        studies,
+        host,
+        port,
+        tuple(victim or ()),
+        token,
+        scheduler,
+        home,
+        device,
+        tuple(cors or ()),
+        trust,
+        verbose,
+        study_results,
     )
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))

@@ -154,6 +154,20 @@ def read_margin(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """A JSON document that may come from anywhere; raises InputError for what ours never are: not whole, with NaN or a
     key given twice, nested without end, of an absurd size."""
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise ValueError("larger than any result")
+        return strict_json(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        why = "not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+        raise InputError(f"'{path}' is damaged ({why[:60]}); run the attack again.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def strict_json(text: str) -> Any:
+    """A JSON document; raises ValueError or RecursionError for what ours never are: NaN, a key given twice, a number
+    beyond measure."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -170,16 +184,7 @@ def read_json(path: Path) -> Any:
             raise ValueError("a number is beyond measure")
         return number
 
-    try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise ValueError("larger than any result")
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=finite, parse_constant=finite)
-    except (ValueError, RecursionError) as error:
-        why = "not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
-        raise InputError(f"'{path}' is damaged ({why[:60]}); run the attack again.") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
+    return json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=finite, parse_constant=finite)
 
 
 def upgraded(record: Any, path: Path) -> dict[str, Any]:

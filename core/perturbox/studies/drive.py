@@ -4,8 +4,11 @@ The same command goes on after anything. One driver owns the folder; a piece who
 three failures it is "failed" with a reason and the study goes on.
 """
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -22,6 +25,7 @@ from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Craft, Plan
 from perturbox.types import InputError
 
+LOCK = ".lock"
 TRIES = 3
 IN_FLIGHT = 2  # tasks for each worker: one it does, one that waits there
 Say = Callable[[str], None]
@@ -69,6 +73,7 @@ class Driver:
         with claimed(self.out):
             ledger = Ledger(self.out / "ledger.jsonl")
             try:
+                write_whole(self.out / "plan.json", json.dumps(self.plan.document(), allow_nan=False) + "\n")
                 tasks = list(self.missing(ledger.done))
                 if tasks:
                     self._carry_out(tasks, ledger)
@@ -134,8 +139,6 @@ class Driver:
             queue = workers.as_completed()
 
             def feed(last: str | None) -> None:
-                if not waiting:
-                    return
                 # The next one of the model that a worker has just used, if there is one.
                 place = next((n for n in range(len(waiting) - 1, -1, -1) if waiting[n].model == last), len(waiting) - 1)
                 task = waiting.pop(place)
@@ -144,8 +147,12 @@ class Driver:
                 running[future] = task
                 queue.add(future)
 
-            for _ in range(IN_FLIGHT * max(1, workers.size)):
-                feed(None)
+            def fill(last: str | None) -> None:
+                """Workers of an existing scheduler may come and go meanwhile."""
+                while waiting and len(running) < IN_FLIGHT * max(1, workers.size):
+                    feed(last)
+
+            fill(None)
             for future in queue:
                 task = running.pop(future)
                 again = self._take(future, task, ledger)
@@ -158,12 +165,17 @@ class Driver:
                 self.tell(Progress(done, count, self._failed, left, task.model))
                 if self.stop():
                     break
-                feed(task.model)
+                fill(task.model)
 
     def _take(self, future: Future, task: Task, ledger: Ledger) -> Task | None:
         """Write down what a task made; the task itself if it is to be tried again."""
         try:
             entries = future.result()
+        except CancelledError:  # says nothing of the task: its scheduler is gone
+            raise InputError(
+                f"The Dask scheduler at '{self.scheduler}' is gone; what is done is kept. Start it again and give the "
+                "same command."
+            ) from None
         except KilledWorker:
             entries = _given_up(task, f"Its worker died {TRIES} times; a common reason is too little memory.")
         except Exception as error:  # a worker that can't even run it
@@ -188,12 +200,19 @@ def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, An
     ]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text that a reader sees whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """The study's folder, made if it isn't there, for one driver at a time."""
     require_writable(out)
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
+    lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -12,6 +12,21 @@ from typing import Any
 from perturbox.types import InputError
 
 
+def entries(raw: bytes, called: str) -> dict[str, dict[str, Any]]:
+    """The whole lines of a ledger, by key; a line that is still being written is left out. Raises InputError, which
+    names the file as `called`, for lines that are none of a ledger's."""
+    done: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            done[entry["key"]] = entry
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(
+                f"{called}, line {number} is damaged; remove that line, and what it held is done again."
+            ) from None
+    return done
+
+
 class Ledger:
     """done: entries {"key", "kind", "status", …} by key; a later line of a key replaces an earlier one."""
 
@@ -27,16 +42,8 @@ class Ledger:
     def _read(self) -> int:
         """Bytes of whole lines; raises InputError for a file that isn't a ledger."""
         raw = self.path.read_bytes() if self.path.exists() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                self.done[entry["key"]] = entry
-            except (ValueError, KeyError, TypeError):
-                raise InputError(
-                    f"{self.path}, line {number} is damaged; remove that line, and what it held is done again."
-                ) from None
-        return len(whole)
+        self.done = entries(raw, str(self.path))
+        return raw.rfind(b"\n") + 1
 
     def add(self, entry: Mapping[str, Any]) -> None:
         line = json.dumps(entry, sort_keys=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"

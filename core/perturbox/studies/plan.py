@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from perturbox.load import load_victim
 from perturbox.studies.design import Study
 from perturbox.types import InputError
 
+SCHEMA = "perturbox-study-plan/1"
 VERSION = 1  # of what a piece's rows hold: another number does everything again
 
 
@@ -104,6 +105,35 @@ class Plan:
 
     def judge_key(self, craft: Craft, model: str) -> str:
         return key_of("judge", craft.key, self.clean_key(model, craft.case))
+
+    def document(self) -> dict[str, Any]:
+        """The plan as plain JSON, for those who read a study's folder."""
+        return {
+            "schema": SCHEMA,
+            "study": self.study.model_dump(by_alias=True),
+            "models": {name: asdict(model) for name, model in self.models.items()},
+            "cases": {name: asdict(scan) for name, scan in self.cases.items()},
+            "left_out": dict(self.left_out),
+            "craft_on": [asdict(scan) for scan in self.craft_on],
+            "crafts": [asdict(craft) for craft in self.crafts],
+        }
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Plan":
+        """The plan of such a document; raises KeyError, TypeError or ValueError for anything else."""
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"not of {SCHEMA}")
+        return cls(
+            Study.model_validate(document["study"]),
+            {
+                name: Target(**{**model, "structures": tuple(model["structures"])})
+                for name, model in document["models"].items()
+            },
+            {name: Scan(**scan) for name, scan in document["cases"].items()},
+            dict(document["left_out"]),
+            [Scan(**scan) for scan in document["craft_on"]],
+            [Craft(**craft) for craft in document["crafts"]],
+        )
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from perturbox.studies import page, story, tables
 from perturbox.studies.analysis import analyse
 from perturbox.studies.checks import Finding, check
 from perturbox.studies.design import read_study
-from perturbox.studies.drive import Driver, Progress, claimed
+from perturbox.studies.drive import LOCK, Driver, Progress, claimed, write_whole
 from perturbox.studies.plan import Plan, make_plan
 
 SCHEMA = "perturbox-study-result/1"
@@ -94,15 +93,22 @@ def run_study(
         tables.write_table(out / "checks.parquet", [asdict(finding) for finding in findings], CHECKS, about)
         folders = _keep_worst(plan, found, out, device)
         command = shlex.join(["perturbox", "study", path.name, "--out", out.name])
-        _write(out / "report.html", page.build(plan, found, findings, rows, folders, digest, command))
+        write_whole(out / "report.html", page.build(plan, found, findings, rows, folders, digest, command))
         card = to_json(story.card(plan, found, findings, digest))
-        _write(out / "card.yaml", yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110))
+        write_whole(out / "card.yaml", yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110))
         said = story.verdict(plan, found, findings)
-        _write(out / "study.json", json.dumps(_record(plan, said, found, digest), indent=1, allow_nan=False) + "\n")
+        write_whole(
+            out / "study.json",
+            json.dumps(_record(plan, said, found, folders, digest), indent=1, allow_nan=False) + "\n",
+        )
     return Done(out, said, findings, found)
 
 
-def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], digest: str) -> Any:
+def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], folders: Mapping[str, str], digest: str) -> Any:
+    told = ("target", "attack", "eps", "case", "seed")
+    worst = [
+        {**{key: row[key] for key in told}, "folder": folders[page.folder_key(row)]} for row in found["worst_cases"]
+    ]
     return to_json(
         {
             "schema": SCHEMA,
@@ -115,21 +121,17 @@ def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], digest: s
             "left_out": dict(plan.left_out),
             "verdict": list(said),
             "found": found,
+            "worst": worst,
         }
     )
 
 
 def require_place(out: Path) -> None:
-    """Raises InputError unless `out` is free or the folder of a study."""
-    if out.exists() and not (out / "ledger.jsonl").is_file():
+    """Raises InputError unless `out` is free or the folder of a study, be it one killed at its first moment."""
+    begun = out.is_dir() and {path.name for path in out.iterdir()} == {LOCK}
+    if out.exists() and not begun and not (out / "ledger.jsonl").is_file():
         require_new_folder(out)
     require_writable(out)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _keep_worst(plan: Plan, found: Mapping[str, Any], out: Path, device: str) -> dict[str, str]:

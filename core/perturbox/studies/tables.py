@@ -128,16 +128,19 @@ def gated_models(plan: Plan, done: Entries) -> set[str]:
 
 
 def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
-    """A row for each craft, judge and structure; a failed one has its reason and no numbers."""
+    """A row for each craft, judge and structure; a failed one has its reason and no numbers. What isn't done yet has no
+    row."""
     own = {
-        (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done[plan.judge_key(craft, craft.model)]
+        (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done.get(plan.judge_key(craft, craft.model), {})
         for craft in plan.crafts
     }
     for craft in plan.crafts:
-        made = done[craft.key]
         for target in plan.judges(craft):
+            keys = (craft.key, plan.judge_key(craft, target), plan.clean_key(target, craft.case))
+            if any(key not in done for key in keys):
+                continue
+            made, judged, clean = (done[key] for key in keys)
             controls = own[target, craft.attack, craft.eps, craft.case, craft.seed].get("structures")
-            judged, clean = done[plan.judge_key(craft, target)], done[plan.clean_key(target, craft.case)]
             failed = next((entry for entry in (made, judged, clean) if entry["status"] != "ok"), None)
             struck = gated & {craft.model, target}
             for structure in plan.models[target].structures:

@@ -36,6 +36,10 @@ def carry_out(task: Mapping[str, Any]) -> list[Entry]:
     {…, "craft": {…}, "judges": […]}. Never raises for what a study can go on after: such an entry is "failed" with a
     reason; "again" says that another try may help."""
     torch.set_num_threads(task["threads"])
+    return [_without_paths(entry, task) for entry in _entries(task)]
+
+
+def _entries(task: Mapping[str, Any]) -> list[Entry]:
     if "clean" in task:
         return [_entry(task["clean"]["key"], "clean", lambda: _clean(task, task["clean"]))]
     craft = task["craft"]
@@ -61,6 +65,15 @@ def _entry(key: str, kind: str, work: Any) -> Entry:
         "threads": torch.get_num_threads(),
     }
     return {"key": key, "kind": kind, "effort": spent, **found}
+
+
+def _without_paths(entry: Entry, task: Mapping[str, Any]) -> Entry:
+    """A reason names files, not where they lie here: the same study elsewhere gives the same bytes, and tells nobody of
+    this machine."""
+    if entry["status"] == "failed":
+        for path in (task["scan"]["image"], task["scan"]["label"], task["crafts"]):
+            entry["reason"] = entry["reason"].replace(path, Path(path).name) if path else entry["reason"]
+    return entry
 
 
 @dataclass(frozen=True, eq=False)

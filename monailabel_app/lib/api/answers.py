@@ -91,11 +91,45 @@ class Health(BaseModel):
     scheduler: str = Field(description='"embedded", or the address of an existing one.')
 
 
+class StudyStatus(BaseModel):
+    """A study that the operator shows, and how far it is."""
+
+    name: str = Field(description="Of its folder, and in addresses.")
+    state: Literal["done", "unfinished", "unreadable"]
+    study: str | None = Field(None, description="What its file calls it.")
+    kind: str | None = None
+    question: str = ""
+    done: int = Field(0, description="Pieces of work that are done: clean looks, perturbations, judgements.")
+    all: int | None = Field(None, description="How many there are; null where that isn't known.")
+    failed: int = Field(0, description="How many of those that are done have failed.")
+    changed: str | None = Field(None, description="When the last piece was written down.")
+    models: list[str] = []
+    cases: int | None = None
+    verdict: list[str] = Field([], description="What it found, most important first; empty until it is done.")
+    problem: str | None = Field(None, description="Why it can't be read.")
+    links: dict[str, str] = Field(description="Where to go from here.")
+
+
+class Studies(BaseModel):
+    studies: list[StudyStatus] = Field(description="Studies, by name.")
+    total: int = Field(description="How many there are.")
+    next: int | None = Field(None, description="The offset of those that come after; null where there are no more.")
+
+
+class StudyTable(StudyStatus):
+    """A study with rows of its table, which are those of results.parquet, as far as it is."""
+
+    columns: dict[str, str] = Field(description="Meaning or unit of each column that needs one.")
+    rows: list[dict[str, Any]]
+    total: int = Field(description="How many rows there are by now.")
+    next: int | None = Field(None, description="The offset of the rows that come after.")
+
+
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": said}
     for status, said in {
         401: "No token, or a wrong one.",
-        404: "No such job, image, label or file.",
+        404: "No such job, image, label, file or study.",
         409: "The job's state doesn't allow it, or client and server speak different versions.",
         413: "The upload is larger than the server takes.",
         415: "The body is neither JSON nor multipart/form-data.",

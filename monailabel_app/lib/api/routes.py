@@ -16,7 +16,7 @@ from monailabel.config import settings
 from starlette.datastructures import FormData, UploadFile
 
 from lib import tasks
-from lib.api import answers, files, requests, sources
+from lib.api import answers, files, requests, sources, studies
 from lib.api.answers import PREFIX, REFUSALS
 from lib.api.requests import Cancel, Submission
 from lib.api.schema import API, HEADER, Offer, check_handshake
@@ -280,6 +280,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
                 raise InputError(f"Job {id[:64]} is of kind {kind}; give those of attacks.")
         return compare_folders([queue.result(id) for id in ids], ids)
 
+    studies.add(routes, studies.shelf(instance.options.study_results), in_thread, refusals)
     return routes
 
 

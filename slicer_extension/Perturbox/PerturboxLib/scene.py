@@ -117,7 +117,7 @@ def addResult(bundle, sourceNode) -> Iterator:
     fit the scan. Whatever goes wrong, and if the iterator is closed early, every node made so far is removed.
     """
     draft = _Draft(bundle, sourceNode)
-    yield from _allOrNothing(draft.steps())
+    yield from allOrNothing(draft.steps())
     yield draft.node
 
 
@@ -141,7 +141,7 @@ def addSegmentation(bundle, sourceNode) -> Iterator:
         if isSynthetic(sourceNode):
             volumes.markSynthetic(made[0])
 
-    yield from _allOrNothing(steps())
+    yield from allOrNothing(steps())
     yield made[0]
 
 
@@ -157,7 +157,7 @@ def addMargin(resultNode, margin: dict) -> None:
         slicer.mrmlScene.RemoveNode(newer)
 
 
-def _allOrNothing(steps: Iterator[str]) -> Iterator[str]:
+def allOrNothing(steps: Iterator[str]) -> Iterator[str]:
     """Pass steps on; if one fails, or no more are asked for, every node that they added is removed."""
     added: list = []
 
@@ -179,7 +179,7 @@ def _allOrNothing(steps: Iterator[str]) -> Iterator[str]:
         # What is shown goes before the ways it is shown, which would leave views pointing at nothing.
         for node in sorted(added, key=lambda node: node.IsA("vtkMRMLDisplayNode")):
             if slicer.mrmlScene.IsNodePresent(node):
-                _discard(node)
+                discard(node)
         raise
 
 
@@ -347,13 +347,13 @@ def remove(resultNode) -> None:
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(resultNode))
     _results.pop(resultNode.GetID(), None)
     for node in [each for role in ROLES for each in nodes.all(role)]:
-        _discard(node)
-    _discard(resultNode)
+        discard(node)
+    discard(resultNode)
     if folder and hierarchy.GetItemAttribute(folder, FOLDER_ATTRIBUTE) == "1":
         hierarchy.RemoveItem(folder, False, False)
 
 
-def _discard(node) -> None:
+def discard(node) -> None:
     """Remove a node with what belongs to it alone: display and storage nodes, its place in the hierarchy."""
     scene, hierarchy = slicer.mrmlScene, _hierarchy()
     item = hierarchy.GetItemByDataNode(node)

@@ -3,10 +3,11 @@
 import os
 import shlex
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import session, settings
+from . import opening, session, settings
 from .localserver import LocalServer
 from .mistakes import told
 from .trouble import Trouble, trouble
@@ -25,6 +26,7 @@ class ServerPanel:
         self.ui.modelsLineEdit.text = settings.models()
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
+        self.ui.openFolderButton.connect("clicked(bool)", self.onOpenFolder)
         self.ui.localServerButton.connect("clicked(bool)", self.onLocalServer)
 
     @told
@@ -49,6 +51,28 @@ class ServerPanel:
     def _unanswered(self) -> bool:
         """Whether what was wrong with a server may still be."""
         return not self.session.connected and self.local is None
+
+    @told
+    def onOpenFolder(self, *_args) -> None:
+        """Show the result of a folder on this computer, or the case that the user chooses from a study's."""
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a result or of a study"))
+        if not folder:
+            return
+        try:
+            case = self._chosen(opening.cases(folder))
+            if case is not None:
+                self.module.parameters.result = opening.load(case)
+        except Trouble as trouble:
+            self.module.show(trouble)
+
+    def _chosen(self, cases: list):
+        """The case that the user means; None if none."""
+        titles = [case.title for case in cases]
+        if len(cases) == 1:
+            return cases[0]
+        title, label = _("Case of the study"), _("Worst first: model, attack, limit, scan")
+        chosen = qt.QInputDialog.getItem(slicer.util.mainWindow(), title, label, titles, 0, False)
+        return cases[titles.index(chosen)] if chosen in titles else None
 
     @told
     def onLocalServer(self, *_) -> None:

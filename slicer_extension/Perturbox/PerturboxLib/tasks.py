@@ -234,10 +234,10 @@ class _Follower:
         if kind not in IMAGES:
             raise trouble("odd-answer", f"a job of kind '{kind}'", host=self.client.host)
         known = {file["name"]: file for file in listing}
-        roles = {role: _find(known, stem) for role, stem in IMAGES[kind].items()}
+        roles = {role: fileOf(known, stem) for role, stem in IMAGES[kind].items()}
         if kind == "attack":
             roles |= {role: f"{stem}.nii.gz" for role, stem in OPTIONAL.items() if f"{stem}.nii.gz" in known}
-        record = _find(known, RECORDS[kind])
+        record = fileOf(known, RECORDS[kind])
         report = ["report.html"] if kind == "attack" and "report.html" in known else []
         names = [record, *roles.values(), *report]
 
@@ -252,7 +252,7 @@ class _Follower:
         def volume(name: str) -> nrrd.Image:
             return nrrd.decode(content(name, True))
 
-        document = _document(self.insist(content, record, False), record)
+        told = document(self.insist(content, record, False), record)
         images: dict[str, nrrd.Image] = {}
         for role, name in roles.items():
             image = self.insist(volume, name)
@@ -262,7 +262,7 @@ class _Follower:
                 raise trouble("mismatch", f"{name}: {came} instead of {tuple(shape)} {affine}")
             images[role] = image
         page = self.insist(content, report[0], False).decode("utf-8", "replace") if report else ""
-        return Bundle(kind, self.jobId, document, images, page, status)
+        return Bundle(kind, self.jobId, told, images, page, status)
 
 
 def problem(status: dict) -> Trouble:
@@ -274,7 +274,7 @@ def problem(status: dict) -> Trouble:
     return Trouble(*(error[key] for key in keys), f"Job {status['id']}, {status['state']}.", error["error"])
 
 
-def _find(known: dict, stem: str) -> str:
+def fileOf(known: dict, stem: str) -> str:
     """The file of that name, or of that name before its suffix, of several channels the first; raises Trouble
     "no-file"."""
     for name in known:
@@ -283,11 +283,12 @@ def _find(known: dict, stem: str) -> str:
     raise trouble("no-file", f"There are {', '.join(known) or 'no files'}.", name=stem)
 
 
-def _document(content: bytes, name: str) -> dict:
+def document(content: bytes, name: str) -> dict:
+    """The JSON object in a file; raises Trouble "bad-file" for anything else."""
     try:
-        document = json.loads(content)
-    except ValueError as error:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise trouble("bad-file", f"{name}: {error}") from None
-    if not isinstance(document, dict):
+    if not isinstance(found, dict):
         raise trouble("bad-file", f"{name}: {content[:200]!r}")
-    return document
+    return found

@@ -167,6 +167,10 @@ class InputDialog(qt.QInputDialog):
     def getText(parent, title, label, *options):
         return str(dialogs.next(Asked("text", label, title)))
 
+    @staticmethod
+    def getItem(parent, title, label, items, *options):
+        return str(dialogs.next(Asked("text", label, title, buttons=list(items))))
+
 
 def install() -> None:
     for cls in (MessageBox, Dialog, FileDialog, InputDialog):
