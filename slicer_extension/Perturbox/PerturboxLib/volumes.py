@@ -12,9 +12,9 @@ NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
 QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 WINDOW_MM, HEAT_FROM = 5.0, 0.5
-TOP_PERCENT, INFLUENCE_FROM = 99.9, 0.05
+TOP_PERCENT, INFLUENCE_FROM = 99.9, 0.1
 SLAB_VOXELS = 4_000_000
-BELOW, ABOVE = "#3F8CFF", "#FF5A4A"  # the report's
+BELOW, MIDDLE, ABOVE = "#3F8CFF", "#505050", "#FF5A4A"  # the report's
 
 
 def addVolume(source, array: np.ndarray, name: str, hounsfield: bool):
@@ -73,14 +73,16 @@ def showHeat(node, colours, limit: float) -> None:
 
 
 def signedColours(name: str, limit: float, clear: float):
-    """A new colour table, blue below 0 and red above, as strong as a value is large, as in the report: full from half
-    the limit on, clear below `clear`. Anatomy stays in sight."""
+    """A new colour table, blue below 0 and red above, full from half the limit on as in the report, clear below `clear`.
+    Between them it is dark: slices take an entry's alpha for all or nothing, and what is pale looks strong."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
+    middle = np.array(palette.rgb(MIDDLE))
     for entry, value in enumerate(np.linspace(-limit, limit, 256)):
-        alpha = 0.0 if abs(value) < clear else min(1.0, 2 * abs(value) / limit)
-        node.SetColor(entry, f"{entry}", *palette.rgb(ABOVE if value > 0 else BELOW), alpha)
+        colour = np.array(palette.rgb(ABOVE if value > 0 else BELOW))
+        mixed = middle + min(1.0, 2 * abs(value) / limit) * (colour - middle)
+        node.SetColor(entry, f"{entry}", *mixed.tolist(), float(abs(value) >= clear))
     return node
 
 
