@@ -66,7 +66,7 @@ function draw() {
     pane.querySelector(".info").textContent = said + gaps(axis);
     canvas.setAttribute("aria-label", `${title}. ${place(axis)}, ${noteOf(axis)}.`);
     ["left", "right", "top", "bottom"].forEach((where, m) => { pane.querySelector(".mark." + where).textContent = planeOf(axis).marks[m]; });
-    const ruler = pane.querySelector(".ruler"), [mm, pixels] = scaleBar(scale * S.lens.zoom, wide / 3);
+    const ruler = pane.querySelector(".ruler"), [mm, pixels] = scaleBar(scale * S.lens.zoom, wide / 2.5);
     ruler.hidden = meta.length_unit !== "mm";
     ruler.style.width = pixels + "px"; ruler.textContent = `${mm} mm`;
   });
