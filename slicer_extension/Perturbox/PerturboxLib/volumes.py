@@ -73,8 +73,8 @@ def showHeat(node, colours, limit: float) -> None:
 
 
 def signedColours(name: str, limit: float, clear: float):
-    """A new colour table, blue below 0 and red above, full from half the limit on as in the report, clear below `clear`.
-    Between them it is dark: slices take an entry's alpha for all or nothing, and what is pale looks strong."""
+    """A new colour table, blue below 0 and red above, full from half the limit on as in the report, clear below
+    `clear`. Between them it is dark: slices take an entry's alpha for all or nothing, and what is pale looks strong."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
