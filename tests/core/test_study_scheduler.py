@@ -19,7 +19,7 @@ from perturbox.studies.run import run_study
 
 TABLES = ("results", "models", "cases", "checks")
 ROOT = Path(__file__).resolve().parents[2]
-SOON = 240  # seconds, on busy cores
+SOON = 600  # seconds, on busy cores
 TEXT = f"""\
 schema: perturbox-study/1
 name: elsewhere

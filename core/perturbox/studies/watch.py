@@ -23,7 +23,7 @@ from perturbox.types import InputError
 
 PLAN, LEDGER, RECORD, REPORT = "plan.json", "ledger.jsonl", "study.json", "report.html"
 MARKS = (PLAN, LEDGER, RECORD)  # a folder with one of them is a study's
-LARGEST = 2**28  # bytes of a file; the ledger of fifteen models that judge a thousand scans takes a tenth
+LARGEST = 2**28  # bytes of a file; the ledger of fifteen models that judge two hundred scans takes a fifth
 MOST_PIECES = 2_000_000
 LONGEST_NAME, LONGEST_TEXT, MOST_TEXTS = 200, 1000, 1000
 FOREIGN = "The study's {} holds what no study writes; it is damaged, or of another version of perturbox."

@@ -23,7 +23,6 @@ Offset = Annotated[int, Query(ge=0, le=10**9, description="Leave out so many of 
 SHOWN = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, no-cache",
 }
 
@@ -97,7 +96,7 @@ def add(
     @routes.get(
         "/studies/{name}/report.html",
         summary="The page of a study that is done",
-        response_class=HTMLResponse,
+        response_class=Response,
         responses={200: {"content": {"text/html": {}}, "description": "The page."}, **refusals(404)},
     )
     async def report(name: Name) -> Response:
