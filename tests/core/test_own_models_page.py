@@ -45,7 +45,7 @@ def run(section: str, capsys) -> dict[str, str]:
         if block[0] == "python":
             exec(compile(block[1], "docs/own-models.md", "exec"), {})
         elif block[0] == "json":
-            Path(f"{json.loads(block[1])['name']}.json").write_text(block[1])
+            Path(f"{json.loads(block[1])['name']}.json").write_text(block[1], encoding="utf-8")
         for line in block[1].splitlines() if not block[0] else ():
             if line.startswith("perturbox "):
                 assert main(line.split()[1:]) == 0, (line, capsys.readouterr().err)
@@ -64,7 +64,7 @@ def attacked(folder: Path, spec: str, trust: bool = False) -> dict:
 def test_a_bundle(folder, capsys):
     test_bundle.make(Path("spleen_ct_segmentation"))
     printed = run("A MONAI bundle", capsys)
-    found = json.loads(Path("check_bundle/check.json").read_text())
+    found = json.loads(Path("check_bundle/check.json").read_text(encoding="utf-8"))
     assert [step["name"] for step in found["steps"]] == ["orient", "spacing", "range"]
     assert found["derivative_error"] < 1e-2 and found["executed"] == [] and Path("check_bundle/check.html").is_file()
     assert len(printed) == 3 and attacked(Path("attacked_bundle"), "spleen_ct_segmentation")["budget"]["eps"] == 10
@@ -77,7 +77,7 @@ def test_a_folder_of_nnunet(folder, capsys):
     Path("predicted").mkdir()
     io.write_labels(Path("predicted/mr.nii.gz"), load_victim(spec).predict(scan), scan)
     run("nnU-Net", capsys)
-    found = json.loads(Path("check_nnunet/check.json").read_text())
+    found = json.loads(Path("check_nnunet/check.json").read_text(encoding="utf-8"))
     assert found["against"]["differ"] == 0
     budget = attacked(Path("attacked_nnunet"), spec)["budget"]
     assert (budget["unit_asked"], budget["eps_asked"]) == ("percent", 5)
@@ -107,7 +107,7 @@ def test_a_plain_module(folder, capsys):
     Path("my_model.py").write_text(code, encoding="utf-8")
     run("A plain module", capsys)
     assert attacked(Path("attacked_module"), "my_model.py:my_model")["budget"]["eps"] == 60
-    assert json.loads(Path("check_module/check.json").read_text())["derivative_error"] < 1e-2
+    assert json.loads(Path("check_module/check.json").read_text(encoding="utf-8"))["derivative_error"] < 1e-2
 
 
 def test_every_section_is_run():
