@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def make(folder: Path, kind: str = "MR", folds: int = 1, labels=None, plan=None,
 @pytest.fixture(autouse=True)
 def package(monkeypatch):
     architectures = type("architectures", (), {"PlainConvUNet": Net})
-    monkeypatch.setattr(nnunet.importlib, "import_module", lambda name: architectures)
+    monkeypatch.setitem(sys.modules, nnunet.PACKAGE, architectures)
 
 
 def scan(shape=(21, 17, 15)) -> Volume:

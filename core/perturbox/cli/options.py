@@ -128,7 +128,10 @@ Seed = Annotated[
     int, typer.Option("--seed", metavar="N", help="Seed of all that is random; the same seed gives the same files.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N.")]
-Force = Annotated[bool, typer.Option("--force", help="Go on though the values don't look like Hounsfield units.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Go on though the values don't look like Hounsfield units or memory looks too small."),
+]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the result.")]
 CutGradient = Annotated[
     bool, typer.Option("--allow-cut-gradient", help="Go on though some step of the model lets no gradient through.")

@@ -70,8 +70,15 @@ def run_attack(job: Job, out: Path, goal_given: bool = False, full_report: bool 
         expected = estimate.estimate_attack(ready)
         progress.afterwards = expected.afterwards
         progress.announce(words.estimate_line(expected, attack_line(ready)))
+        _require_room(expected, job)
         result = execute(ready, out, progress.listener(), full_report)
     return words.attack_summary(result, out, goal_given)
+
+
+def _require_room(expected: estimate.Estimate, job: Job) -> None:
+    """Raises InputError where the job would run out of memory, unless it was told to go on."""
+    if not job.force:
+        expected.require_room()
 
 
 def attack_line(ready: Ready) -> str:
@@ -94,6 +101,7 @@ def run_margin(job: Job, out: Path, max_eps: float | None, full_report: bool = F
         unit = "" if job.eps_unit == UNITS[0] else f" {words.unit_of(job.eps_unit, ready.image.unit)}"
         line = f"The margin of {ready.victim.name} up to {ready.job.eps:g}{unit}"
         progress.announce(words.estimate_line(expected, line, most=True))
+        _require_room(expected, job)
         found = search(ready, out, progress.listener(), full_report)
     return words.margin_summary(found, out)
 
@@ -105,6 +113,7 @@ def run_segment(image: str, spec: str, out: Path, device: str, force: bool, trus
     with Progress(victim.labels, late_refusal=False) as progress:
         expected = estimate.estimate_prediction(victim, scan)
         progress.announce(words.estimate_line(expected, f"Segmenting with {victim.name}"))
+        _require_room(expected, job)
         found = segment(job, out, progress.listener(), scan, victim)
     volumes = found["volumes_ml"]
     lines: list[Any] = [words.volumes_table(volumes, scan.sizes)]

@@ -19,7 +19,7 @@ from perturbox.model.ensemble import Ensemble
 from perturbox.model.memory import available_bytes, graph_budget, peak_bytes
 from perturbox.model.sliding import Inside, sliding_window
 from perturbox.model.victim import BoundVictim, Victim, count_windows
-from perturbox.types import Effort, Volume
+from perturbox.types import Effort, InputError, Volume
 
 # Predictions that judge an attack: clean, perturbed, random noise, rolled, and three harmless changes.
 JUDGING = 2 + CONTROL_SEEDS + 1 + 3
@@ -35,7 +35,8 @@ REPEATS, ENOUGH, LONG = 5, 0.5, 5.0
 @dataclass(frozen=True)
 class Estimate:
     """seconds: of everything; afterwards: of what follows the attack; bytes: largest memory; least: with no graph kept;
-    available: memory free now; windows: of one prediction; device: where."""
+    available: memory free now; windows: of one prediction; device: where; grows: what of `least` grows with the scan,
+    scores: what of that with the model's classes."""
 
     seconds: float
     afterwards: float
@@ -44,21 +45,47 @@ class Estimate:
     available: int
     windows: int
     device: str
+    grows: int = 0
+    scores: int = 0
+    classes: int = 0
 
     @property
     def fits(self) -> bool:
         return self.least <= self.available
 
+    def require_room(self) -> None:
+        """Raises InputError, with what would fit, where even the least is more than there is."""
+        if self.fits:
+            return
+        part = (self.available - self.least + self.grows) / max(self.grows, 1)
+        much = f", {_gb(self.scores)} of it for the scores of {self.classes} classes" if self.classes > 2 else ""
+        smaller = (
+            f"a part of it with {math.floor(100 * part)} % of its voxels would fit: crop it to the organ"
+            if part >= 0.01
+            else "no part of it would fit beside the model and one of its windows: choose a smaller window"
+        )
+        raise InputError(
+            f"This scan needs {_gb(self.least)} of memory on {self.device} with this model{much}, and "
+            f"{_gb(self.available)} are free; {smaller}, use a device with more memory, or pass --force to try."
+        )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one prediction (forward), of one step's gradient, of turning logits into labels; memory in bytes."""
+    """Seconds of one prediction (forward), of one step's gradient, of turning logits into labels; memory in bytes, of
+    buffers the part that grows with the classes (scores)."""
 
     windows: int
     forward: float
     gradient: float
     labelling: float
     buffers: int
+    scores: int
+    classes: int
     graphs: int
     one_graph: int
 
@@ -114,6 +141,9 @@ def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -
         base + available_bytes(victim.device),
         costs.windows,
         str(victim.device),
+        costs.buffers,
+        costs.scores,
+        costs.classes,
     )
 
 
@@ -157,6 +187,8 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
         gradient=one_both + again + around,
         labelling=labelling,
         buffers=SCAN_BUFFERS * scan_bytes + held * logits_bytes,
+        scores=held * logits_bytes,
+        classes=classes,
         graphs=max(kept, effort.saved_bytes),
         one_graph=effort.saved_bytes,
     )
@@ -170,6 +202,8 @@ def _together(costs: list[Costs]) -> Costs:
         gradient=sum(cost.gradient for cost in costs),
         labelling=max(cost.labelling for cost in costs),
         buffers=sum(cost.buffers for cost in costs),
+        scores=sum(cost.scores for cost in costs),
+        classes=max(cost.classes for cost in costs),
         graphs=sum(cost.graphs for cost in costs),
         one_graph=max(cost.one_graph for cost in costs),
     )

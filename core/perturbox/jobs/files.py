@@ -49,7 +49,9 @@ def _take_channels(parts: Sequence[Path], place: Path) -> Path:
     place.mkdir(parents=True)
     for number, path in enumerate(parts):
         if path.is_dir():
-            raise InputError("A channel is a folder; send each channel as one file.")
+            raise InputError(
+                "A channel is a folder, such as a DICOM series; convert it to one file (NIfTI, NRRD) and send that."
+            )
         io.copy_scan(path, place / f"scan_{number:04d}{io.suffix(path)}")
     return place
 

@@ -293,7 +293,8 @@ class Victim:
 
     def _spacing_mm(self) -> list[float | None] | None:
         named = [getattr(step, "mm", None) for step in self.pipeline.steps] if self.pipeline else [self.spacing]
-        return next((list(spacing) for spacing in named if spacing), None)
+        spacing = next((spacing for spacing in named if spacing), None)
+        return [spacing] * self.dims if isinstance(spacing, float) else spacing and list(spacing)
 
     def describe(self) -> dict[str, object]:
         """The entry of `perturbox list victims --json`."""
