@@ -23,6 +23,7 @@ _HOMES = {
         "segment",
         "verify",
     ),
+    "corruptions.change": ("corrupt",),
     "studies.api": ("Study", "study"),
     "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
@@ -35,12 +36,13 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline", "Result", "Study",
-    "Victim", "Volume", "Window", "__version__", "attack", "compare", "load_victim", "margin", "read", "segment",
-    "sliding_window", "study", "verify",
+    "Victim", "Volume", "Window", "__version__", "attack", "compare", "corrupt", "load_victim", "margin", "read",
+    "segment", "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from perturbox.api import Comparison, Margin, Result, attack, compare, load_victim, margin, read, segment, verify
+    from perturbox.corruptions.change import corrupt
     from perturbox.errors import InputError
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.pipeline import Pipeline

@@ -253,7 +253,7 @@ MISTAKES = {
     "list atacks": "There is no list of 'atacks'; did you mean 'attacks'?",
     "list attacks vaffa": "Unknown attack 'vaffa'; did you mean 'vafa'?",
     "list victims pgd": "Only attacks are told one by one; leave out 'pgd'.",
-    "list zebras": "There is no list of 'zebras'; choose attacks, victims, defenses, detectors.",
+    "list zebras": "There is no list of 'zebras'; choose attacks, victims, corruptions, defenses, detectors.",
     "attack x --out R --target a,": "--target holds an empty name; write the structures as liver,spleen.",
     "attack x --out R --set loss": "'loss' isn't understood; write a setting as --set name=value.",
     "attack x --out R --set a=1 --set a=1": "The setting 'a' is given twice; keep one of them.",

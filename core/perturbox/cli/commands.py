@@ -1,6 +1,7 @@
 """The commands and their options. Heavy modules are imported inside, so that `--help` answers at once."""
 
 import json
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -232,7 +233,7 @@ def fit_features(
     show(*run_fit(scans, victim, out, tuple(layer or ()), components, passes, seed, device, force))
 
 
-KINDS = ("attacks", "victims", "defenses", "detectors")
+KINDS = ("attacks", "victims", "corruptions", "defenses", "detectors")
 
 
 @app.command("list")
@@ -255,7 +256,7 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List attacks, victims, defenses or detectors."""
+    """List attacks, victims, corruptions, defenses or detectors."""
     if kind not in KINDS:
         near = get_close_matches(kind, KINDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(KINDS)}."
@@ -270,16 +271,21 @@ def list_(
         from perturbox.zoo import BUILT_IN
 
         entries = [load_victim(name).describe() for name in BUILT_IN]
+    elif kind == "corruptions":
+        from perturbox.corruptions import CORRUPTIONS
+
+        entries = [asdict(one) for one in CORRUPTIONS]
     if as_json:
         print(json.dumps(entries, indent=1, allow_nan=False))
         return
-    from perturbox.cli.words import attack_card, attacks_list, show, victims_table
+    from perturbox.cli.words import attack_card, attacks_list, corruptions_table, show, victims_table
 
     if not entries:
         show(f"There are no {kind} yet.")
     else:
         lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
-        show(*(lines or [victims_table(entries)]))
+        table = corruptions_table if kind == "corruptions" else victims_table
+        show(*(lines or [table(entries)]))
 
 
 @app.command()

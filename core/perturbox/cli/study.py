@@ -82,7 +82,8 @@ def _price_lines(plan: Any, workers: int, device: str) -> list[str]:
         f"{counted(len(plan.cases), 'case')}{left}, "
         f"{counted(len(plan.study.attacks), 'attack')}, {counted(len(plan.study.eps.values), 'limit')}, "
         f"{counted(len(plan.study.seeds), 'seed')}",
-        f"{counted(cost.crafts, 'attack')} and {counted(cost.judgements, 'judgement')}",
+        f"{counted(cost.crafts, 'attack')} and {counted(cost.judgements, 'judgement')}"
+        + (f", {counted(cost.looks, 'look')} at ordinary changes" if cost.looks else ""),
         f"{cost.cpu_hours:.2g} CPU hours; {about(3600 * cost.hours)} with {counted(workers, 'worker')}",
         f"{cost.bytes / 2**20:.0f} MB on disk, up to {cost.memory / 2**30:.1f} GB of memory for each worker",
     ]

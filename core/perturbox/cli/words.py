@@ -260,3 +260,12 @@ def victims_table(victims: Sequence[Mapping[str, Any]]) -> Table:
             [entry["name"], entry["title"], f"{entry['dims']}D", entry["unit"], grid, structures, entry["licence"]]
         )
     return table(["Name", "Model", "Dims", "Unit", "Grid", "Structures", "Licence"], rows, words=7)
+
+
+def corruptions_table(corruptions: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for entry in corruptions:
+        grades = entry["grades"]
+        told = "; ".join(f"{key} {', '.join(f'{grade[key]:g}' for grade in grades)}" for key in grades[0])
+        rows.append([entry["name"], entry["physics"].upper(), entry["title"], told, entry["by"]])
+    return table(["Name", "Of", "What happens", "Grades 1 to 5", "By"], rows, words=5)

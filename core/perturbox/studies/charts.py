@@ -101,6 +101,30 @@ def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: s
     return svg(layers.properties(width=side * len(shown), height=side * len(shown)))
 
 
+def changes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Dice against the RMS of the change, a panel for each model and structure: ordinary changes by their grades as
+    lines, attacks as black diamonds."""
+    data = [
+        {**row, "panel": f"{row['model']} · {row['structure']}", "what": row["corruption"] or row["attack"]}
+        for row in rows
+        if row["rms"] > 0 and (row["grade"] is not None or row["corruption"] is None)
+    ]
+    base = alt.Chart(pd.DataFrame(data)).encode(
+        x=alt.X("rms:Q", title="RMS of the change, in the scan's unit", scale=alt.Scale(type="log")),
+        y=alt.Y("dice:Q", title="Dice", scale=alt.Scale(domain=[0, 1])),
+    )
+    legend = alt.Legend(orient="bottom", columns=5)
+    graded = base.transform_filter("isValid(datum.grade)")
+    colour = alt.Color("what:N", title=None, legend=legend, scale=alt.Scale(scheme="tableau10"))
+    attacks = base.transform_filter("!isValid(datum.grade)")
+    layers = alt.layer(
+        graded.mark_line(point=alt.OverlayMarkDef(size=24)).encode(color=colour, order="grade:O"),
+        attacks.mark_point(shape="diamond", filled=True, size=90, color=INK),
+        attacks.mark_text(dy=-10, fontSize=10, color=INK).encode(text="what:N"),
+    ).properties(width=300, height=200)
+    return svg(layers.facet(facet=alt.Facet("panel:N", title=None), columns=3))
+
+
 def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:
     """Each patient's fall of Dice with the old and with the new model, joined."""
     data = rows.assign(model=rows["target"].map({old: f"old: {old}", new: f"new: {new}"}))

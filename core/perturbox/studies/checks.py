@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbox.attacks import recipes
-from perturbox.studies.analysis import Frame, own, pair_drops, usable
+from perturbox.studies.analysis import Frame, corrupted, own, pair_drops, usable
 from perturbox.studies.design import Study
 from perturbox.studies.statistics import FEWEST
 
@@ -79,6 +79,23 @@ def noise_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any
                 "loud",
                 f"Noise as large as {attack} at {eps:g} takes {row['drop_noise']:.3f} Dice of {model}, the attack "
                 f"{row['drop']:.3f}: what is seen isn't the attack's doing alone.",
+                1,
+            )
+
+
+def ordinary_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind corruptions. What a clinic does anyway nearly equals the attack at its own size."""
+    changed = corrupted(rows)
+    same = changed[changed["grade"].isna()].groupby(["target", "attack", "eps", "corruption"])["drop"].mean()
+    mean = own(frame).groupby(["target", "attack", "eps"])["drop"].mean()
+    for (model, attack, eps, name), drop in same.items():
+        by_attack = mean.get((model, attack, eps))
+        if by_attack is not None and drop > SLACK and drop >= NOISE_SHARE * by_attack:
+            yield Finding(
+                "ordinary-is-as-good",
+                "loud",
+                f"{name} as large as {attack} at {eps:g} takes {drop:.3f} Dice of {model}, the attack {by_attack:.3f}: "
+                "the model needs no attacker to fail, or the attack is too weak.",
                 1,
             )
 
@@ -182,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     untouched,
     more_is_less,
     noise_is_as_good,
+    ordinary_is_as_good,
     transfer_beats_own,
     black_beats_white,
     beaten_by_apgd,

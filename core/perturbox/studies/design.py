@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from perturbox import corruptions
 from perturbox.attacks import recipes
+from perturbox.corruptions import GRADES
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study/1"
@@ -17,10 +19,12 @@ KINDS = {
     "transfer": "what a change made for one model does to others, and which factor of their training matters",
     "universal": "one change made on some cases, tried on others",
     "non-inferiority": "whether a new version is no more fragile than the old one, by a margin stated beforehand",
+    "corruptions": "ordinary changes that a clinic meets, beside an attack: as large as it, and in their own grades",
 }
-Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority"]
+Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions"]
 Factor = str | int | float | bool
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Grade = Annotated[int, Field(ge=1, le=GRADES[-1])]
 
 
 class Strict(BaseModel):
@@ -125,8 +129,31 @@ class Study(Strict):
     compare: NonInferiority | None = None
     criterion: Criterion | None = None
     craft_on: list[str] = []
+    corruptions: list[str] = []
+    grades: list[Grade] = list(GRADES)
     keep_worst: Annotated[int, Field(ge=0, le=20)] = 3
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+    @field_validator("corruptions", "grades")
+    @classmethod
+    def _once(cls, given: list[Any]) -> list[Any]:
+        if twice := [value for value in given if given.count(value) > 1]:
+            raise ValueError(f"'{twice[0]}' stands there twice")
+        return given
+
+    @field_validator("corruptions")
+    @classmethod
+    def _of_one_physics(cls, given: list[str]) -> list[str]:
+        """Which physics it must be, the models say."""
+        try:
+            for name in given:
+                corruptions.named(name)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        alone = {kind: next((n for n in given if corruptions.kinds(n) == {kind}), None) for kind in corruptions.SAID}
+        if all(alone.values()):
+            raise ValueError(f"{alone['ct']} happens to CT and {alone['mr']} to MR; a study is of one of them")
+        return given
 
     @model_validator(mode="after")
     def _can_answer(self) -> "Study":
@@ -147,6 +174,8 @@ class Study(Strict):
                 raise ValueError("`compare` names the same model twice")
         elif self.compare is not None:
             raise ValueError("`compare` belongs to a study of kind non-inferiority")
+        if self.kind != "corruptions" and (self.corruptions or self.grades != list(GRADES)):
+            raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions")
         if self.criterion is not None and self.criterion.eps not in self.eps.values:
             raise ValueError(f"`criterion` names the limit {self.criterion.eps:g}, which isn't among `eps.values`")
         if (self.kind == "universal") != bool(self.craft_on):

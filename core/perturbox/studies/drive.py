@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from perturbox.io.files import require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
 from perturbox.studies.ledger import Ledger
-from perturbox.studies.plan import Craft, Plan
+from perturbox.studies.plan import Craft, Look, Plan
 from perturbox.types import InputError
 
 LOCK = ".lock"
@@ -66,6 +67,8 @@ class Driver:
     tell: Callable[[Progress], None] = lambda progress: None
     stop: Callable[[], bool] = lambda: False
     _failed: int = field(default=0, init=False)
+    _done: int = field(default=0, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def run(self) -> Ledger:
         """The ledger, with everything of the plan in it unless `stop` ended it; raises InputError if `out` can't be
@@ -74,9 +77,10 @@ class Driver:
             ledger = Ledger(self.out / "ledger.jsonl")
             try:
                 write_whole(self.out / "plan.json", json.dumps(self.plan.document(), allow_nan=False) + "\n")
-                tasks = list(self.missing(ledger.done))
-                if tasks:
-                    self._carry_out(tasks, ledger)
+                for wave in (self.missing, self.corrupted):  # the second needs what the first measured
+                    tasks = list(wave(ledger.done))
+                    if tasks and not self._stopped:
+                        self._carry_out(tasks, ledger)
             finally:
                 ledger.close()
         return ledger
@@ -88,11 +92,7 @@ class Driver:
     def missing(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
         """What isn't done yet, ordered so that a model is loaded as rarely as can be."""
 
-        def there(key: str) -> bool:
-            entry = done.get(key)
-            return entry is not None and not (self.again and entry["status"] == "failed")
-
-        plan = self.plan
+        plan, there = self.plan, partial(self._there, done)
         for model, case in product(plan.models, plan.cases):
             key = plan.clean_key(model, case)
             if not there(key):
@@ -115,6 +115,45 @@ class Driver:
                 craft.model,
             )
 
+    def corrupted(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
+        """Looks at ordinary changes that aren't there yet: those of one case, change and seed in one task, for they
+        share its computing."""
+        for (case, name, seed), looks in self._looks(done).items():
+            clean = done[self.plan.clean_key(self.plan.first, case)]
+            yield Task(
+                {
+                    **self._common(case),
+                    "corruption": {"name": name, "seed": seed, "sigma": clean.get("sigma")},
+                    "looks": [self._look(look, done) for look in looks],
+                },
+                [look.key for look in looks],
+                looks[0].model,
+            )
+
+    def _looks(self, done: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, int], list[Look]]:
+        """Looks that aren't there yet, by what is computed together."""
+        found: dict[tuple[str, str, int], list[Look]] = {}
+        for look in self.plan.looks:
+            if not self._there(done, look.key):
+                found.setdefault(look.together, []).append(look)
+        return found
+
+    def _look(self, look: Look, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        made = None if look.craft is None else done[look.craft.key]
+        failed = None if made is None or made["status"] == "ok" else f"the attack on it failed: {made['reason']}"
+        rms = None if made is None else made.get("rms")
+        return {
+            "key": look.key,
+            "spec": self.plan.models[look.model].spec,
+            "grade": look.grade,
+            "rms": rms,
+            "failed": failed,
+        }
+
+    def _there(self, done: Mapping[str, Mapping[str, Any]], key: str) -> bool:
+        entry = done.get(key)
+        return entry is not None and not (self.again and entry["status"] == "failed")
+
     def _common(self, case: str) -> dict[str, Any]:
         scan = self.plan.cases[case]
         return {
@@ -131,9 +170,10 @@ class Driver:
         return {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec, "own": own}
 
     def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
-        started, waiting, count = time.monotonic(), list(reversed(tasks)), len(tasks)
+        started, waiting = time.monotonic(), list(reversed(tasks))
+        count = self._done + len(tasks) + ("corruption" not in tasks[0].document) * len(self._looks(ledger.done))
         self.crafts.mkdir(exist_ok=True)
-        done = 0
+        before = self._done
         with cluster(self.scheduler, self.device, self.workers) as workers:
             running: dict[Future, Task] = {}
             queue = workers.as_completed()
@@ -159,11 +199,12 @@ class Driver:
                 if again:
                     waiting.append(again)
                 else:
-                    done += 1
-                passed = time.monotonic() - started
-                left = passed / done * (count - done) if done else None
-                self.tell(Progress(done, count, self._failed, left, task.model))
+                    self._done += 1
+                passed, done = time.monotonic() - started, self._done - before
+                left = passed / done * (count - self._done) if done else None
+                self.tell(Progress(self._done, count, self._failed, left, task.model))
                 if self.stop():
+                    self._stopped = True
                     break
                 fill(task.model)
 
@@ -191,7 +232,7 @@ class Driver:
 
 
 def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, Any]]:
-    kinds = ["clean"] if "clean" in task.document else ["judge"] * len(task.keys)
+    kinds = [next(k for k in ("clean", "corruption", "judge") if k in task.document or k == "judge")] * len(task.keys)
     if "craft" in task.document and not task.document["craft"]["done"]:
         kinds[0] = "craft"
     return [

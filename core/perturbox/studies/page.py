@@ -41,6 +41,7 @@ def build(
     sections = [
         _figure(plan, found, rows),
         _contrasts(plan, found),
+        _changes(plan, found),
         _worst(plan, found, folders),
         _curves(plan, found),
         _verdicts(plan, found),
@@ -63,11 +64,11 @@ def _section(title: str, content: str, id: str) -> str:
     return f'<section id="{id}"><h2>{escape(title)}</h2>{content}</section>' if content else ""
 
 
-def _table(head: Sequence[str], rows: Rows, caption: str = "") -> str:
+def _table(head: Sequence[str], rows: Rows, caption: str = "", most: int = MANY) -> str:
     listed_rows = list(rows)
-    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in listed_rows[:MANY])
+    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in listed_rows[:most])
     heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    more = f"<p class=sub>{len(listed_rows) - MANY} more in results.parquet.</p>" if len(listed_rows) > MANY else ""
+    more = f"<p class=sub>{len(listed_rows) - most} more in results.parquet.</p>" if len(listed_rows) > most else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     inside = f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide" tabindex="0">{inside}</div>{more}'
@@ -110,6 +111,9 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
     unit = story.limit(plan, 1).removeprefix("1").strip() or "the scan's unit"
     if study.kind == "transfer":
         return _section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
+    if study.kind == "corruptions":
+        picture = f"<figure>{charts.changes(found['corruptions'])}</figure>" if found["corruptions"] else ""
+        return _section("Ordinary changes and the attack", picture, "figure")
     if study.kind == "non-inferiority" and study.compare is not None:
         drops, compare = pair_drops(own(usable(rows))), study.compare
         pictures = []
@@ -175,6 +179,24 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
         "a matrix with too few models tempts one to read."
     )
     return _section("Which factor of training matters", _table(head, rows) + f"<p class=sub>{words}</p>", "contrasts")
+
+
+def _changes(plan: Plan, found: Mapping[str, Any]) -> str:
+    """A table for each model and structure: attacks, each ordinary change as large as one, and in its own grades."""
+    tables = []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in found.get("corruptions", ()):
+        groups.setdefault((row["model"], row["structure"]), []).append(row)
+    for (model, structure), rows in groups.items():
+        lines = []
+        for row in rows:
+            attack = "" if row["attack"] is None else f"{row['attack']}, {story.limit(plan, row['eps'])}"
+            grade = f"as large as {attack}" if row["grade"] is None else str(row["grade"])
+            named = (attack, "the attack") if row["corruption"] is None else (row["corruption"], grade)
+            lines.append((*named, f"{row['rms']:.2f}", _number(row["dice_clean"]), _spread(row), str(row["n"])))
+        head = ("change", "grade", "RMS, in the scan's unit", "Dice before", "after, interval", "patients")
+        tables.append(_table(head, lines, f"{structure} ({model})", most=len(lines)))
+    return _section("Ordinary changes beside the attack", "".join(tables), "changes")
 
 
 def _worst(plan: Plan, found: Mapping[str, Any], folders: Mapping[str, str]) -> str:

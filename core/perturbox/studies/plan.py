@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.io.files import sha256, suffix
 from perturbox.job.inputs import Job
@@ -60,8 +61,27 @@ class Craft:
 
 
 @dataclass(frozen=True)
+class Look:
+    """A model's look at a case under an ordinary change: at a grade, or as large as what was crafted for the model."""
+
+    key: str
+    model: str
+    corruption: str
+    case: str
+    seed: int
+    grade: int | None
+    craft: Craft | None
+
+    @property
+    def together(self) -> tuple[str, str, int]:
+        """Looks of which this is the same are computed in one task."""
+        return self.case, self.corruption, self.seed
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything a study asks for: one clean look per model and case, crafts, and who judges each."""
+    """Everything a study asks for: one clean look per model and case, crafts, who judges each, and looks at ordinary
+    changes."""
 
     study: Study
     models: Mapping[str, Target]
@@ -69,6 +89,7 @@ class Plan:
     left_out: Mapping[str, str]
     craft_on: Sequence[Scan]
     crafts: Sequence[Craft]
+    looks: Sequence[Look] = ()
     trust: bool = False
 
     def judges(self, craft: Craft) -> Sequence[str]:
@@ -123,7 +144,7 @@ class Plan:
         """The plan of such a document; raises KeyError, TypeError or ValueError for anything else."""
         if document["schema"] != SCHEMA:
             raise ValueError(f"not of {SCHEMA}")
-        return cls(
+        plan = cls(
             Study.model_validate(document["study"]),
             {
                 name: Target(**{**model, "structures": tuple(model["structures"])})
@@ -134,6 +155,7 @@ class Plan:
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
         )
+        return _with_looks(plan)
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""
@@ -142,6 +164,12 @@ class Plan:
         for craft in self.crafts:
             yield craft.key
             yield from (self.judge_key(craft, model) for model in self.judges(craft))
+        yield from (look.key for look in self.looks)
+
+    @property
+    def first(self) -> str:
+        """The model by whose segmentation a case's noise is measured."""
+        return next(iter(self.models))
 
 
 def key_of(*content: Any) -> str:
@@ -178,7 +206,7 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    return Plan(study, models, kept, left_out, craft_on, crafts, trust)
+    return _with_looks(Plan(study, models, kept, left_out, craft_on, crafts, trust=trust))
 
 
 def _craft(
@@ -200,6 +228,40 @@ def _craft(
         "threads": study.threads,
     }
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
+
+
+def _with_looks(plan: Plan) -> Plan:
+    return replace(plan, looks=list(_looks(plan))) if plan.study.kind == "corruptions" else plan
+
+
+def _looks(plan: Plan) -> Iterator[Look]:
+    """Looks at ordinary changes, a task's together; raises InputError for those of another physics than the models'."""
+    study = plan.study
+    physics = {corruptions.physics_of(model.unit) for model in plan.models.values()}
+    if len(physics) > 1:
+        raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
+    (kind,) = physics
+    crafts: dict[tuple[str, int], list[Craft]] = {}
+    for craft in plan.crafts:
+        crafts.setdefault((craft.case, craft.seed), []).append(craft)
+    for name in study.corruptions or corruptions.names(kind):
+        corruption = corruptions.get(name, kind)
+        for case, seed in product(plan.cases, study.seeds):
+            same: list[tuple[int | None, Craft | None, str]] = [
+                (grade, None, model) for grade, model in product(study.grades, plan.models)
+            ]
+            same += [(None, craft, craft.model) for craft in crafts.get((case, seed), ())]
+            for grade, craft, model in same:
+                content = {
+                    "model": plan.clean_key(model, case),
+                    "noise": plan.clean_key(plan.first, case),
+                    "corruption": name,
+                    "values": corruption.grades[(grade or 1) - 1],
+                    "as": None if craft is None else craft.key,
+                    "seed": seed,
+                    "threads": study.threads,
+                }
+                yield Look(key_of("corruption", content), model, name, case, seed, grade, craft)
 
 
 def _target(name: str, spec: str, folder: Path, device: str, trust: bool) -> Target:

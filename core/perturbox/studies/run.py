@@ -35,11 +35,13 @@ CHECKS: dict[str, tuple[pa.DataType, str]] = {
 
 @dataclass(frozen=True)
 class Price:
-    """What a study will take on this machine. cpu_hours: of all pieces; hours: with the workers; bytes: on disk;
+    """What a study will take on this machine. looks: at ordinary changes, of which only the model's part is priced;
+    cpu_hours: of all pieces; hours: with the workers; bytes: on disk;
     memory: of one worker at most."""
 
     crafts: int
     judgements: int
+    looks: int
     cpu_hours: float
     hours: float
     bytes: int
@@ -181,12 +183,13 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
     finally:
         torch.set_num_threads(threads)
     judgements = [model for craft in plan.crafts for model in plan.judges(craft)]
-    seconds += LOOKS * sum(looks[model] for model in judgements)
+    seconds += LOOKS * sum(looks[model] for model in judgements) + sum(looks[look.model] for look in plan.looks)
     size = sum(Path(scan.image).stat().st_size for scan in plan.cases.values()) / len(plan.cases)
     packed = 1 if suffix(next(iter(plan.cases.values())).image).endswith("gz") else 0.6
     return Price(
         crafts=len(plan.crafts),
         judgements=len(judgements),
+        looks=len(plan.looks),
         cpu_hours=seconds * plan.study.threads / 3600,
         hours=seconds / 3600 / max(1, workers),
         bytes=int(len(plan.crafts) * size * packed),

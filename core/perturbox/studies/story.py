@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import perturbox
+from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.judge.summary import listed
 from perturbox.studies.checks import Finding
@@ -47,6 +48,7 @@ def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -
         "worst-case": _of_worst,
         "transfer": _of_transfer,
         "non-inferiority": _of_comparison,
+        "corruptions": _of_corruptions,
     }
     loud = [finding for finding in findings if finding.level == "loud"]
     said = tell[plan.study.kind](plan, found)
@@ -123,6 +125,28 @@ def effect(row: Mapping[str, Any]) -> str:
     )
 
 
+def _of_corruptions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    said = []
+    for model in plan.models:
+        rows = [row for row in found["beside"] if row["model"] == model]
+        if not rows:
+            continue
+        row = max(rows, key=lambda row: (row["eps"], row["drop"]))
+        size, worst = f"RMS {row['rms']:.3g}", row["worst"]
+        same = (
+            f" {worst} as large takes {row['same_rms'][worst]:.2f}, the most of all ordinary changes;" if worst else ""
+        )
+        grades = ", ".join(
+            f"{bad['corruption']} from grade {bad['grade']} (RMS {bad['rms']:.3g})" for bad in row["as_bad"]
+        )
+        said.append(
+            f"{row['attack']} at {limit(plan, row['eps'])} ({size}) takes {row['drop']:.2f}"
+            f"{interval(row['low'], row['high'])} of the {MEANS} from {model} over {patients(row['n'])};{same} "
+            + (f"as much is taken by {grades}." if grades else "no grade of any takes as much.")
+        )
+    return said
+
+
 def _of_comparison(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     compare = plan.study.compare
     assert compare is not None
@@ -160,11 +184,29 @@ def methods(plan: Plan, study_sha256: str) -> str:
         f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
         f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
-        f"inference; Dice is with {labels}.{gate}{left} Controls were white noise of equal RMS, the change rolled "
-        "to another place, and harmless changes (saved again, half a voxel's shift, the scan's own noise). Intervals "
-        f"are BCa bootstraps over patients ({study.confidence:.0%}); claims about training permute models, adjusted "
-        f"after Holm. Perturbox {perturbox.__version__}, study {study_sha256[:12]}, threads: {study.threads}."
+        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)} Controls were white noise of equal RMS, the "
+        "change rolled to another place, and harmless changes (saved again, half a voxel's shift, the scan's own "
+        f"noise). Intervals are BCa bootstraps over patients ({study.confidence:.0%}); claims about "
+        f"training permute models, adjusted after Holm. Perturbox {perturbox.__version__}, "
+        f"study {study_sha256[:12]}, threads: {study.threads}."
     )
+
+
+def _changes(plan: Plan) -> str:
+    """The ordinary changes of a study, in a sentence of its methods."""
+    done = {look.corruption: corruptions.get(look.corruption, _physics(plan)).by for look in plan.looks}
+    if not done:
+        return ""
+    named = listed([f"{name} ({by})" for name, by in done.items()])
+    grades = listed([str(grade) for grade in plan.study.grades])
+    return (
+        f" Ordinary changes of {corruptions.SAID[_physics(plan)]} were {named}, in grades {grades} of 5, and as large "
+        "as each attack: the change of grade 1 scaled to the RMS of the saved perturbation."
+    )
+
+
+def _physics(plan: Plan) -> corruptions.Physics:
+    return corruptions.physics_of(plan.models[plan.first].unit)
 
 
 def _attack(plan: Plan, index: int) -> str:
@@ -202,6 +244,7 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
             "who": "someone who can change the stored scan before the model reads it, and knows the model",
             "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
             "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
+            "ordinary_changes": list(dict.fromkeys(look.corruption for look in plan.looks)),
         },
         "data": {
             "cases": len(plan.cases),

@@ -21,6 +21,8 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "surrogate": (TEXT, "the model that the change was made for"),
     "target": (TEXT, "the model that judged the saved file"),
     "attack": (TEXT, ""),
+    "corruption": (TEXT, "an ordinary change in the attack's place; beside an attack's name as large as that one's"),
+    "grade": (COUNT, "of the ordinary change; null where it is as large as an attack"),
     "eps": (NUMBER, "in eps_unit"),
     "eps_unit": (TEXT, ""),
     "eps_native": (NUMBER, "in the scan's unit"),
@@ -128,8 +130,9 @@ def gated_models(plan: Plan, done: Entries) -> set[str]:
 
 
 def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
-    """A row for each craft, judge and structure; a failed one has its reason and no numbers. What isn't done yet has no
-    row."""
+    """A row for each craft, judge and structure, and for each look at an ordinary change; a failed one has its reason
+    and no numbers. What isn't done yet has no row."""
+    yield from _corruption_rows(plan, done, gated)
     own = {
         (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done.get(plan.judge_key(craft, craft.model), {})
         for craft in plan.crafts
@@ -144,7 +147,8 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
             failed = next((entry for entry in (made, judged, clean) if entry["status"] != "ok"), None)
             struck = gated & {craft.model, target}
             for structure in plan.models[target].structures:
-                row = dict.fromkeys(RESULTS) | _who(plan, craft, target, structure)
+                row = dict.fromkeys(RESULTS) | _of_case(plan, target, craft.case, structure)
+                row |= {"surrogate": craft.model, "seed": craft.seed, **_of_attack(plan, craft)}
                 if failed is not None:
                     yield {**row, "status": "failed", "reason": failed["reason"]}
                     continue
@@ -158,20 +162,49 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 }
 
 
-def _who(plan: Plan, craft: Craft, target: str, structure: str) -> Row:
+def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
+    """A row for each look at an ordinary change and structure; attack and limit are those it is as large as."""
+    for look in plan.looks:
+        if look.key not in done:
+            continue
+        seen, clean = done[look.key], done[plan.clean_key(look.model, look.case)]
+        failed = next((entry for entry in (seen, clean) if entry["status"] != "ok"), None)
+        struck = look.model in gated
+        for structure in plan.models[look.model].structures:
+            row = dict.fromkeys(RESULTS) | _of_case(plan, look.model, look.case, structure)
+            row |= {"surrogate": look.model, "seed": look.seed, "corruption": look.corruption, "grade": look.grade}
+            if look.craft is not None:
+                row |= _of_attack(plan, look.craft)
+            if failed is not None:
+                yield {**row, "status": "failed", "reason": failed["reason"]}
+                continue
+            made = {"untested": None, "eps_native": None, "linf": seen["linf"], "rms": seen["rms"]}
+            yield {
+                **row,
+                **_numbers(made, seen["structures"][structure], clean["structures"][structure], clean["sigma"]),
+                "status": "gated" if struck else "ok",
+                "reason": f"{look.model} missed the gate" if struck else None,
+            }
+
+
+def _of_case(plan: Plan, target: str, case: str, structure: str) -> Row:
+    scan = plan.cases[case]
+    return {
+        "target": target,
+        "case": case,
+        "patient": scan.patient,
+        "structure": structure,
+        "reference": "clean_prediction" if scan.label is None else "label",
+    }
+
+
+def _of_attack(plan: Plan, craft: Craft) -> Row:
     study = plan.study
     return {
-        "surrogate": craft.model,
-        "target": target,
         "attack": study.attacks[craft.attack].called,
         "eps": craft.eps,
         "eps_unit": study.eps.unit,
         "norm": study.eps.norm,
-        "seed": craft.seed,
-        "case": craft.case,
-        "patient": plan.cases[craft.case].patient,
-        "structure": structure,
-        "reference": "clean_prediction" if plan.cases[craft.case].label is None else "label",
     }
 
 

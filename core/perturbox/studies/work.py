@@ -17,6 +17,7 @@ import torch
 
 from perturbox import io
 from perturbox.attacks.budget import Budget
+from perturbox.corruptions.change import Sweep
 from perturbox.job.execute import craft as attack_scan
 from perturbox.job.execute import file_names, read_adversarial, write_adversarial
 from perturbox.job.inputs import Job, Listener, prepare, read_expert
@@ -33,8 +34,8 @@ REMEMBERED = 2**28  # bytes of scans and predictions that a worker keeps
 
 def carry_out(task: Mapping[str, Any]) -> list[Entry]:
     """The ledger's entries of a task: {"crafts": folder, "threads": n, "device", "scan": {…}, "clean": {…}} or
-    {…, "craft": {…}, "judges": […]}. Never raises for what a study can go on after: such an entry is "failed" with a
-    reason; "again" says that another try may help."""
+    {…, "craft": {…}, "judges": […]} or {…, "corruption": {…}, "looks": […]}. Never raises for what a study can go on
+    after: such an entry is "failed" with a reason; "again" says that another try may help."""
     torch.set_num_threads(task["threads"])
     return [_without_paths(entry, task) for entry in _entries(task)]
 
@@ -42,6 +43,8 @@ def carry_out(task: Mapping[str, Any]) -> list[Entry]:
 def _entries(task: Mapping[str, Any]) -> list[Entry]:
     if "clean" in task:
         return [_entry(task["clean"]["key"], "clean", lambda: _clean(task, task["clean"]))]
+    if "corruption" in task:
+        return [_entry(look["key"], "corruption", lambda l=look: _corrupted(task, l)) for look in task["looks"]]
     craft = task["craft"]
     made = [] if craft["done"] else [_entry(craft["key"], "craft", lambda: _craft(task, craft))]
     if made and made[0]["status"] == "failed":
@@ -196,16 +199,48 @@ def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str
     """What a model makes of the saved file; and, if it was made for this model, of noise and of the rolled perturbation
     of the same size."""
     seen = _look(task, judge["spec"])
+    saved = _saved(task, craft, seen.image)
+    found = _measured(seen, saved, "the saved scan")
+    if judge["own"]:
+        for kind, control in _controls(seen.image, saved, seen.victim, craft["job"]).items():
+            for name, value in seen.victim.structures.items():
+                dice = None if control is None else metrics.dice(control == value, seen.reference == value)
+                found["structures"][name][f"dice_{kind}"] = dice
+    return found
+
+
+def _corrupted(task: Mapping[str, Any], look: Mapping[str, Any]) -> Entry:
+    """What a model makes of the scan under an ordinary change, at its grade or as large as an attack."""
+    if look["failed"]:
+        raise InputError(look["failed"])
+    seen, change = _look(task, look["spec"]), task["corruption"]
+    sweep = _sweep(task["scan"]["sha256"], seen.image, change["name"], change["seed"], change["sigma"])
+    scan = sweep.matched(look["rms"]) if look["grade"] is None else sweep.at(look["grade"])
+    size = float(np.abs(scan.data.astype(np.float64) - seen.image.data).max())
+    return {**_measured(seen, scan, "the changed scan"), "linf": size, "rms": sweep.rms(scan)}
+
+
+_sweeps: dict[tuple[Any, ...], Sweep] = {}  # the last one
+
+
+def _sweep(digest: str, image: Volume, name: str, seed: int, sigma: float | None) -> Sweep:
+    key = (digest, image.unit, name, seed, sigma)
+    if key not in _sweeps:
+        _sweeps.clear()
+        _sweeps[key] = Sweep(image, name, seed, sigma)
+    return _sweeps[key]
+
+
+def _measured(seen: Seen, scan: Volume, called: str) -> Entry:
+    """What a model makes of a changed scan, structure by structure."""
     victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
-    saved = _saved(task, craft, image)
-    found = victim.look(saved)
+    found = victim.look(scan)
     labels, open_values = found.against(prediction)
-    notes = [said_of_undefined("the saved scan", victim, found.undefined)] if found.undefined else []
+    notes = [said_of_undefined(called, victim, found.undefined)] if found.undefined else []
     rows = metrics.structures(labels, reference, victim.labels, image.ruler, image.voxel_size)
     against = rows
     if seen.expert is not None:
         against = metrics.structures(labels, prediction, victim.labels, image.ruler, image.voxel_size)
-    controls = _controls(image, saved, victim, craft["job"]) if judge["own"] else {}
     return {
         "structures": {
             name: {
@@ -217,10 +252,6 @@ def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str
                 "against_clean": against[name],
                 "failed_slices": metrics.failed_slices(prediction == value, labels == value, image.voxel_size),
                 "tested": value not in open_values,
-                **{
-                    f"dice_{kind}": None if control is None else metrics.dice(control == value, reference == value)
-                    for kind, control in controls.items()
-                },
             }
             for name, value in victim.structures.items()
         },
