@@ -109,10 +109,15 @@ def rules(study, rows):
 
 ONE, MANY = [{"name": "apgd", "steps": 100}], [{"name": "apgd", "steps": 100}, {"name": "pgd", "steps": 100}]
 BLACK = [{"name": "apgd", "steps": 100}, {"name": "square", "steps": 100}]
+LONGER = [{"name": "apgd", "steps": 100}, {"name": "apgd", "steps": 200, "label": "long"}]
 HONEST = patients(dice=0.5)
 # The rule, the study's attacks, rows that trip it, and honest rows beside them that don't.
 TRIPPED = [
     ("untouched", "loud", ONE, patients(dice=0.9, linf=0.0), HONEST),
+    ("not-tested", "loud", ONE, patients(dice=0.9, verdict="not-tested"), patients(dice=0.9, verdict="held")),
+    ("randomised", "loud", ONE, patients(repeats=False), patients(repeats=True)),
+    ("more-steps-is-less", "loud", LONGER, HONEST + patients(dice=0.6, attack="long"),
+     HONEST + patients(dice=0.4, attack="long")),
     (
         "more-is-less",
         "loud",

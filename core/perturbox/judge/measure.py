@@ -21,6 +21,7 @@ from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, Undefined, Volume
 
 CONTROL_SEEDS = 3
+CHANCE = "Two predictions"  # what a note of a model that isn't deterministic begins with
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,8 +275,8 @@ def benign_floor(
 def _note_chance(differing: int, effort: Effort) -> None:
     """Say that the model isn't deterministic where it answers twice differently."""
     note = (
-        f"Two predictions of the same scan differ in {differing} voxel(s), so the model isn't deterministic (dropout "
+        f"{CHANCE} of the same scan differ in {differing} voxel(s), so the model isn't deterministic (dropout "
         "that stays on, or the device): part of every difference is chance, and `verify` can't repeat it."
     )
-    if differing and not any(known.startswith("Two predictions") for known in effort.notes):
+    if differing and not any(known.startswith(CHANCE) for known in effort.notes):
         effort.notes.append(note)

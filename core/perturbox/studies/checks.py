@@ -5,11 +5,12 @@ Each rule says what it needs; "loud" ones put the study's verdict in question, "
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
 from perturbox.studies.analysis import Frame, corrupted, own, pair_drops, usable
-from perturbox.studies.design import Study
+from perturbox.studies.design import AttackOf, Study
 from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100
@@ -53,6 +54,34 @@ def untouched(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> 
         )
 
 
+def not_tested(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs one result. A gradient that vanishes nearly everywhere, or scores that are no numbers: what held wasn't
+    tested."""
+    blind = own(frame)[(own(frame)["verdict"] == "not-tested") & (own(frame)["linf"] > 0)]
+    for (model, attack), part in blind.groupby(["target", "attack"]):
+        cases = part[["case", "eps", "seed"]].drop_duplicates()
+        yield Finding(
+            "not-tested",
+            "loud",
+            f"{attack} could not test {model} in {len(cases)} attack(s), for its gradient vanishes or its scores are "
+            "no finite numbers: what held there says nothing.",
+            len(cases),
+        )
+
+
+def randomised(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs one result. A model that answers by chance hides its gradient and part of every fall."""
+    restless = frame[frame["repeats"].eq(False)]
+    for model, part in restless.groupby("target"):
+        yield Finding(
+            "randomised",
+            "loud",
+            f"{model} answers the same scan twice differently in {part['case'].nunique()} case(s): part of every fall "
+            "is chance, and an attack must average over it (eot) before the model counts as sturdy.",
+            part["case"].nunique(),
+        )
+
+
 def more_is_less(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a series of limits. Dice that rises with the limit shows an attack that doesn't find what is there."""
     mean = own(frame).groupby(["target", "attack", "eps"])["dice"].mean()
@@ -67,6 +96,32 @@ def more_is_less(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) 
                 f"smaller limit {small:g}: it doesn't find what is there.",
                 1,
             )
+
+
+def more_steps_is_less(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study with one attack at several numbers of steps. Dice that rises with them: the search fails."""
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for attack in study.attacks:
+        same = f"{attack.name} {sorted(attack.settings.items())}"
+        kinds.setdefault(same, []).append((_steps(study, attack), attack.called))
+    mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
+    for series in kinds.values():
+        for (few, less), (many, more) in pairwise(sorted(series)):
+            for model, eps in {(model, eps) for model, eps, attack in mean.index if attack == less}:
+                small, large = mean[model, eps, less], mean.get((model, eps, more))
+                if few < many and large is not None and large > small + SLACK:
+                    yield Finding(
+                        "more-steps-is-less",
+                        "loud",
+                        f"{more} leaves {model} Dice {large:.3f} at {eps:g} after {many} steps, {less} {small:.3f} "
+                        f"after {few}: it doesn't find what is there.",
+                        1,
+                    )
+
+
+def _steps(study: Study, attack: AttackOf) -> int:
+    built = recipes.get(attack.name).build(1.0, study.eps.norm, attack.steps, attack.settings, local=True)
+    return built.parameters["steps"]
 
 
 def noise_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -156,8 +211,7 @@ def black_beats_white(study: Study, frame: Frame, rows: Sequence[Mapping[str, An
 def few_steps(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs one result. Fewer than 100 steps are a look, not a claim."""
     for attack in study.attacks:
-        recipe = recipes.get(attack.name)
-        steps = recipe.build(1.0, study.eps.norm, attack.steps, attack.settings, local=True).parameters["steps"]
+        recipe, steps = recipes.get(attack.name), _steps(study, attack)
         if recipe.family != "control" and steps < CLAIM_STEPS:
             yield Finding(
                 "few-steps",
@@ -197,7 +251,10 @@ def not_used(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> I
 
 RULES: tuple[Rule, ...] = (
     untouched,
+    not_tested,
+    randomised,
     more_is_less,
+    more_steps_is_less,
     noise_is_as_good,
     ordinary_is_as_good,
     transfer_beats_own,

@@ -48,6 +48,7 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "linf": (NUMBER, "of the saved change, in the scan's unit"),
     "rms": (NUMBER, "of the saved change, in the scan's unit"),
     "rms_over_sigma": (NUMBER, ""),
+    "repeats": (YES, "whether the target answered the unchanged scan twice alike"),
     "status": (TEXT, "ok, gated or failed"),
     "reason": (TEXT, ""),
 }
@@ -157,6 +158,7 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                     **row,
                     **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"]),
                     **{name: controls[structure][name] if controls else None for name in CONTROLS},
+                    "repeats": clean["repeats"],
                     "status": "gated" if struck else "ok",
                     "reason": reason,
                 }
@@ -182,6 +184,7 @@ def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row
             yield {
                 **row,
                 **_numbers(made, seen["structures"][structure], clean["structures"][structure], clean["sigma"]),
+                "repeats": clean["repeats"],
                 "status": "gated" if struck else "ok",
                 "reason": f"{look.model} missed the gate" if struck else None,
             }

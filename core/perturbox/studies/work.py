@@ -23,7 +23,7 @@ from perturbox.job.execute import file_names, read_adversarial, write_adversaria
 from perturbox.job.inputs import Job, Listener, prepare, read_expert
 from perturbox.jobs.worker import explain, load_cached
 from perturbox.judge import checks, metrics
-from perturbox.judge.measure import Asking, benign_floor, said_of_undefined
+from perturbox.judge.measure import CHANCE, Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
@@ -121,7 +121,8 @@ def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
     seen = _look(task, clean["spec"])
     victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
     noise = scan_noise(image.data, prediction, victim.labels, image.ruler, image.sizes)
-    ask = Asking(victim, None)
+    effort = Effort()
+    ask = Asking(victim, effort)
     floor = benign_floor(image, ask, prediction, noise["sigma"], 0)
     rows = metrics.structures(prediction, reference, victim.labels, image.ruler, image.voxel_size)
     low, high = np.percentile(image.data, (1, 99))
@@ -145,6 +146,7 @@ def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
             "p99": float(high),
         },
         "sigma": noise["sigma"],
+        "repeats": not any(note.startswith(CHANCE) for note in effort.notes),
         "notes": ask.notes,
     }
 
