@@ -4,18 +4,17 @@ Dice of failed and gated rows isn't used. Seeds and cases of one patient are ave
 taken within a patient.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from perturbox.studies import statistics
+from perturbox.studies import changes, statistics
 from perturbox.studies.design import Study
+from perturbox.studies.frames import Found, Frame, corrupted, own, usable
 
-Found = dict[str, Any]
-Frame = Any  # a pandas DataFrame, whose own types can't tell one column from several
 MIN_WHITE_BOX = 0.05  # a smaller fall of the target's own attack makes "relative to it" meaningless
 FEWEST_MODELS = 3  # per level of a factor, to say anything of it
 
@@ -34,40 +33,14 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
         found |= {"matrix": matrix(frame), "contrasts": contrasts(frame, factors, study.confidence)}
     if study.kind == "corruptions":
         found |= {
-            "corruptions": corruptions(frame, corrupted(rows), study.confidence),
-            "beside": beside(frame, corrupted(rows), study.confidence),
+            "corruptions": changes.each(frame, corrupted(rows), study.confidence),
+            "beside": changes.beside(frame, corrupted(rows), study.confidence),
         }
     if study.kind == "non-inferiority" and study.compare is not None:
         found["comparison"] = comparison(
             frame, study.compare.new, study.compare.old, study.compare.margin, study.confidence
         )
     return found
-
-
-def usable(rows: Sequence[Mapping[str, Any]]) -> Frame:
-    """Rows of attacks with numbers, of models that passed the gate, and the fall of Dice by attack and controls."""
-    frame = _known(rows, lambda corruption: corruption.isna())
-    for control in ("noise", "rolled"):
-        frame[f"drop_{control}"] = frame["dice_clean"] - frame[f"dice_{control}"].astype(float)
-    return frame
-
-
-def corrupted(rows: Sequence[Mapping[str, Any]]) -> Frame:
-    """Rows of ordinary changes with numbers, of models that passed the gate, and the fall of Dice."""
-    return _known(rows, lambda corruption: corruption.notna())
-
-
-def _known(rows: Sequence[Mapping[str, Any]], which: Callable[[Any], Any]) -> Frame:
-    frame = pd.DataFrame(list(rows))
-    frame = frame[(frame["status"] == "ok") & frame["dice_clean"].notna() & frame["dice"].notna()]
-    frame = frame[which(frame["corruption"])].copy()
-    frame["drop"] = frame["dice_clean"] - frame["dice"]
-    return frame
-
-
-def own(frame: Frame) -> Frame:
-    """Rows of models that were attacked themselves."""
-    return frame[frame["surrogate"] == frame["target"]]
 
 
 def curves(frame: Frame, confidence: float) -> list[Found]:
@@ -299,85 +272,6 @@ def _answer(contrast: Mapping[str, Any], confidence: float) -> str:
     if len(contrast["levels"]) < 2 or contrast["difference"] is None or contrast["p_models"] is None:
         return "can't be told with this design"
     return "found" if contrast["p_models_holm"] < 1 - confidence else "not found"
-
-
-def corruptions(attacks: Frame, changed: Frame, confidence: float) -> list[Found]:
-    """Per model and structure: Dice over patients with its interval, and the RMS of the change, of each attack (no
-    corruption), of each ordinary change as large as one (no grade), and of each in its own grades (no attack)."""
-    found = []
-    for frame, keys in (
-        (own(attacks), ("attack", "eps")),
-        (changed[changed["grade"].isna()], ("corruption", "attack", "eps")),
-        (changed[changed["grade"].notna()], ("corruption", "grade")),
-    ):
-        for key, part in frame.groupby(["target", "structure", *keys]):
-            patients = part.groupby("patient")[["rms", "dice_clean", "dice"]].mean()
-            spread = statistics.mean_interval(patients["dice"].tolist(), confidence)
-            assert spread is not None
-            named = dict(zip(("model", "structure", *keys), key, strict=True))
-            grade = {"grade": int(named["grade"])} if "grade" in named else {}
-            found.append(
-                {
-                    **dict.fromkeys(("corruption", "grade", "attack", "eps")),
-                    **named,
-                    **grade,
-                    "n": spread.n,
-                    "rms": float(patients["rms"].mean()),
-                    "dice_clean": float(patients["dice_clean"].mean()),
-                    "dice": spread.mean,
-                    "low": spread.low,
-                    "high": spread.high,
-                }
-            )
-    return found
-
-
-def beside(attacks: Frame, changed: Frame, confidence: float) -> list[Found]:
-    """Per model, attack and limit: the mean fall of Dice over structures and patients; the most that an ordinary change
-    as large takes; and of each ordinary change the mildest grade that takes as much as the attack, if one does."""
-
-    def falls(frame: Frame, keys: Sequence[str]) -> Frame:
-        each = frame.groupby(["target", *keys, "patient"])[["drop", "rms"]].mean()
-        return each.groupby(["target", *keys]).mean()
-
-    same = falls(changed[changed["grade"].isna()], ("attack", "eps", "corruption"))
-    graded = falls(changed[changed["grade"].notna()], ("corruption", "grade")).reset_index()
-    found = []
-    for (model, attack, eps), part in own(attacks).groupby(["target", "attack", "eps"]):
-        patients = part.groupby("patient")[["drop", "rms"]].mean()
-        spread = statistics.mean_interval(patients["drop"].tolist(), confidence)
-        assert spread is not None
-        known = {
-            name: float(row["drop"]) for (m, a, e, name), row in same.iterrows() if (m, a, e) == (model, attack, eps)
-        }
-        worst = max(known, key=lambda name: known[name]) if known else None
-        as_bad = graded[(graded["target"] == model) & (graded["drop"] >= spread.mean)].sort_values(
-            ["corruption", "grade"]
-        )
-        found.append(
-            {
-                "model": model,
-                "attack": attack,
-                "eps": eps,
-                "rms": float(patients["rms"].mean()),
-                "drop": spread.mean,
-                "low": spread.low,
-                "high": spread.high,
-                "n": spread.n,
-                "same_rms": known,
-                "worst": worst,
-                "as_bad": [
-                    {
-                        "corruption": row["corruption"],
-                        "grade": int(row["grade"]),
-                        "rms": row["rms"],
-                        "drop": row["drop"],
-                    }
-                    for row in as_bad.drop_duplicates("corruption").to_dict("records")
-                ],
-            }
-        )
-    return found
 
 
 def comparison(frame: Frame, new: str, old: str, margin: float, confidence: float) -> list[Found]:

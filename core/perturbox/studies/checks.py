@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
-from perturbox.studies.analysis import Frame, corrupted, own, pair_drops, usable
+from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
+from perturbox.studies.frames import Frame, corrupted, own, usable
 from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100

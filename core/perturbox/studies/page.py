@@ -9,9 +9,10 @@ from typing import Any
 from perturbox.judge.summary import listed
 from perturbox.judge.verdicts import BROKEN, SAID
 from perturbox.studies import charts, story
-from perturbox.studies.analysis import own, pair_drops, usable
+from perturbox.studies.analysis import pair_drops
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
+from perturbox.studies.frames import own, usable
 from perturbox.studies.plan import Plan
 
 MANY = 40  # rows of a table that are shown at once; the rest is in the Parquet file

@@ -48,6 +48,7 @@ def upper_bound(values: Sequence[float], confidence: float) -> float | None:
 
 
 def _bootstrap(x: np.ndarray, confidence: float, alternative: str) -> tuple[float, float]:
+    x = x.round(12)  # BCa counts resamples below the mean: the order in which a sum was rounded must not decide
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
     for method in ("BCa", "percentile"):
