@@ -102,7 +102,7 @@ def matrix(table):
 
 
 def contrasts(table, factors):
-    """Per attack, limit and factor: shares of the white-box fall within and between levels, by patients and by models."""
+    """Per attack, limit and factor: shares of the white-box fall within and between levels, by patients and models."""
     names = sorted({name for given in factors.values() for name in given} - {"seed"})
     found = {}
     for (attack, eps), part in good(table).groupby(["attack", "eps"]):

@@ -23,7 +23,7 @@ def motion(image: Volume, seed: int, sigma: float | None) -> Change:
     `degrees` and `mm` along each axis (Shaw et al. 2019)."""
 
     def change(values: Values) -> np.ndarray:
-        import torchio
+        from torchio.transforms import Motion
 
         times, rng = int(values["times"]), np.random.default_rng(seed)
         degrees, mm = (rng.uniform(-values[name], values[name], (times, 3)) for name in ("degrees", "mm"))
@@ -31,7 +31,7 @@ def motion(image: Volume, seed: int, sigma: float | None) -> Change:
             degrees[:, :2], mm[:, 2] = 0, 0  # in its own plane only
         step = 1 / (times + 1)
         when = step * (np.arange(1, times + 1) + rng.uniform(-UNEVEN, UNEVEN, times))
-        return _by(torchio.Motion(degrees, mm, when, "linear"), image)
+        return _by(Motion(degrees, mm, when, "linear"), image)
 
     return change
 
@@ -46,9 +46,9 @@ def ghosting(image: Volume, seed: int, sigma: float | None) -> Change:
     phase = int(np.argmax(lengths))
 
     def change(values: Values) -> np.ndarray:
-        import torchio
+        from torchio.transforms import Ghosting
 
-        return _by(torchio.Ghosting(int(values["ghosts"]), phase, values["intensity"], None), image)
+        return _by(Ghosting(int(values["ghosts"]), phase, values["intensity"], None), image)
 
     return change
 
@@ -59,9 +59,9 @@ def bias_field(image: Volume, seed: int, sigma: float | None) -> Change:
     drawn = np.random.default_rng(seed).uniform(-1, 1, COEFFICIENTS)
 
     def change(values: Values) -> np.ndarray:
-        import torchio
+        from torchio.transforms import BiasField
 
-        return _by(torchio.BiasField((values["largest"] * drawn).tolist(), ORDER), image)
+        return _by(BiasField((values["largest"] * drawn).tolist(), ORDER), image)
 
     return change
 

@@ -56,8 +56,9 @@ def slices(image: Volume, seed: int, sigma: float | None) -> Change:
 
     def change(values: Values) -> np.ndarray:
         import torchio
+        from torchio.transforms import RandomAnisotropy
 
-        fewer = torchio.RandomAnisotropy(axes=(axis,), downsampling=(values["factor"],) * 2)
+        fewer = RandomAnisotropy(axes=(axis,), downsampling=(values["factor"], values["factor"]))
         # Beyond the last slice that is left it would put 0, which is water in CT: the outermost slices are repeated.
         beyond = math.ceil(2 * values["factor"])
         room = [(beyond, beyond) if a == 1 + axis else (0, 0) for a in range(image.data.ndim)]

@@ -238,7 +238,7 @@ def _with_looks(plan: Plan) -> Plan:
 def _looks(plan: Plan) -> Iterator[Look]:
     """Looks at ordinary changes, a task's together; raises InputError for those of another physics than the models'."""
     study = plan.study
-    physics = {corruptions.physics_of(model.unit) for model in plan.models.values()}
+    physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
     (kind,) = physics
