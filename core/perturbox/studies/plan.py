@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,12 @@ class Plan:
     left_out: Mapping[str, str]
     craft_on: Sequence[Scan]
     crafts: Sequence[Craft]
-    looks: Sequence[Look] = ()
     trust: bool = False
+
+    @cached_property
+    def looks(self) -> Sequence[Look]:
+        """Raises InputError for ordinary changes of another physics than the models'."""
+        return list(_looks(self)) if self.study.kind == "corruptions" else []
 
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file."""
@@ -145,7 +150,7 @@ class Plan:
         """The plan of such a document; raises KeyError, TypeError or ValueError for anything else."""
         if document["schema"] != SCHEMA:
             raise ValueError(f"not of {SCHEMA}")
-        plan = cls(
+        return cls(
             Study.model_validate(document["study"]),
             {
                 name: Target(**{**model, "structures": tuple(model["structures"])})
@@ -156,7 +161,6 @@ class Plan:
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
         )
-        return _with_looks(plan)
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""
@@ -207,7 +211,9 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    return _with_looks(Plan(study, models, kept, left_out, craft_on, crafts, trust=trust))
+    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
+    next(iter(plan.looks), None)  # what they refuse is refused now
+    return plan
 
 
 def _craft(
@@ -231,10 +237,6 @@ def _craft(
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
 
 
-def _with_looks(plan: Plan) -> Plan:
-    return replace(plan, looks=list(_looks(plan))) if plan.study.kind == "corruptions" else plan
-
-
 def _looks(plan: Plan) -> Iterator[Look]:
     """Looks at ordinary changes, a task's together; raises InputError for those of another physics than the models'."""
     study = plan.study
@@ -242,16 +244,16 @@ def _looks(plan: Plan) -> Iterator[Look]:
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
     (kind,) = physics
-    crafts: dict[tuple[str, int], list[Craft]] = {}
+    crafted: dict[tuple[str, int], list[Craft]] = {}
     for craft in plan.crafts:
-        crafts.setdefault((craft.case, craft.seed), []).append(craft)
+        crafted.setdefault((craft.case, craft.seed), []).append(craft)
     for name in study.corruptions or corruptions.names(kind):
         corruption = corruptions.get(name, kind)
         for case, seed in product(plan.cases, study.seeds):
             same: list[tuple[int | None, Craft | None, str]] = [
                 (grade, None, model) for grade, model in product(study.grades, plan.models)
             ]
-            same += [(None, craft, craft.model) for craft in crafts.get((case, seed), ())]
+            same += [(None, craft, craft.model) for craft in crafted.get((case, seed), [])]
             for grade, craft, model in same:
                 content = {
                     "model": plan.clean_key(model, case),

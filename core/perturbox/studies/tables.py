@@ -167,9 +167,9 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
 def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
     """A row for each look at an ordinary change and structure; attack and limit are those it is as large as."""
     for look in plan.looks:
-        if look.key not in done:
+        seen, clean = done.get(look.key), done.get(plan.clean_key(look.model, look.case))
+        if seen is None or clean is None:
             continue
-        seen, clean = done[look.key], done[plan.clean_key(look.model, look.case)]
         failed = next((entry for entry in (seen, clean) if entry["status"] != "ok"), None)
         struck = look.model in gated
         for structure in plan.models[look.model].structures:

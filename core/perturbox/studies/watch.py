@@ -15,6 +15,7 @@ from itertools import islice, product
 from pathlib import Path, PurePath
 from typing import Any
 
+from perturbox import corruptions
 from perturbox.judge.record import strict_json
 from perturbox.studies.ledger import entries
 from perturbox.studies.plan import Plan
@@ -217,7 +218,11 @@ def _identity(plan: Plan) -> tuple[Any, Any, Any]:
 def _require_sane(plan: Plan) -> None:
     """Raises InputError for a plan that nobody could carry out, which would keep a reader busy for hours."""
     judges = len(plan.models) if plan.study.kind == "transfer" else 1
-    if len(plan.models) * len(plan.cases) + len(plan.crafts) * (1 + judges) > MOST_PIECES:
+    pieces = len(plan.models) * len(plan.cases) + len(plan.crafts) * (1 + judges)
+    if plan.study.kind == "corruptions":
+        each = len(plan.cases) * len(plan.study.seeds) * len(plan.study.grades) * len(plan.models) + len(plan.crafts)
+        pieces += len(plan.study.corruptions or corruptions.names()) * each
+    if pieces > MOST_PIECES:
         raise InputError(f"The study has more than {MOST_PIECES} pieces, too many to be shown.")
 
 
