@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,6 @@ class Plan:
     left_out: Mapping[str, str]
     craft_on: Sequence[Scan]
     crafts: Sequence[Craft]
-    looks: Sequence[Look] = ()
     trust: bool = False
 
     def judges(self, craft: Craft) -> Sequence[str]:
@@ -145,7 +145,7 @@ class Plan:
         """The plan of such a document; raises KeyError, TypeError or ValueError for anything else."""
         if document["schema"] != SCHEMA:
             raise ValueError(f"not of {SCHEMA}")
-        plan = cls(
+        return cls(
             Study.model_validate(document["study"]),
             {
                 name: Target(**{**model, "structures": tuple(model["structures"])})
@@ -156,7 +156,6 @@ class Plan:
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
         )
-        return _with_looks(plan)
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""
@@ -166,6 +165,21 @@ class Plan:
             yield craft.key
             yield from (self.judge_key(craft, model) for model in self.judges(craft))
         yield from (look.key for look in self.looks)
+
+    @cached_property
+    def looks(self) -> Sequence[Look]:
+        """Looks at ordinary changes."""
+        return list(_looks(self)) if self.study.kind == "corruptions" else ()
+
+    @property
+    def most_looks(self) -> int:
+        """At most so many, counted without making them."""
+        study = self.study
+        if study.kind != "corruptions":
+            return 0
+        names = len(study.corruptions) or len(corruptions.CORRUPTIONS)
+        cells = len(study.grades) * len(self.models) * len(self.cases) * len(study.seeds)
+        return names * (cells + len(self.crafts))
 
     @property
     def first(self) -> str:
@@ -207,7 +221,10 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    return _with_looks(Plan(study, models, kept, left_out, craft_on, crafts, trust=trust))
+    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
+    if study.kind == "corruptions":
+        _changes(plan)
+    return plan
 
 
 def _craft(
@@ -231,22 +248,22 @@ def _craft(
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
 
 
-def _with_looks(plan: Plan) -> Plan:
-    return replace(plan, looks=list(_looks(plan))) if plan.study.kind == "corruptions" else plan
-
-
-def _looks(plan: Plan) -> Iterator[Look]:
-    """Looks at ordinary changes, a task's together; raises InputError for those of another physics than the models'."""
-    study = plan.study
+def _changes(plan: Plan) -> list[corruptions.Corruption]:
+    """A study's ordinary changes; raises InputError for those of another physics than the models'."""
     physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
     (kind,) = physics
+    return [corruptions.get(name, kind) for name in plan.study.corruptions or corruptions.names(kind)]
+
+
+def _looks(plan: Plan) -> Iterator[Look]:
+    """Looks at ordinary changes, a task's together."""
+    study = plan.study
     crafts: dict[tuple[str, int], list[Craft]] = {}
     for craft in plan.crafts:
         crafts.setdefault((craft.case, craft.seed), []).append(craft)
-    for name in study.corruptions or corruptions.names(kind):
-        corruption = corruptions.get(name, kind)
+    for corruption in _changes(plan):
         for case, seed in product(plan.cases, study.seeds):
             same: list[tuple[int | None, Craft | None, str]] = [
                 (grade, None, model) for grade, model in product(study.grades, plan.models)
@@ -256,13 +273,13 @@ def _looks(plan: Plan) -> Iterator[Look]:
                 content = {
                     "model": plan.clean_key(model, case),
                     "noise": plan.clean_key(plan.first, case),
-                    "corruption": name,
+                    "corruption": corruption.name,
                     "values": corruption.grades[(grade or 1) - 1],
                     "as": None if craft is None else craft.key,
                     "seed": seed,
                     "threads": study.threads,
                 }
-                yield Look(key_of("corruption", content), model, name, case, seed, grade, craft)
+                yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
 
 
 def _target(name: str, spec: str, folder: Path, device: str, trust: bool) -> Target:
