@@ -274,3 +274,17 @@ def test_motion_reads_each_part_of_k_space_from_another_pose():
     read = np.concatenate([s[..., a:b] for s, a, b in zip(spectra, cuts, cuts[1:], strict=False)], -1)
     wanted = np.fft.ifftn(np.fft.ifftshift(read)).real
     assert np.allclose(unclipped(image, "motion", 1, seed=2)[0], wanted, atol=0.05)
+
+
+def test_the_list_tells_each_with_its_grades(capsys):
+    import json
+
+    from perturbox.cli import main
+
+    assert main(["list", "corruptions", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["physics"]) for one in told] == [(one.name, one.physics) for one in CORRUPTIONS]
+    assert told[0]["grades"][4] == {"share": 0.05}
+    assert main(["list", "corruptions"]) == 0
+    shown = capsys.readouterr().out
+    assert "bias-field" in shown and "share 0.5, 0.25, 0.15, 0.1, 0.05" in " ".join(shown.split())

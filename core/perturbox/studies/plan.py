@@ -92,11 +92,6 @@ class Plan:
     crafts: Sequence[Craft]
     trust: bool = False
 
-    @cached_property
-    def looks(self) -> Sequence[Look]:
-        """Raises InputError for ordinary changes of another physics than the models'."""
-        return list(_looks(self)) if self.study.kind == "corruptions" else []
-
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file."""
         return list(self.models) if self.study.kind == "transfer" else [craft.model]
@@ -171,6 +166,21 @@ class Plan:
             yield from (self.judge_key(craft, model) for model in self.judges(craft))
         yield from (look.key for look in self.looks)
 
+    @cached_property
+    def looks(self) -> Sequence[Look]:
+        """Looks at ordinary changes."""
+        return list(_looks(self)) if self.study.kind == "corruptions" else ()
+
+    @property
+    def most_looks(self) -> int:
+        """At most so many, counted without making them."""
+        study = self.study
+        if study.kind != "corruptions":
+            return 0
+        names = len(study.corruptions) or len(corruptions.CORRUPTIONS)
+        cells = len(study.grades) * len(self.models) * len(self.cases) * len(study.seeds)
+        return names * (cells + len(self.crafts))
+
     @property
     def first(self) -> str:
         """The model by whose segmentation a case's noise is measured."""
@@ -212,7 +222,8 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
         )
     ]
     plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
-    next(iter(plan.looks), None)  # what they refuse is refused now
+    if study.kind == "corruptions":
+        _changes(plan)
     return plan
 
 
@@ -237,34 +248,38 @@ def _craft(
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
 
 
-def _looks(plan: Plan) -> Iterator[Look]:
-    """Looks at ordinary changes, a task's together; raises InputError for those of another physics than the models'."""
-    study = plan.study
+def _changes(plan: Plan) -> list[corruptions.Corruption]:
+    """A study's ordinary changes; raises InputError for those of another physics than the models'."""
     physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
     (kind,) = physics
-    crafted: dict[tuple[str, int], list[Craft]] = {}
+    return [corruptions.get(name, kind) for name in plan.study.corruptions or corruptions.names(kind)]
+
+
+def _looks(plan: Plan) -> Iterator[Look]:
+    """Looks at ordinary changes, a task's together."""
+    study = plan.study
+    crafts: dict[tuple[str, int], list[Craft]] = {}
     for craft in plan.crafts:
-        crafted.setdefault((craft.case, craft.seed), []).append(craft)
-    for name in study.corruptions or corruptions.names(kind):
-        corruption = corruptions.get(name, kind)
+        crafts.setdefault((craft.case, craft.seed), []).append(craft)
+    for corruption in _changes(plan):
         for case, seed in product(plan.cases, study.seeds):
             same: list[tuple[int | None, Craft | None, str]] = [
                 (grade, None, model) for grade, model in product(study.grades, plan.models)
             ]
-            same += [(None, craft, craft.model) for craft in crafted.get((case, seed), [])]
+            same += [(None, craft, craft.model) for craft in crafts.get((case, seed), ())]
             for grade, craft, model in same:
                 content = {
                     "model": plan.clean_key(model, case),
                     "noise": plan.clean_key(plan.first, case),
-                    "corruption": name,
+                    "corruption": corruption.name,
                     "values": corruption.grades[(grade or 1) - 1],
                     "as": None if craft is None else craft.key,
                     "seed": seed,
                     "threads": study.threads,
                 }
-                yield Look(key_of("corruption", content), model, name, case, seed, grade, craft)
+                yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
 
 
 def _target(name: str, spec: str, folder: Path, device: str, trust: bool) -> Target:

@@ -15,7 +15,6 @@ from itertools import islice, product
 from pathlib import Path, PurePath
 from typing import Any
 
-from perturbox import corruptions
 from perturbox.judge.record import strict_json
 from perturbox.studies.ledger import entries
 from perturbox.studies.plan import Plan
@@ -218,10 +217,7 @@ def _identity(plan: Plan) -> tuple[Any, Any, Any]:
 def _require_sane(plan: Plan) -> None:
     """Raises InputError for a plan that nobody could carry out, which would keep a reader busy for hours."""
     judges = len(plan.models) if plan.study.kind == "transfer" else 1
-    pieces = len(plan.models) * len(plan.cases) + len(plan.crafts) * (1 + judges)
-    if plan.study.kind == "corruptions":
-        each = len(plan.cases) * len(plan.study.seeds) * len(plan.study.grades) * len(plan.models) + len(plan.crafts)
-        pieces += len(plan.study.corruptions or corruptions.names()) * each
+    pieces = len(plan.models) * len(plan.cases) + len(plan.crafts) * (1 + judges) + plan.most_looks
     if pieces > MOST_PIECES:
         raise InputError(f"The study has more than {MOST_PIECES} pieces, too many to be shown.")
 
