@@ -123,7 +123,12 @@ class Driver:
             yield Task(
                 {
                     **self._common(case),
-                    "corruption": {"name": name, "seed": seed, "sigma": clean.get("sigma")},
+                    "corruption": {
+                        "name": name,
+                        "seed": seed,
+                        "sigma": clean.get("sigma"),
+                        "eps_unit": self.plan.study.eps.unit,
+                    },
                     "looks": [self._look(look, done) for look in looks],
                 },
                 [look.key for look in looks],

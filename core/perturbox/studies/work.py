@@ -25,6 +25,7 @@ from perturbox.jobs.worker import explain, load_cached
 from perturbox.judge import checks, metrics
 from perturbox.judge.measure import CHANCE, Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
+from perturbox.judge.units import NATIVE
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
 
@@ -216,6 +217,8 @@ def _corrupted(task: Mapping[str, Any], look: Mapping[str, Any]) -> Entry:
     if look["failed"]:
         raise InputError(look["failed"])
     seen, change = _look(task, look["spec"]), task["corruption"]
+    if look["grade"] is None and seen.image.files and change["eps_unit"] != NATIVE:
+        raise InputError("The RMS of an attack on several files is in no unit of one of them; give `eps` in native.")
     sweep = _sweep(task["scan"]["sha256"], seen.image, change["name"], change["seed"], change["sigma"])
     scan = sweep.matched(look["rms"]) if look["grade"] is None else sweep.at(look["grade"])
     size = float(np.abs(scan.data.astype(np.float64) - seen.image.data).max())
