@@ -161,6 +161,11 @@ def test_corruptions(tmp_path):
         assert (told["drop"], told["rms"]) == near((drop, rms)) and told["same_rms"] == near(same)
         assert {r["corruption"]: r["grade"] for r in told["as_bad"]} == mildest
     assert any(told["as_bad"] for told in found["beside"])
+    aimed, _ = found_and_table(study("corruptions", attacks=TWO, eps=[5, 10], target=["s"]), rows, tmp_path)
+    assert aimed["corruptions"] == found["corruptions"]
+    for told in aimed["beside"]:  # only what was attacked counts
+        mine = again.beside(table[table["structure"] == "s"])[told["model"], told["attack"], told["eps"]]
+        assert (told["drop"], told["same_rms"]) == (near(mine[0]), near(mine[2]))
 
 
 # ---------------------------------------------------------------- slice by slice, end to end

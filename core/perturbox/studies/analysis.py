@@ -32,10 +32,10 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
         factors = {name: dict(model.factors) for name, model in study.models.items()}
         found |= {"matrix": matrix(frame), "contrasts": contrasts(frame, factors, study.confidence)}
     if study.kind == "corruptions":
-        found |= {
-            "corruptions": changes.each(frame, corrupted(rows), study.confidence),
-            "beside": changes.beside(frame, corrupted(rows), study.confidence),
-        }
+        changed = corrupted(rows)
+        found["corruptions"] = changes.each(frame, changed, study.confidence)
+        aimed = [part[part["structure"].isin(study.target)] if study.target else part for part in (frame, changed)]
+        found["beside"] = changes.beside(*aimed, study.confidence)
     if study.kind == "non-inferiority" and study.compare is not None:
         found["comparison"] = comparison(
             frame, study.compare.new, study.compare.old, study.compare.margin, study.confidence

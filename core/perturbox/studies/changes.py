@@ -38,8 +38,8 @@ def each(attacks: Frame, changed: Frame, confidence: float) -> list[Found]:
 
 
 def beside(attacks: Frame, changed: Frame, confidence: float) -> list[Found]:
-    """Per model, attack and limit: the mean fall of Dice over structures and patients; the most that an ordinary change
-    as large takes; and of each ordinary change the mildest grade that takes as much as the attack, if one does."""
+    """Per model, attack and limit: the mean fall of Dice over the structures attacked and patients; the most that an
+    ordinary change as large takes; and of each ordinary change the mildest grade that takes as much, if one does."""
 
     def falls(frame: Frame, keys: Sequence[str]) -> Frame:
         each = frame.groupby(["target", *keys, "patient"])[["drop", "rms"]].mean()

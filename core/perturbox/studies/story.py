@@ -126,7 +126,8 @@ def effect(row: Mapping[str, Any]) -> str:
 
 
 def _of_corruptions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
-    said = []
+    said, target = [], plan.study.target
+    means = f"mean Dice of {listed(target)}" if target else MEANS
     for model in plan.models:
         rows = [row for row in found["beside"] if row["model"] == model]
         if not rows:
@@ -141,7 +142,7 @@ def _of_corruptions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
         )
         said.append(
             f"{row['attack']} at {limit(plan, row['eps'])} ({size}) takes {row['drop']:.2f}"
-            f"{interval(row['low'], row['high'])} of the {MEANS} from {model} over {patients(row['n'])};{same} "
+            f"{interval(row['low'], row['high'])} of the {means} from {model} over {patients(row['n'])};{same} "
             + (f"as much is taken by {grades}." if grades else "no grade of any takes as much.")
         )
     return said
