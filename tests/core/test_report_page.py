@@ -419,10 +419,11 @@ def test_the_first_screen_shows_sentence_picture_and_key(reader, straight):
             plane = reader.run("return perturbox.meta.planes.find(p => p.axis === perturbox.state.plane)")
             number, moved = plane["numbers"][state["slice"]], plane["ml_of"][state["only"] - 1][state["slice"]]
             tile = reader.run("return [...document.querySelectorAll('.card')].at(-2).innerText").split("\n")
+            tile = [line for line in tile if line]
             assert tile == [
                 f"Worst {plane['name']} slice",
                 f"{number} of {plane['total']}",
-                f"{moved:.0f} ml of {spleen} differ",
+                f"{moved:.{int(moved < 10)}f} ml of {spleen} differ",
             ]
             pressed = "return document.querySelector('#key [aria-pressed=true]').textContent"
             assert reader.run(pressed).lower() == spleen
