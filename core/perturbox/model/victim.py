@@ -291,7 +291,7 @@ class Victim:
             labels[logits[:, channel] > 0] = values[0]
         return labels
 
-    def _spacing_mm(self) -> list[float | None] | None:
+    def _spacing_mm(self) -> Sequence[float | None] | None:
         named = [getattr(step, "mm", None) for step in self.pipeline.steps] if self.pipeline else [self.spacing]
         spacing = next((spacing for spacing in named if spacing), None)
         return [spacing] * self.dims if isinstance(spacing, float) else spacing and list(spacing)

@@ -34,8 +34,9 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
     if study.kind == "corruptions":
         changed = corrupted(rows)
         found["corruptions"] = changes.each(frame, changed, study.confidence)
-        aimed = [part[part["structure"].isin(study.target)] if study.target else part for part in (frame, changed)]
-        found["beside"] = changes.beside(*aimed, study.confidence)
+        aimed = set(study.target or frame["structure"])
+        ours, theirs = (part[part["structure"].isin(aimed)] for part in (frame, changed))
+        found["beside"] = changes.beside(ours, theirs, study.confidence)
     if study.kind == "non-inferiority" and study.compare is not None:
         found["comparison"] = comparison(
             frame, study.compare.new, study.compare.old, study.compare.margin, study.confidence
