@@ -4,6 +4,7 @@
     python -m benchmarks attacks --help        every attack, a short run
     python -m benchmarks strength --help       how strong each attack is for its effort
     python -m benchmarks catalogue --help      docs/attacks.md
+    python -m benchmarks defenses --help       what each defence is worth, for docs/defences.md
 
 The full run takes about an hour and wants a machine that does nothing else.
 """
@@ -26,6 +27,7 @@ import torch  # noqa: E402
 import attacks  # noqa: E402
 import bench_sliding  # noqa: E402
 import catalogue  # noqa: E402
+import defenses  # noqa: E402
 import machine  # noqa: E402
 import pages  # noqa: E402
 import store  # noqa: E402
@@ -94,7 +96,12 @@ def peak_bytes(key: str, arm: str, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    others = {"attacks": attacks.main, "catalogue": catalogue.main, "strength": strength.main}
+    others = {
+        "attacks": attacks.main,
+        "catalogue": catalogue.main,
+        "defenses": defenses.main,
+        "strength": strength.main,
+    }
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
     else:

@@ -25,6 +25,8 @@ _HOMES = {
     ),
     "corruptions.change": ("corrupt",),
     "studies.api": ("Study", "study"),
+    "defenses": ("defend",),
+    "model.defended": ("Defense", "StandIn"),
     "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
     "model.sliding": ("sliding_window",),
@@ -35,15 +37,17 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Comparison", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline", "Result", "Study",
-    "Victim", "Volume", "Window", "__version__", "attack", "compare", "corrupt", "load_victim", "margin", "read",
-    "segment", "sliding_window", "study", "verify",
+    "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline",
+    "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "compare", "corrupt",
+    "defend", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from perturbox.api import Comparison, Margin, Result, attack, compare, load_victim, margin, read, segment, verify
     from perturbox.corruptions.change import corrupt
+    from perturbox.defenses import defend
     from perturbox.errors import InputError
+    from perturbox.model.defended import Defense, StandIn
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.pipeline import Pipeline
     from perturbox.model.sliding import sliding_window

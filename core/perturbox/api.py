@@ -25,6 +25,7 @@ from perturbox.job.margins import find_margin
 from perturbox.judge.metrics import BROKEN
 from perturbox.judge.record import read_record, required_file
 from perturbox.load import load_victim
+from perturbox.model.defended import Defended
 from perturbox.model.victim import Victim
 from perturbox.report import write_comparison, write_report
 from perturbox.report.notebook import Page
@@ -87,6 +88,7 @@ def attack(
     the command line. Raises InputError for input that can't be used.
     """
     model = _model(victim, device)
+    named, defense = _named(victim, model)
     place = _Scratch()
     scratch = place.path
     scan, source = _scan(image, model)
@@ -95,7 +97,8 @@ def attack(
     known = {"attack": attack, "eps": eps, "steps": steps}
     job = Job(
         image=source,
-        victim=victim if isinstance(victim, str) else victim.name,
+        victim=named,
+        defense=defense,
         eps_unit=eps_unit,
         norm=norm,
         goal=goal,
@@ -144,7 +147,7 @@ def margin(
     known = {"attack": attack, "steps": steps}
     job = Job(
         image=source,
-        victim=victim if isinstance(victim, str) else victim.name,
+        victim=_named(victim, model)[0],
         eps_unit=eps_unit,
         target=_names(target),
         settings=settings,
@@ -343,6 +346,13 @@ def _model(victim: Victim | str, device: str) -> Victim:
     if isinstance(victim, str):
         return load_victim(victim, device)
     raise InputError(f"A victim is a px.Victim or a name, not a {type(victim).__name__}; wrap a network in px.Victim.")
+
+
+def _named(victim: Victim | str, model: Victim) -> tuple[str, tuple[str, ...]]:
+    """How a result names a model, and the defences it stands behind."""
+    if isinstance(victim, str):
+        return victim, ()
+    return model.plain.name, model.specs if isinstance(model, Defended) else ()
 
 
 def _scan(image: Image, model: Victim) -> tuple[Volume, str]:

@@ -33,6 +33,7 @@ COMMANDS = {
         "--label-map": None,
         "--roi": None,
         "--surrogate": None,
+        "--defense": None,
     },
     "margin": {
         **ATTACK_JOB,
@@ -42,7 +43,7 @@ COMMANDS = {
         "--eps-unit": "native",
         "--surrogate": None,
     },
-    "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False},
+    "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False, "--defense": None},
     "fit-features": {
         **SCAN_JOB,
         "SCAN": REQUIRED,
@@ -347,6 +348,16 @@ PARAMETER = {
     "help": str,
     "local": bool,
 }
+DEFENSE = {
+    "name": str,
+    "title": str,
+    "paper": str,
+    "random": bool,
+    "stand_ins": list,
+    "inverse": str,
+    "parameters": list,
+    "deviations": list,
+}
 VICTIM = {
     "name": str,
     "title": str,
@@ -396,9 +407,16 @@ def test_list_of_victims(capsys, monkeypatch):
     assert found[0]["labels"] == {"background": 0, "liver": 1, "bone": 2}
 
 
-@pytest.mark.parametrize("kind", ["defenses", "detectors"])
-def test_lists_that_are_empty_so_far(kind, capsys):
-    assert listed(kind, capsys=capsys) == []
+def test_list_of_defenses(capsys):
+    found = listed("defenses", capsys=capsys)
+    follows(found, [DEFENSE])
+    for entry in found:
+        follows(entry["parameters"], [PARAMETER], entry["name"])
+    assert [entry["name"] for entry in found] == ["bit-depth", "dct", "gaussian", "lgs", "median", "smoothing", "tv"]
+
+
+def test_the_list_that_is_empty_so_far(capsys):
+    assert listed("detectors", capsys=capsys) == []
 
 
 def test_exit_statuses(folder, capsys, monkeypatch):

@@ -224,7 +224,7 @@ def test_the_readmes_commands_run_as_they_stand(tmp_path, monkeypatch, capfd):
         assert main(line.split()[1:]) == 0, (line, capfd.readouterr().err)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("ct.nii.gz", "segmentation.nii.gz", "clean.safetensors"),
-        *("result", "vanished", "transfer", "margin", "compared", "again"),
+        *("result", "vanished", "transfer", "margin", "compared", "again", "defended"),
     }
 
 

@@ -295,7 +295,7 @@ def surrogate_on_scan(
             )
         return found
 
-    own = model.predict(case.image, surrogate.effort)
+    own = model.plain.predict(case.image, surrogate.effort)
     if case.label is not None:
         known = [name for name in model.structures if name in names.values()]
         # Where the expert marks nothing the surrogate knows, it may still see structures the expert wasn't asked for.

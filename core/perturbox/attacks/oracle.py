@@ -1,9 +1,9 @@
 """Where gradients come from: autograd, a stand-in for steps that have none (BPDA), or estimates from values alone.
 
 `Oracle` is what a solver may ask about a point; the runner answers. An `Estimator` makes a gradient of a few values,
-for attacks that can't open the model (`solvers.estimated` plugs one into any solver). `bpda` and its kin stand in for
-the steps of real pipelines that have no gradient: forward they compute the step itself, backward the gradient of
-something close to it. Athalye, Carlini & Wagner 2018, arXiv 1802.00420; Shukla et al. 2023, doi
+for attacks that can't open the model (`solvers.estimated` plugs one into any solver). `rounded` and its kin stand in
+for the steps of real pipelines that have no gradient: forward they compute the step itself, backward the gradient of
+something close to it (`model.bpda`). Athalye, Carlini & Wagner 2018, arXiv 1802.00420; Shukla et al. 2023, doi
 10.1007/s11042-023-15575-8.
 """
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perturbox.attacks.budget import Budget
+from perturbox.model.bpda import bpda
 
 
 def _unbounded(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,22 +49,6 @@ class Oracle:
 
 
 # ---------------------------------------------------------------- steps without a gradient
-
-
-class _Replaced(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, exact: Tensor, smooth: Tensor) -> Tensor:
-        return exact.to(smooth).clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[None, Tensor]:
-        return None, gradients[0]
-
-
-def bpda(exact: Tensor, smooth: Tensor) -> Tensor:
-    """The values of `exact`, bit for bit, with the gradient of `smooth`, a differentiable approximation of that
-    shape."""
-    return _Replaced.apply(exact.detach(), smooth)  # type: ignore[return-value]
 
 
 def rounded(x: Tensor, step: float = 1.0) -> Tensor:

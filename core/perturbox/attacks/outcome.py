@@ -81,7 +81,7 @@ class Outcome:
     had_gradient: bool "*s", voxels that ever had a gradient (None where the attack asks for none, or its variables
     aren't voxels). stopped: the step at which the user stopped it, None if it ran to its end. members: of a composed
     attack. untested: why structures that held were not tested, None where they were; notes: what else couldn't be used,
-    by kind.
+    by kind. facing: of an attack on a defended model, how it met the defences.
     """
 
     x_adv: np.ndarray
@@ -94,3 +94,14 @@ class Outcome:
     influence: np.ndarray | None = None
     untested: str | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    facing: "Facing | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Facing:
+    """How an attack met a model's defences: through which stand-in it found its worst, all that were tried ({stand_in,
+    score on the saved file, forwards, backwards, draws per pass}), and what it found without knowing of them."""
+
+    stand_in: str
+    tried: list[dict[str, Any]]
+    oblivious: Outcome

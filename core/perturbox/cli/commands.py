@@ -15,6 +15,7 @@ from perturbox.cli.options import (
     AsJson,
     AttackName,
     CutGradient,
+    Defenses,
     Device,
     Eps,
     EpsUnit,
@@ -97,6 +98,7 @@ def attack(
     label_map: LabelMap = None,
     roi: RoiFile = None,
     surrogate: Surrogates = None,
+    defense: Defenses = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -137,6 +139,7 @@ def attack(
         surrogate=tuple(surrogate or ()),
         trust=trust,
         allow_cut_gradient=allow_cut_gradient,
+        defense=tuple(defense or ()),
     )
     show(*run_attack(job, out, given(context, "goal"), full_report))
 
@@ -195,6 +198,7 @@ def segment(
     image: Image,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new NIfTI file for the label map.")],
     victim: VictimSpec = "ct-organs",
+    defense: Defenses = None,
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
@@ -203,8 +207,10 @@ def segment(
     waking(f"Starting to segment with {victim}", (image,), out)
     from perturbox.cli.running import run_segment
     from perturbox.cli.words import show
+    from perturbox.job.execute import Job
 
-    show(*run_segment(image, victim, out, device, force, trust))
+    job = Job(image, victim=victim, device=device, force=force, trust=trust, defense=tuple(defense or ()))
+    show(*run_segment(job, out))
 
 
 @app.command("fit-features")
@@ -275,17 +281,23 @@ def list_(
         from perturbox.corruptions import CORRUPTIONS
 
         entries = [asdict(one) for one in CORRUPTIONS]
+    elif kind == "defenses":
+        from perturbox.defenses import offered
+
+        entries = [one.describe() for one in offered()]
     if as_json:
         print(json.dumps(entries, indent=1, allow_nan=False))
         return
-    from perturbox.cli.words import attack_card, attacks_list, corruptions_table, show, victims_table
+    from perturbox.cli.words import attack_card, attacks_list, corruptions_table, defenses_list, show, victims_table
 
     if not entries:
         show(f"There are no {kind} yet.")
+    elif name:
+        show(*attack_card(entries[0]))
+    elif kind in ("victims", "corruptions"):
+        show((victims_table if kind == "victims" else corruptions_table)(entries))
     else:
-        lines = attack_card(entries[0]) if name else attacks_list(entries) if kind == "attacks" else None
-        table = corruptions_table if kind == "corruptions" else victims_table
-        show(*(lines or [table(entries)]))
+        show(*(attacks_list if kind == "attacks" else defenses_list)(entries))
 
 
 @app.command()

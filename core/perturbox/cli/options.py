@@ -112,6 +112,14 @@ Surrogates = Annotated[
         help="Craft the attack on this model instead, and only judge it on --victim; may be repeated.",
     ),
 ]
+Defenses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense",
+        metavar="NAME[:KEY=VALUE]",
+        help="A filter before the model, of `perturbox list defenses`; may be repeated, the first nearest to the scan.",
+    ),
+]
 Layers = Annotated[
     list[str] | None,
     typer.Option(

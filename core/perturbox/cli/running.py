@@ -106,9 +106,8 @@ def run_margin(job: Job, out: Path, max_eps: float | None, full_report: bool = F
     return words.margin_summary(found, out)
 
 
-def run_segment(image: str, spec: str, out: Path, device: str, force: bool, trust: bool = False) -> list[Any]:
+def run_segment(job: Job, out: Path) -> list[Any]:
     require_new_label_map(out)
-    job = Job(image, victim=spec, device=device, force=force, trust=trust)
     victim, scan, _, _ = load_inputs(job)
     with Progress(victim.labels, late_refusal=False) as progress:
         expected = estimate.estimate_prediction(victim, scan)

@@ -93,6 +93,8 @@ def about_table(result: Mapping[str, Any]) -> str:
     """What the table's numbers compare with."""
     control, by, _ = chance(result)
     whose = "the expert's outline" if result["reference"] == "label" else "the model's own clean prediction"
+    if "defense" in result:
+        whose += " without the defence"
     text = f"Dice and HD95 are against {whose}; {control} Dice is the worst under {by}."
     if not all(outlined(result, name) for name in worst_first(result)):
         text += " Structures that the expert didn't outline are compared with the model's own clean prediction."
@@ -240,14 +242,39 @@ def attack_card(entry: Mapping[str, Any]) -> list[Any]:
 
 def setting(parameter: Mapping[str, Any]) -> str:
     """One setting as one would type it, with what it may be."""
-    value = parameter["default"]
-    text = f"{parameter['name']}={'…' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+    text = typed(parameter)
     if parameter["choices"]:
         text += f" ({', '.join(map(str, parameter['choices']))})"
     unit = f" [{parameter['unit']}]" if parameter["unit"] else ""
     low, high = (parameter[end] for end in ("minimum", "maximum"))
     span = f", {low:g} to {high:g}" if None not in (low, high) else f", at least {low:g}" if low is not None else ""
     return f"{text}{unit}{span}: {parameter['help']}"
+
+
+def typed(parameter: Mapping[str, Any]) -> str:
+    """A setting with its default, as one would type it."""
+    value = parameter["default"]
+    return f"{parameter['name']}={'…' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+
+
+def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Every defence with its settings and what stands in for it when it is attacked."""
+    rows = [
+        [
+            entry["name"],
+            entry["title"],
+            ", ".join(typed(one) for one in entry["parameters"]),
+            " or ".join(entry["stand_ins"]),
+            "yes" if entry["random"] else "no",
+            entry["paper"],
+        ]
+        for entry in defenses
+    ]
+    head = ["Name", "Defence", "Settings", "Attacked through", "Random", "Paper"]
+    return [
+        table(head, rows, words=6),
+        "One before a model: perturbox attack SCAN --defense NAME[:key=value] --out DIR",
+    ]
 
 
 def victims_table(victims: Sequence[Mapping[str, Any]]) -> Table:

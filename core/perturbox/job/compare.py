@@ -30,6 +30,8 @@ RECORDED = (
     "seed",
     "force",
 )
+# Of an attack on a defended model: how it went beside the one that is reported.
+DEFENDED_RECORDED = ("defense.stand_in", "defense.candidates")
 # Settings that the numbers rest on: a false one makes these differ.
 SETTLED = ("attack.parameters.eps", "attack.parameters.norm", "attack.parameters.goal", "attack.parameters.target")
 
@@ -66,7 +68,8 @@ def within(place: Place, prefixes: Sequence[str]) -> bool:
 
 def only_recorded(place: Place, recorded: Sequence[str] = RECORDED) -> bool:
     """Whether nothing determines a leaf of result.json, or of the document that `recorded` belongs to."""
-    return within(place, recorded) and not (recorded is RECORDED and within(place, SETTLED))
+    of_result = recorded is RECORDED
+    return within(place, (*recorded, *DEFENDED_RECORDED * of_result)) and not (of_result and within(place, SETTLED))
 
 
 def with_recorded(found: dict[str, Any], stored: Mapping[str, Any], recorded: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Metrics, files and the report are not timed; they take seconds.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from perturbox.attacks.attack import Climb, Task
 from perturbox.attacks.budget import Budget
 from perturbox.job.execute import Ready
 from perturbox.judge.measure import CONTROL_SEEDS
+from perturbox.model.defended import Defended
 from perturbox.model.ensemble import Ensemble
 from perturbox.model.memory import available_bytes, graph_budget, peak_bytes
 from perturbox.model.sliding import Inside, sliding_window
@@ -95,9 +96,16 @@ class Costs:
 
 def estimate_attack(ready: Ready) -> Estimate:
     """Time and memory of an attack with its judging."""
-    costs = measure_costs(ready.victim, ready.image, ready)
+    costs = measure_costs(ready.victim.plain, ready.image, ready)
+    climbing, copies = _climbing(ready, costs), 1
     afterwards = (JUDGING - 1) * costs.prediction()
-    return _estimate(costs, costs.prediction() + _climbing(ready, costs) + afterwards, afterwards, ready.victim)
+    if isinstance(victim := ready.victim, Defended):
+        copies = victim.draws
+        tried = len(victim.candidates) if ready.attack.uses_gradient else 1
+        climbing *= 1 + tried * copies
+        afterwards = copies * (afterwards + (2 + tried) * costs.prediction())
+    costs = replace(costs, graphs=copies * costs.graphs, buffers=copies * costs.buffers)
+    return _estimate(costs, costs.prediction() + climbing + afterwards, afterwards, ready.victim)
 
 
 def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
@@ -114,7 +122,7 @@ def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
 
 def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
     """Time and memory of one segmentation."""
-    costs = measure_costs(victim, image, None)
+    costs = measure_costs(victim.plain, image, None)
     return _estimate(costs, costs.prediction(), 0.0, victim)
 
 

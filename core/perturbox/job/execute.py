@@ -21,8 +21,8 @@ from perturbox.attacks.attack import random_draw
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome
-from perturbox.attacks.runner import run
 from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
+from perturbox.job.craft import craft, perturbed
 from perturbox.job.inputs import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.judge import checks
 from perturbox.judge.columns import summarise
@@ -31,6 +31,7 @@ from perturbox.judge.metrics import difference_map
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import SCHEMA, begin, channel_of, described, finishing, write_json
 from perturbox.judge.victim import replanned
+from perturbox.model.defended import Defended
 from perturbox.model.memory import peak_bytes
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
@@ -97,7 +98,7 @@ def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = Fal
     """Attack, save, re-read, measure and report a prepared job, in this order: what fails later loses nothing of what
     is there."""
     started, effort = (time.perf_counter(), time.process_time()), Effort()
-    with new_folder(out, bytes=room(ready.image)) as draft:
+    with new_folder(out, bytes=room(ready.image, 1 + isinstance(ready.victim, Defended))) as draft:
         goal, outcome, clean_seg = craft(ready, effort, listener)
         free_room(draft)
         save(draft, ready, outcome)
@@ -106,33 +107,13 @@ def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = Fal
     return {**result, "warnings": result["warnings"] + reported(out, listener, full_report)}
 
 
-def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
-    """The goal on this scan, what the attack found, and the clean prediction."""
-    job, victim = ready.job, ready.victim
-    listener.say("Segmenting the original scan")
-    clean_seg = ready.clean_prediction(effort)
-    reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
-    listener.say(f"Attacking with {ready.recipe.title}")
-    scan = ready.scan
-    outcome = run(
-        ready.attack,
-        victim.on(scan, effort),
-        Case(scan, ready.expert, ready.roi),
-        reference,
-        goal,
-        seed=job.seed,
-        surrogates=[model.on(scan, effort) for model in ready.surrogates],
-        others=[ready.counted(other) for other in ready.others],
-        on_step=listener.step,
-        stop=listener.stop,
-    )
-    return goal, outcome, clean_seg
-
-
-def room(image: Volume) -> int:
-    """Bytes of a result's files but the report, uncompressed: scan, change, influence, four label maps, record."""
+def room(image: Volume, scans: int = 1) -> int:
+    """Bytes of a result's files but the report, uncompressed: perturbed scans, change, influence, four label maps,
+    record."""
     voxels = int(np.prod(image.shape))
-    each = [(part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()]
+    each = [
+        (scans * part.dtype.itemsize + (2 if part.step == 1.0 else 8) + 2) * len(part.data) for part in image.split()
+    ]
     return (sum(each) + 4) * voxels + 2**20
 
 
@@ -171,10 +152,13 @@ def conclude(
     job, victim, image = ready.job, ready.victim, ready.image
     files = write_images(folder, ready, outcome)
     saved = read_adversarial(folder, files, image.unit)
+    oblivious = read_adversarial(folder, files, image.unit, "oblivious") if "oblivious" in files else None
     case = Case(ready.scan, roi=ready.roi)
-    Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
-        torch.from_numpy(ready.counted(saved).data)[None], torch.from_numpy(ready.scan.data)[None]
-    )
+    for scan in (saved, oblivious):
+        if scan is not None:
+            Budget.of(case, ready.eps, job.norm).verify(  # type: ignore[arg-type]
+                torch.from_numpy(ready.counted(scan).data)[None], torch.from_numpy(ready.scan.data)[None]
+            )
     measured = measure(
         image,
         saved,
@@ -191,6 +175,7 @@ def conclude(
         clean_seg=clean_seg,
         random_draw=random_draw(ready.attack, case, victim),
         untested=untested(outcome),
+        oblivious=oblivious,
         effort=effort,
         say=listener.say,
     )
@@ -229,24 +214,28 @@ def save(folder: Path, ready: Ready, outcome: Outcome) -> None:
     folder.mkdir(exist_ok=True)
     begin(folder, to_json(history(ready, outcome)))
     write_adversarial(folder, ready, outcome)
+    if outcome.facing is not None:
+        write_adversarial(folder, ready, outcome.facing.oblivious, "oblivious")
 
 
-def write_adversarial(folder: Path, ready: Ready, outcome: Outcome) -> list[Path]:
+def write_adversarial(folder: Path, ready: Ready, outcome: Outcome, name: str = "adversarial") -> list[Path]:
     """Write the perturbed scan; returns its files, one per channel where the source has as many."""
-    image, data = ready.image, outcome.x_adv
-    if ready.ones:  # back to the files' own unit, where what didn't change is as it was
-        change = outcome.delta * image.by_channel(ready.ones)
-        data = image.as_saved((image.data + change).astype(image.data.dtype))
-    names = channel_files(file_names(image, expert=False, roi=False), "adversarial")
-    for name, part in zip(names, image.with_data(data.astype(image.data.dtype)).split(), strict=True):
-        io.write_volume(folder / name, part, adversarial=True)
-    return [folder / name for name in names]
+    names = channel_files(file_names(ready.image, expert=False, roi=False, oblivious=True), name)
+    for file, part in zip(names, perturbed(ready, outcome).split(), strict=True):
+        io.write_volume(folder / file, part, adversarial=True)
+    return [folder / file for file in names]
 
 
 def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str | None]:
     """Write the perturbation, of the scan as saved, its influence, and what a replay needs; returns file names."""
     image, influence, told = ready.image, outcome.influence, outcome.influence is not None
-    files = file_names(image, expert=ready.expert is not None, roi=ready.roi is not None, influence=told)
+    files = file_names(
+        image,
+        expert=ready.expert is not None,
+        roi=ready.roi is not None,
+        influence=told,
+        oblivious=outcome.facing is not None,
+    )
     saved = read_adversarial(folder, files, image.unit)
     delta = saved.data.astype(np.float64) - image.data.astype(np.float64)
     parts = zip(image.split(), np.split(delta, len(image.files) or 1), strict=True)
@@ -264,7 +253,9 @@ def write_images(folder: Path, ready: Ready, outcome: Outcome) -> dict[str, str 
     return files
 
 
-def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = False) -> dict[str, str | None]:
+def file_names(
+    image: Volume, *, expert: bool, roi: bool, influence: bool = False, oblivious: bool = False
+) -> dict[str, str | None]:
     """The files of a result, beside result.json and report.html, by what they hold."""
 
     def each(name: str, suffixes: list[str], notice: bool = False) -> dict[str, str]:
@@ -280,6 +271,7 @@ def file_names(image: Volume, *, expert: bool, roi: bool, influence: bool = Fals
     suffixes = [io.writable_format(part) for part in image.split()]
     return {
         **each("adversarial", suffixes, notice=True),
+        **(each("oblivious", suffixes, notice=True) if oblivious else {}),
         "clean_seg": "clean_seg.nii.gz",
         "adversarial_seg": "adversarial_seg.nii.gz",
         "difference_seg": "difference_seg.nii.gz",
@@ -302,9 +294,9 @@ def channel_files(files: Mapping[str, str | None], name: str) -> list[str]:
     return [str(files[key]) for key in keys]
 
 
-def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str) -> Volume:
+def read_adversarial(folder: Path, files: Mapping[str, str | None], unit: str, name: str = "adversarial") -> Volume:
     """The perturbed scan of a result folder, as its files hold it."""
-    return io.read_files([folder / name for name in channel_files(files, "adversarial")], unit=unit)
+    return io.read_files([folder / file for file in channel_files(files, name)], unit=unit)
 
 
 def write_segmentations(folder: Path, image: Volume, victim: Victim, measured: Measurement) -> None:
@@ -322,6 +314,8 @@ def describe(ready: Ready, outcome: Outcome, measured: Measurement) -> dict[str,
     found["source"]["sha256"] = ready.source_sha256 or None
     untouched = None if outcome.had_gradient is None else float(1 - outcome.had_gradient.mean())
     found["image_metrics"]["uninfluential_fraction"] = untouched
+    if outcome.facing is not None:
+        found["defense"] |= {"stand_in": outcome.facing.stand_in, "candidates": outcome.facing.tried}
     return {**history(ready, outcome), **found, "margin": None, "precision": None}
 
 

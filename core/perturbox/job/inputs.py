@@ -14,9 +14,11 @@ from perturbox.attacks.attack import Attack
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Step
+from perturbox.defenses import defend
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.units import NATIVE, SIGMA, check_unit, one_of, ones_of, require_room_for_a_step
 from perturbox.load import load_victim
+from perturbox.model.defended import Defended, require_attackable
 from perturbox.model.gradient import require_gradient
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
@@ -29,7 +31,8 @@ class Job:
     eps, steps: None if the user gave none, see `Recipe.limit` and `Recipe.steps`. eps_unit: what eps is in, of
     `defaults.UNITS`; settings of the attack are always in the scan's own unit. surrogate: models to craft the attack
     on; the victim is then asked for its predictions alone. trust: run what a model's files bring along.
-    allow_cut_gradient: follow gradients although the model cuts them.
+    allow_cut_gradient: follow gradients although the model cuts them. defense: filters before the victim, the first
+    nearest to the scan, as in "bit-depth:bits=3".
     """
 
     image: str
@@ -51,9 +54,10 @@ class Job:
     surrogate: tuple[str, ...] = ()
     trust: bool = False
     allow_cut_gradient: bool = False
+    defense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("target", "surrogate"):  # JSON knows no tuples
+        for name in ("target", "surrogate", "defense"):  # JSON knows no tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
@@ -116,9 +120,10 @@ class Ready:
         return self.built.attack.limit
 
     def clean_prediction(self, effort: Effort) -> np.ndarray:
-        """The victim's label map of the scan; what it costs, or has cost, is added to `effort`."""
+        """The victim's label map of the scan, without its defences; what it costs, or has cost, is added to
+        `effort`."""
         if self.segmented is None:
-            return self.victim.predict(self.image, effort)
+            return self.victim.plain.predict(self.image, effort)
         labels, spent = self.segmented
         effort.add(spent)
         return labels
@@ -175,7 +180,7 @@ def prepare(
         if job.eps_unit == SIGMA:
             say("Measuring the scan's noise")
             effort = Effort()
-            segmented = victim.predict(image, effort), effort
+            segmented = victim.plain.predict(image, effort), effort
             noise = scan_noise(image.data, segmented[0], victim.labels, image.ruler, image.sizes, apart)
         if apart:
             ones = ones_of(job.eps_unit, image, noise)
@@ -190,6 +195,9 @@ def prepare(
             each = ones[number] if ones else one
             require_room_for_a_step(eps * each if ones else eps, part, job.eps_unit, each)
     surrogates = tuple(load_victim(spec, job.device, job.trust) for spec in job.surrogate)
+    if isinstance(victim, Defended):
+        say("Looking whether the defence can be attacked")
+        require_attackable(victim, image)
     for model in surrogates or (victim,):
         model.on(image)
         built.check(model, image)
@@ -247,7 +255,7 @@ def load_inputs(
     job: Job, image: Volume | None = None, victim: Victim | None = None
 ) -> tuple[Victim, Volume, list[str], str]:
     """(victim, scan, warnings, SHA-256 of the scan's file or "") of a job, checked against each other."""
-    victim = victim or load_victim(job.victim, job.device, job.trust)
+    victim = behind_defenses(victim or load_victim(job.victim, job.device, job.trust), job)
     digest = ""
     if image is None:
         image = io.read_scan(job.image, unit=victim.unit, channels=victim.channels)
@@ -255,6 +263,11 @@ def load_inputs(
     warnings = [*image.notes, *(io.check_hu(image, job.force) if victim.unit == "HU" else [])]
     victim.on(image)  # refuses other dimensions and channels
     return victim, image, warnings, digest
+
+
+def behind_defenses(victim: Victim, job: Job) -> Victim:
+    """The job's model behind the job's defences, unless it stands behind some already."""
+    return defend(victim, *job.defense) if job.defense and not isinstance(victim, Defended) else victim
 
 
 def read_expert(

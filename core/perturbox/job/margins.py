@@ -33,6 +33,7 @@ from perturbox.judge.measure import Asking, benign_floor, said_of_undefined, sig
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import MARGIN_SCHEMA, begin, finishing, write_json
 from perturbox.judge.units import NATIVE, check_unit
+from perturbox.model.defended import Defended
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.plain import to_json
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
@@ -73,6 +74,11 @@ def prepare_margin(
     max_eps = MAX_EPS if max_eps is None else max_eps
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
+    if job.defense or isinstance(victim, Defended):
+        raise InputError(
+            "The margin of a defended model isn't searched yet; attack it at several limits (--eps) instead, or leave "
+            "the defence out."
+        )
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
     return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim, listener)
 

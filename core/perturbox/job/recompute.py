@@ -18,8 +18,17 @@ from perturbox.attacks.budget import Budget, BudgetViolated
 from perturbox.attacks.goals import Goal
 from perturbox.io.files import sha256
 from perturbox.io.formats import DICOM, PHOTOGRAPHS
-from perturbox.job.compare import RECORDED, as_known, differences, leaves, only_recorded, with_recorded
+from perturbox.job.compare import (
+    DEFENDED_RECORDED,
+    RECORDED,
+    as_known,
+    differences,
+    leaves,
+    only_recorded,
+    with_recorded,
+)
 from perturbox.job.execute import Job, Listener, file_names, present_targets, settled
+from perturbox.job.inputs import behind_defenses
 from perturbox.judge import checks
 from perturbox.judge.columns import summarise
 from perturbox.judge.measure import measure
@@ -77,6 +86,15 @@ def read_scans(folder: Path, result: Mapping[str, Any]) -> tuple[Volume, Volume]
     return adversarial.with_data(data.astype(adversarial.data.dtype)), adversarial
 
 
+def _oblivious(folder: Path, result: Mapping[str, Any]) -> Volume | None:
+    """What the attack made that didn't know of the defences, where the result is about some."""
+    keys = [key for key in result["files"] if "oblivious" in (key, channel_of(key))]
+    if not keys and "defense" not in result["victim"]:
+        return None
+    files = [required_file(folder, result, key) for key in sorted({"oblivious", *keys})]
+    return io.read_files(files, unit=result["source"]["unit"])
+
+
 def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
     """The job a result.json records, without its files."""
     parameters, budget = dict(result["attack"]["parameters"]), result["budget"]
@@ -100,6 +118,7 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
             force=result["force"],
             surrogate=tuple(model["spec"] for model in result["surrogates"]),
             allow_cut_gradient=True,  # it ran, whatever its gradient was
+            defense=tuple(one["spec"] for one in result["victim"].get("defense", [])),
         ),
         **changes,
     )
@@ -170,10 +189,12 @@ def _recompute(
 ) -> None:
     job, parameters = job_of(result), result["attack"]["parameters"]
     clean, adversarial = read_scans(folder, result)
+    oblivious = _oblivious(folder, result)
     if victim is None:
         require_trust(folder, job, trust)
         listener.say(f"Loading the model {job.victim}")
         victim = load_victim(job.victim, job.device, trust)
+    victim = behind_defenses(victim, job)
     recorded = result["victim"]["sha256"]
     if not victim.is_the_one(recorded):
         raise InputError(
@@ -185,7 +206,7 @@ def _recompute(
     expert, roi = file_of(folder, result, "reference_seg"), file_of(folder, result, "roi")
     expert = io.read_labels(expert, clean) if expert else None
     roi = io.read_mask(roi, clean) if roi else None
-    clean_seg = victim.predict(clean)
+    clean_seg = victim.plain.predict(clean)
     goal = Goal.parse(job.goal, job.target, victim.labels)
     goal = present_targets(goal, clean_seg, victim, job.target, expert)
     built = recipes.get(job.attack).build(parameters["eps"], job.norm, job.steps, job.settings, local=True)
@@ -206,6 +227,7 @@ def _recompute(
         clean_seg=clean_seg,
         random_draw=random_draw(built.attack, Case(clean.in_units(ones, job.eps_unit), roi=roi), victim),
         untested=result["untested"] if isinstance(result["untested"], str) else None,  # others rest on the files alone
+        oblivious=oblivious,
         say=listener.say,
     )
     maps = {
@@ -223,23 +245,34 @@ def _recompute(
             many = f"{wrong} voxels aren't" if wrong > 1 else "1 voxel isn't"
             found.problems.append(f"{file.name}: {many} {meaning}")
     found.problems += _asked(result["budget"], clean, measured.numbers["noise"], ones)
-    found.problems += _budget(Case(clean, roi=roi), adversarial, parameters["eps"], job, ones)
+    for scan in (adversarial, oblivious):
+        if scan is not None:
+            found.problems += _budget(Case(clean, roi=roi), scan, parameters["eps"], job, ones)
 
     first = "upgraded_from" in result
     source = dataclasses.replace(clean, format=result["source"]["format"], unit=_unit(result, adversarial, victim))
     numbers = to_json(settled(job, {**built.parameters, **parameters}, victim, source, measured))
     assert isinstance(numbers, dict)
     numbers["replayable"] = result["margin"] is None
+    if oblivious is not None:
+        told = result.get("defense") or {}
+        numbers["defense"] |= {place.split(".")[1]: told.get(place.split(".")[1]) for place in DEFENDED_RECORDED}
     numbers["summary"] = to_json(summarise({**result, **numbers}))
     influence = result["files"].get("influence")  # how the attack went; its hash alone is compared
-    names = file_names(source, expert=expert is not None, roi=roi is not None, influence=influence is not None)
+    names = file_names(
+        source,
+        expert=expert is not None,
+        roi=roi is not None,
+        influence=influence is not None,
+        oblivious=oblivious is not None,
+    )
     if "influence" not in result["files"]:  # of an earlier version
         del names["influence"]
     numbers["files"] = {
         name: file and {"path": file, "sha256": (result["files"].get(name) or {}).get("sha256")}
         for name, file in names.items()
     }
-    recorded = (*RECORDED, "source.channels") if clean.files else RECORDED
+    recorded = (*RECORDED, *["source.channels"] * bool(clean.files), *DEFENDED_RECORDED * (oblivious is not None))
     told = with_recorded({**numbers, "warnings": result["warnings"]}, result, recorded)
     if first:
         result, told = _as_first(result), _as_first(told, like=result)

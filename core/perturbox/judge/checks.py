@@ -16,6 +16,7 @@ from scipy import fft
 from perturbox.attacks.budget import padding_of
 from perturbox.defaults import ATTACK
 from perturbox.judge import summary
+from perturbox.judge.defense import about_defense
 from perturbox.judge.metrics import TOLERANCE_MM
 from perturbox.types import Volume
 
@@ -186,6 +187,7 @@ def warnings(result: Mapping[str, Any]) -> list[str]:
         *_about_effort(result),
         *_about_reach(result),
         *_about_controls(result),
+        *about_defense(result),
         *_about_measuring(result),
     ]
     return list(dict.fromkeys(found))
@@ -200,7 +202,8 @@ def _about_reference(result: Mapping[str, Any]) -> Iterator[str]:
             "prediction, and in no mean."
         )
     if result["reference"] == "clean_prediction":
-        yield "No expert outline was supplied: every Dice compares the model with itself."
+        with_what = "its own clean prediction without the defence" if "defense" in result else "itself"
+        yield f"No expert outline was supplied: every Dice compares the model with {with_what}."
     else:
         for name, row in clean.items():
             if row["dice"] is not None and row["dice"] < POOR_DICE:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbox.judge.look import look
-from perturbox.judge.summary import broken, chance, fixed, headline, outlined, scores, worst_first
+from perturbox.judge.summary import broken, chance, defense_means, fixed, headline, outlined, scores, worst_first
 from perturbox.judge.verdicts import said
 
 Record = Mapping[str, Any]
@@ -18,13 +18,14 @@ Record = Mapping[str, Any]
 @dataclass(frozen=True)
 class Column:
     """title: of a result, as units differ. cell: of a result and a structure's name, as text. words: text, not numbers.
-    basic: report and Slicer have their own."""
+    basic: report and Slicer have their own. shown: whether a result has it."""
 
     key: str
     title: Callable[[Record], str]
     cell: Callable[[Record, str], str]
     words: bool = False
     basic: bool = False
+    shown: Callable[[Record], bool] = lambda record: True
 
 
 def _dice(record: Record, name: str) -> str:
@@ -33,6 +34,12 @@ def _dice(record: Record, name: str) -> str:
     if record["reference"] != "label":
         return after
     return f"{fixed(record['metrics']['clean'][name]['dice'], 3)} → {after}" if outlined(record, name) else f"({after})"
+
+
+def _behind(record: Record, name: str) -> str:
+    """What the defence costs without an attack, and the two attacks: never one without the other."""
+    dice = record["defense"]["dice"]
+    return " | ".join(fixed(dice[which].get(name), 3) for which in ("clean", "oblivious", "adaptive"))
 
 
 def _change(record: Record, name: str) -> str:
@@ -74,13 +81,20 @@ COLUMNS = (
         lambda record, name: fixed(chance(record)[2].get(name), 3),
         basic=True,
     ),
+    Column(
+        "defense",
+        lambda record: "Behind the defence: clean | oblivious | adaptive",
+        _behind,
+        shown=lambda record: "defense" in record,
+    ),
 )
 
 
 def table(record: Record) -> tuple[list[str], list[list[str]]]:
     """(titles, a row of texts per structure found before or after, the worst first)."""
-    rows = [[column.cell(record, name) for column in COLUMNS] for name in worst_first(record)]
-    return [column.title(record) for column in COLUMNS], rows
+    columns = [column for column in COLUMNS if column.shown(record)]
+    rows = [[column.cell(record, name) for column in columns] for name in worst_first(record)]
+    return [column.title(record) for column in columns], rows
 
 
 def summarise(record: Record) -> dict[str, Any]:
@@ -90,7 +104,9 @@ def summarise(record: Record) -> dict[str, Any]:
     further = [
         {"key": one.key, "title": one.title(record), "cells": {name: one.cell(record, name) for name in names}}
         for one in COLUMNS
-        if not one.basic
+        if not one.basic and one.shown(record)
     ]
     summary: dict[str, Any] = {"headline": headline(record), "broken": broken(record), "look": look(record)}
+    if "defense" in record:
+        summary["defense"] = defense_means(record)
     return summary | ({"columns": further} if further else {})

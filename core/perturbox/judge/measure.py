@@ -14,6 +14,7 @@ import numpy as np
 from perturbox.attacks.budget import Budget
 from perturbox.attacks.goals import Goal
 from perturbox.judge import checks, metrics
+from perturbox.judge.defense import dice_behind
 from perturbox.judge.flow import flow
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.units import NATIVE
@@ -52,6 +53,7 @@ def measure(
     clean_seg: np.ndarray | None = None,
     random_draw: Callable[[int], np.ndarray] | None = None,
     untested: str | None = None,
+    oblivious: Volume | None = None,
     effort: Effort | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
@@ -65,11 +67,13 @@ def measure(
     each channel, where these are files of their own; the limit and all sizes are then in it, and "channels" of the
     budget has them in the files' own. Controls (white noise, rolled perturbation, benign changes, draws from the
     attack's own space, see `attack.random_draw`) are drawn from `seed`.
-    untested: why the attack could not test the victim, if it couldn't.
+    untested: why the attack could not test the victim, if it couldn't. oblivious: of a model behind defences, what the
+    attack made that didn't know of them. Everything about a defended model is against the clean prediction (or the
+    label) that the model without them has: against its own, one that blurs looks sturdier than it is.
     """
     if clean_seg is None:
         say("Segmenting the original scan")
-        clean_seg = victim.predict(clean, effort)
+        clean_seg = victim.plain.predict(clean, effort)
     say("Segmenting the saved perturbed scan")
     found = victim.look(adversarial, effort)
     adversarial_seg, open_values = found.against(clean_seg)
@@ -78,6 +82,11 @@ def measure(
     reference = clean_seg if expert is None else expert
     spacing, voxel_ml, labels = clean.ruler, clean.voxel_size, victim.labels
     beyond = () if expert is None or outlined is None else set(victim.structures) - set(outlined)
+
+    references = {name: clean_seg if name in beyond else reference for name in victim.structures}
+    defense = None
+    if oblivious is not None:
+        defense = {"dice": dice_behind(victim, clean, oblivious, clean_seg, adversarial_seg, references, effort, say)}
 
     native = adversarial.data.astype(np.float64) - clean.data.astype(np.float64)
     files = clean
@@ -105,7 +114,6 @@ def measure(
             rows[name] = {**dict.fromkeys(rows[name]), "volume_ml": rows[name]["volume_ml"]}
     value, clean_value = goal.score(adversarial_seg, reference), goal.score(clean_seg, reference)
     threshold = goal.threshold * clean_value if goal.kind == "change" else goal.threshold
-    references = {name: clean_seg if name in beyond else reference for name in victim.structures}
     ask = Asking(victim, effort)
     noisy = sigma_of(clean, noise)
     control = _controls(clean, delta, region, budget, ask, references, clean_seg, noisy, seed, random_draw, say)
@@ -149,6 +157,7 @@ def measure(
         "control": control,
         "flow": flow(clean_seg, adversarial_seg, labels, voxel_ml),
         "slices": metrics.slices(clean_seg, adversarial_seg, labels),
+        **({} if defense is None else {"defense": defense}),
     }
     return Measurement(numbers, clean_seg, adversarial_seg, notes + ask.notes)
 
@@ -261,7 +270,8 @@ def benign_floor(
     floor: dict[str, float | None] = dict.fromkeys(ask.victim.structures)
     for member in checks.benign(clean, sigma, np.random.default_rng(seed)):
         for prediction in ask(member.scan, f"harmless change, {member.name.replace('_', ' ')}"):
-            if ask.effort is not None and member.name == "resave" and np.array_equal(member.scan.data, clean.data):
+            again = member.name == "resave" and np.array_equal(member.scan.data, clean.data)
+            if again and ask.effort is not None and ask.victim is ask.victim.plain:  # clean_seg is its own answer
                 _note_chance(int(np.count_nonzero(prediction != clean_seg)), ask.effort)
             expected = member.reference(clean_seg, prediction)
             for name, value in ask.victim.structures.items():

@@ -103,6 +103,29 @@ def mean_dice(record: Mapping[str, Any], which: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def defense_means(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Mean Dice over the targets, or over every structure with a reference, of each row of a defended result's
+    "dice"."""
+    rows = record["defense"]["dice"]
+    named = record["attack"]["parameters"]["target"] or list(rows["clean"])
+    chosen = [name for name in named if outlined(record, name)]
+    known = {which: [row[name] for name in chosen if row[name] is not None] for which, row in rows.items()}
+    return {which: sum(dice) / len(dice) if dice else None for which, dice in known.items()}
+
+
+def behind(record: Mapping[str, Any]) -> str | None:
+    """What the defences of a model were worth, in a sentence; None of a model without any."""
+    if "defense" not in record:
+        return None
+    mean = {which: fixed(dice, 2) for which, dice in defense_means(record).items()}
+    names = listed([one["spec"] for one in record["victim"]["defense"]])
+    return (
+        f"Behind {names} mean Dice is {mean['clean']} without an attack, {mean['oblivious']} after one that doesn't "
+        f"know of it and {mean['adaptive']} after one that does (stand-in: {record['defense']['stand_in']}); without "
+        f"it {mean['undefended']}."
+    )
+
+
 # ---------------------------------------------------------------- the change
 
 
@@ -237,7 +260,11 @@ def chance_did(record: Mapping[str, Any]) -> str | None:
 
 def headline(record: Mapping[str, Any]) -> str:
     """The result in one sentence: the change, against the scan's own noise, what it broke, what became of the worst of
-    these, what chance alone did."""
+    these, what chance alone did; of a defended model a second one says what its defences were worth."""
+    return " ".join(filter(None, (_headline(record), behind(record))))
+
+
+def _headline(record: Mapping[str, Any]) -> str:
     budget, stopped = record["budget"], record["stopped_early"]
     if isinstance(record["untested"], str) and not stopped and not broken(record):
         return f"Not tested: {record['untested']}"

@@ -26,7 +26,8 @@ _FOUND: WeakKeyDictionary[Victim, dict[tuple[int, ...], str | None]] = WeakKeyDi
 
 def require_gradient(victim: Victim, image: Volume) -> None:
     """Raises InputError where the victim's gradient is cut on this scan. Costs one window's gradient, once per model
-    and grid."""
+    and grid. Of defences `defended.require_attackable` asks."""
+    victim = victim.plain
     bound = victim.on(image)
     found, grid = _FOUND.setdefault(victim, {}), (*image.shape, *bound.grid.target)
     if grid not in found:

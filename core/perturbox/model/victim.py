@@ -195,6 +195,11 @@ class Victim:
         return {name: value for name, value in self.labels.items() if value != 0}
 
     @property
+    def plain(self) -> "Victim":
+        """The model without the defences it stands behind; itself where there are none."""
+        return self
+
+    @property
     def sha256(self) -> str:
         """Hash of the network's weights and of all that stands around it."""
         around = {name: getattr(self, name) for name in AROUND}

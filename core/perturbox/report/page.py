@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.report import colours, display, flows, words
+from perturbox.report import colours, defended, display, flows, words
 from perturbox.report.charts import MANY
 from perturbox.report.edition import FOLDER, file_names
 from perturbox.report.encode import text
@@ -49,7 +49,7 @@ def build(story: Story) -> str:
         and_jump="" if flat else " and jump to its most changed slice",
         legend=chart_legend(story),
         charts="".join(slice_section(story, plane) for plane in story.planes),
-        structures=structure_table(story),
+        structures=structure_table(story) + defended.section(story),
         controls=control_table(story),
         trace=trace_section(story),
         members=members_section(story),
@@ -154,6 +154,7 @@ def subtitle(story: Story) -> str:
     spacing = " × ".join(number(s) for s in source["spacing_mm"])
     kind = "CT" if source["unit"] == "HU" else "Image" if story.result.flat else "Scan"
     against = "the expert outline" if not story.result.own_reference else "the model’s own clean prediction"
+    against += " without its defence" if "defense" in record and story.result.own_reference else ""
     parts = [
         f"{kind} of {grid} pixels" if story.result.flat else f"{kind}, {grid} voxels of {spacing} mm",
         f"model “{victim.get('title') or victim['name']}”",

@@ -149,6 +149,8 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
         request |= {key: getattr(job, key) for key in ("attack", "eps_unit", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
         request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
+    if job.defense:
+        request["defense"] = list(job.defense)
     if order.kind == "margin":
         request["max_eps"] = order.max_eps
     if order.kind == "attack":

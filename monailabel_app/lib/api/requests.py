@@ -15,6 +15,7 @@ from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
 from perturbox.attacks import recipes
 from perturbox.attacks.goals import Goal
 from perturbox.defaults import MAX_EPS
+from perturbox.defenses import require_known
 from perturbox.job.execute import Job
 from perturbox.jobs import Order
 from perturbox.judge.units import check_unit
@@ -28,8 +29,8 @@ Value = bool | int | float | Annotated[str, StringConstraints(max_length=200)] |
 ALWAYS = {"kind", "image", "session", "victim", "device", "force"}
 CLIMBING = ALWAYS | {"attack", "eps_unit", "norm", "steps", "goal", "target", "settings", "seed", "surrogate"}
 MEANT = {
-    "segment": ALWAYS,
-    "attack": CLIMBING | {"eps", "label", "label_map"},
+    "segment": ALWAYS | {"defense"},
+    "attack": CLIMBING | {"eps", "label", "label_map", "defense"},
     "margin": CLIMBING | {"max_eps"},
 }
 
@@ -87,6 +88,11 @@ class Submission(BaseModel):
         [],
         max_length=8,
         description="Served models to craft the attack on; the victim is then only asked for predictions.",
+    )
+    defense: list[Word] = Field(
+        [],
+        max_length=4,
+        description="Filters before the victim, the first nearest to the scan, as in bit-depth:bits=3.",
     )
     seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
     device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
@@ -174,8 +180,11 @@ def check(submission: Submission, offer: Offer) -> Job:
     spec = offer.spec(victim)
     device = submission.device or offer.device
     check_device(device)
+    for one in submission.defense:
+        require_known(one)
+    defense = tuple(submission.defense)
     if kind == "segment":
-        return Job(image="", victim=spec, device=device, force=submission.force)
+        return Job(image="", victim=spec, device=device, force=submission.force, defense=defense)
     recipe = recipes.get(submission.attack)
     steps = submission.steps or (recipe.margin_steps if kind == "margin" else recipe.steps)
     structures = offer.structures(victim)
@@ -206,6 +215,7 @@ def check(submission: Submission, offer: Offer) -> Job:
         device=device,
         force=submission.force,
         surrogate=tuple(offer.spec(name) for name in dict.fromkeys(submission.surrogate)),
+        defense=defense,
     )
 
 

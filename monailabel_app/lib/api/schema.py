@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import perturbox
 from perturbox.attacks import recipes
 from perturbox.defaults import MAX_EPS, UNITS
+from perturbox.defenses import offered
 from perturbox.jobs import KINDS, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
@@ -101,6 +102,7 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "victims": [dict(served.described) for served in offer.victims.values()],
         "attacks": [attack.describe() for attack in attacks],
         "families": recipes.FAMILIES,
+        "defenses": [one.describe() for one in offered()],
         "models": models,
         "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": MAX_EPS},
         "limits": dict(offer.limits),

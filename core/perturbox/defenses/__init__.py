@@ -1,0 +1,158 @@
+"""Defences: filters that stand before a model, one file per paper, each with the stand-ins by which it is attacked."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from perturbox.attacks.settings import Param, checked, described
+from perturbox.load import load_victim
+from perturbox.model.defended import Defended, Defense, behind
+from perturbox.model.victim import Victim
+from perturbox.types import InputError
+
+__all__ = ["Defense", "High", "Low", "Offer", "defend", "defense", "discover", "get", "offered"]
+
+# The range of values that a filter counts as [0, 1]: that of the model where the user names none.
+Low = Annotated[float | None, Param("Lowest value of the range that counts; the model's if not given", unit="HU")]
+High = Annotated[float | None, Param("Highest value of the range that counts; the model's if not given", unit="HU")]
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A defence as it is listed: its words, and the function (settings) -> Defense that makes it."""
+
+    name: str
+    title: str
+    paper: str
+    deviations: tuple[str, ...]
+    inverse: str
+    function: Callable[..., Defense]
+
+    @property
+    def parameters(self) -> list[dict[str, Any]]:
+        """name, type, unit, default, minimum, maximum, choices, help, local of each setting."""
+        hints = get_type_hints(self.function, include_extras=True)
+        signature = inspect.signature(self.function).parameters
+        return [described(name, hints[name], one.default) for name, one in signature.items()]
+
+    def build(self, settings: dict[str, Any], visible: tuple[float, float] | None, model: str) -> Defense:
+        """With the user's words or values as settings; visible: the range of values that the model tells apart.
+
+        Raises InputError for a setting it doesn't take, and for a range that nobody names.
+        """
+        known = {entry["name"]: entry for entry in self.parameters}
+        values = {name: entry["default"] for name, entry in known.items()}
+        values |= {name: checked(name, value, known, self.name) for name, value in settings.items()}
+        if "low" in known:
+            ends = dict(zip(("low", "high"), visible or (None, None), strict=True))
+            values |= {name: end for name, end in ends.items() if values[name] is None}
+            if None in (values["low"], values["high"]):
+                raise InputError(
+                    f"{model} doesn't say which range of values it tells apart; give it, as in "
+                    f"{self.name}:low=0:high=1000."
+                )
+            if not values["low"] < values["high"]:
+                raise InputError(f"{self.name} needs low below high, not {values['low']:g} and {values['high']:g}.")
+        made = self.function(**values)
+        return replace(
+            made, name=self.name, settings=values, title=self.title, paper=self.paper, deviations=self.deviations
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of `perturbox list defenses --json`."""
+        example = self.build({}, (0.0, 1.0), "")
+        return {
+            "name": self.name,
+            "title": self.title,
+            "paper": self.paper,
+            "random": example.draws > 0,
+            "stand_ins": [one.name for one in example.stand_ins],
+            "inverse": self.inverse,
+            "parameters": self.parameters,
+            "deviations": list(self.deviations),
+        }
+
+
+def defense(*, title: str, paper: str, inverse: str, deviations: Sequence[str] = ()):
+    """Mark a function (settings) -> Defense; its name in kebab case is the defence's. inverse: what a stand-in's
+    gradient costs beside the filter itself."""
+
+    def mark(function: Callable[..., Defense]) -> Callable[..., Defense]:
+        name = function.__name__.replace("_", "-")
+        function.offer = Offer(name, title, paper, tuple(deviations), inverse, function)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+@cache
+def discover() -> dict[str, Offer]:
+    """All defences by name: every function marked with `defense` in a module of this package."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(offer := getattr(value, "offer", None), Offer):
+                found[offer.name] = offer
+    return dict(sorted(found.items()))
+
+
+def offered() -> list[Offer]:
+    """All defences as lists show them, by name."""
+    return list(discover().values())
+
+
+def get(name: str) -> Offer:
+    """The defence of that name; raises InputError that suggests a near one, or lists all."""
+    known = discover()
+    if name in known:
+        return known[name]
+    near = get_close_matches(name.lower().replace("_", "-"), known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+    raise InputError(f"Unknown defence '{name}'; {hint}")
+
+
+def read_spec(spec: str) -> tuple[Offer, dict[str, str]]:
+    """The defence that "NAME:key=value…" names, and its settings as words; raises InputError for what isn't one."""
+    name, *parts = spec.split(":")
+    offer, settings = get(name), {}
+    for part in parts:
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"'{part}' of '{spec}' isn't understood; write settings as {name}:key=value.")
+        if key in settings:
+            raise InputError(f"'{spec}' gives {key} twice; keep one of them.")
+        settings[key] = value
+    return offer, settings
+
+
+def require_known(spec: str) -> None:
+    """Raises InputError for a defence, or settings, that are refused whatever the model."""
+    offer, settings = read_spec(spec)
+    offer.build(dict(settings), (0.0, 1.0) if not {"low", "high"} & settings.keys() else (-1e9, 1e9), "the model")
+
+
+def defend(victim: Victim | str, *defenses: str | Defense) -> Defended:
+    """A model behind defences, the first nearest to the scan: names with their settings, as in "bit-depth:bits=3", or
+    `Defense` objects of one's own. victim: a model, or what `load_victim` takes.
+
+    An attack on it is run through the defences, with every stand-in that they declare, and beside the attack that
+    doesn't know of them: "defense" of result.json. Raises InputError for unknown names and settings.
+    """
+    victim = load_victim(victim) if isinstance(victim, str) else victim
+    if not defenses:
+        raise InputError(f"Name at least one defence; there are {', '.join(discover())}.")
+    chain = []
+    for one in defenses:
+        if isinstance(one, Defense):
+            chain.append(one)
+        elif isinstance(one, str):
+            offer, settings = read_spec(one)
+            chain.append(offer.build(dict(settings), victim.visible, victim.name))
+        else:
+            raise InputError(f"A defence is a name or a px.Defense, not a {type(one).__name__}.")
+    return behind(victim, chain)

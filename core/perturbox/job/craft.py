@@ -1,0 +1,104 @@
+"""From a prepared job to what its attack found; on a model behind defences, with and without knowledge of them."""
+
+import dataclasses
+
+import numpy as np
+
+from perturbox.attacks.goals import Goal
+from perturbox.attacks.outcome import Facing, Outcome
+from perturbox.attacks.runner import run
+from perturbox.job.inputs import Listener, Ready
+from perturbox.model.defended import Defended, behind
+from perturbox.model.victim import Victim
+from perturbox.types import Case, Effort, Volume
+
+VALUES_ALONE = "none, values alone"  # what stands in for a defence where an attack asks for no gradient
+
+
+def craft(ready: Ready, effort: Effort, listener: Listener) -> tuple[Goal, Outcome, np.ndarray]:
+    """The goal on this scan, what the attack found, and the clean prediction, of a defended model without its
+    defences."""
+    listener.say("Segmenting the original scan")
+    clean_seg = ready.clean_prediction(effort)
+    reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
+    if isinstance(ready.victim, Defended):
+        return goal, _against(ready, ready.victim, reference, clean_seg, goal, effort, listener), clean_seg
+    listener.say(f"Attacking with {ready.recipe.title}")
+    return goal, _attacked(ready, ready.victim, ready.surrogates, reference, goal, effort, listener), clean_seg
+
+
+def _attacked(
+    ready: Ready,
+    victim: Victim,
+    surrogates: tuple[Victim, ...],
+    reference: np.ndarray,
+    goal: Goal,
+    effort: Effort,
+    listener: Listener,
+) -> Outcome:
+    scan = ready.scan
+    return run(
+        ready.attack,
+        victim.on(scan, effort),
+        Case(scan, ready.expert, ready.roi),
+        reference,
+        goal,
+        seed=ready.job.seed,
+        surrogates=[model.on(scan, effort) for model in surrogates],
+        others=[ready.counted(other) for other in ready.others],
+        on_step=listener.step,
+        stop=listener.stop,
+    )
+
+
+def _against(
+    ready: Ready,
+    victim: Defended,
+    reference: np.ndarray,
+    clean_seg: np.ndarray,
+    goal: Goal,
+    effort: Effort,
+    listener: Listener,
+) -> Outcome:
+    """The worst of the attacks through the defences, one per candidate that these declare, by what the saved file will
+    do; and beside it the one that knew of none, which is no candidate."""
+    title = ready.recipe.title
+    listener.say(f"Attacking {victim.plain.name} without its defence, with {title}")
+    oblivious = _attacked(ready, victim.plain, ready.surrogates, reference, goal, effort, listener)
+    names = victim.candidates if ready.attack.uses_gradient else (VALUES_ALONE,)
+    tried, found = [], []
+    for index, name in enumerate(names):
+        if found and found[-1].stopped is not None:
+            break
+        listener.say(f"Attacking through the defence with {title} (stand-in: {name})")
+        spent, seed = Effort(), ready.job.seed
+        surrogates = tuple(behind(model, victim.chain).facing(index, seed) for model in ready.surrogates)
+        outcome = _attacked(ready, victim.facing(index, seed), surrogates, reference, goal, spent, listener)
+        labels, _ = victim.look(perturbed(ready, outcome), spent).against(clean_seg)
+        effort.add(spent)
+        score = goal.score(labels, reference)
+        cost = {"forwards": spent.forwards, "backwards": spent.backwards, "draws": victim.draws}
+        tried.append({"stand_in": name, "score": score, **cost})
+        found.append(outcome)
+    threshold = goal.threshold * (goal.score(clean_seg, reference) if goal.kind == "change" else 1.0)
+
+    def rank(index: int) -> tuple[bool, float]:
+        """Lower is worse for the model: the score, or where not the worst is sought the size of what is enough."""
+        score = tried[index]["score"]
+        if ready.attack.keep == "worst" or score > threshold:
+            return ready.attack.keep != "worst", score
+        return False, float(np.abs(found[index].delta).max())
+
+    best = min(range(len(tried)), key=rank)
+    return dataclasses.replace(
+        found[best], stopped=found[-1].stopped, facing=Facing(tried[best]["stand_in"], tried, oblivious)
+    )
+
+
+def perturbed(ready: Ready, outcome: Outcome) -> Volume:
+    """The perturbed scan as its files will hold it."""
+    image, data = ready.image, outcome.x_adv
+    if ready.ones:  # back to the files' own unit, where what didn't change is as it was
+        change = outcome.delta * image.by_channel(ready.ones)
+        data = image.as_saved((image.data + change).astype(image.data.dtype))
+    return image.with_data(data.astype(image.data.dtype))
