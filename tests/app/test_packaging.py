@@ -102,6 +102,8 @@ def test_all_that_is_loaded_comes_with_the_extra(loaded):
             "pandas",
             "pyarrow",
             "scikit-learn",
+            "scikit-image",
+            "torchio",
             "bcrypt",
             "pysocks",
             "sniffio",

@@ -1,5 +1,6 @@
 """DICOM series written by pydicom: HU, geometry, and which series are refused."""
 
+import locale
 import shutil
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_slices_of_different_scaling_or_size_are_refused(hu, tmp_path):
 def test_compressed_pixels_are_read_and_their_truncation_noticed(hu, tmp_path):
     stack = sitk.ReadImage([str(p) for p in write_series(tmp_path / "raw", hu)])
     (tmp_path / "packed").mkdir()
-    series = generate_uid()
+    series, spoken = generate_uid(), locale.setlocale(locale.LC_ALL)
     for k in range(6):
         image = sitk.Cast(stack[:, :, k], sitk.sitkInt16)
         for key, value in {
@@ -147,6 +148,7 @@ def test_compressed_pixels_are_read_and_their_truncation_noticed(hu, tmp_path):
         writer.SetUseCompression(True)
         writer.SetFileName(str(tmp_path / "packed" / f"{k}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, spoken)  # GDCM sets it to C while it writes, and leaves it so
     syntax = pydicom.dcmread(tmp_path / "packed" / "0.dcm").file_meta.TransferSyntaxUID
     assert syntax.is_compressed and syntax.is_encapsulated
     volume = read_volume(tmp_path / "packed")
