@@ -22,7 +22,7 @@ def test_the_page_runs_as_it_stands(tmp_path):
     said = []
     for kind, text in BLOCKS:
         if kind == "yaml":
-            (tmp_path / "evaluation.yaml").write_text(text)
+            (tmp_path / "evaluation.yaml").write_text(text, encoding="utf-8")
             continue
         command = ["bash", "-e", "-c", text] if kind == "sh" else [sys.executable, "-c", text]
         ran = subprocess.run(
@@ -34,8 +34,10 @@ def test_the_page_runs_as_it_stands(tmp_path):
     assert "2 attacks and 2 judgements" in price
     before, after = re.fullmatch(r"from (\d\.\d+) to (\d\.\d+)\n", recomputed).groups()
     assert f"{float(before):.2f}" in study and f"{float(after):.2f}" in study
-    record = json.loads((tmp_path / "evaluation" / "study.json").read_text())
-    assert f"{record['worst'][0]['folder']}" in verified or "agree" in verified.lower()
-    card = yaml.safe_load((tmp_path / "evaluation" / "card.yaml").read_text())
+    record = json.loads((tmp_path / "evaluation" / "study.json").read_text(encoding="utf-8"))
+    assert re.search(r"^All [1-9]\d\d+ values that can be recomputed hold\.", verified, re.MULTILINE)
+    (kept,) = record["worst"]
+    assert (tmp_path / "evaluation" / kept["folder"] / "result.json").is_file()
+    card = yaml.safe_load((tmp_path / "evaluation" / "card.yaml").read_text(encoding="utf-8"))
     assert card["criterion_fixed_before"].startswith("at 4 HU") and card["result"] == record["verdict"]
     assert any("step" in sentence for sentence in card["what_it_cannot_carry"])
