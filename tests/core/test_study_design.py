@@ -33,6 +33,7 @@ WRONG = [
     ("name: tiny\n", "", 1, "'name' is missing"),
     ("schema: perturbox-study/1", "schema: perturbox-study/9", 1, "'schema' can't be"),
     ("name: tiny\n", "nmae: tiny\n", 1, "'name' is missing"),
+    ("name: tiny\n", "name: tiny, first\n", 2, "'name' can't be 'tiny, first': take letters, digits, spaces"),
     ("    steps: 2", "    setps: 2", 10, "did you mean 'steps'?"),
     ("    steps: 2", "    steps: -2", 10, "greater than 0"),
     ("    steps: 2", "    steps: many", 10, "'attacks.0.steps' can't be 'many'"),

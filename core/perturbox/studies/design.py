@@ -230,6 +230,8 @@ def _said(error: Any) -> str:
         return f"'{where}' is missing"
     if kind == "value_error":
         return message[:1].lower() + message[1:] if not where else f"'{where}': {message}"
+    if kind == "string_pattern_mismatch":
+        message = "take letters, digits, spaces, dots, dashes and underscores, at most 80, the first a letter or digit"
     return f"'{where}' can't be {error['input']!r}: {message[:1].lower() + message[1:]}"
 
 
