@@ -63,7 +63,8 @@ def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -
 def _of_curve(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     said = []
     for model in plan.models:
-        rows = [row for row in found["curves"] if row["model"] == model]
+        aimed = plan.study.target or plan.models[model].structures
+        rows = [row for row in found["curves"] if row["model"] == model and row["structure"] in aimed]
         if not rows:
             continue
         most = max(row["eps"] for row in rows)
