@@ -5,6 +5,7 @@ import io
 import math
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from perturbox.attacks.outcome import Step
 from perturbox.attacks.recipes import FAMILIES, discover
 from perturbox.cli import words
 from perturbox.cli.progress import Progress, about, duration
+from perturbox.job import estimate
 from perturbox.job.estimate import (
     JUDGING,
     Estimate,
@@ -443,3 +445,8 @@ def test_the_sentence_tells_what_became_what_not_what_cancels():
     ) in headline(kept)
     kept["verdicts"]["spleen"] = "held"
     assert "lost" not in headline(kept)
+
+
+def test_what_other_programs_take_of_a_cpu_is_in_no_estimate():
+    """Waiting stands for them: it costs the calling thread nothing."""
+    assert estimate._timed(lambda: time.sleep(0.05), torch.device("cpu")) < 0.02

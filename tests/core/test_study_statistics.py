@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
-from perturbox.studies import analysis, statistics
+from perturbox.studies import analysis, statistics, story
 from perturbox.studies.checks import check
 from perturbox.studies.design import Study
+from perturbox.studies.plan import Plan, Target
 from perturbox.studies.tables import RESULTS
 
 
@@ -217,6 +218,16 @@ def test_a_new_version_is_no_more_fragile_only_where_the_bound_says_so(further, 
     (found,) = analysis.analyse(study("non-inferiority", models=["new", "old"], compare=compare), rows)["comparison"]
     assert found["answer"] == answer
     assert found["difference"] == pytest.approx(further, abs=2e-3)
+
+
+def test_a_curve_speaks_of_what_was_attacked():
+    """A neighbour that fell further along the way isn't what the study asked about."""
+    rows = [row(structure="liver", dice=0.6), row(structure="kidney", dice=0.2)]
+    for target, said in (([], "kidney (m) from 0.90 to 0.20"), (["liver"], "liver (m) from 0.90 to 0.60")):
+        asked = study(target=target)
+        plan = Plan(asked, {"m": Target("m", "m", "", ("liver", "kidney"), "HU")}, {}, {}, [], [])
+        (sentence, *_) = story.verdict(plan, analysis.analyse(asked, rows), [])
+        assert said in sentence
 
 
 def test_a_criterion_is_met_by_the_lower_end_of_the_worst_structure():

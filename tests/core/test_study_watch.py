@@ -90,7 +90,7 @@ def test_a_study_in_the_midst_shows_what_it_has(shelf):
     assert judged >= 1 and len(rows) == judged * len(whole) / 4
     assert all(row in whole for row in rows)
     torn = (shelf.root / "begun" / "ledger.jsonl").read_bytes()
-    assert not torn.endswith(b"\n")  # and nobody who only looks mends it
+    assert not torn.endswith(b"\n")  # reading it doesn't repair it
 
 
 def test_what_is_written_meanwhile_is_seen(shelf, tmp_path):

@@ -20,7 +20,7 @@ from perturbox.defenses import High, Low, defense
 from perturbox.defenses.filters import gaussian_of
 from perturbox.model.defended import Defense, StandIn
 
-TINY = 1e-20  # under the root, whose slope at 0 has no value
+TINY = 1e-20  # under the root, which has no gradient at 0
 
 
 def gradient(u: Tensor, dims: int) -> Tensor:
@@ -54,9 +54,9 @@ def chambolle(x: Tensor, weight: float, iterations: int) -> Tensor:
     tau = 1 / (2 * dims)
 
     def step(p: Tensor, x: Tensor) -> Tensor:
-        slope = gradient(x + divergence(p, dims), dims)
-        norm = (slope.square().sum(0) + TINY).sqrt()
-        return (p + tau * slope) / (1 + tau / weight * norm)
+        ascent = gradient(x + divergence(p, dims), dims)
+        norm = (ascent.square().sum(0) + TINY).sqrt()
+        return (p + tau * ascent) / (1 + tau / weight * norm)
 
     p = x.new_zeros((dims, *x.shape))
     for _ in range(iterations):

@@ -69,7 +69,7 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
         found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
         # Documents that are older than other units than the scan's own.
         document.setdefault("asked", {"unit": NATIVE, "max_eps": document["max_eps"], "one": 1.0})
-        told = with_recorded(_margin_anew(folder, document, witnesses, found), document, MARGIN_RECORDED)
+        told = with_recorded(_margin_again(folder, document, witnesses, found), document, MARGIN_RECORDED)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -82,7 +82,7 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
     return found
 
 
-def _margin_anew(
+def _margin_again(
     folder: Path, document: Mapping[str, Any], witnesses: Mapping[str, dict[str, Any]], found: Findings
 ) -> dict[str, Any]:
     """margin.json as its witnesses, its trials and the installed recipe give it."""
@@ -107,13 +107,13 @@ def _margin_anew(
             "Nothing broke, so no file was saved: the bounds rest on the trials that margin.json records."
         )
     told["structures"] = {
-        name: _row_anew(name, row, document["trials"], told["noise"]["sigma"], witnesses)
+        name: _row_again(name, row, document["trials"], told["noise"]["sigma"], witnesses)
         for name, row in document["structures"].items()
     }
     return told
 
 
-def _row_anew(
+def _row_again(
     name: str,
     row: Mapping[str, Any],
     trials: list[dict[str, Any]],
