@@ -137,6 +137,13 @@ def test_the_judge_draws_by_the_scan_and_an_attack_by_its_seed():
     assert not torch.equal(first, noisy.facing(0, 2).on(image)(x))
     kept = noisy.facing(1, 1).on(image)
     assert torch.equal(kept(x), kept(x))
+    given = []
+    with noisy.network.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].clone())):
+        for scan in (x, x, x + 1):
+            noisy.on(image).judge(scan)
+    same, again, other = given[0], given[len(given) // 3], given[2 * len(given) // 3]
+    assert torch.equal(same, again)
+    assert float((other - same).std()) > 0.02  # of the same draws it would be nearly a constant
 
 
 # ---------------------------------------------------------------- attacks
