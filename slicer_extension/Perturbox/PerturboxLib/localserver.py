@@ -115,9 +115,9 @@ class LocalServer:
                 self._open([*command, *self.arguments], stdout=log, stderr=subprocess.STDOUT)
             self._await()
         except Trouble as error:
-            self._trouble = error
             if self._process is not None and not self._stopped:
                 endProcesses(self._process, STOP_SECONDS)
+            self._trouble = error  # told only once nothing of it is left
         except Exception as error:
             self._trouble = trouble("internal", repr(error), kind=type(error).__name__)
 
