@@ -26,6 +26,7 @@ _HOMES = {
     "corruptions.change": ("corrupt",),
     "studies.api": ("Study", "study"),
     "defenses": ("defend",),
+    "hardening": ("harden",),
     "model.defended": ("Defense", "StandIn"),
     "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
@@ -39,7 +40,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline",
     "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "compare", "corrupt",
-    "defend", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
+    "defend", "harden", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from perturbox.corruptions.change import corrupt
     from perturbox.defenses import defend
     from perturbox.errors import InputError
+    from perturbox.hardening import harden
     from perturbox.model.defended import Defense, StandIn
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.pipeline import Pipeline

@@ -9,6 +9,7 @@ patient, picks among them. AdamW (arXiv:1711.05101), cosine decay after a warm-u
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from perturbox.zoo.network import ResUNet
 from perturbox.zoo.stream import Patients, Stream, held_out_crops
 
 State = dict[str, Tensor]
+# (network, HU "b *s", target "b *s", iteration) -> the loss of one update.
+Objective = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 EMA_DECAY = 0.99
 WARM_UP = 80
 
@@ -48,30 +51,45 @@ RECIPES = {
 def dice_ce(logits: Tensor, target: Tensor) -> Tensor:
     """Soft Dice over the foreground classes present in the batch, plus cross-entropy.
 
-    logits (batch, class, *sides), target (batch, *sides) int64. A class that is absent is left out of the Dice: with a
-    batch of two it would otherwise be pushed to zero before it is ever seen.
+    logits (batch, class, *sides), target (batch, *sides) int64.
     """
     log_probability = logits.log_softmax(1)
-    one_hot = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    axes = [0, *range(2, logits.ndim)]
+    return _soft_dice(log_probability, target) + F.nll_loss(log_probability, target)
+
+
+def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """The first part of `dice_ce`, from 0 to 1."""
+    return _soft_dice(logits.log_softmax(1), target)
+
+
+def _soft_dice(log_probability: Tensor, target: Tensor) -> Tensor:
+    """A class that is absent is left out: with a batch of two it would otherwise be pushed to zero before it is ever
+    seen."""
+    one_hot = F.one_hot(target, log_probability.shape[1]).movedim(-1, 1).to(log_probability.dtype)
+    axes = [0, *range(2, log_probability.ndim)]
     probability = log_probability.exp()
     size = one_hot.sum(axes)[1:]
     overlap = (probability * one_hot).sum(axes)[1:]
     dice = (2 * overlap + 1) / (probability.sum(axes)[1:] + size + 1)
     present = size > 0
     mean_dice = (dice * present).sum() / present.sum().clamp(min=1)
-    return 1 - mean_dice + F.nll_loss(log_probability, target)
+    return 1 - mean_dice
 
 
 class Trainer:
     """Network, EMA and optimiser after `iteration` steps; everything a checkpoint holds."""
 
-    def __init__(self, model: Model, recipe: Recipe, seed: int) -> None:
+    def __init__(self, model: Model, recipe: Recipe, seed: int, objective: Objective | None = None) -> None:
         torch.manual_seed(seed)
+        self.objective = objective or self.plain
         self.model, self.recipe, self.seed, self.iteration = model, recipe, seed, 0
         self.network: ResUNet = model.build()
         self.ema: State = {key: value.clone() for key, value in self.network.state_dict().items()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), recipe.learning_rate, weight_decay=1e-3)
+
+    def plain(self, network: nn.Module, hu: Tensor, target: Tensor, iteration: int) -> Tensor:
+        """The loss without an attack."""
+        return dice_ce(network(self.model.normalise(hu)[:, None]), target)
 
     def begin_with(self, weights: State) -> None:
         """Replace the random weights."""
@@ -88,7 +106,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * rate
         self.optimiser.zero_grad(set_to_none=True)
-        loss = dice_ce(self.network(self.model.normalise(hu)[:, None]), target)
+        loss = self.objective(self.network, hu, target, self.iteration)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 3.0)
         self.optimiser.step()
@@ -160,14 +178,16 @@ def pick(model: Model, snapshots: list[State], patients: Patients, crop: tuple[i
 def train(
     model: Model, recipe: Recipe, out: Path, *, seed: int = 0, workers: int = 1, resume: bool = False,
     cache: Path | None = None, checkpoint_every: int = 100, stop_at: int | None = None, start: Path | None = None,
+    objective: Objective | None = None,
 ) -> Trainer:  # fmt: skip
     """Run the recipe to its end, leaving `checkpoint.pt` and EMA snapshots of the last third in `out`.
 
-    `start`: weights to begin with instead of random ones, e.g. of a run on an earlier generator.
+    `start`: weights to begin with instead of random ones, e.g. of a run on an earlier generator. `objective`: what is
+    minimised in place of the plain loss, such as the loss under attack.
     `stop_at` ends this sitting early, at an iteration; `resume` continues from the last checkpoint as if it never had.
     """
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(model, recipe, seed)
+    trainer = Trainer(model, recipe, seed, objective)
     if start is not None:
         trainer.begin_with(load_file(start))
     checkpoint = out / "checkpoint.pt"
@@ -196,7 +216,7 @@ def train(
 def main() -> None:
     """Command line: train, pick on held-out phantoms, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="ct-organs")
+    parser.add_argument("--model", choices=RECIPES, default="ct-organs")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--iterations", type=int, help="default: the recipe's")
     parser.add_argument("--rate", type=float, help="peak learning rate; default: the recipe's")

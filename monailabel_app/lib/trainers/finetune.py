@@ -1,14 +1,15 @@
-"""Adversarial training in small: windows of labelled scans, half clean, half perturbed by PGD inside the loop.
+"""Adversarial training in small: windows of labelled scans, each perturbed by PGD inside the loop.
 
-    minimise over weights   L(f(x), y) + max over |delta| <= eps of L(f(x + delta), y)
+    minimise over weights   max over |delta| <= eps of L(f(x + delta), y)
 
-Madry et al. 2018, arXiv 1706.06083; the clean half keeps the accuracy (Goodfellow et al. 2015, arXiv 1412.6572).
-Deviation: delta lies on the network's grid, in the scan's unit before normalising, for a window is all that is trained.
+Madry et al. 2018, arXiv 1706.06083. Deviation: delta lies on the network's grid, in the scan's unit before normalising,
+for a window is all that is trained.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perturbox.attacks.objectives import dice_ce
+from perturbox.hardening import harden
 from perturbox.model.victim import Victim, as_input
 from perturbox.types import InputError, Volume
 
@@ -55,18 +57,18 @@ def finetune(
         raise InputError(f"{victim.name} has no weights to train; choose another victim.")
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
     generator = np.random.default_rng(settings.seed)
-    noise = torch.Generator().manual_seed(settings.seed)
+    attack = harden(
+        "pgd", partial(_loss, victim), settings.eps, prepare=victim.normalise, seed=settings.seed, steps=settings.steps
+    )
     on_grid = [_on_grid(victim, image, labels) for image, labels in cases]
     for epoch in range(1, settings.epochs + 1):
         losses = []
         for example in _windows(victim, on_grid, settings.crops, generator):
-            delta = _perturb(network, victim, example, settings, noise)
-            clean = _loss(network, victim, example.x, example)
-            perturbed = _loss(network, victim, example.x + delta, example)
+            loss = attack(network, example.x, example)
             optimiser.zero_grad()
-            ((clean + perturbed) / 2).backward()
+            loss.backward()
             optimiser.step()
-            losses.append(float(perturbed.detach()))
+            losses.append(float(loss.detach()))
         tell(epoch, float(np.mean(losses)))
     return network.requires_grad_(False)
 
@@ -103,23 +105,8 @@ def _cut(victim: Victim, x: Tensor, labels: Tensor, centre: Sequence[int]) -> Ex
     return Example(F.pad(x, padding, mode="replicate"), F.pad(labels, padding), weight)
 
 
-def _loss(network: nn.Module, victim: Victim, x: Tensor, example: Example) -> Tensor:
-    logits = network(victim.normalise(x))
-    if not isinstance(logits, Tensor):
+def _loss(victim: Victim, scores: object, example: Example) -> Tensor:
+    if not isinstance(scores, Tensor):
         raise InputError(f"{victim.name} returns more than one tensor, which can't be trained here.")
     classes = tuple(int(value) for value in example.labels.unique() if value != 0)
-    return dice_ce(logits, example.labels, example.weight, classes or (0,))
-
-
-def _perturb(
-    network: nn.Module, victim: Victim, example: Example, settings: Settings, generator: torch.Generator
-) -> Tensor:
-    """PGD on one window, from a random point of the ball, which the generator draws again for each."""
-    start = torch.rand(example.x.shape, generator=generator) * 2 - 1
-    delta = settings.eps * start.to(example.x)
-    alpha = 2.5 * settings.eps / max(1, settings.steps)
-    for _ in range(settings.steps):
-        delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(_loss(network, victim, example.x + delta, example), delta)
-        delta = (delta.detach() + alpha * slope.sign()).clamp(-settings.eps, settings.eps)
-    return delta.detach()
+    return dice_ce(scores, example.labels, example.weight, classes or (0,))

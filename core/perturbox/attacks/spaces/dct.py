@@ -69,6 +69,11 @@ class _SoftRound(torch.autograd.Function):
         return gradients[0] * 3 * rest * rest
 
 
+def soft_round(u: Tensor) -> Tensor:
+    """The nearest whole number, with a slope: three times the square of the distance to it."""
+    return _SoftRound.apply(u)  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class Quantised:
     """z is the quantisation step of every coefficient of every block, in grey levels (1/255 of the victim's window),
@@ -94,7 +99,7 @@ class Quantised:
         matrix = cosine_matrix(self.block)
         coefficients = along_blocks(to_blocks(x, self.block), matrix)
         steps = (z * grey).clamp_min(1e-6)
-        quantised = _SoftRound.apply(coefficients / steps) * steps
+        quantised = soft_round(coefficients / steps) * steps
         change = cropped(along_blocks(quantised - coefficients, matrix.T), x.shape)
         if self.rescaled:
             seen = x.clamp(*budget.visible)
