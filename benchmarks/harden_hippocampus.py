@@ -124,7 +124,7 @@ def train(name: str, path: Path, data: tuple[Tensor, Tensor], start: dict[str, T
 
 
 def attacked(victim: Victim, scan: Volume, expert: np.ndarray) -> Volume:
-    goal = Goal.parse("change", None, victim.labels).present(expert)
+    goal = Goal.parse("change", (), victim.labels).present(expert)
     attack = recipes.get("apgd").build(EPS, "linf", ATTACK_STEPS, {"loss": "dice"}).attack
     return scan.with_data(run(attack, victim.on(scan), Case(scan), expert, goal).x_adv)
 

@@ -246,3 +246,18 @@ def test_the_map_of_modules_is_what_the_modules_say_now():
     page = module_map.PAGE.read_text(encoding="utf-8")
     assert module_map.written(page) == page, "run scripts/module_map.py"
     assert "| `attacks.runner` | " in page
+
+
+def test_the_loop_of_the_page_on_training_runs_and_learns_under_attack(capsys):
+    """Both blocks, one after the other, as they stand."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "hardening.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    for block in blocks:
+        exec(block, names)
+    hard, network = names["hard"], names["network"]
+    assert hard.calls == 8 and hard.reach == 10.0 and len(blocks) == 2
+    own, many = names["watch"].seen[0]
+    assert 0 <= many <= 1 and 0 <= own <= 1
+    moved = (hard.perturb(network, names["hu"], names["labels"]) - names["hu"]).abs().max()
+    assert moved.item() == 10.0

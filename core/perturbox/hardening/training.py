@@ -76,6 +76,12 @@ class Hardening:
             loss = self.clean * self.loss(network(self.prepare(x)), y) + (1 - self.clean) * loss
         return loss
 
+    def batch(self, network: nn.Module, x: Tensor, y: Any = None) -> Tensor:
+        """The batch under attack, for loops that keep their own loss; like a call it counts for ramp and draws."""
+        attacked = self.perturb(network, x, y)
+        self.calls += 1
+        return attacked
+
     def hardest(self, network: nn.Module, x: Tensor, y: Any) -> Tensor:
         """The loss of the perturbed batch."""
         return self.loss(network(self.prepare(self.perturb(network, x, y))), y)
