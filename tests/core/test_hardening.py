@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import perturbox as px
 from perturbox.attacks.spaces.dct import along_blocks, cosine_matrix
 from perturbox.hardening import METHODS, Overfitting, divergence, guided_complement_entropy, harden
-from perturbox.hardening.training import Hardening, attacking
+from perturbox.hardening.training import Hardening, LabelFree, attacking
 from perturbox.types import InputError
 
 
@@ -29,7 +29,7 @@ def as_it_is(scores: Tensor, y: object) -> Tensor:
     return scores
 
 
-def classifier(seed: int = 0, classes: int = 3) -> nn.Module:
+def classifier(seed: int = 0, classes: int = 3) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, classes, 1))
 
@@ -163,12 +163,16 @@ def test_label_free_is_the_teachers_labels_and_a_divergence():
 
 def test_label_free_takes_the_network_of_its_first_call_as_teacher():
     network, (x, _) = classifier(3), batch()
-    made = harden("label-free", F.cross_entropy, eps=0.1)
+    made = LabelFree(F.cross_entropy, eps=0.1)
     made(network, x)
     was = classifier(3).eval()(x).argmax(1)
     with torch.no_grad():
         network[3].weight.neg_()
-    assert torch.equal(made.teacher(x).argmax(1), was) and not torch.equal(network.eval()(x).argmax(1), was)
+    assert (
+        made.teacher is not None
+        and torch.equal(made.teacher(x).argmax(1), was)
+        and not torch.equal(network.eval()(x).argmax(1), was)
+    )
 
 
 def test_frequency_lies_on_steps_that_follow_the_gradient():

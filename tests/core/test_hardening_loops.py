@@ -1,13 +1,16 @@
 """`px.harden` in the loops of MONAI and Lightning, each installed for the length of a test."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import perturbox as px
 
@@ -26,7 +29,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *requirements: str) -
     monkeypatch.syspath_prepend(str(folder))
 
 
-def batches() -> list[dict[str, Tensor]]:
+def batches() -> Any:
     draws = torch.Generator().manual_seed(0)
     made = []
     for _ in range(4):
@@ -74,7 +77,7 @@ def test_monais_trainer_ends_in_the_weights_of_a_plain_loop(tmp_path, monkeypatc
 
 def test_lightnings_trainer_ends_in_the_weights_of_a_plain_loop(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "lightning", "lightning-utilities", "torchmetrics", "fsspec", "aiohttp", "tqdm")
-    import lightning
+    lightning = importlib.import_module("lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -91,5 +94,5 @@ def test_lightnings_trainer_ends_in_the_weights_of_a_plain_loop(tmp_path, monkey
     lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
-    ).fit(module, batches())  # fmt: skip
+    ).fit(module, DataLoader(batches(), batch_size=None))  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(module.network.parameters(), by_hand().parameters(), strict=True))
