@@ -70,14 +70,15 @@ class Made:
 
 
 def library(seeds: int) -> Iterator[Made]:
-    """U-Nets: two starts × two halves × seeds, SegResNets: as many as seeds; no seed is used twice."""
+    """U-Nets: two starts × two halves × seeds, SegResNets: one more than seeds, for of four one never learnt the front
+    part; no seed is used twice."""
     number = 0
     for init in ("random", "phantoms"):
         for data in ("A", "B"):
             for _ in range(seeds):
                 number += 1
                 yield Made("unet", data, init, number)
-    for _ in range(seeds):
+    for _ in range(seeds + 1):
         number += 1
         yield Made("segresnet", "A", "random", number)
 
