@@ -1,9 +1,12 @@
 """From a prepared job to what its attack found; on a model behind defences, with and without knowledge of them."""
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from perturbox.attacks.attack import Attack
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Facing, Outcome
 from perturbox.attacks.runner import run
@@ -51,6 +54,22 @@ def _attacked(
     )
 
 
+@dataclass(frozen=True)
+class Through:
+    """stand_in: through which one an attack on a defended model found its worst; tried: see `Facing`."""
+
+    stand_in: str
+    tried: list[dict[str, Any]]
+
+
+def adaptive(ready: Ready, effort: Effort, listener: Listener) -> tuple[Outcome, Through]:
+    """What the attack on a defended model found that knows of its defences, without the one beside it that doesn't."""
+    assert isinstance(ready.victim, Defended)
+    clean_seg = ready.clean_prediction(effort)
+    reference, goal = ready.reference(clean_seg), ready.present_goal(clean_seg)
+    return _through(ready, ready.victim, reference, clean_seg, goal, effort, listener)
+
+
 def _against(
     ready: Ready,
     victim: Defended,
@@ -60,12 +79,25 @@ def _against(
     effort: Effort,
     listener: Listener,
 ) -> Outcome:
-    """The worst of the attacks through the defences, one per candidate that these declare, by what the saved file will
-    do; and beside it the one that knew of none, which is no candidate."""
-    title = ready.recipe.title
-    listener.say(f"Attacking {victim.plain.name} without its defence, with {title}")
+    """The worst of the attacks through the defences, and beside it the one that knew of none, which is no candidate."""
+    listener.say(f"Attacking {victim.plain.name} without its defence, with {ready.recipe.title}")
     oblivious = _attacked(ready, victim.plain, ready.surrogates, reference, goal, effort, listener)
-    names = victim.candidates if ready.attack.uses_gradient else (VALUES_ALONE,)
+    outcome, through = _through(ready, victim, reference, clean_seg, goal, effort, listener)
+    return dataclasses.replace(outcome, facing=Facing(through.stand_in, through.tried, oblivious))
+
+
+def _through(
+    ready: Ready,
+    victim: Defended,
+    reference: np.ndarray,
+    clean_seg: np.ndarray,
+    goal: Goal,
+    effort: Effort,
+    listener: Listener,
+) -> tuple[Outcome, Through]:
+    """The worst of the attacks through the defences, one per candidate that these declare, by what the saved file will
+    do."""
+    title, names = ready.recipe.title, stand_ins(victim, ready.attack)
     tried, found = [], []
     for index, name in enumerate(names):
         if found and found[-1].stopped is not None:
@@ -90,9 +122,12 @@ def _against(
         return False, float(np.abs(found[index].delta).max())
 
     best = min(range(len(tried)), key=rank)
-    return dataclasses.replace(
-        found[best], stopped=found[-1].stopped, facing=Facing(tried[best]["stand_in"], tried, oblivious)
-    )
+    return dataclasses.replace(found[best], stopped=found[-1].stopped), Through(tried[best]["stand_in"], tried)
+
+
+def stand_ins(victim: Defended, attack: Attack) -> tuple[str, ...]:
+    """What stands in for the defences in the attacks that are tried, one after another."""
+    return victim.candidates if attack.uses_gradient else (VALUES_ALONE,)
 
 
 def perturbed(ready: Ready, outcome: Outcome) -> Volume:

@@ -94,15 +94,16 @@ class Costs:
         return self.forward + self.labelling
 
 
-def estimate_attack(ready: Ready) -> Estimate:
-    """Time and memory of an attack with its judging."""
+def estimate_attack(ready: Ready, oblivious: bool = True) -> Estimate:
+    """Time and memory of an attack with its judging; oblivious: of a defended model also the one that knows of no
+    defence."""
     costs = measure_costs(ready.victim.plain, ready.image, ready)
     climbing, copies = _climbing(ready, costs), 1
     afterwards = (JUDGING - 1) * costs.prediction()
     if isinstance(victim := ready.victim, Defended):
         copies = victim.draws
         tried = len(victim.candidates) if ready.attack.uses_gradient else 1
-        climbing *= 1 + tried * copies
+        climbing *= oblivious + tried * copies
         afterwards = copies * (afterwards + (2 + tried) * costs.prediction())
     costs = replace(costs, graphs=copies * costs.graphs, buffers=copies * costs.buffers)
     return _estimate(costs, costs.prediction() + climbing + afterwards, afterwards, ready.victim)
