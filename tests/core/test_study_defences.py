@@ -132,7 +132,7 @@ def test_the_page_and_its_words_follow_from_the_rows(done, rows):
         f"{mean['smooth', 'oblivious']:.2f} if it doesn't" in said and f"keeps {mean['tiny', 'white-box']:.2f}" in said
     )
     table = pd.read_parquet(done.out / "models.parquet").drop_duplicates("model").set_index("model")
-    assert table.loc["smooth", "defense"] == "gaussian:sigma=0.7" and table.loc["tiny", "defense"] is None
+    assert table.loc["smooth", "defense"] == "gaussian:sigma=0.7" and pd.isna(table.loc["tiny", "defense"])
 
 
 def test_the_worst_case_is_a_whole_result_of_both_attacks(done, rows):

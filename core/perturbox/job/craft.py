@@ -1,6 +1,7 @@
 """From a prepared job to what its attack found; on a model behind defences, with and without knowledge of them."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from perturbox.attacks.outcome import Facing, Outcome
 from perturbox.attacks.runner import run
 from perturbox.job.inputs import Listener, Ready
 from perturbox.model.defended import Defended, behind
-from perturbox.model.victim import Victim
+from perturbox.model.victim import BoundVictim, Victim
 from perturbox.types import Case, Effort, Volume
 
 VALUES_ALONE = "none, values alone"  # what stands in for a defence where an attack asks for no gradient
@@ -123,6 +124,43 @@ def _through(
 
     best = min(range(len(tried)), key=rank)
     return dataclasses.replace(found[best], stopped=found[-1].stopped), Through(tried[best]["stand_in"], tried)
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A model as an attack climbs it. stand_in: what its gradient passes in the defences' place, None without any."""
+
+    bound: BoundVictim
+    surrogates: list[BoundVictim]
+    stand_in: str | None
+
+
+def ways(ready: Ready, effort: Effort) -> Iterator[Way]:
+    """The prepared job's model as attacks climb it that know its defences: one way for each stand-in."""
+    victim, scan = ready.victim, ready.scan
+    if not isinstance(victim, Defended):
+        yield Way(victim.on(scan, effort), [model.on(scan, effort) for model in ready.surrogates], None)
+        return
+    for index, name in enumerate(stand_ins(victim, ready.attack)):
+        surrogates = [behind(model, victim.chain).facing(index, ready.job.seed) for model in ready.surrogates]
+        bound = victim.facing(index, ready.job.seed).on(scan, effort)
+        yield Way(bound, [model.on(scan, effort) for model in surrogates], name)
+
+
+def beside_oblivious(
+    ready: Ready,
+    goal: Goal,
+    outcome: Outcome,
+    stand_in: str | None,
+    tried: Sequence[Mapping[str, Any]],
+    clean_seg: np.ndarray,
+    listener: Listener,
+) -> Outcome:
+    """What an attack through the defences found, by one of the stand-ins that were tried, with what the same attack
+    finds that doesn't know of them; tried: see `Facing`."""
+    listener.say("Attacking without knowledge of the defence")
+    oblivious = _attacked(ready, ready.victim.plain, ready.surrogates, clean_seg, goal, Effort(), listener)
+    return dataclasses.replace(outcome, facing=Facing(str(stand_in), [dict(one) for one in tried], oblivious))
 
 
 def stand_ins(victim: Defended, attack: Attack) -> tuple[str, ...]:
