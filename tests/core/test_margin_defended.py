@@ -1,7 +1,10 @@
 """The margin behind a defence, on a model whose breaking point is known to the unit: `victims.layers` loses an organ of
 90 HU below 74.5 and soft tissue of 40 HU below 24.5, so without a defence both break at 16 HU."""
 
+import dataclasses
 import json
+import shutil
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import perturbox as px
 from perturbox.cli import main
 from perturbox.cli.words import margin_summary
 from perturbox.defenses import defend
+from perturbox.job import estimate
 from perturbox.job.estimate import estimate_margin
 from perturbox.job.folder import verify
 from perturbox.job.margins import find_margin, prepare_margin
@@ -76,8 +80,6 @@ def test_each_proof_is_a_result_of_both_attacks_and_all_verifies(searched):
 
 
 def test_a_touched_bound_of_the_model_alone_is_found(searched, tmp_path):
-    import shutil
-
     shutil.copytree(searched[1], tmp_path / "touched")
     document = json.loads((tmp_path / "touched" / "margin.json").read_text())
     document["undefended"]["structures"]["organ"]["breaks_at"] = 3.0
@@ -96,7 +98,7 @@ def test_page_terminal_and_sentence_say_both(searched):
     assert headline.endswith("by attacks that know of it; without it: soft ≤ 16 HU, organ ≤ 16 HU.")
     assert f"behind {found['victim']['defense'][0]['spec']}" in headline
     assert [str(column.header) for column in table.columns][-2:] == ["without the defence", "Verdict"]
-    assert list(table.columns[-2].cells) == ["≤ 16 HU", "≤ 16 HU"]
+    assert [str(cell) for cell in table.columns[-2].cells] == ["≤ 16 HU", "≤ 16 HU"]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,9 @@ def test_command_line_and_python_reach_it(tmp_path, capsys):
 
 
 def test_what_it_takes_counts_the_stand_ins_and_the_search_without(tmp_path):
-    from unittest.mock import patch
-
-    from perturbox.job import estimate
-
     job = job_on(three_tissues(), tmp_path, "layers", target=("organ",), attack="pgd")
     plain = prepare_margin(job, 32.0)
-    behind = prepare_margin(job_on(three_tissues(), tmp_path, "layers", **vars(job) | {"defense": (STEPS,)}), 32.0)
+    behind = prepare_margin(dataclasses.replace(job, defense=(STEPS,)), 32.0)
     costs = estimate.measure_costs(plain.victim, plain.image, plain)
     with patch.object(estimate, "measure_costs", return_value=costs):
         once, all_of_it = estimate_margin(plain, 32.0), estimate_margin(behind, 32.0)

@@ -2,12 +2,12 @@
 
 The limit doubles from one storage step up to `max_eps`; one joint attack per limit bounds every structure at once.
 Structures that held then get an attack of their own, and each gap between the largest limit that didn't break it and
-the smallest that did is bisected on storage steps, warm-started from the smallest break known. A model behind defences
-is attacked through them, at each limit with every stand-in for their gradient, and beside its margin stands that of
-the model without them, searched in the same way. An attack that seeks the
+the smallest that did is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
 smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
-and the smallest break of all counts. What is reported is an upper bound ("<= 2"), the largest change measured in a file
-that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
+and the smallest break of all counts. A model behind defences is attacked through them, at each limit with every
+stand-in for their gradient, and beside its margin stands that of the model alone. What is reported is an upper bound
+("<= 2"), the largest change measured in a file that does break the structure; "> 32" means that nothing up to 32 was
+found, never that it is safe.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def search(ready: Ready, out: Path, listener: Listener | None = None, full_repor
     """Carry out what `prepare_margin` has checked; full_report: as in `run_job`. The margin of a model without its
     defences is a search of its own, in the folder `WITHOUT`."""
     listener = listener or Listener()
-    with new_folder(out, bytes=room(ready.image)) as draft:
+    with new_folder(out, bytes=room(ready.image, 1 + isinstance(ready.victim, Defended))) as draft:
         found = _Search(ready, listener)
         found.search()
         free_room(draft)
