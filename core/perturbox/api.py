@@ -138,16 +138,19 @@ def margin(
     up to max_eps broke it.
 
     max_eps: the largest limit to try, in eps_unit; 32 in the scan's own unit if there is none. What is returned is in
-    the scan's own unit; `record["asked"]` says what 1 of the unit asked for is there. Other arguments are those of
-    `attack`. Raises InputError for input that can't be used.
+    the scan's own unit; `record["asked"]` says what 1 of the unit asked for is there. Of a model behind defences
+    (`px.defend`) it is that of attacks that know of them, and `record["undefended"]` has that of the model alone. Other
+    arguments are those of `attack`. Raises InputError for input that can't be used.
     """
     model = _model(victim, device)
+    named, defense = _named(victim, model)
     place = _Scratch()
     scan, source = _scan(image, model)
     known = {"attack": attack, "steps": steps}
     job = Job(
         image=source,
-        victim=_named(victim, model)[0],
+        victim=named,
+        defense=defense,
         eps_unit=eps_unit,
         target=_names(target),
         settings=settings,

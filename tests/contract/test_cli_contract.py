@@ -42,6 +42,7 @@ COMMANDS = {
         "--max-eps": None,
         "--eps-unit": "native",
         "--surrogate": None,
+        "--defense": None,
     },
     "segment": {**SCAN_JOB, "IMAGE": REQUIRED, "--out": REQUIRED, "--trust": False, "--defense": None},
     "fit-features": {

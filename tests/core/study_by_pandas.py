@@ -167,6 +167,46 @@ def comparison(table, new, old):
     return found
 
 
+def knowledge(table):
+    """Mean Dice of the structures by model, attack, what it knew, and limit."""
+    found = {}
+    for key, part in good(table).groupby(["target", "attack", "knowledge", "eps"]):
+        by = part.groupby("patient")[["dice", "dice_clean"]].mean()
+        found[key] = (len(by), *by.mean(), *ends(by["dice"]))
+    return found
+
+
+def defences(table, beside):
+    """Per model, attack and limit, over the patients in which all is known: before, blind, knowing, the other model's
+    own, what is lost unattacked and what is kept more, the share of gradients."""
+    means = good(table).pivot_table(
+        index=["attack", "eps", "patient"], columns=["target", "knowledge"], values=["dice", "dice_clean", "gradients"]
+    )
+    found = {}
+    for model, other in beside.items():
+        knows = "adaptive" if ("dice", model, "adaptive") in means else "white-box"
+        blind = means.get(("dice", model, "oblivious"))
+        all_of_it = pd.DataFrame({
+            "clean": means["dice_clean", model, knows], "knowing": means["dice", model, knows],
+            "other": means["dice", other, "white-box"], "whole": means["dice_clean", other, "white-box"],
+            "spent": means["gradients", model, knows], "least": means["gradients", other, "white-box"],
+            **({} if blind is None else {"blind": blind}),
+        }).dropna()  # fmt: skip
+        for key, t in all_of_it.groupby(["attack", "eps"]):
+            more, lost = t["knowing"] - t["other"], t["whole"] - t["clean"]
+            p = stats.wilcoxon(more, zero_method="pratt").pvalue if len(t) >= 6 and more.any() else None
+            found[(model, *key)] = {
+                "n": len(t), "clean": t["clean"].mean(), "oblivious": None if blind is None else t["blind"].mean(),
+                "adaptive": t["knowing"].mean(), "undefended": t["other"].mean(), "gain": more.mean(),
+                "cost": lost.mean(), "gradients": t["spent"].mean() / t["least"].mean(), "p": p,
+                "masking": blind is not None and t["knowing"].mean() - t["blind"].mean() > 0.01,
+                **dict(zip(("gain_low", "gain_high"), ends(more), strict=True)),
+                **dict(zip(("cost_low", "cost_high"), ends(lost), strict=True)),
+                **dict(zip(("adaptive_low", "adaptive_high"), ends(t["knowing"]), strict=True)),
+            }  # fmt: skip
+    return found
+
+
 def corruptions(table):
     rows = pd.concat([white(table), good(table, ordinary=True)])
     found = {}

@@ -20,7 +20,6 @@ from perturbox.defenses import defend
 from perturbox.job.craft import VALUES_ALONE
 from perturbox.job.execute import Job, prepare, run_job
 from perturbox.job.folder import replay, unlike, verify
-from perturbox.job.margins import prepare_margin
 from perturbox.judge.checks import warnings
 from perturbox.judge.record import read_record
 from perturbox.judge.summary import defense_means
@@ -250,8 +249,6 @@ def test_the_command_line_segments_and_refuses(scan, tmp_path, capsys):
     capsys.readouterr()
     assert main(["attack", *given, str(tmp_path / "R"), "--defense", "zebra"]) == 2
     assert "Unknown defence 'zebra'; there are bit-depth, dct," in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(InputError, match="margin of a defended model isn't searched yet"):
-        prepare_margin(Job(str(scan), victim=TINY, defense=("median",)), 8.0)
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,18 @@ def test_a_model_without_a_range_is_asked_for_one():
     import tiny
 
     blind = dataclasses.replace(tiny.volume(torch.device("cpu")), normalise=lambda x: x)
-    with pytest.raises(InputError, match=r"tiny doesn't say which range .* bit-depth:low=0:high=1000"):
-        defend(blind, "bit-depth")
+    for given, suggested in (
+        ("bit-depth", "bit-depth:low=0:high=1000"),
+        ("bit-depth:bits=4", "bit-depth:bits=4:low=0:high=1000"),
+        ("lgs:anchor=low:block=9:low=-200", "lgs:anchor=low:block=9:low=-200:high=800"),
+        ("tv:high=400:iterations=5", "tv:iterations=5:low=0:high=400"),
+        ("tv:high=-100", "tv:low=-1100:high=-100"),
+    ):
+        with pytest.raises(InputError) as refusal:
+            defend(blind, given)
+        sentence = "tiny doesn't say which range of values it tells apart; give it, as in "
+        assert str(refusal.value) == f"{sentence}{suggested}."
+        assert defend(blind, suggested).chain[0].name == given.partition(":")[0]
     assert defend(blind, "bit-depth:low=0:high=7").chain[0].settings["high"] == 7.0
     assert defend(blind, "gaussian").name == "tiny behind gaussian"
 

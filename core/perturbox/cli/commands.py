@@ -155,6 +155,7 @@ def margin(
     eps_unit: EpsUnit = UNITS[0],
     steps: MarginSteps = None,
     surrogate: Surrogates = None,
+    defense: Defenses = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -189,6 +190,7 @@ def margin(
         surrogate=tuple(surrogate or ()),
         trust=trust,
         allow_cut_gradient=allow_cut_gradient,
+        defense=tuple(defense or ()),
     )
     show(*run_margin(job, out, max_eps, full_report))
 

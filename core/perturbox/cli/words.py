@@ -24,6 +24,7 @@ from perturbox.judge.summary import (
     number,
     outlined,
     soonest_first,
+    undefended,
     upper_bound,
     worst_first,
 )
@@ -115,16 +116,19 @@ def margin_summary(margin: Mapping[str, Any], out: Path) -> list[Any]:
     own, asked = unit_of(margin["unit"], margin["unit"]), margin.get("asked") or {"unit": UNITS[0], "one": 1.0}
     sigma, unit = margin["noise"]["sigma"], unit_of(asked["unit"], margin["unit"])
     native = asked["unit"] in (UNITS[0], margin["unit"])
-    rows = []
+    plain, rows = undefended(margin), []
     for name in soonest_first(margin):
         row = margin["structures"][name]
         bounds = [upper_bound(in_unit(row, asked["one"]), unit)] + ([] if native else [upper_bound(row, own)])
         if asked["unit"] != "sigma":
             breaks = row["breaks_at"]
             bounds.append(f"{number(breaks / sigma, 2)} σ" if sigma and breaks is not None else "–")
+        if plain is not None:
+            bounds.append(upper_bound(in_unit(plain[name], asked["one"]), unit))
         rows.append([name, *bounds, said(row["verdict"])])
     head = ["Structure", "Breaks at", *([] if native else ["that is"])]
     head += ["in this scan's noise"] * (asked["unit"] != "sigma")
+    head += ["without the defence"] * (plain is not None)
     noise = f"σ {number(sigma)} {own}, {margin['noise']['region']}" if sigma else margin["noise"]["region"]
     lines: list[Any] = [
         margin_headline(margin),

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -20,6 +20,8 @@ __all__ = ["Defense", "High", "Low", "Offer", "defend", "defense", "discover", "
 # The range of values that a filter counts as [0, 1]: that of the model where the user names none.
 Low = Annotated[float | None, Param("Lowest value of the range that counts; the model's if not given", unit="HU")]
 High = Annotated[float | None, Param("Highest value of the range that counts; the model's if not given", unit="HU")]
+
+SPAN = 1000.0  # of a range that is suggested
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Offer:
             if None in (values["low"], values["high"]):
                 raise InputError(
                     f"{model} doesn't say which range of values it tells apart; give it, as in "
-                    f"{self.name}:low=0:high=1000."
+                    f"{self._with_range(settings, values['low'], values['high'])}."
                 )
             if not values["low"] < values["high"]:
                 raise InputError(f"{self.name} needs low below high, not {values['low']:g} and {values['high']:g}.")
@@ -62,6 +64,13 @@ class Offer:
         return replace(
             made, name=self.name, settings=values, title=self.title, paper=self.paper, deviations=self.deviations
         )
+
+    def _with_range(self, settings: Mapping[str, Any], low: float | None, high: float | None) -> str:
+        """A spec with the user's own settings, and ends of a range where they gave none."""
+        start = low if low is not None else 0.0 if high is None or high > 0 else high - SPAN
+        end = high if high is not None else start + SPAN
+        own = [f"{key}={value}" for key, value in settings.items() if key not in ("low", "high")]
+        return ":".join([self.name, *own, f"low={start:g}", f"high={end:g}"])
 
     def describe(self) -> dict[str, Any]:
         """The entry of `perturbox list defenses --json`."""

@@ -94,15 +94,16 @@ class Costs:
         return self.forward + self.labelling
 
 
-def estimate_attack(ready: Ready) -> Estimate:
-    """Time and memory of an attack with its judging."""
+def estimate_attack(ready: Ready, oblivious: bool = True) -> Estimate:
+    """Time and memory of an attack with its judging; oblivious: of a defended model also the one that knows of no
+    defence."""
     costs = measure_costs(ready.victim.plain, ready.image, ready)
     climbing, copies = _climbing(ready, costs), 1
     afterwards = (JUDGING - 1) * costs.prediction()
     if isinstance(victim := ready.victim, Defended):
         copies = victim.draws
         tried = len(victim.candidates) if ready.attack.uses_gradient else 1
-        climbing *= 1 + tried * copies
+        climbing *= oblivious + tried * copies
         afterwards = copies * (afterwards + (2 + tried) * costs.prediction())
     costs = replace(costs, graphs=copies * costs.graphs, buffers=copies * costs.buffers)
     return _estimate(costs, costs.prediction() + climbing + afterwards, afterwards, ready.victim)
@@ -111,13 +112,18 @@ def estimate_attack(ready: Ready) -> Estimate:
 def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
     """Time and memory of a search up to max_eps, in the scan's own unit, at most: attacks end early where a structure
     breaks."""
-    costs = measure_costs(ready.victim, ready.image, ready)
+    costs = measure_costs(ready.victim.plain, ready.image, ready)
     doublings = max(1, math.ceil(math.log2(max_eps / (ready.scan.step or max_eps / 64))) + 1)
     # Bisecting below 2^n takes up to n - 1 attacks, and each structure has its own.
     attacks = doublings + len(ready.goal.targets) * max(1, doublings - 2)
     trial = _climbing(ready, costs) + 2 * costs.prediction()  # judged, and beside it random noise
     afterwards = len(ready.goal.targets) * (JUDGING - 1) * costs.prediction()
-    return _estimate(costs, 4 * costs.prediction() + attacks * trial + afterwards, afterwards, ready.victim)
+    seconds = 4 * costs.prediction() + attacks * trial + afterwards
+    if isinstance(victim := ready.victim, Defended):  # each trial with every stand-in, and all of it without them
+        tried = victim.draws * (len(victim.candidates) if ready.attack.uses_gradient else 1)
+        seconds, afterwards = (1 + tried) * seconds, (1 + victim.draws) * afterwards
+        costs = replace(costs, graphs=victim.draws * costs.graphs, buffers=victim.draws * costs.buffers)
+    return _estimate(costs, seconds, afterwards, victim)
 
 
 def estimate_prediction(victim: Victim, image: Volume) -> Estimate:

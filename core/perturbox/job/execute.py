@@ -324,10 +324,7 @@ def history(ready: Ready, outcome: Outcome) -> dict[str, Any]:
     names = {value: name for name, value in ready.victim.labels.items()}
     return {
         **identity(ready.job, ready.parameters, ready.victim, ready.image),
-        "surrogates": [
-            {"name": model.name, "spec": spec, "sha256": model.sha256}
-            for model, spec in zip(ready.surrogates, ready.job.surrogate, strict=True)
-        ],
+        "surrogates": ready.surrogates_told,
         "crafted_on": [{"sha256": digest} for digest in ready.crafted_on_sha256],
         "members": [member.describe(names) for member in outcome.members] or None,
         "trace": [step.describe(names) for step in outcome.trace],

@@ -14,7 +14,7 @@ from perturbox.io.files import require_new_folder, sha256
 from perturbox.job.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, execute, prepare, versions
 from perturbox.job.recompute import IGNORED, Findings, compare_report, job_of, read_scans, recompute, require_trust
-from perturbox.job.trials import MEANING
+from perturbox.job.trials import MEANING, WITHOUT
 from perturbox.judge.metrics import BROKEN, Limits, limit_of
 from perturbox.judge.record import file_of, inside, is_margin, read_margin, read_whole_record, required_file
 from perturbox.judge.units import NATIVE
@@ -65,11 +65,18 @@ def _examine_margin(folder: Path, listener: Listener, trust: bool, victim: Victi
             witnesses[name] = read_whole_record(place)
             found.problems += differences(witnesses[name]["margin"], rows, f"{name}: margin")
         listed = {"margin.json", "report.html", *names, *IGNORED}
+        plain = None
+        if "undefended" in document:
+            listed.add(WITHOUT)
+            plain = read_margin(inside(folder, WITHOUT))
+            found.add(_examine_margin(folder / WITHOUT, listener, trust, victim and victim.plain), WITHOUT)
         strangers = sorted(path.name for path in folder.iterdir() if path.name not in listed)
         found.notes += [f"{name} isn't part of this search and wasn't looked at." for name in strangers]
         # Documents that are older than other units than the scan's own.
         document.setdefault("asked", {"unit": NATIVE, "max_eps": document["max_eps"], "one": 1.0})
         told = with_recorded(_margin_again(folder, document, witnesses, found), document, MARGIN_RECORDED)
+        if plain is not None:
+            told["undefended"] = {"folder": WITHOUT, "structures": plain["structures"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -1,7 +1,7 @@
 """What the user asked for, and the same with every input read and checked against each other."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,6 +92,12 @@ class Ready:
         """Hashes of the files a universal attack is crafted on."""
         return [io.digest(io.sources(path)) for path in self.built.crafted_on]
 
+    @property
+    def surrogates_told(self) -> list[dict[str, str]]:
+        """The surrogates as records name them."""
+        pairs = zip(self.surrogates, self.job.surrogate, strict=True)
+        return [{"name": model.name, "spec": spec, "sha256": model.sha256} for model, spec in pairs]
+
     @cached_property
     def scan(self) -> Volume:
         """The scan as the limit counts it: `image`, or each of its channels in the limit's unit."""
@@ -118,6 +124,10 @@ class Ready:
     def eps(self) -> float | None:
         """The limit of the change; None where nothing but the attack's own budget limits it."""
         return self.built.attack.limit
+
+    def without_defenses(self) -> "Ready":
+        """The same job on the model alone."""
+        return replace(self, job=replace(self.job, defense=()), victim=self.victim.plain)
 
     def clean_prediction(self, effort: Effort) -> np.ndarray:
         """The victim's label map of the scan, without its defences; what it costs, or has cost, is added to

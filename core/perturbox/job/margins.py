@@ -4,8 +4,10 @@ The limit doubles from one storage step up to `max_eps`; one joint attack per li
 Structures that held then get an attack of their own, and each gap between the largest limit that didn't break it and
 the smallest that did is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
 smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
-and the smallest break of all counts. What is reported is an upper bound ("<= 2"), the largest change measured in a file
-that does break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
+and the smallest break of all counts. A model behind defences is attacked through them, at each limit with every
+stand-in for their gradient, and beside its margin stands that of the model alone. What is reported is an upper bound
+("<= 2"), the largest change measured in a file that does break the structure; "> 32" means that nothing up to 32 was
+found, never that it is safe.
 """
 
 import dataclasses
@@ -20,21 +22,33 @@ from perturbox import io
 from perturbox.attacks import recipes
 from perturbox.attacks.attack import Attack, Composed
 from perturbox.attacks.budget import middle_limit
+from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome, Step
 from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
 from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
+from perturbox.job.craft import beside_oblivious, ways
 from perturbox.job.execute import conclude, reported, room, save, versions, write_adversarial
 from perturbox.job.inputs import Job, Listener, Ready, prepare, present_targets
-from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
+from perturbox.job.trials import (
+    MEANING,
+    WITHOUT,
+    Trial,
+    about_own_budget,
+    about_trials,
+    folder_name,
+    noisy,
+    row_of_break,
+    row_of_none,
+)
 from perturbox.judge import metrics
 from perturbox.judge.measure import Asking, benign_floor, said_of_undefined, sigma_of
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.record import MARGIN_SCHEMA, begin, finishing, write_json
 from perturbox.judge.units import NATIVE, check_unit
 from perturbox.model.defended import Defended
-from perturbox.model.victim import BoundVictim, Victim, as_input
+from perturbox.model.victim import Victim, as_input
 from perturbox.plain import to_json
 from perturbox.types import ADVERSARIAL_NOTICE, Case, Effort, InputError, Volume
 
@@ -74,19 +88,15 @@ def prepare_margin(
     max_eps = MAX_EPS if max_eps is None else max_eps
     if not 0 < max_eps < np.inf:
         raise InputError(f"--max-eps must be a number above 0, not {max_eps}.")
-    if job.defense or isinstance(victim, Defended):
-        raise InputError(
-            "The margin of a defended model isn't searched yet; attack it at several limits (--eps) instead, or leave "
-            "the defence out."
-        )
     steps = recipes.get(job.attack).margin_steps if job.steps is None else job.steps
     return prepare(dataclasses.replace(job, eps=max_eps, steps=steps), image, victim, listener)
 
 
 def search(ready: Ready, out: Path, listener: Listener | None = None, full_report: bool = False) -> dict[str, Any]:
-    """Carry out what `prepare_margin` has checked; full_report: as in `run_job`."""
+    """Carry out what `prepare_margin` has checked; full_report: as in `run_job`. The margin of a model without its
+    defences is a search of its own, in the folder `WITHOUT`."""
     listener = listener or Listener()
-    with new_folder(out, bytes=room(ready.image)) as draft:
+    with new_folder(out, bytes=room(ready.image, 1 + isinstance(ready.victim, Defended))) as draft:
         found = _Search(ready, listener)
         found.search()
         free_room(draft)
@@ -96,6 +106,10 @@ def search(ready: Ready, out: Path, listener: Listener | None = None, full_repor
         margin = to_json(found.document())
         assert isinstance(margin, dict)
         margin["witnesses"] = {name: sha256(out / name / "result.json") for name in found.witnesses.values()}
+        if isinstance(ready.victim, Defended):
+            listener.say("Searching for the margin without the defence")
+            plain = search(ready.without_defenses(), out / WITHOUT, listener, full_report)
+            margin["undefended"] = {"folder": WITHOUT, "structures": plain["structures"]}
         write_json(out / "margin.json", margin)
     folders = [*(out / name for name in found.witnesses.values()), out]
     failed = [sentence for folder in folders for sentence in reported(folder, listener, full_report)]
@@ -116,24 +130,19 @@ class _Search:
         self.goal = present_targets(ready.goal, self.clean_seg, ready.victim, ready.job.target)
         self.names = {value: name for name, value in ready.victim.labels.items()}
         self.clean_rows = self._rows(self.clean_seg)
-        self.noise: dict[str, Any] = scan_noise(
-            ready.scan.data,
-            self.clean_seg,
-            ready.victim.labels,
-            ready.scan.ruler,
-            ready.scan.sizes,
-            bool(ready.scan.files),
-        )
+        scan, labels = ready.scan, ready.victim.labels
+        self.noise = scan_noise(scan.data, self.clean_seg, labels, scan.ruler, scan.sizes, bool(scan.files))
         listener.say("Measuring the benign floor")
         self.ask, sigma = Asking(ready.victim, self.effort), sigma_of(ready.scan, self.noise)
         self.floor = benign_floor(ready.scan, self.ask, self.clean_seg, sigma, ready.job.seed)
-        self.bound: BoundVictim = ready.victim.on(ready.scan, self.effort)
+        self.ways = list(ways(ready, self.effort))
         # On the network's grid even the clean scan needn't agree wholly with its own prediction on the scan's grid.
+        plain = ready.victim.plain.on(ready.scan, self.effort)
         with torch.no_grad():
-            prediction = ready.victim.decide(self.bound(as_input(ready.scan, ready.victim.device)))
-        self.live = self.goal.dice(prediction, self.bound.to_grid(self.clean_seg))
+            prediction = ready.victim.decide(plain(as_input(ready.scan, ready.victim.device)))
+        self.live = self.goal.dice(prediction, plain.to_grid(self.clean_seg))
         self.member: str | None = None
-        self.began = 0  # index of this member's first trial
+        self.began = 0  # index of the member's first trial
         self.trials: list[Trial] = []
         self.found: dict[Trial, Outcome] = {}  # only of the smallest breaks: each is as large as the scan
         self.structures: dict[str, Any] = {}
@@ -183,7 +192,13 @@ class _Search:
         self.structures, self.witnesses = self._bounds()
         begin(folder, to_json(self.document()))
         for trial, name in self.witnesses.items():
-            save(folder / name, self._ready_for(trial), self.found[trial])
+            ready = self._ready_for(trial)
+            if isinstance(ready.victim, Defended):
+                tried = [other.met(self.names, ready.victim.draws) for other in self.trials if other.like(trial)]
+                self.found[trial] = beside_oblivious(
+                    ready, self._goal_of(trial), self.found[trial], trial.stand_in, tried, self.clean_seg, self.listener
+                )
+            save(folder / name, ready, self.found[trial])
 
     def measure(self, folder: Path) -> None:
         """Complete the folders that `save` wrote."""
@@ -193,7 +208,7 @@ class _Search:
             with finishing(folder / name):
                 conclude(
                     self._ready_for(trial),
-                    dataclasses.replace(self.goal, targets=trial.aimed, named=True),
+                    self._goal_of(trial),
                     self.found[trial],
                     self.clean_seg,
                     self.effort,
@@ -202,6 +217,9 @@ class _Search:
                     replayable=False,
                     margin=self.structures,
                 )
+
+    def _goal_of(self, trial: Trial) -> Goal:
+        return dataclasses.replace(self.goal, targets=trial.aimed, named=True)
 
     def _ready_for(self, trial: Trial) -> Ready:
         """The attack of one trial, as its own result folder records it."""
@@ -222,33 +240,11 @@ class _Search:
         sigma = self.noise["sigma"]
         structures: dict[str, Any] = {}
         for value, (name, trial) in zip(self.goal.targets, smallest.items(), strict=True):
-            row: dict[str, Any]
             if trial is None:
-                reason = self._untested(value)
-                tests = [t for t in self.trials if not t.untested[name]]
-                words = [t.verdicts[name] for t in tests]
-                row = {
-                    "verdict": "not-tested" if reason else min(words, key=metrics.VERDICTS.index),
-                    "reason": reason,
-                    "breaks_at": None,
-                    "above": None if reason else max(t.eps for t in tests),
-                    "used": max((t.linf for t in tests if value in t.aimed), default=None),
-                    "limit": None,
-                    "witness": None,
-                    "in_sigma": None,
-                }
+                structures[name] = row_of_none(self.trials, name, value, self._untested(value))
             else:
-                row = {
-                    "verdict": trial.verdicts[name],
-                    "reason": None,
-                    "breaks_at": trial.linf,
-                    "above": self._largest_vain(value, trial.linf),
-                    "used": trial.linf,
-                    "limit": metrics.limit_of(trial.verdicts[name]),
-                    "witness": folders[trial],
-                    "in_sigma": trial.linf / sigma if sigma else None,
-                }
-            structures[name] = row
+                held = self._largest_vain(value, trial.linf)
+                structures[name] = row_of_break(trial, name, held, folders[trial], sigma)
         return structures, folders
 
     def document(self) -> dict[str, Any]:
@@ -293,10 +289,7 @@ class _Search:
                 *dict.fromkeys(row["reason"] for row in self.structures.values() if row["reason"]),
                 *about_trials(self.trials),
             ],
-            "surrogates": [
-                {"name": model.name, "spec": spec, "sha256": model.sha256}
-                for model, spec in zip(self.ready.surrogates, job.surrogate, strict=True)
-            ],
+            "surrogates": self.ready.surrogates_told,
         }
 
     def _untested(self, value: int) -> str | None:
@@ -321,7 +314,8 @@ class _Search:
         return attack.members[self.member]
 
     def _try(self, eps: float, aimed: tuple[int, ...], start: np.ndarray | None) -> Outcome:
-        """Attack at one limit and judge what a saved and re-read file of it does."""
+        """Attack at one limit, of a model behind defences with each stand-in until all breaks, and judge what a saved
+        and re-read file of it does; what the worst for the model found."""
         self.listener.say(f"Limit {eps:g}: {', '.join(self.names[value] for value in aimed)}")
         goal = dataclasses.replace(self.goal, targets=aimed, named=len(aimed) == 1)
         scan = self.ready.scan
@@ -330,27 +324,34 @@ class _Search:
         def lost(step: Step) -> bool:
             return all(dice is None or dice < self._goal_dice(value) for value, dice in step.dice.items())
 
-        outcome = run(
-            self._attack(eps),
-            self.bound,
-            case,
-            self.clean_seg,
-            goal,
-            seed=self.ready.job.seed,
-            start=start,
-            surrogates=[model.on(scan, self.effort) for model in self.ready.surrogates],
-            others=[self.ready.counted(other) for other in self.ready.others],
-            on_step=self.listener.step,
-            stop=self.listener.stop,
-            enough=lost,
-        )
-        trial = self._judge(eps, aimed, outcome)
-        self.trials.append(trial)
-        self.found[trial] = outcome
-        needed = [self._smallest_break(value) for value in self.goal.targets]
-        needed += [self._smallest_break(value, of_all=True) for value in self.goal.targets]
+        tried: list[Trial] = []
+        for way in self.ways:
+            spent = self.effort.forwards, self.effort.backwards
+            outcome = run(
+                self._attack(eps),
+                way.bound,
+                case,
+                self.clean_seg,
+                goal,
+                seed=self.ready.job.seed,
+                start=start,
+                surrogates=way.surrogates,
+                others=[self.ready.counted(other) for other in self.ready.others],
+                on_step=self.listener.step,
+                stop=self.listener.stop,
+                enough=lost,
+            )
+            cost = self.effort.forwards - spent[0], self.effort.backwards - spent[1]
+            tried.append(dataclasses.replace(self._judge(eps, aimed, outcome), stand_in=way.stand_in, cost=cost))
+            self.found[tried[-1]] = outcome
+            broke = all(tried[-1].breaks(self.names[value]) for value in aimed)
+            if self.listener.stop() or (broke and self._attack(eps).keep != "smallest"):
+                break
+        self.trials += tried
+        worst = self.found[min(tried, key=lambda trial: trial.left(self.names))]
+        needed = [self._smallest_break(value, which) for value in self.goal.targets for which in (False, True)]
         self.found = {trial: outcome for trial, outcome in self.found.items() if trial in needed}
-        return outcome
+        return worst
 
     def _goal_dice(self, value: int) -> float:
         """Live Dice below which an attack may rest: clearly under the limit and the benign floor, before clean-up, as a

@@ -127,8 +127,9 @@ def job_of(result: Mapping[str, Any], **changes: Any) -> Job:
 def require_trust(folder: Path, job: Job, trust: bool) -> None:
     """Raise InputError if the record names Python code that lies in the folder itself: it runs as soon as it is loaded,
     and a folder may come from anywhere. Code elsewhere on this machine is the user's own."""
-    folder = folder.resolve()
-    came = folder.parent if (folder.parent / "margin.json").is_file() else folder
+    came = folder.resolve()
+    while (came.parent / "margin.json").is_file():  # a find of a search, or the search beside one
+        came = came.parent
     named = [read_spec(spec) for spec in (job.victim, *job.surrogate)]
     for spec in (one for found in named for one in found.members or (found,)):
         if spec.runs_code and not trust and came in spec.path.resolve().parents:

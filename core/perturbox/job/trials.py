@@ -12,6 +12,7 @@ from perturbox.attacks.recipes import Built
 from perturbox.judge import checks, metrics
 from perturbox.types import Case, Volume
 
+WITHOUT = "without"  # the folder in which the margin of a defended model's plain one lies
 MEANING = (
     "breaks_at is an upper bound, measured on a saved file that breaks the limit; null means that nothing up to "
     "`above` was found, which is no proof of safety"
@@ -23,7 +24,8 @@ class Trial:
     """One judged attack: the limit it was given, what it measured on the saved file, and each structure's verdict.
     untested: of each structure that held, why that was no test, None where it was one; notes: see `Outcome`. dice,
     noise_dice: agreement of each structure with the clean prediction, and what white noise of that change's RMS leaves
-    of it; None where the structure is in neither."""
+    of it; None where the structure is in neither. stand_in: what the attack's gradient passed in place of the model's
+    defences, None of a model without any; cost: forward and backward passes of the whole scan."""
 
     eps: float
     aimed: tuple[int, ...]
@@ -33,9 +35,27 @@ class Trial:
     notes: dict[str, str]
     dice: dict[str, float | None]
     noise_dice: dict[str, float | None]
+    stand_in: str | None = None
+    cost: tuple[float, float] = (0.0, 0.0)
 
     def breaks(self, name: str) -> bool:
         return self.verdicts[name] in metrics.BROKEN
+
+    def like(self, other: "Trial") -> bool:
+        """Whether it is of the same limit and aimed at the same; only the stand-in may be another."""
+        return (self.eps, self.aimed) == (other.eps, other.aimed)
+
+    def left(self, names: Mapping[int, str]) -> tuple[int, float]:
+        """How much is left of what it aimed at, lower is worse for the model: how many held, and their mean Dice."""
+        aimed = [names[value] for value in self.aimed]
+        known = [dice for name in aimed if (dice := self.dice[name]) is not None]
+        return sum(not self.breaks(name) for name in aimed), sum(known) / len(known) if known else 0.0
+
+    def met(self, names: Mapping[int, str], draws: int) -> dict[str, Any]:
+        """How it met a model's defences, see `outcome.Facing`; draws: per pass."""
+        forwards, backwards = self.cost
+        cost = {"forwards": forwards, "backwards": backwards, "draws": draws}
+        return {"stand_in": self.stand_in, "score": self.left(names)[1], **cost}
 
     def describe(self, names: Mapping[int, str]) -> dict[str, Any]:
         """A row of "trials" in margin.json."""
@@ -46,7 +66,39 @@ class Trial:
             "broken": {name: metrics.limit_of(word) for name, word in self.verdicts.items()},
             "dice": self.dice,
             "noise_dice": self.noise_dice,
+            **({} if self.stand_in is None else {"stand_in": self.stand_in}),
         }
+
+
+def row_of_break(trial: Trial, name: str, held: float, folder: str, sigma: float | None) -> dict[str, Any]:
+    """A structure's row of margin.json: its smallest break, the largest limit below that held, the folder that proves
+    it."""
+    return {
+        "verdict": trial.verdicts[name],
+        "reason": None,
+        "breaks_at": trial.linf,
+        "above": held,
+        "used": trial.linf,
+        "limit": metrics.limit_of(trial.verdicts[name]),
+        "witness": folder,
+        "in_sigma": trial.linf / sigma if sigma else None,
+    }
+
+
+def row_of_none(trials: Sequence[Trial], name: str, value: int, reason: str | None) -> dict[str, Any]:
+    """A structure's row of margin.json where nothing broke it; reason: why that was no test, None where it was one."""
+    tests = [t for t in trials if not t.untested[name]]
+    words = [t.verdicts[name] for t in tests]
+    return {
+        "verdict": "not-tested" if reason else min(words, key=metrics.VERDICTS.index),
+        "reason": reason,
+        "breaks_at": None,
+        "above": None if reason else max(t.eps for t in tests),
+        "used": max((t.linf for t in tests if value in t.aimed), default=None),
+        "limit": None,
+        "witness": None,
+        "in_sigma": None,
+    }
 
 
 def noisy(image: Volume, delta: np.ndarray, roi: np.ndarray | None, seed: int) -> Volume:

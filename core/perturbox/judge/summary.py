@@ -322,8 +322,27 @@ def margin_unit(margin: Mapping[str, Any]) -> str:
     return "HU" if margin["unit"] == "HU" else "intensity units"
 
 
+def undefended(margin: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The rows of the same model without its defences; None of a model without any."""
+    return margin["undefended"]["structures"] if "undefended" in margin else None
+
+
 def margin_headline(margin: Mapping[str, Any]) -> str:
-    """A search for the margin in one sentence: what breaks at which change, what held, what wasn't tested."""
+    """A search for the margin in one sentence: what breaks at which change, what held, what wasn't tested; of a model
+    behind defences a second one says where it breaks without them."""
+    return " ".join(filter(None, (_margin_headline(margin), _margin_without(margin))))
+
+
+def _margin_without(margin: Mapping[str, Any]) -> str | None:
+    if (rows := undefended(margin)) is None:
+        return None
+    unit = margin_unit(margin)
+    parts = [f"{name} {upper_bound(rows[name], unit)}" for name in soonest_first(margin)[:NAMED]]
+    names = listed([one["spec"] for one in margin["victim"]["defense"]])
+    return f"That is behind {names}, by attacks that know of it; without it: {', '.join(parts)}."
+
+
+def _margin_headline(margin: Mapping[str, Any]) -> str:
     rows, sigma, unit = margin["structures"], margin["noise"]["sigma"], margin_unit(margin)
     names = soonest_first(margin)
     broke = [name for name in names if rows[name]["breaks_at"] is not None]

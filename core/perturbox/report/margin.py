@@ -149,6 +149,8 @@ def breaks_table(search: Search) -> str:
     sigma = margin["noise"]["sigma"]
     head = ["Structure", f"Breaks at, {unit}<br><small>upper bound</small>"]
     head += [f"in noise σ<br><small>tick: 1 σ = {number(sigma)} {unit}</small>"] if sigma else []
+    if summary.undefended(margin) is not None:
+        head += ["Without it<br><small>the defence, same search</small>"]
     head += [f"Held at, {unit}<br><small>largest limit that did</small>", "Dice<br><small>at the break</small>"]
     head += ["Random noise<br><small>same size, Dice</small>", "Verdict", "Proof"]
     top = "".join(f'<th scope="col">{h}</th>' for h in head)
@@ -162,11 +164,19 @@ def _break_row(search: Search, name: str) -> str:
     flag = f'<span class="flag {"bad" if row["verdict"] in BROKEN else "quiet"}">{escape(said(row["verdict"]))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(readable(name))}</button>'
     held = number(row["above"]) if row["above"] else "–"
+    plain = summary.undefended(search.margin)
+    without = "" if plain is None else f"<td>{_beside(search, plain[name])}</td>"
     return (
         f'<tr data-structure="{n}"><th scope="row">{charts.square(n)}{button}</th>'
-        f"{margin_cells(row, search.margin['noise']['sigma'])}<td>{held}</td>"
+        f"{margin_cells(row, search.margin['noise']['sigma'])}{without}<td>{held}</td>"
         f"<td>{fixed(dice, 3)}</td><td>{fixed(noise, 3)}</td><td>{flag}</td><td>{_links(row)}</td></tr>"
     )
+
+
+def _beside(search: Search, row: dict[str, Any]) -> str:
+    """The bound of the model without its defences, with its own page."""
+    place = quote(search.margin["undefended"]["folder"])
+    return f'<a href="{escape(place)}/report.html">{escape(upper_bound(row))}</a>'
 
 
 def _links(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbox.studies import changes, statistics
+from perturbox.studies import changes, defended, statistics
 from perturbox.studies.design import Study
 from perturbox.studies.frames import Found, Frame, corrupted, own, usable
 
@@ -37,6 +37,10 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
         aimed = set(study.target or frame["structure"])
         ours, theirs = (part[part["structure"].isin(aimed)] for part in (frame, changed))
         found["beside"] = changes.beside(ours, theirs, study.confidence)
+    if study.kind == "defences":
+        aimed = defended.aimed(study, frame)
+        found["knowledge"] = defended.curves(aimed, study.confidence)
+        found["defences"] = defended.worth(aimed, defended.beside(study), study.confidence)
     if study.kind == "non-inferiority" and study.compare is not None:
         found["comparison"] = comparison(
             frame, study.compare.new, study.compare.old, study.compare.margin, study.confidence

@@ -7,10 +7,13 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
+from perturbox.studies.design import OBLIVIOUS
+
 INK, QUIET, GRID = "#1b1f24", "#57606a", "#d0d7de"
 COLOURS = ("#0072B2", "#D55E00", "#007a5a", "#a2477f", "#7a6a00", "#4d4d4d")
 CONTROLS = {"dice_noise": "noise of this size", "dice_rolled": "rolled elsewhere", "dice_benign": "harmless changes"}
 FONT = "system-ui, Segoe UI, Roboto, Arial, sans-serif"
+KNOWS = {True: "the attack knows the model and its defence", False: "the attack doesn't know of the defence"}
 MANY = 12  # models beyond which a matrix has no numbers in it
 
 
@@ -123,6 +126,36 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> str:
         attacks.mark_text(dy=-10, fontSize=10, color=INK).encode(text="what:N"),
     ).properties(width=300, height=200)
     return svg(layers.facet(facet=alt.Facet("panel:N", title=None), columns=3))
+
+
+def defences(rows: Sequence[Mapping[str, Any]], models: Sequence[str], unit: str) -> str:
+    """Dice against the limit, a panel for each attack, a colour for each model: solid with its interval what knows of
+    the model's defence, dashed what doesn't."""
+    start = {"eps": 0.0, "dice_low": None, "dice_high": None}
+    keys = ("model", "attack", "knowledge")
+    first = {tuple(row[key] for key in keys): {**row, **start, "dice": row["dice_clean"]} for row in rows}
+    data = [{**row, "knows": KNOWS[row["knowledge"] != OBLIVIOUS]} for row in (*first.values(), *rows)]
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolOpacity=1, columns=4)
+    shown = [model for model in models if any(row["model"] == model for row in rows)]
+    colours = [COLOURS[n % len(COLOURS)] for n in range(len(shown))]
+    colour = alt.Color("model:N", title=None, legend=legend, scale=alt.Scale(domain=shown, range=colours))
+    dashes = alt.Scale(domain=[KNOWS[True], KNOWS[False]], range=[[1, 0], [6, 3]])
+    styles = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeColor=INK, columns=1)
+    x = alt.X("eps:Q", title=f"limit, {unit}")
+    base = alt.Chart(pd.DataFrame(data))
+    layers = alt.layer(
+        base.transform_filter("isValid(datum.dice_low)")
+        .transform_filter(alt.datum.knows == KNOWS[True])
+        .mark_area(opacity=0.15)
+        .encode(x=x, y=alt.Y("dice_low:Q", title="mean Dice"), y2="dice_high:Q", color=colour),
+        base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=28)).encode(
+            x=x,
+            y=alt.Y("dice:Q", title="mean Dice", scale=alt.Scale(domain=[0, 1])),
+            color=colour,
+            strokeDash=alt.StrokeDash("knows:N", title=None, legend=styles, scale=dashes),
+        ),
+    ).properties(width=420, height=280)
+    return svg(layers.facet(facet=alt.Facet("attack:N", title=None), columns=2))
 
 
 def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
+from perturbox.studies import defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
 from perturbox.studies.frames import Frame, corrupted, own, usable
@@ -158,6 +159,8 @@ def ordinary_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, 
 
 def transfer_beats_own(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study of several models. What was made for another model must not do more than what was made for it."""
+    if study.kind == "defences":  # of which `masking` says the same
+        return
     mean = pair_drops(frame).groupby(["attack", "eps", "surrogate", "target"])["drop"].mean()
     for (attack, eps, surrogate, target), drop in mean.items():
         white = mean.get((attack, eps, target, target))
@@ -167,6 +170,23 @@ def transfer_beats_own(study: Study, frame: Frame, rows: Sequence[Mapping[str, A
                 "loud",
                 f"{attack} at {eps:g} made for {surrogate} takes {drop:.3f} Dice of {target}, made for {target} itself "
                 f"{white:.3f}: its gradient is masked.",
+                1,
+            )
+
+
+def masking(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind defences. An attack that knows the defence and does less than one that doesn't was misled
+    by it."""
+    if study.kind != "defences":
+        return
+    for row in defended.worth(defended.aimed(study, frame), defended.beside(study), study.confidence):
+        if row["masking"]:
+            yield Finding(
+                "masking",
+                "loud",
+                f"{row['attack']} at {row['eps']:g} through the defence of {row['model']} leaves Dice "
+                f"{row['adaptive']:.3f}, without knowledge of it {row['oblivious']:.3f}: the defence hides the "
+                "gradient from this attack and isn't tested by it; give more steps.",
                 1,
             )
 
@@ -259,6 +279,7 @@ RULES: tuple[Rule, ...] = (
     noise_is_as_good,
     ordinary_is_as_good,
     transfer_beats_own,
+    masking,
     black_beats_white,
     beaten_by_apgd,
     few_steps,

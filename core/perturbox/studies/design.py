@@ -1,5 +1,6 @@
 """The study file: typed YAML, checked before anything loads, refused with the line that is wrong."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.corruptions import GRADES
+from perturbox.defenses import require_known
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study/1"
@@ -20,8 +22,10 @@ KINDS = {
     "universal": "one change made on some cases, tried on others",
     "non-inferiority": "whether a new version is no more fragile than the old one, by a margin stated beforehand",
     "corruptions": "ordinary changes that a clinic meets, beside an attack: as large as it, and in their own grades",
+    "defences": "what defences are worth against attacks that don't know of them, and against those that do",
 }
-Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions"]
+Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions", "defences"]
+ADAPTIVE, OBLIVIOUS = "adaptive", "oblivious"  # attacks on a defended model, with and without knowledge of its defence
 Factor = str | int | float | bool
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grade = Annotated[int, Field(ge=1, le=GRADES[-1])]
@@ -34,12 +38,25 @@ class Strict(BaseModel):
 
 
 class Model(Strict):
-    """A model of the study. victim: as --victim takes it; factors: what its training differs in, for `transfer`;
-    trained_on: a text file with the SHA-256 of each training scan, a line each, which are left out of the cases."""
+    """A model of the study. victim: as --victim takes it; defense: filters before it, as --defense takes them, the
+    first nearest to the scan, for `defences`; factors: what its training differs in, for `transfer`; trained_on: a text
+    file with the SHA-256 of each training scan, a line each, which are left out of the cases."""
 
     victim: str
+    defense: list[str] = []
     factors: dict[str, Factor] = {}
     trained_on: str | None = None
+
+    @field_validator("defense")
+    @classmethod
+    def _offered(cls, given: list[str]) -> list[str]:
+        """What the model says of them is seen when it is loaded."""
+        try:
+            for spec in given:
+                require_known(spec)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return given
 
 
 class Cases(Strict):
@@ -134,6 +151,17 @@ class Study(Strict):
     keep_worst: Annotated[int, Field(ge=0, le=20)] = 3
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
+    @field_validator("models")
+    @classmethod
+    def _beside_their_plain_ones(cls, given: dict[str, Model]) -> dict[str, Model]:
+        for name, model in given.items():
+            if model.defense and _plain_of(given, name) is None:
+                raise ValueError(
+                    f"'{name}' stands behind a defence; name '{model.victim}' without one among the models too, for "
+                    "what doesn't know of the defence is made for that one"
+                )
+        return given
+
     @field_validator("corruptions", "grades")
     @classmethod
     def _once(cls, given: list[Any]) -> list[Any]:
@@ -174,6 +202,14 @@ class Study(Strict):
                 raise ValueError("`compare` names the same model twice")
         elif self.compare is not None:
             raise ValueError("`compare` belongs to a study of kind non-inferiority")
+        behind = [name for name, model in self.models.items() if model.defense]
+        if self.kind == "defences" and not behind:
+            raise ValueError("a defences study needs a model with a `defense`, as in defense: [median]")
+        if self.kind != "defences" and behind:
+            raise ValueError(
+                f"the `defense` of '{behind[0]}' belongs to a study of kind defences, which attacks it with and "
+                "without knowledge of it"
+            )
         if self.kind != "corruptions" and (self.corruptions or self.grades != list(GRADES)):
             raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions")
         if self.criterion is not None and self.criterion.eps not in self.eps.values:
@@ -189,6 +225,15 @@ class Study(Strict):
             if (recipe.family == "universal") != (self.kind == "universal"):
                 raise ValueError(f"{attack.name} and a study of kind {self.kind} don't fit")
         return self
+
+    def plain_of(self, name: str) -> str | None:
+        """The model that a defended one is without its defences; None of a model without any."""
+        return _plain_of(self.models, name) if self.models[name].defense else None
+
+
+def _plain_of(models: Mapping[str, Model], name: str) -> str | None:
+    victim = models[name].victim
+    return next((other for other, model in models.items() if model.victim == victim and not model.defense), None)
 
 
 def read_study(path: Path) -> Study:

@@ -96,7 +96,7 @@ class Driver:
         for model, case in product(plan.models, plan.cases):
             key = plan.clean_key(model, case)
             if not there(key):
-                yield Task({**self._common(case), "clean": {"key": key, "spec": plan.models[model].spec}}, [key], model)
+                yield Task({**self._common(case), "clean": {"key": key, **self._asked(model)}}, [key], model)
         for craft in plan.crafts:
             made = there(craft.key) and (
                 done[craft.key]["status"] == "failed" or work.craft_folder(self.crafts, craft.key).is_dir()
@@ -149,7 +149,7 @@ class Driver:
         rms = None if made is None else made.get("rms")
         return {
             "key": look.key,
-            "spec": self.plan.models[look.model].spec,
+            **self._asked(look.model),
             "grade": look.grade,
             "rms": rms,
             "failed": failed,
@@ -172,7 +172,12 @@ class Driver:
     def _judge(self, craft: Craft, model: str) -> dict[str, Any]:
         plan = self.plan
         own = plan.models[model].sha256 == plan.models[craft.model].sha256
-        return {"key": plan.judge_key(craft, model), "spec": plan.models[model].spec, "own": own}
+        return {"key": plan.judge_key(craft, model), **self._asked(model), "own": own}
+
+    def _asked(self, model: str) -> dict[str, Any]:
+        """What a worker loads to ask a model."""
+        target = self.plan.models[model]
+        return {"spec": target.spec, "defense": target.defense}
 
     def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
         started, waiting = time.monotonic(), list(reversed(tasks))

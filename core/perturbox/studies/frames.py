@@ -31,5 +31,5 @@ def _known(rows: Sequence[Mapping[str, Any]], which: Callable[[Any], Any]) -> Fr
 
 
 def own(frame: Frame) -> Frame:
-    """Rows of models that were attacked themselves."""
+    """Rows of models that were attacked themselves: those behind defences with knowledge of these."""
     return frame[frame["surrogate"] == frame["target"]]

@@ -6,6 +6,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from perturbox.judge.defense import MASKING
 from perturbox.judge.summary import listed
 from perturbox.judge.verdicts import BROKEN, SAID
 from perturbox.studies import charts, story
@@ -43,6 +44,7 @@ def build(
         _figure(plan, found, rows),
         _contrasts(plan, found),
         _changes(plan, found),
+        _defences(plan, found),
         _worst(plan, found, folders),
         _curves(plan, found),
         _verdicts(plan, found),
@@ -115,6 +117,13 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
     if study.kind == "corruptions":
         picture = f"<figure>{charts.changes(found['corruptions'])}</figure>" if found["corruptions"] else ""
         return _section("Ordinary changes and the attack", picture, "figure")
+    if study.kind == "defences":
+        words = (
+            "Mean over structures and patients, with its interval. A hardened model has no defence to be unaware of."
+        )
+        drawn = charts.defences(found["knowledge"], list(plan.models), unit) if found["knowledge"] else ""
+        picture = f"<figure>{drawn}<figcaption>{words}</figcaption></figure>" if drawn else ""
+        return _section("With and without knowledge of the defence", picture, "figure")
     if study.kind == "non-inferiority" and study.compare is not None:
         drops, compare = pair_drops(own(usable(rows))), study.compare
         pictures = []
@@ -198,6 +207,48 @@ def _changes(plan: Plan, found: Mapping[str, Any]) -> str:
         head = ("change", "grade", "RMS, in the scan's unit", "Dice before", "after, interval", "patients")
         tables.append(_table(head, lines, f"{structure} ({model})", most=len(lines)))
     return _section("Ordinary changes beside the attack", "".join(tables), "changes")
+
+
+def _defences(plan: Plan, found: Mapping[str, Any]) -> str:
+    """Each model beside the one it is compared with: clean, oblivious, adaptive and undefended in one row."""
+
+    def spread(row: Mapping[str, Any], name: str) -> str:
+        return _number(row[name]) + story.interval(row[f"{name}_low"], row[f"{name}_high"], 3)
+
+    rows = [
+        (
+            row["model"],
+            " + ".join(plan.models[row["model"]].defense) or "none",
+            row["attack"],
+            story.limit(plan, row["eps"]),
+            str(row["n"]),
+            _number(row["clean"]),
+            spread(row, "cost"),
+            _number(row["oblivious"]),
+            spread(row, "adaptive"),
+            f"{_number(row['undefended'])} ({row['beside']})",
+            spread(row, "gain"),
+            _number(row["p_holm"]),
+            _number(row["gradients"], 1),
+            ", ".join(f"{name} {n}" for name, n in row["stand_ins"].items()) or "–",
+            row["answer"],
+        )
+        for row in found.get("defences", ())
+    ]
+    head = (
+        "model", "defence", "attack", "limit", "patients", "clean", "costs without an attack, interval", "oblivious",
+        "adaptive, interval", "undefended", "kept more than that, interval", "p (Holm)",
+        "gradients, times the undefended's", "worst stand-in, of how many", "against who knows of it",
+    )  # fmt: skip
+    words = (
+        "Mean Dice of the structures. Oblivious: the attack was made for the model without its defence; adaptive: it "
+        "went through the defence, once with each stand-in for its gradient, and the worst counts; undefended: the "
+        "model without it under its own attack. Only the adaptive column says what a defence is worth. “masking?”: "
+        f"adaptive is over {MASKING:g} above oblivious, so the defence hides its gradient from this attack, and "
+        "nothing is known of it. Elsewhere on this page a defended model's numbers are those of the adaptive attack."
+    )
+    table = _table(head, rows, most=len(rows)) + f"<p class=sub>{escape(words)}</p>"
+    return _section("What each defence is worth", table, "defences") if rows else ""
 
 
 def _worst(plan: Plan, found: Mapping[str, Any], folders: Mapping[str, str]) -> str:

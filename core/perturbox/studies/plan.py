@@ -10,16 +10,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from perturbox import corruptions
 from perturbox.attacks import recipes
+from perturbox.defenses import defend
 from perturbox.io.files import sha256, suffix
 from perturbox.job.inputs import Job
 from perturbox.load import load_victim
-from perturbox.studies.design import Study
+from perturbox.model.defended import Defended
+from perturbox.studies.design import Model, Study
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
@@ -40,13 +42,14 @@ class Scan:
 
 @dataclass(frozen=True)
 class Target:
-    """A model of the study, by its name there; weights: hash of weights and pipeline."""
+    """A model of the study, by its name there; sha256: of weights, pipeline and defences; defense: these, in full."""
 
     name: str
     spec: str
     sha256: str
     structures: tuple[str, ...]
     unit: str
+    defense: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,11 @@ class Plan:
     trust: bool = False
 
     def judges(self, craft: Craft) -> Sequence[str]:
-        """Names of the models that look at a craft's file."""
-        return list(self.models) if self.study.kind == "transfer" else [craft.model]
+        """Names of the models that look at a craft's file: what was made for a plain model is what those behind
+        defences meet that nobody knew of."""
+        if self.study.kind == "transfer":
+            return list(self.models)
+        return [craft.model, *(name for name in self.models if self.study.plain_of(name) == craft.model)]
 
     def job(self, craft: Craft, device: str) -> Job:
         """The job that a craft is."""
@@ -119,6 +125,7 @@ class Plan:
             force=True,
             allow_cut_gradient=True,  # what such an attack can't do is a finding: see `checks.untouched`
             trust=self.trust,
+            defense=self.models[craft.model].defense,
         )
 
     def clean_key(self, model: str, case: str) -> str:
@@ -148,7 +155,7 @@ class Plan:
         return cls(
             Study.model_validate(document["study"]),
             {
-                name: Target(**{**model, "structures": tuple(model["structures"])})
+                name: Target(**{**model, **{key: tuple(model.get(key, ())) for key in ("structures", "defense")}})
                 for name, model in document["models"].items()
             },
             {name: Scan(**scan) for name, scan in document["cases"].items()},
@@ -196,7 +203,7 @@ def key_of(*content: Any) -> str:
 def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = False) -> Plan:
     """The plan of a study whose file lies in `folder`; raises InputError for models, scans and labels that can't be
     used, for the same scan twice and for a patient that is on both sides of a universal study."""
-    models = {name: _target(name, model.victim, folder, device, trust) for name, model in study.models.items()}
+    models = {name: _target(name, model, folder, device, trust) for name, model in study.models.items()}
     _require_the_same(models)
     trained = {digest for model in study.models.values() for digest in _trained_on(model.trained_on, folder)}
     cases = _scans(study.cases.images, study, folder)
@@ -282,13 +289,17 @@ def _looks(plan: Plan) -> Iterator[Look]:
                 yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
 
 
-def _target(name: str, spec: str, folder: Path, device: str, trust: bool) -> Target:
-    placed = placed_spec(spec, folder)
+def _target(name: str, model: Model, folder: Path, device: str, trust: bool) -> Target:
+    placed = placed_spec(model.victim, folder)
     try:
         victim = load_victim(placed, device, trust)
+        if isinstance(victim, Defended):
+            raise InputError("it brings defences of its own; name it without them, and give them as `defense`.")
+        victim = defend(victim, *model.defense) if model.defense else victim
     except InputError as error:
         raise InputError(f"The model '{name}': {error}") from None
-    return Target(name, placed, victim.sha256, tuple(victim.structures), victim.unit)
+    defense = victim.specs if isinstance(victim, Defended) else ()
+    return Target(name, placed, victim.sha256, tuple(victim.structures), victim.unit, defense)
 
 
 def placed_spec(spec: str, folder: Path) -> str:
@@ -308,6 +319,9 @@ def _require_the_same(models: Mapping[str, Target]) -> None:
                 f"The models '{first.name}' and '{other.name}' know other structures ({', '.join(first.structures)}; "
                 f"{', '.join(other.structures)}); a study compares models of the same ones."
             )
+    for one, other in combinations(models.values(), 2):
+        if one.defense and one.sha256 == other.sha256:
+            raise InputError(f"'{one.name}' and '{other.name}' are the same model behind the same defences; leave one.")
 
 
 def _trained_on(file: str | None, folder: Path) -> list[str]:

@@ -177,7 +177,7 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
             seconds += CLEAN_LOOKS * looks[name] * len(plan.cases)
             for index in range(len(plan.study.attacks)):
                 same = [craft for craft in crafts if craft.attack == index]
-                expected = estimate_attack(prepare(plan.job(same[0], device), image, victim))
+                expected = estimate_attack(prepare(plan.job(same[0], device), image, victim), oblivious=False)
                 seconds += len(same) * (expected.seconds - expected.afterwards)
                 memory = max(memory, expected.bytes)
     finally:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import perturbox
-from perturbox import corruptions
+from perturbox import corruptions, defenses
 from perturbox.attacks import recipes
 from perturbox.judge.summary import listed
 from perturbox.studies.checks import Finding
@@ -15,6 +15,13 @@ from perturbox.studies.plan import Plan
 
 UNITS = {"native": "in the scan's unit", "sigma": "times each scan's noise", "percent": "% of each scan's 1–99 % range"}
 MEANS = "mean Dice of the structures"
+WORTH = {
+    "masking?": "the defence hides its gradient from this attack, so nothing is known of it",
+    "can't be told: too few patients": "whether that is a gain, so few patients can't tell",
+    "no difference shown": "no gain is shown",
+    "keeps more": "it keeps more",
+    "keeps less": "it keeps less",
+}  # what an answer of `defended.worth` means
 
 
 def limit(plan: Plan, eps: float) -> str:
@@ -49,6 +56,7 @@ def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -
         "transfer": _of_transfer,
         "non-inferiority": _of_comparison,
         "corruptions": _of_corruptions,
+        "defences": _of_defences,
     }
     loud = [finding for finding in findings if finding.level == "loud"]
     said = tell[plan.study.kind](plan, found)
@@ -126,9 +134,12 @@ def effect(row: Mapping[str, Any]) -> str:
     )
 
 
+def _means(plan: Plan) -> str:
+    return f"mean Dice of {listed(plan.study.target)}" if plan.study.target else MEANS
+
+
 def _of_corruptions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
-    said, target = [], plan.study.target
-    means = f"mean Dice of {listed(target)}" if target else MEANS
+    said, means = [], _means(plan)
     for model in plan.models:
         rows = [row for row in found["beside"] if row["model"] == model]
         if not rows:
@@ -145,6 +156,27 @@ def _of_corruptions(plan: Plan, found: Mapping[str, Any]) -> list[str]:
             f"{row['attack']} at {limit(plan, row['eps'])} ({size}) takes {row['drop']:.2f}"
             f"{interval(row['low'], row['high'])} of the {means} from {model} over {patients(row['n'])};{same} "
             + (f"as much is taken by {grades}." if grades else "no grade of any takes as much.")
+        )
+    return said
+
+
+def _of_defences(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    """For each model the worst attack at the largest limit."""
+    said, means = [], _means(plan)
+    for model, target in plan.models.items():
+        rows = [row for row in found["defences"] if row["model"] == model]
+        if not rows:
+            continue
+        row = min(rows, key=lambda row: (-row["eps"], row["adaptive"]))
+        kept = f"{row['adaptive']:.2f}{interval(row['adaptive_low'], row['adaptive_high'])}"
+        known = (
+            "" if row["oblivious"] is None else f" if it knows of the defence, {row['oblivious']:.2f} if it doesn't,"
+        )
+        named = f"{model} ({' + '.join(target.defense)} before {row['beside']})" if target.defense else model
+        said.append(
+            f"{row['attack']} at {limit(plan, row['eps'])} leaves {named} a {means} of {kept}{known} over "
+            f"{patients(row['n'])}, from {row['clean']:.2f}; {row['beside']} keeps {row['undefended']:.2f} from "
+            f"{row['clean'] + row['cost']:.2f}: {WORTH[row['answer']]}."
         )
     return said
 
@@ -186,9 +218,9 @@ def methods(plan: Plan, study_sha256: str) -> str:
         f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
         f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
-        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)} Controls were white noise of equal RMS, the "
-        "change rolled to another place, and harmless changes (saved again, half a voxel's shift, the scan's own "
-        f"noise). Intervals are BCa bootstraps over patients ({study.confidence:.0%}); claims about "
+        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)} Controls were white noise of "
+        "equal RMS, the change rolled to another place, and harmless changes (saved again, half a voxel's shift, the "
+        f"scan's own noise). Intervals are BCa bootstraps over patients ({study.confidence:.0%}); claims about "
         f"training permute models, adjusted after Holm. Perturbox {perturbox.__version__}, "
         f"study {study_sha256[:12]}, threads: {study.threads}."
     )
@@ -207,6 +239,18 @@ def _changes(plan: Plan) -> str:
     )
 
 
+def _defences(plan: Plan) -> str:
+    """How defended models were attacked, in two sentences of its methods."""
+    named = [f"{name} ({' + '.join(model.defense)})" for name, model in plan.models.items() if model.defense]
+    if not named:
+        return ""
+    return (
+        f" Behind defences stood {listed(named)}. Each was attacked with what was made for the same model without them "
+        "(oblivious) and through them (adaptive), once with each stand-in for their gradient, of which the one that "
+        "left least counts; all are compared with what the model says without them."
+    )
+
+
 def _physics(plan: Plan) -> corruptions.Physics:
     return corruptions.physics_of(plan.models[plan.first].unit)
 
@@ -219,10 +263,10 @@ def _attack(plan: Plan, index: int) -> str:
 
 
 def sources(plan: Plan) -> list[str]:
-    """Papers of the attacks, as their recipes name them."""
-    return list(
-        dict.fromkeys(recipes.get(attack.name).paper for attack in plan.study.attacks if recipes.get(attack.name).paper)
-    )
+    """Papers of the attacks and of the defences, as these name them."""
+    papers = [recipes.get(attack.name).paper for attack in plan.study.attacks]
+    papers += [defenses.read_spec(spec)[0].paper for model in plan.models.values() for spec in model.defense]
+    return [paper for paper in dict.fromkeys(papers) if paper]
 
 
 def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], study_sha256: str) -> dict[str, Any]:
@@ -238,12 +282,14 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
             name: {
                 "sha256": model.sha256,
                 "structures": list(model.structures),
+                "defense": list(model.defense),
                 "factors": dict(study.models[name].factors),
             }
             for name, model in plan.models.items()
         },
         "threat_model": {
-            "who": "someone who can change the stored scan before the model reads it, and knows the model",
+            "who": "someone who can change the stored scan before the model reads it, and knows the model and its "
+            "defences",
             "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
             "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
             "ordinary_changes": list(dict.fromkeys(look.corruption for look in plan.looks)),

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perturbox.attacks import recipes
 from perturbox.judge import metrics
+from perturbox.studies.design import ADAPTIVE, OBLIVIOUS
 from perturbox.studies.plan import Craft, Plan
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -21,6 +23,12 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "surrogate": (TEXT, "the model that the change was made for"),
     "target": (TEXT, "the model that judged the saved file"),
     "attack": (TEXT, ""),
+    "knowledge": (
+        TEXT,
+        "of the attack: white-box or black-box, adaptive (of the target's defences too) or oblivious (of all but them) "
+        "where the target has any, transfer where it was made for another model",
+    ),
+    "stand_in": (TEXT, "in the defences' place, for the gradient of an adaptive attack: the one that left least"),
     "corruption": (TEXT, "an ordinary change in the attack's place; beside an attack's name as large as that one's"),
     "grade": (COUNT, "of the ordinary change; null where it is as large as an attack"),
     "eps": (NUMBER, "in eps_unit"),
@@ -48,6 +56,7 @@ RESULTS: dict[str, tuple[pa.DataType, str]] = {
     "linf": (NUMBER, "of the saved change, in the scan's unit"),
     "rms": (NUMBER, "of the saved change, in the scan's unit"),
     "rms_over_sigma": (NUMBER, ""),
+    "gradients": (NUMBER, "of whole predictions that the attack took, with every stand-in and draw"),
     "repeats": (YES, "whether the target answered the unchanged scan twice alike"),
     "status": (TEXT, "ok, gated or failed"),
     "reason": (TEXT, ""),
@@ -59,6 +68,7 @@ MODELS: dict[str, tuple[pa.DataType, str]] = {
     "structure": (TEXT, ""),
     "dice_clean": (NUMBER, "mean over the cases, with the reference"),
     "cases": (COUNT, "that hold the structure"),
+    "defense": (TEXT, "filters before the model, the first nearest to the scan"),
     "gated": (YES, "below the gate: struck out"),
     "factors": (TEXT, "JSON"),
 }
@@ -84,8 +94,8 @@ EFFORT: dict[str, tuple[pa.DataType, str]] = {
     "wall_s": (NUMBER, ""),
     "cpu_s": (NUMBER, ""),
     "threads": (COUNT, ""),
-    "forwards": (COUNT, ""),
-    "backwards": (COUNT, ""),
+    "forwards": (NUMBER, "predictions of a whole scan"),
+    "backwards": (NUMBER, "gradients of a whole prediction"),
 }
 
 
@@ -150,6 +160,7 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
             for structure in plan.models[target].structures:
                 row = dict.fromkeys(RESULTS) | _of_case(plan, target, craft.case, structure)
                 row |= {"surrogate": craft.model, "seed": craft.seed, **_of_attack(plan, craft)}
+                row["knowledge"] = _knowledge(plan, craft, target)
                 if failed is not None:
                     yield {**row, "status": "failed", "reason": failed["reason"]}
                     continue
@@ -158,6 +169,8 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                     **row,
                     **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"]),
                     **{name: controls[structure][name] if controls else None for name in CONTROLS},
+                    "stand_in": made.get("stand_in"),
+                    "gradients": made.get("gradients", made["backwards"]),
                     "repeats": clean["repeats"],
                     "status": "gated" if struck else "ok",
                     "reason": reason,
@@ -211,6 +224,16 @@ def _of_attack(plan: Plan, craft: Craft) -> Row:
     }
 
 
+def _knowledge(plan: Plan, craft: Craft, target: str) -> str:
+    """What an attack knew of the model that judges its file."""
+    if craft.model == plan.study.plain_of(target):
+        return OBLIVIOUS
+    if craft.model != target:
+        return "transfer"
+    access = recipes.get(plan.study.attacks[craft.attack].name).access
+    return ADAPTIVE if plan.models[target].defense else f"{access}-box"
+
+
 def _numbers(made: Mapping[str, Any], after: Mapping[str, Any], before: Mapping[str, Any], sigma: float | None) -> Row:
     against = after["against_clean"]
     verdict = metrics.verdict(
@@ -249,6 +272,7 @@ def _model_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 "structure": structure,
                 "dice_clean": sum(known) / len(known) if known else None,
                 "cases": len(known),
+                "defense": " + ".join(model.defense) or None,
                 "gated": name in gated,
                 "factors": json.dumps(plan.study.models[name].factors, sort_keys=True),
             }

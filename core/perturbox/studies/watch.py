@@ -216,7 +216,7 @@ def _identity(plan: Plan) -> tuple[Any, Any, Any]:
 
 def _require_sane(plan: Plan) -> None:
     """Raises InputError for a plan that nobody could carry out, which would keep a reader busy for hours."""
-    judges = len(plan.models) if plan.study.kind == "transfer" else 1
+    judges = len(plan.models) if plan.study.kind in ("transfer", "defences") else 1
     pieces = len(plan.models) * len(plan.cases) + len(plan.crafts) * (1 + judges) + plan.most_looks
     if pieces > MOST_PIECES:
         raise InputError(f"The study has more than {MOST_PIECES} pieces, too many to be shown.")

@@ -3,6 +3,7 @@
 Pure functions of files and settings: the same piece gives the same rows wherever it runs, so times are kept apart.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ import torch
 from perturbox import io
 from perturbox.attacks.budget import Budget
 from perturbox.corruptions.change import Sweep
+from perturbox.defenses import defend
+from perturbox.job.craft import adaptive
 from perturbox.job.execute import craft as attack_scan
 from perturbox.job.execute import file_names, read_adversarial, write_adversarial
 from perturbox.job.inputs import Job, Listener, prepare, read_expert
@@ -26,6 +29,7 @@ from perturbox.judge import checks, metrics
 from perturbox.judge.measure import CHANCE, Asking, benign_floor, said_of_undefined
 from perturbox.judge.noise import scan_noise
 from perturbox.judge.units import NATIVE
+from perturbox.model.defended import Defended
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Effort, InputError, Volume
 
@@ -82,11 +86,13 @@ def _without_paths(entry: Entry, task: Mapping[str, Any]) -> Entry:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A scan as a model sees it; expert: its label map, if there is one; prediction: the model's own."""
+    """A scan as a model sees it; expert: its label map, if there is one; answer: the model's own prediction;
+    prediction: the same without the model's defences, with which everything is compared."""
 
     victim: Victim
     image: Volume
     expert: np.ndarray | None
+    answer: np.ndarray
     prediction: np.ndarray
 
     @property
@@ -95,44 +101,55 @@ class Seen:
 
     @property
     def bytes(self) -> int:
-        return self.image.data.nbytes + 2 * self.prediction.nbytes
+        return self.image.data.nbytes + 3 * self.prediction.nbytes
 
 
-_seen: dict[tuple[str, str, str], Seen] = {}  # least recently used first
+_seen: dict[tuple[str, tuple[str, ...], str, str], Seen] = {}  # least recently used first
 
 
-def _look(task: Mapping[str, Any], spec: str) -> Seen:
+def _look(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Seen:
     """The task's scan through a model; a worker remembers the last ones, for many judge the same scan."""
-    scan = task["scan"]
-    key = (spec, task["device"], scan["sha256"])
+    key = (asked["spec"], tuple(asked["defense"]), task["device"], task["scan"]["sha256"])
     found = _seen.pop(key, None)
     if found is None:
-        victim = load_cached(spec, task["device"])
-        image = io.read_scan(scan["image"], unit=victim.unit, channels=victim.channels)
-        expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
-        found = Seen(victim, image, expert, victim.predict(image))
+        found = _first_look(task, asked)
         while _seen and sum(seen.bytes for seen in _seen.values()) + found.bytes > REMEMBERED:
             _seen.pop(next(iter(_seen)))
     _seen[key] = found
     return found
 
 
+def _first_look(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Seen:
+    if asked["defense"]:
+        plain = _look(task, {**asked, "defense": ()})
+        victim = defend(plain.victim, *asked["defense"])
+        return dataclasses.replace(plain, victim=victim, answer=victim.predict(plain.image))
+    scan, victim = task["scan"], load_cached(asked["spec"], task["device"])
+    image = io.read_scan(scan["image"], unit=victim.unit, channels=victim.channels)
+    expert = read_expert(scan["label"], task["label_map"], image, victim) if scan["label"] else None
+    prediction = victim.predict(image)
+    return Seen(victim, image, expert, prediction, prediction)
+
+
 def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
-    """What a model makes of the scan as it is, and the agreement with itself under harmless changes."""
-    seen = _look(task, clean["spec"])
+    """What a model makes of the scan as it is, and under harmless changes; a defended one is compared with the same
+    without its defences."""
+    seen = _look(task, clean)
     victim, image, prediction, reference = seen.victim, seen.image, seen.prediction, seen.reference
     noise = scan_noise(image.data, prediction, victim.labels, image.ruler, image.sizes)
     effort = Effort()
     ask = Asking(victim, effort)
     floor = benign_floor(image, ask, prediction, noise["sigma"], 0)
-    rows = metrics.structures(prediction, reference, victim.labels, image.ruler, image.voxel_size)
+    repeats = not any(note.startswith(CHANCE) for note in effort.notes)
+    if isinstance(victim, Defended):
+        repeats = np.array_equal(victim.predict(image), seen.answer)
     low, high = np.percentile(image.data, (1, 99))
     return {
         "structures": {
             name: {
-                "dice_clean": rows[name]["dice"],
+                "dice_clean": metrics.dice(seen.answer == value, reference == value),
                 "dice_benign": floor[name],
-                "volume_clean": rows[name]["volume_ml"],
+                "volume_clean": metrics.volume_ml(prediction == value, image.voxel_size),
                 "size": float((reference == value).sum() * image.voxel_size),
             }
             for name, value in victim.structures.items()
@@ -147,7 +164,7 @@ def _clean(task: Mapping[str, Any], clean: Mapping[str, Any]) -> Entry:
             "p99": float(high),
         },
         "sigma": noise["sigma"],
-        "repeats": not any(note.startswith(CHANCE) for note in effort.notes),
+        "repeats": repeats,
         "notes": ask.notes,
     }
 
@@ -158,11 +175,18 @@ def craft_folder(crafts: str | Path, key: str) -> Path:
 
 
 def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
-    """Attack, and keep the perturbed scan in the source's format: the folder is there whole or not at all."""
+    """Attack, of a model behind defences with knowledge of them, and keep the perturbed scan in the source's format:
+    the folder is there whole or not at all."""
     job = Job(**craft["job"])
     ready = prepare(job, victim=load_cached(job.victim, job.device))
     effort = Effort()
-    _, outcome, _ = attack_scan(ready, effort, Listener())
+    knowing = {}
+    if isinstance(ready.victim, Defended):
+        outcome, through = adaptive(ready, effort, Listener())
+        gradients = sum(one["backwards"] * one["draws"] for one in through.tried)
+        knowing = {"stand_in": through.stand_in, "gradients": gradients}
+    else:
+        _, outcome, _ = attack_scan(ready, effort, Listener())
     place = craft_folder(task["crafts"], craft["key"])
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{craft['key']}-", dir=place.parent))
@@ -190,6 +214,7 @@ def _craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
         "scores": [step.score for step in outcome.trace],
         "forwards": effort.forwards,
         "backwards": effort.backwards,
+        **knowing,
     }
 
 
@@ -201,7 +226,7 @@ def _saved(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> 
 def _judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str, Any]) -> Entry:
     """What a model makes of the saved file; and, if it was made for this model, of noise and of the rolled perturbation
     of the same size."""
-    seen = _look(task, judge["spec"])
+    seen = _look(task, judge)
     saved = _saved(task, craft, seen.image)
     found = _measured(seen, saved, "the saved scan")
     if judge["own"]:
@@ -216,7 +241,7 @@ def _corrupted(task: Mapping[str, Any], look: Mapping[str, Any]) -> Entry:
     """What a model makes of the scan under an ordinary change, at its grade or as large as an attack."""
     if look["failed"]:
         raise InputError(look["failed"])
-    seen, change = _look(task, look["spec"]), task["corruption"]
+    seen, change = _look(task, look), task["corruption"]
     if look["grade"] is None and seen.image.files and change["eps_unit"] != NATIVE:
         raise InputError("The RMS of an attack on several files is in no unit of one of them; give `eps` in native.")
     sweep = _sweep(task["scan"]["sha256"], seen.image, change["name"], change["seed"], change["sigma"])

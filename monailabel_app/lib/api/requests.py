@@ -31,7 +31,7 @@ CLIMBING = ALWAYS | {"attack", "eps_unit", "norm", "steps", "goal", "target", "s
 MEANT = {
     "segment": ALWAYS | {"defense"},
     "attack": CLIMBING | {"eps", "label", "label_map", "defense"},
-    "margin": CLIMBING | {"max_eps"},
+    "margin": CLIMBING | {"max_eps", "defense"},
 }
 
 
