@@ -119,10 +119,11 @@ def behind(record: Mapping[str, Any]) -> str | None:
         return None
     mean = {which: fixed(dice, 2) for which, dice in defense_means(record).items()}
     names = listed([one["spec"] for one in record["victim"]["defense"]])
+    until = ", as far as it came before it was stopped" if record["stopped_early"] else ""
     return (
         f"Behind {names} mean Dice is {mean['clean']} without an attack, {mean['oblivious']} after one that doesn't "
-        f"know of it and {mean['adaptive']} after one that does (stand-in: {record['defense']['stand_in']}); without "
-        f"it {mean['undefended']}."
+        f"know of it and {mean['adaptive']} after one that does{until} (stand-in: {record['defense']['stand_in']}); "
+        f"without it {mean['undefended']}."
     )
 
 

@@ -288,7 +288,10 @@ class _Draft:
         attack, budget = self.record["attack"], self.record["budget"]
         share = budget["norm"] == "l0"
         limit = f"{number(100 * budget['eps'])} %" if share else f"{number(budget['eps'])} {self._unit()}"
-        name = f"{self.source.GetName()} – {attack.get('title') or attack['name']} {limit} – {time.strftime('%H:%M')}"
+        stood = [each["name"] for each in self.record["victim"].get("defense") or []]
+        behind = _(" behind {defences}").format(defences=", ".join(stood)) if stood else ""
+        tried = f"{attack.get('title') or attack['name']} {limit}{behind}"
+        name = f"{self.source.GetName()} – {tried} – {time.strftime('%H:%M')}"
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
         self.node.SetHideFromEditors(False)
         self.node.SetAttribute(ATTRIBUTE, "1")
