@@ -25,6 +25,7 @@ from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
 from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
+from perturbox.job.estimate import fitting
 from perturbox.job.execute import conclude, reported, room, save, versions, write_adversarial
 from perturbox.job.inputs import Job, Listener, Ready, prepare, present_targets
 from perturbox.job.trials import MEANING, Trial, about_own_budget, about_trials, folder_name, noisy
@@ -49,9 +50,9 @@ def find_margin(
     full_report: bool = False,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
-    `out`; arguments and refusals as in `prepare_margin`; full_report: as in `run_job`."""
+    `out`; arguments as in `prepare_margin`, refusals as in it and `fitting`; full_report: as in `run_job`."""
     require_new_folder(out)
-    return search(prepare_margin(job, max_eps, victim, image, listener), out, listener, full_report)
+    return search(fitting(prepare_margin(job, max_eps, victim, image, listener), listener), out, listener, full_report)
 
 
 def prepare_margin(

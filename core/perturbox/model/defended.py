@@ -49,8 +49,8 @@ class Defense:
 
     stand_ins: what adaptive attacks try in turn; without any they follow the filter's own gradient. copies: how many
     draws the model answers, which are then averaged as probabilities; draws: how many an attack takes per step, 0 for a
-    filter that isn't random. settings: plain values that say, with the name, all there is to know of it; None of a
-    filter made in Python, which its code identifies.
+    filter that isn't random. states: scans that its gradient keeps, per spatial axis. settings: plain values that say,
+    with the name, all there is to know of it; None of a filter made in Python, which its code identifies.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Defense:
     stand_ins: tuple[StandIn, ...] = ()
     copies: int = 1
     draws: int = 0
+    states: int = 0
     settings: Mapping[str, Any] | None = None
     title: str = ""
     paper: str = ""
@@ -146,12 +147,12 @@ class Defended(Victim):
         """The model's own entry, and its defences."""
         return {**self.plain.describe(), "name": self.name, "defense": [one.describe() for one in self.chain]}
 
-    def filtered(self, x: Tensor, spacing: tuple[float, ...], seed: int) -> Tensor:
-        """What the model gets of a scan "1 c *s" when it is judged: "copies c *s"; no gradient."""
+    def filtered(self, x: Tensor, spacing: tuple[float, ...], seed: int, single: bool = False) -> Tensor:
+        """What the model gets of a scan "1 c *s" when it is judged: "copies c *s"; no gradient. single: one copy."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for one in self.chain:
-                x = one.filter(x.repeat_interleave(one.copies, 0), spacing, generator)
+                x = one.filter(x if single else x.repeat_interleave(one.copies, 0), spacing, generator)
         return x
 
     def on(self, image: Volume, effort: Effort | None = None, memory_budget: int | None = None) -> "BoundDefended":
@@ -162,7 +163,7 @@ class Defended(Victim):
         seen = native
         if self.plain.pipeline is not None or isinstance(self.plain, Ensemble):  # may plan by the scan's values
             x = as_input(native, self.device)
-            copy = self.filtered(x, native.spacing, seed_of(x))[0]
+            copy = self.filtered(x, native.spacing, seed_of(x), single=True)[0]
             seen = native.with_data(copy.cpu().numpy().astype(native.data.dtype))
         bound = self.plain.on(seen, effort, memory_budget)
         draws = torch.Generator().manual_seed(self.seed)

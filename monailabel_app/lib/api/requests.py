@@ -97,7 +97,10 @@ class Submission(BaseModel):
     )
     seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
     device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
-    force: bool = Field(False, description="Go on though the values don't look like Hounsfield units.")
+    force: bool = Field(
+        False,
+        description="Go on though the values don't look like Hounsfield units, or it would not fit in memory.",
+    )
     max_eps: float | None = Field(
         None, gt=0, le=MOST_EPS, description="Largest change a margin tries; left out: 32 in the scan's unit."
     )
