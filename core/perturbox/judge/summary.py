@@ -49,8 +49,13 @@ def at_most(value: float, decimals: int = 2) -> str:
 
 
 def size(value: float, sizes: str = "ml") -> str:
-    """A volume or area as one reads it: whole above 10, one decimal below; pixels are whole."""
-    return fixed(value, 0 if abs(value) >= 10 or sizes == "pixels" else 1)
+    """A volume or area as one reads it: whole above 10, one decimal below; pixels are counted."""
+    return counted(value) if sizes == "pixels" else fixed(value, 0 if abs(value) >= 10 else 1)
+
+
+def counted(value: float) -> str:
+    """A whole number with a comma between thousands, a true minus sign."""
+    return f"{value:,.0f}".replace("-", "−")
 
 
 def listed(names: Sequence[str]) -> str:

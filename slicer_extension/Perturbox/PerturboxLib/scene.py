@@ -26,7 +26,7 @@ ATTRIBUTE, PREFIX = "Perturbox.Result", "Perturbox."
 FOLDER_ATTRIBUTE = "Perturbox.Folder"
 # In the order of the subject hierarchy.
 ROLES = (
-    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference"),
+    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference", "became"),
     *("structures", "slices", "trace", "chart", "traceChart", "record", "report"),
     *("series", "cursor", "signedColours", "influenceColours"),
 )
@@ -217,6 +217,9 @@ class _Draft:
         yield _("the difference")
         difference = segments.addDifference(self.source, clean, adversarial, self.labels, "difference")
         self._keep("difference", difference)
+        became = segments.addBecame(self.source, clean, adversarial, self.labels, "what became what")
+        if became is not None:
+            self._keep("became", became)
         yield _("the counts")
         before, behind = numbered(clean, self.labels), numbered(adversarial, self.labels)
         structures = sum(1 for value in self.labels.values() if value)
