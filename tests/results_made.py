@@ -203,7 +203,9 @@ def sums(flow: list[tuple[str, str, float]]) -> dict[str, tuple[float, float]]:
 
 
 def amount(value: float, sizes: str) -> str:
-    return f"{value:.0f}" if value >= 10 or sizes == "pixels" else f"{value:.1f}"
+    if sizes == "pixels":
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def parts(rows: list[dict], end: str, head: str, others: str, sizes: str) -> str:

@@ -84,8 +84,9 @@ def attack(
     image, label, roi: paths or objects in memory; label holds the victim's values, roi what may change (above 0).
     attack: a name of `perturbox list attacks`, the default attack if there is none. eps: the largest change; eps_unit:
     what it is in, "native" for the scan's own unit (HU on CT), "sigma" for its noise, "percent" for its 1-99 % range.
-    settings: the attack's own, in native units, such as loss="ce". on_step: called with every step. All else is as on
-    the command line. Raises InputError for input that can't be used.
+    settings: the attack's own, in native units, such as loss="ce". on_step: called with every step. force: go on though
+    the values don't look like HU, or though it would not fit in memory. All else is as on the command line. Raises
+    InputError for input that can't be used, and for what would not fit in memory, with the part that would.
     """
     model = _model(victim, device)
     named, defense = _named(victim, model)

@@ -55,7 +55,7 @@ class Perturbox(ScriptedLoadableModule):
 
 @parameterNodeWrapper
 class PerturboxParameterNode:
-    """Everything the panel shows and a saved scene brings back; targets, form and noise are JSON.
+    """Everything the panel shows and a saved scene brings back; targets, form, noise and defence are JSON.
 
     channels: ids of the volumes of a scan's channels after the first, as JSON. noise: the scan's own noise by the id of
     its volume. jobId, jobServer: the job that runs, to be taken up again.
@@ -67,6 +67,7 @@ class PerturboxParameterNode:
     roi: vtkMRMLNode
     roiSegment: str = ""
     model: str = ""
+    defence: str = "{}"
     targets: str = "[]"
     attack: str = ""  # the server's default
     effort: str = "standard"
@@ -230,7 +231,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.parameters.result = node
         tried(self.learn, kind, record)
         if kind == "attack":
-            tried(self.findMargin, node, record)
+            tried(self.attack.findMargin, node, record)
         self.update()
 
     def learn(self, kind: str, record: dict) -> None:
@@ -241,12 +242,6 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.parameters.noise = json.dumps({**json.loads(self.parameters.noise or "{}"), scan.GetID(): sigma})
         if kind == "attack":
             self.attack.rememberPace(record)
-
-    def findMargin(self, node, record: dict) -> None:
-        """Look for the breaking points of a result, if that is asked for and the attack came to its end."""
-        if self.parameters.findMargin and not record.get("stopped_early") and not self.attack.obstacle():
-            request, parcel = self.attack.marginRequest(), self.input.parcel(scanOnly=True)
-            self.session.run(request, parcel, self.parameters.inputVolume, node)
 
     @told
     def onSceneStartClose(self, caller=None, event=None) -> None:

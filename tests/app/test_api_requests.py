@@ -11,6 +11,7 @@ import pytest
 from lib.api import requests, schema
 from lib.api.schema import Offer
 from perturbox.attacks import recipes
+from perturbox.defenses import chain_of, offered
 from perturbox.jobs import Refused
 from perturbox.types import InputError
 
@@ -26,6 +27,8 @@ TINY = {
     "intensity_window": [-250.0, 350.0],
 }
 OFFER = Offer({"tiny": SimpleNamespace(spec="/models/tiny.py:volume", described=TINY)}, "cpu", {"upload_bytes": 1000})
+BLIND = {**TINY, "name": "blind", "title": "Blind", "unit": "intensity", "intensity_window": None}
+WITH_BLIND = Offer({**OFFER.victims, "blind": SimpleNamespace(spec="/models/blind.py:volume", described=BLIND)}, "cpu")
 
 
 def checked(**body):
@@ -123,11 +126,33 @@ def test_every_field_arrives():
         ('{"image": "a", "label": "final", "label_map": "liver"}', "'liver' in label_map isn't understood"),
         ('{"image": "a", "label": "final", "label_map": "liver=x"}', "'liver=x' in label_map isn't understood"),
         ('{"image": "a", "label": "final", "label_map": "gut=3"}', "label_map names 'gut'"),
+        ('{"image": "a", "defense": "median"}', "The field 'defense' must be a valid array, not 'median'."),
+        ('{"image": "a", "defense": {"name": "median"}}', "The field 'defense' must be a valid array"),
+        ('{"image": "a", "defense": null}', "The field 'defense' must be a valid array, not None."),
+        ('{"image": "a", "defense": [{"median": 3}]}', "The field 'defense' must be a valid string"),
+        ('{"image": "a", "defense": [NaN]}', "The field 'defense' must be a valid string, not nan"),
+        ('{"image": "a", "defense": ["zebra"]}', "Unknown defence 'zebra'; there are bit-depth, dct, gaussian"),
+        ('{"image": "a", "defense": [""]}', "The field 'defense' must be at least 1 character"),
+        (f'{{"image": "a", "defense": ["{"m" * 300}"]}}', "The field 'defense' must be at most 200 characters"),
+        ('{"image": "a", "defense": ["median\\n\\nX"]}', "The name of a defence holds characters that none has"),
+        (
+            json.dumps({"image": "a", "defense": ["median"] * 10_000}),
+            "At most 4 defences can stand before a model, not 10000; leave some out.",
+        ),
+        ('{"image": "a", "defense": ["gaussian:sigma=nan"]}', "'sigma' needs a value of type float, not 'nan'"),
+        ('{"image": "a", "defense": ["dct:step=1e308"]}', "The setting 'step' must be between 0.001 and 1000000.0"),
+        ('{"image": "a", "defense": ["tv:iterations=99999"]}', "'iterations' must be between 1 and 500, not 99999"),
+        (
+            '{"image": "a", "defense": ["smoothing:copies=1000", "smoothing:copies=1000"]}',
+            "These defences together draw 1000000 noisy copies for each prediction, and 1000 are the most",
+        ),
+        ('{"image": "a", "victim": "blind", "defense": ["lgs"]}', "blind doesn't say which range of values it tells"),
+        ('{"image": "a", "kind": "margin", "defense": ["median"]}', "'defense' means nothing for kind 'margin'"),
     ],
 )
 def test_bad_requests_are_refused_with_a_sentence(body, said):
     with pytest.raises(InputError) as refused:
-        requests.check(requests.parse(body), OFFER)
+        requests.check(requests.parse(body), WITH_BLIND if "blind" in body else OFFER)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -181,6 +206,42 @@ def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
         body["eps"] = 0.5
     _, job = checked(**body)
     assert (job.attack, dict(job.settings)) == (attack, body["settings"])
+
+
+@pytest.mark.parametrize("victim", ["tiny", "blind"])
+@pytest.mark.parametrize("defense", [one.name for one in offered()])
+def test_a_form_of_a_defence_makes_a_request_that_is_accepted(defense, victim):
+    """Where the model names no range its ends are all that a form must ask for."""
+    form = WITH_BLIND.document()["models"][victim]["defenses"][defense]
+    jsonschema.Draft202012Validator.check_schema(form)
+    fields = form["properties"]
+    ranged = {"low", "high"} & fields.keys()
+    assert set(form["required"]) == (ranged if victim == "blind" else set())
+    values = {name: field["default"] for name, field in fields.items() if "default" in field}
+    values |= {name: {"low": -3.5, "high": 9.0}[name] for name in form["required"]}
+    jsonschema.validate(values, form)
+    assert all(field["title"] and field["description"] and "x-in" not in field for field in fields.values())
+    unit = WITH_BLIND.victims[victim].described["unit"]
+    assert {field.get("x-unit") for field in fields.values()} <= {unit, "voxels", None}
+    spec = ":".join([defense, *(f"{name}={value}" for name, value in values.items())])
+    job = requests.check(requests.parse(json.dumps({"image": "a", "victim": victim, "defense": [spec]})), WITH_BLIND)
+    assert job.defense == (spec,)
+    (built,) = chain_of(job.defense, WITH_BLIND.visible(victim), victim)
+    assert built.settings == values
+
+
+def test_a_defences_fields_say_how_to_show_them():
+    models = WITH_BLIND.document()["models"]
+    fields = models["tiny"]["defenses"]["bit-depth"]["properties"]
+    assert fields["bits"] == {
+        "type": "integer", "title": "Bits", "description": "Bits that are kept", "default": 3, "minimum": 1,
+        "maximum": 12, "x-order": 0,
+    }  # fmt: skip
+    assert (fields["low"]["default"], fields["high"]["default"], fields["low"]["x-unit"]) == (-250.0, 350.0, "HU")
+    assert models["tiny"]["defenses"]["gaussian"]["properties"]["sigma"]["x-unit"] == "voxels"
+    blind = models["blind"]["defenses"]["smoothing"]["properties"]
+    assert blind["sigma"]["x-unit"] == "intensity" and "intensity" not in blind["copies"].get("x-unit", "")
+    assert "defenses" not in models["tiny-pgd"]
 
 
 def test_a_limit_keeps_its_unit_until_the_scan_is_read():

@@ -137,6 +137,22 @@ def test_an_attacks_life(http, server):
     assert str(server.home) not in json.dumps(done) and str(server.studies) not in json.dumps(done)
 
 
+def test_an_attack_behind_a_defence_from_the_form_that_the_schema_gives(http):
+    fields = http.get("/perturbox/schema").json()["models"]["tiny"]["defenses"]["bit-depth"]["properties"]
+    assert {name: field["default"] for name, field in fields.items()} == {"bits": 3, "low": -250.0, "high": 350.0}
+    spec = "bit-depth:bits=5:low=-250.0:high=350.0"
+    job = post(http, **QUICK, defense=[spec]).json()
+    assert job["request"]["defense"] == [spec]
+    done = wait(http, job["id"])
+    record = fetch_json(http, job["id"])
+    assert [one["spec"] for one in record["victim"]["defense"]] == [spec]
+    rows, mean = record["defense"]["dice"], record["summary"]["defense"]
+    assert set(mean) == {"clean", "oblivious", "adaptive", "undefended"}
+    assert mean["adaptive"] == pytest.approx(sum(rows["adaptive"].values()) / 2)
+    # Three attacks in one trace: without the defence, and through it with either stand-in.
+    assert [point["step"] for point in done["progress"]["trace"]] == [0, 1, 2, 3] * 3
+
+
 def test_the_result_comes_file_by_file_and_as_one_zip(http, attacked, tmp_path):
     place = attacked["links"]["files"]
     listed = {entry["name"]: entry for entry in http.get(place).json()["files"]}
@@ -447,6 +463,11 @@ def test_wrong_addresses_are_refused(http, method, path, status_code):
         ({"image": "case_a", "image_path": "/etc/passwd"}, 422, "There is no field 'image_path'"),
         ({"image": "case_a", "target": ["spleen"]}, 422, "no structure 'spleen'"),
         ({"image": "case_a", "eps": -1}, 422, "The field 'eps'"),
+        ({"image": "case_a", "defense": "median"}, 422, "The field 'defense' must be a valid array"),
+        ({"image": "case_a", "defense": ["zebra"]}, 422, "Unknown defence 'zebra'"),
+        ({"image": "case_a", "defense": ["median"] * 10_000}, 422, "At most 4 defences can stand before a model"),
+        ({"image": "case_a", "defense": ["smoothing:copies=1000"] * 2}, 422, "draw 1000000 noisy copies"),
+        ({"image": "case_a", "defense": ["gaussian:sigma=nan"]}, 422, "needs a value of type float, not 'nan'"),
     ],
 )
 def test_bodies_that_cant_be_used_are_refused(http, body, status_code, said):

@@ -218,6 +218,10 @@ def test_no_option_of_the_command_line_is_left_in_what_the_core_says_to_clients(
         ("map them with --label-map.", "map them with 'label_map'."),
         ("e.g. --goal become=spleen.", "e.g. 'goal' become=spleen."),
         ("Load the original CT or pass --force.", "Load the original CT or send 'force' as true."),
+        (
+            "use a device with more memory, or pass --force to try.",
+            "use a device with more memory, or send 'force' as true to try.",
+        ),
         ("--max-eps 3 is less", "'max_eps' 3 is less"),
         ("--labels and --label--map and a--eps-b", "--labels and --label--map and a--eps-b"),
         ("a - b -- c", "a - b -- c"),

@@ -322,7 +322,7 @@ def test_photographs_are_told_in_pixels(capsys):
     out = capsys.readouterr().out
     assert "Δ pixels" in out and "HD95 pixels" in out and "mm" not in out and "−200 (−100 %)" in out
     words.show(words.volumes_table({"liver": 1510.0}, "pixels"))
-    assert "Area pixels" in (said := capsys.readouterr().out) and "1510" in said
+    assert "Area pixels" in (said := capsys.readouterr().out) and "1,510" in said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from report_fixture import make_result
 
 from perturbox.judge import columns
 from perturbox.judge.record import read_record
+from perturbox.judge.summary import counted, size
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core"
@@ -70,6 +71,14 @@ def test_a_new_column_touches_one_file_and_every_face_shows_it(tmp_path):
     for name, text in expected.items():
         assert f"<td>{text}</td>" in page
         assert any(line.split()[:1] == [text] and name in line for line in printed if line.strip())
+
+
+def test_pixels_are_counted_with_commas():
+    assert columns.change(1000.0, 3510.0, "pixels") == "+2,510 (+251 %)"
+    assert columns.change(12_345.0, 1.0, "pixels") == "−12,344 (−100 %)"
+    assert columns.change(1000.0, 3510.0) == "+2510.0 (+251 %)"
+    assert (size(1234567.0, "pixels"), size(999.4, "pixels"), size(12345.0)) == ("1,234,567", "999", "12345")
+    assert counted(-1234.5) == "−1,234"
 
 
 def test_keys_are_unique_and_titles_follow_the_units(tmp_path):

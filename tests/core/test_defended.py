@@ -20,6 +20,7 @@ from perturbox.defenses import defend
 from perturbox.job.craft import VALUES_ALONE
 from perturbox.job.execute import Job, prepare, run_job
 from perturbox.job.folder import replay, unlike, verify
+from perturbox.judge import summary
 from perturbox.judge.checks import warnings
 from perturbox.judge.record import read_record
 from perturbox.judge.summary import defense_means
@@ -218,6 +219,17 @@ def test_an_attack_that_does_less_than_the_oblivious_one_is_named(attacked):
     dice = record["defense"]["dice"]
     record["defense"] = {**record["defense"], "dice": {**dice, "oblivious": dict.fromkeys(dice["clean"], 0.0)}}
     assert any(line.startswith("Masking? ") for line in warnings(record))
+
+
+def test_an_attack_that_was_stopped_is_no_sign_of_masking(attacked):
+    record = dict(read_record(attacked("lgs")))
+    dice = record["defense"]["dice"]
+    record["defense"] = {**record["defense"], "dice": {**dice, "oblivious": dict.fromkeys(dice["clean"], 0.0)}}
+    record["stopped_early"] = "stopped at step 2 of 8"
+    assert not any(line.startswith("Masking? ") for line in warnings(record))
+    assert "after one that does, as far as it came before it was stopped (stand-in: " in summary.behind(record)
+    record["stopped_early"] = None
+    assert "after one that does (stand-in: " in summary.behind(record)
 
 
 def test_attacks_without_gradients_and_on_surrogates(scan, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import fft, ndimage
 
-from perturbox.defenses import defend, discover, get, offered
+from perturbox.defenses import chain_of, defend, discover, get, offered
 from perturbox.defenses.tv import chambolle, divergence, energy, gradient
 from perturbox.model.defended import Defense, StandIn
 from perturbox.types import InputError
@@ -196,7 +196,17 @@ def test_every_defence_offers_two_stand_ins():
         ("bit-depth:bits=x", "The setting 'bits' needs a value of type int, not 'x'."),
         ("bit-depth:bits", "'bits' of 'bit-depth:bits' isn't understood; write settings as bit-depth:key=value."),
         ("bit-depth:bits=3:bits=4", "'bit-depth:bits=3:bits=4' gives bits twice; keep one of them."),
-        ("bit-depth:low=5:high=5", "bit-depth needs low below high, not 5 and 5."),
+        ("bit-depth:low=5:high=5", "bit-depth needs low clearly below high, not 5 and 5."),
+        ("bit-depth:low=0:high=1e-9", "bit-depth needs low clearly below high, not 0 and 1e-09."),
+        ("bit-depth:low=nan", "The setting 'low' needs a value of type float, not 'nan'."),
+        ("bit-depth:low=-1e300", "The setting 'low' must be between -1000000.0 and 1000000.0, not -1e+300."),
+        ("dct:step=1e308", "The setting 'step' must be between 0.001 and 1000000.0, not 1e+308."),
+        ("lgs:strength=inf", "The setting 'strength' needs a value of type float, not 'inf'."),
+        ("smoothing:copies=1001", "The setting 'copies' must be between 1 and 1000, not 1001."),
+        (
+            "median\n\nX",
+            "The name of a defence holds characters that none has; write it as in bit-depth:bits=3.",
+        ),
         ("median:size=2", "The setting 'size' is one of 3, 5, 7, not '2'."),
     ],
 )
@@ -206,6 +216,40 @@ def test_unknown_names_and_bad_values_are_refused(spec, said):
     with pytest.raises(InputError) as refusal:
         defend(tiny.volume(torch.device("cpu")), spec)
     assert str(refusal.value) == said
+
+
+def test_a_model_bears_four_defences_and_a_thousand_draws():
+    import tiny
+
+    model = tiny.volume(torch.device("cpu"))
+    assert len(defend(model, *["median"] * 4).chain) == 4
+    for stacked in (
+        lambda: defend(model, *["median"] * 5),
+        lambda: defend(defend(model, *["median"] * 3), "lgs", "tv"),
+    ):
+        with pytest.raises(InputError, match=r"At most 4 defences can stand before a model, not 5; leave some out\."):
+            stacked()
+    assert defend(model, "smoothing:copies=25", "smoothing:copies=40").draws == 1000
+    said = "together draw 1025 noisy copies for each prediction, and 1000 are the most"
+    with pytest.raises(InputError, match=said):
+        defend(model, "smoothing:copies=25", "smoothing:copies=41")
+    with pytest.raises(InputError, match=said):
+        defend(defend(model, "smoothing:copies=25"), "smoothing:copies=41")
+    own = Defense("own", lambda x, s, g: x, draws=2000)
+    with pytest.raises(InputError, match="draw 2000 noisy copies"):
+        defend(model, own)
+    # Refused by their number alone, before any of ten thousand is read.
+    with pytest.raises(InputError, match="not 10000; leave some out"):
+        chain_of(["zebra"] * 10_000, None, "tiny")
+
+
+def test_a_form_shows_the_models_range_or_asks_for_one():
+    ends = {"low": (-250.0, False), "high": (350.0, False), "bits": (3, False)}
+    shown = {one["name"]: (one["default"], one["required"]) for one in get("bit-depth").parameters_on((-250.0, 350.0))}
+    assert shown == ends
+    blind = {one["name"]: (one["default"], one["required"]) for one in get("bit-depth").parameters_on(None)}
+    assert blind == {"low": (None, True), "high": (None, True), "bits": (3, False)}
+    assert [(one["name"], one["required"]) for one in get("median").parameters_on(None)] == [("size", False)]
 
 
 def test_a_model_without_a_range_is_asked_for_one():

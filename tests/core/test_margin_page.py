@@ -18,6 +18,7 @@ from perturbox.judge.summary import fixed, margin_headline, number
 from perturbox.report import rebuild, same_page, write_report
 from perturbox.report.charts import Frame, height
 from perturbox.report.margin import curves, read_search
+from perturbox.report.tables import margin_cells, noise_scale
 from perturbox.types import InputError
 
 VICTIM = f"{tiny.__file__}:volume"
@@ -63,6 +64,47 @@ def test_the_table_says_what_margin_json_says(searched):
     assert table["Liver"]["Held at, HU"] == number(liver["above"])
     assert table["Bone"]["Breaks at, HU"] == f"> {number(bone['above'])}"
     assert (table["Liver"]["Verdict"], table["Bone"]["Verdict"]) == ("▼ volume", "● held")
+
+
+def bars(page: str) -> list[tuple[float, float]]:
+    """(length, place of the tick) of the bar in each row, as drawn."""
+    drawn = re.findall(
+        r'<svg class="noise-bar".*?<rect class="\w+" x="1" y="3" width="([\d.]+)".*?<line x1="([\d.]+)"', page
+    )
+    return [(float(length), float(tick)) for length, tick in drawn]
+
+
+def test_bars_of_a_table_have_one_scale():
+    """Bounds of 2, 8 and 5 HU at a noise of 4: the longest fills its bar, 2 of its 8 HU are a quarter, and every row
+    has its tick where 4 HU are."""
+    rows = {
+        "a": {"breaks_at": 2.0, "above": 1.0},
+        "b": {"breaks_at": None, "above": 8.0},
+        "c": {"breaks_at": 5.0, "above": 4.0},
+        "d": {"breaks_at": None, "above": None, "verdict": "not-tested"},
+    }
+    full = noise_scale(rows, 4.0)
+    assert full == 2.0
+    page = "".join(margin_cells(row, 4.0, full) for row in rows.values())
+    assert bars(page) == [(25.0, 51.0), (100.0, 51.0), (62.5, 51.0)]
+    assert [plain(cell) for cell in re.findall(r'<td class="measured">.*?</td>', page)] == [
+        "≤ 0.5 σ",
+        "> 2 σ",
+        "≤ 1.2 σ",
+    ]
+    # Where all stay below the noise the tick is the end of the scale.
+    assert noise_scale(rows, 16.0) == 1.0 and bars(margin_cells(rows["b"], 16.0, 1.0)) == [(50.0, 101.0)]
+    assert noise_scale(rows, None) == 1.0 and bars(margin_cells(rows["b"], None, 1.0)) == []
+
+
+def test_bars_of_a_page_are_as_long_as_their_bounds(searched):
+    folder, margin = searched
+    if not (sigma := margin["noise"]["sigma"]):
+        pytest.skip("the noise of this scan can't be measured, so that there are no bars")
+    liver, bone = margin["structures"]["liver"]["breaks_at"], margin["structures"]["bone"]["above"]
+    (first, tick), (second, same) = bars((folder / "report.html").read_text(encoding="utf-8"))
+    assert tick == same and first / second == pytest.approx(liver / bone, abs=0.01)
+    assert (tick - 1) / second == pytest.approx(min(1.0, sigma / bone), abs=0.01)
 
 
 def test_dice_and_noise_are_those_of_the_file_that_proves_the_break(searched):

@@ -100,6 +100,8 @@ def test_two_dimensions():
     found = noise.scan_noise(image, segmentation, LABELS, (1, 1))
     assert found["sigma"] == pytest.approx(3.0, rel=0.03)
     assert found["region"] == "liver eroded 5 mm, 35 cm², on the 1 × 1 mm grid"
+    found = noise.scan_noise(image, segmentation, LABELS, (1, 1), "pixels")
+    assert found["region"] == "liver eroded 5 pixels, 3,500 pixels"  # (80 - 10) x (60 - 10)
 
 
 def test_noise_free_organs_have_none():

@@ -122,10 +122,11 @@ def test_a_result_that_cannot_be_brought_in_leaves_nothing_behind(ready, monkeyp
     works_again(ready)
 
 
-@pytest.mark.parametrize("part", ["learn", "findMargin", "keepJob"])
+@pytest.mark.parametrize("part", ["learn", "attack.findMargin", "keepJob"])
 def test_what_follows_a_result_does_not_hide_it(ready, monkeypatch, mistakes, part):
     with monkeypatch.context() as broken:
-        broken.setattr(ready.widget, part, boom)
+        *holder, name = part.split(".")
+        broken.setattr(getattr(ready.widget, *holder) if holder else ready.widget, name, boom)
         ready.ui.attackButton.click()
         ready.wait_for_end(60)
         assert ready.widget.result.rows and ready.ui.verdictLabel.text.startswith("A change of at most ")

@@ -186,3 +186,44 @@ def test_the_line_of_before_is_white_and_thin(viewer, slicer_app):
     assert 0.8 * 2 * (height + width) < white.sum() < 1.3 * 2 * (height + width)  # one pixel thin
     viewer.setLabelStyle("off")
     assert not coloured(viewer.widget("After").sliceView().array(), "#FFFFFF").any()
+
+
+@pytest.mark.parametrize("grid", ["axial", "oblique"])
+@pytest.mark.parametrize("alone", ["spleen", "liver"])
+def test_a_lone_structure_shows_what_it_became_and_what_became_it(viewer, slicer_app, grid, alone):
+    """Of the spleen alone the view after shows the part that is liver now in the liver's colour; of the liver alone the
+    view before shows the same part in the spleen's, which became it."""
+    node, _, _ = bundles.add(grid)
+    nodes = results_scene.Nodes(node)
+    viewer.show(node, "compare")
+    viewer.setLabelStyle("fill")
+    viewer.setIsolated({alone})
+    ways = [nodes.became.GetDisplayNode(), segments.beforeColours(nodes.became)]
+    for shown in (nodes.clean.GetDisplayNode(), nodes.adversarial.GetDisplayNode(), *ways):
+        shown.SetOpacity2DFill(1.0)
+        shown.SetVisibility2DOutline(False)
+    enlarge(viewer, slicer_app)
+    clean, after = bundles.maps()
+    value, moved = bundles.LABELS[alone], (clean == 2) & (after == 1)
+    other = {"spleen": "liver", "liver": "spleen"}[alone]
+    wanted = {
+        "Before": {alone: clean == value, other: moved & (alone == "liver")},
+        "After": {alone: after == value, other: moved & (alone == "spleen")},
+    }
+    for index in range(10):
+        viewer.jump(index)
+        for name in viewer.names:
+            picture, at = viewer.widget(name).sliceView().array(), tuple(np.moveaxis(voxels(viewer, name), -1, 0))
+            for structure, there in wanted[name].items():
+                found = coloured(picture, COLOURS[structure])
+                assert np.array_equal(found, there[at]), (name, index, structure)
+            assert not coloured(picture, COLOURS["kidney_left"]).any()
+    assert moved.any()
+    said = {name: viewer.looks._notes(name) for name in viewer.names}
+    assert said == {"Before": ["other colours: what becomes it"], "After": ["other colours: what it became"]}
+    viewer.setIsolated(None)
+    assert [bool(shown.GetVisibility()) for shown in ways] == [False, False]
+    viewer.setIsolated({alone})
+    assert [bool(shown.GetVisibility()) for shown in ways] == [True, True]
+    viewer.setLabelStyle("off")
+    assert [bool(shown.GetVisibility()) for shown in ways] == [False, False]

@@ -99,6 +99,41 @@ def test_the_reference_geometry_is_the_scans(scene):
         assert image.GetDimensions() == volume.GetImageData().GetDimensions()
 
 
+def test_what_became_what_is_a_segment_for_each_pair(scene):
+    """Of the made-up result one pair: the spleen loses voxels to the liver."""
+    from PerturboxLib import palette, segments
+
+    node, volume, made = bundles.add("oblique")
+    became = results_scene.Nodes(node).became
+    clean, after = (made.images[role].array for role in ("clean", "adversarial"))
+    assert segments.segmentIds(became) == ["spleen→liver"] and segments.ends("spleen→liver") == ("spleen", "liver")
+    assert np.array_equal(mask(became, "spleen→liver"), (clean == 2) & (after == 1))
+    segment = became.GetSegmentation().GetSegment("spleen→liver")
+    assert segment.GetName() == "Spleen → liver"
+    assert np.allclose(segment.GetColor(), palette.rgb(palette.structureColour(1)))
+    was = segments.beforeColours(became)
+    assert np.allclose(was.GetSegmentOverrideColor("spleen→liver"), palette.rgb(palette.structureColour(2)))
+    assert not was.GetVisibility() and not became.GetDisplayNode().GetVisibility()
+    assert segments.addBecame(volume, clean, clean, bundles.LABELS, "none") is None, "nothing became anything"
+    assert segments.addBecame(volume, clean, np.where(clean == 2, 0, clean), bundles.LABELS, "lost") is None
+    results_scene.remove(node)
+    assert slicer.mrmlScene.GetFirstNodeByName("what became what") is None
+
+
+def test_of_very_many_pairs_the_largest_are_kept(scene, monkeypatch):
+    from PerturboxLib import segments
+
+    monkeypatch.setattr(segments, "MOST_PAIRS", 2)
+    _, volume, _ = bundles.add("axial")
+    clean, after = np.zeros((2, *bundles.SHAPE), np.uint8)
+    clean[0, 0, :9] = [1, 1, 1, 1, 2, 2, 2, 5, 5]
+    after[0, 0, :9] = [2, 2, 2, 2, 5, 5, 5, 1, 0]
+    made = segments.addBecame(volume, clean, after, bundles.LABELS, "few")
+    assert segments.segmentIds(made) == ["liver→spleen", "spleen→kidney_left"]
+    assert np.array_equal(mask(made, "spleen→kidney_left"), (clean == 2) & (after == 5))
+    assert np.array_equal(mask(made, "liver→spleen"), (clean == 1) & (after == 2))
+
+
 def test_the_difference_tells_lost_relabelled_and_added_apart(scene):
     node, _, made = bundles.add("oblique")
     difference = results_scene.Nodes(node).difference
@@ -261,8 +296,8 @@ def test_everything_lies_in_one_folder(scene):
     names = [hierarchy.GetItemName(found.GetId(n)) for n in range(found.GetNumberOfIds())]
     assert names == [
         node.GetName(), "PERTURBED abdomen", "perturbation HU", "influence", "clean", "adversarial",
-        "difference", "structures", "slices", "trace", "Dice per slice", "Dice while attacking", "result.json",
-        "report.html",
+        "difference", "what became what", "structures", "slices", "trace", "Dice per slice", "Dice while attacking",
+        "result.json", "report.html",
     ]  # fmt: skip
 
 

@@ -112,7 +112,6 @@ def run_segment(job: Job, out: Path) -> list[Any]:
     with Progress(victim.labels, late_refusal=False) as progress:
         expected = estimate.estimate_prediction(victim, scan)
         progress.announce(words.estimate_line(expected, f"Segmenting with {victim.name}"))
-        _require_room(expected, job)
         found = segment(job, out, progress.listener(), scan, victim)
     volumes = found["volumes_ml"]
     lines: list[Any] = [words.volumes_table(volumes, scan.sizes)]

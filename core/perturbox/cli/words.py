@@ -16,6 +16,7 @@ from perturbox.defaults import UNITS
 from perturbox.judge import columns
 from perturbox.judge.summary import (
     chance,
+    counted,
     fixed,
     flows_told,
     listed,
@@ -181,9 +182,11 @@ def comparison_summary(comparison: Mapping[str, Any], folders: Sequence[Path], o
 
 
 def volumes_table(volumes: Mapping[str, float], unit: str) -> Table:
-    decimals, what = (0, "Area") if unit == "pixels" else (1, "Volume" if unit == "ml" else "Area")
-    rows = [[name, fixed(volume, decimals) if volume else "not found"] for name, volume in volumes.items()]
-    return table(["Structure", f"{what} {unit}"], rows)
+    def said(volume: float) -> str:
+        return counted(volume) if unit == "pixels" else fixed(volume, 1)
+
+    rows = [[name, said(volume) if volume else "not found"] for name, volume in volumes.items()]
+    return table(["Structure", f"{'Volume' if unit == 'ml' else 'Area'} {unit}"], rows)
 
 
 def features_summary(features: Any) -> list[Any]:

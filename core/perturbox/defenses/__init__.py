@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,26 @@ from typing import Annotated, Any, get_type_hints
 
 from perturbox.attacks.settings import Param, checked, described
 from perturbox.load import load_victim
-from perturbox.model.defended import Defended, Defense, behind
+from perturbox.model.defended import Defended, Defense, behind, require_bearable
 from perturbox.model.victim import Victim
 from perturbox.types import InputError
 
 __all__ = ["Defense", "High", "Low", "Offer", "defend", "defense", "discover", "get", "offered"]
 
+FARTHEST = 1e6  # from 0, of the ends of a range: float32 still tells values there apart
+NARROWEST = 1e-6  # of a range, as a share of its ends
+
 # The range of values that a filter counts as [0, 1]: that of the model where the user names none.
-Low = Annotated[float | None, Param("Lowest value of the range that counts; the model's if not given", unit="HU")]
-High = Annotated[float | None, Param("Highest value of the range that counts; the model's if not given", unit="HU")]
+Low = Annotated[
+    float | None,
+    Param("Lowest value of the range that counts; the model's if not given", "HU", minimum=-FARTHEST, maximum=FARTHEST),
+]
+High = Annotated[
+    float | None,
+    Param(
+        "Highest value of the range that counts; the model's if not given", "HU", minimum=-FARTHEST, maximum=FARTHEST
+    ),
+]
 
 SPAN = 1000.0  # of a range that is suggested
 
@@ -42,6 +54,17 @@ class Offer:
         signature = inspect.signature(self.function).parameters
         return [described(name, hints[name], one.default) for name, one in signature.items()]
 
+    def parameters_on(self, visible: tuple[float, float] | None) -> list[dict[str, Any]]:
+        """`parameters` as a form before one model shows them: the ends of the range are the model's, or "required"
+        where it names none. visible: as in `build`."""
+        ends = dict(zip(("low", "high"), visible or (None, None), strict=True))
+        return [
+            {**entry, "default": ends[entry["name"]], "required": visible is None}
+            if entry["name"] in ends
+            else {**entry, "required": False}
+            for entry in self.parameters
+        ]
+
     def build(self, settings: dict[str, Any], visible: tuple[float, float] | None, model: str) -> Defense:
         """With the user's words or values as settings; visible: the range of values that the model tells apart.
 
@@ -58,8 +81,9 @@ class Offer:
                     f"{model} doesn't say which range of values it tells apart; give it, as in "
                     f"{self._with_range(settings, values['low'], values['high'])}."
                 )
-            if not values["low"] < values["high"]:
-                raise InputError(f"{self.name} needs low below high, not {values['low']:g} and {values['high']:g}.")
+            low, high = values["low"], values["high"]
+            if not high - low > NARROWEST * max(1.0, abs(low), abs(high)):
+                raise InputError(f"{self.name} needs low clearly below high, not {low:g} and {high:g}.")
         made = self.function(**values)
         return replace(
             made, name=self.name, settings=values, title=self.title, paper=self.paper, deviations=self.deviations
@@ -127,6 +151,8 @@ def get(name: str) -> Offer:
 
 def read_spec(spec: str) -> tuple[Offer, dict[str, str]]:
     """The defence that "NAME:key=value…" names, and its settings as words; raises InputError for what isn't one."""
+    if not spec.isprintable():
+        raise InputError("The name of a defence holds characters that none has; write it as in bit-depth:bits=3.")
     name, *parts = spec.split(":")
     offer, settings = get(name), {}
     for part in parts:
@@ -139,10 +165,23 @@ def read_spec(spec: str) -> tuple[Offer, dict[str, str]]:
     return offer, settings
 
 
-def require_known(spec: str) -> None:
-    """Raises InputError for a defence, or settings, that are refused whatever the model."""
-    offer, settings = read_spec(spec)
-    offer.build(dict(settings), (0.0, 1.0) if not {"low", "high"} & settings.keys() else (-1e9, 1e9), "the model")
+def chain_of(defenses: Sequence[str | Defense], visible: tuple[float, float] | None, model: str) -> tuple[Defense, ...]:
+    """Defences before a model that tells the values of `visible` apart, checked without loading it.
+
+    Raises InputError for unknown names and settings, and for more than can stand before a model.
+    """
+    require_bearable(len(defenses))
+    chain = []
+    for one in defenses:
+        if isinstance(one, Defense):
+            chain.append(one)
+        elif isinstance(one, str):
+            offer, settings = read_spec(one)
+            chain.append(offer.build(dict(settings), visible, model))
+        else:
+            raise InputError(f"A defence is a name or a px.Defense, not a {type(one).__name__}.")
+    require_bearable(len(chain), math.prod(one.draws_at_once for one in chain))
+    return tuple(chain)
 
 
 def defend(victim: Victim | str, *defenses: str | Defense) -> Defended:
@@ -155,13 +194,4 @@ def defend(victim: Victim | str, *defenses: str | Defense) -> Defended:
     victim = load_victim(victim) if isinstance(victim, str) else victim
     if not defenses:
         raise InputError(f"Name at least one defence; there are {', '.join(discover())}.")
-    chain = []
-    for one in defenses:
-        if isinstance(one, Defense):
-            chain.append(one)
-        elif isinstance(one, str):
-            offer, settings = read_spec(one)
-            chain.append(offer.build(dict(settings), victim.visible, victim.name))
-        else:
-            raise InputError(f"A defence is a name or a px.Defense, not a {type(one).__name__}.")
-    return behind(victim, chain)
+    return behind(victim, chain_of(defenses, victim.visible, victim.name))

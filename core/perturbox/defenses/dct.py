@@ -30,7 +30,9 @@ LIVE = 0.25  # of a step: coefficients above may come to life
     ),
 )
 def dct(
-    step: Annotated[float, Param("Distance of two values of a coefficient", unit="HU", minimum=1e-3)] = 60.0,
+    step: Annotated[
+        float, Param("Distance of two values of a coefficient", unit="HU", minimum=1e-3, maximum=1e6)
+    ] = 60.0,
     block: Annotated[int, Param("Edge of a block", unit="voxels", minimum=2, maximum=64)] = 8,
 ) -> Defense:
     """Quantises every coefficient."""

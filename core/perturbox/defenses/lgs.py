@@ -47,7 +47,7 @@ def flagged(steepness: Tensor, block: int, overlap: int, threshold: float) -> Te
     ),
 )
 def lgs(
-    strength: Annotated[float, Param("How strongly edges fade", minimum=0)] = 2.3,
+    strength: Annotated[float, Param("How strongly edges fade", minimum=0, maximum=1e6)] = 2.3,
     block: Annotated[int, Param("Edge of a block", unit="voxels", minimum=2, maximum=64)] = 15,
     overlap: Annotated[int, Param("By how much blocks overlap", unit="voxels", minimum=0, maximum=63)] = 5,
     threshold: Annotated[float, Param("Mean steepness from which a block fades", minimum=0, maximum=1)] = 0.1,

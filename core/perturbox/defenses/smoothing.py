@@ -26,7 +26,7 @@ from perturbox.model.defended import Defense, StandIn
     ),
 )
 def smoothing(
-    sigma: Annotated[float, Param("Standard deviation of the noise", unit="HU", minimum=0)] = 20.0,
+    sigma: Annotated[float, Param("Standard deviation of the noise", unit="HU", minimum=0, maximum=1e6)] = 20.0,
     copies: Annotated[int, Param("Noisy copies whose probabilities are averaged", minimum=1, maximum=1000)] = 10,
 ) -> Defense:
     """Adds noise, several times."""

@@ -88,4 +88,4 @@ def tv(
     def denoised(x: Tensor, spacing: tuple[float, ...], draws: torch.Generator) -> Tensor:
         return chambolle(x, scaled, iterations)
 
-    return Defense("", denoised, (StandIn("unrolled"), StandIn("Gaussian", gaussian_of(0.7))))
+    return Defense("", denoised, (StandIn("unrolled"), StandIn("Gaussian", gaussian_of(0.7))), states=iterations)

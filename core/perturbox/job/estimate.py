@@ -1,4 +1,5 @@
-"""What a job will cost, said before it starts: one window batch of the real victim is timed, the rest is counting.
+"""What a job will cost, said before it starts: one window batch of the real victim is timed, the rest is counting; and
+whether it fits in memory, without which it isn't started.
 
 Metrics, files and the report are not timed; they take seconds.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from perturbox.attacks.attack import Climb, Task
 from perturbox.attacks.budget import Budget
-from perturbox.job.execute import Ready
+from perturbox.job.inputs import Job, Listener, Ready
 from perturbox.judge.measure import CONTROL_SEEDS
 from perturbox.model.defended import Defended
 from perturbox.model.ensemble import Ensemble
@@ -94,19 +95,45 @@ class Costs:
         return self.forward + self.labelling
 
 
-def estimate_attack(ready: Ready, oblivious: bool = True) -> Estimate:
+def estimate_attack(ready: Ready, oblivious: bool = True, timed: bool = True) -> Estimate:
     """Time and memory of an attack with its judging; oblivious: of a defended model also the one that knows of no
-    defence."""
-    costs = measure_costs(ready.victim.plain, ready.image, ready)
-    climbing, copies = _climbing(ready, costs), 1
+    defence; timed: False for the memory alone, which takes one batch."""
+    costs = measure_costs(ready.victim.plain, ready.image, ready, timed)
+    climbing = _climbing(ready, costs)
     afterwards = (JUDGING - 1) * costs.prediction()
     if isinstance(victim := ready.victim, Defended):
-        copies = victim.draws
         tried = len(victim.candidates) if ready.attack.uses_gradient else 1
-        climbing *= oblivious + tried * copies
-        afterwards = copies * (afterwards + (2 + tried) * costs.prediction())
-    costs = replace(costs, graphs=copies * costs.graphs, buffers=copies * costs.buffers)
+        climbing *= oblivious + tried * victim.draws
+        afterwards = victim.draws * (afterwards + (2 + tried) * costs.prediction())
+        costs = _behind(victim, ready.image, costs, ready.attack.uses_gradient)
     return _estimate(costs, costs.prediction() + climbing + afterwards, afterwards, ready.victim)
+
+
+def fitting(ready: Ready, listener: Listener | None = None) -> Ready:
+    """The prepared job of an attack or of a search for the margin; raises InputError, as `Estimate.require_room`, where
+    it would run out of memory, unless the job says `force`."""
+    if not ready.job.force:
+        (listener or Listener()).say("Looking whether it fits in memory")
+        estimate_attack(ready, timed=False).require_room()
+    return ready
+
+
+def require_room_to_predict(job: Job, victim: Victim, image: Volume) -> None:
+    """Raises InputError for a segmentation as `fitting` does for an attack."""
+    if not job.force:
+        estimate_prediction(victim, image, timed=False).require_room()
+
+
+def _behind(victim: Defended, image: Volume, costs: Costs, gradient: bool) -> Costs:
+    """Memory of a model's every draw, and of what its defences keep for a gradient."""
+    states = sum(one.states for one in victim.chain) * image.dims * 4 * image.data.size if gradient else 0
+    return replace(
+        costs,
+        graphs=victim.draws * costs.graphs,
+        one_graph=victim.draws * costs.one_graph,
+        buffers=victim.draws * (costs.buffers + states),
+        scores=victim.draws * costs.scores,
+    )
 
 
 def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
@@ -122,14 +149,16 @@ def estimate_margin(ready: Ready, max_eps: float) -> Estimate:
     if isinstance(victim := ready.victim, Defended):  # each trial with every stand-in, and all of it without them
         tried = victim.draws * (len(victim.candidates) if ready.attack.uses_gradient else 1)
         seconds, afterwards = (1 + tried) * seconds, (1 + victim.draws) * afterwards
-        costs = replace(costs, graphs=victim.draws * costs.graphs, buffers=victim.draws * costs.buffers)
+        costs = _behind(victim, ready.image, costs, ready.attack.uses_gradient)
     return _estimate(costs, seconds, afterwards, victim)
 
 
-def estimate_prediction(victim: Victim, image: Volume) -> Estimate:
-    """Time and memory of one segmentation."""
-    costs = measure_costs(victim.plain, image, None)
-    return _estimate(costs, costs.prediction(), 0.0, victim)
+def estimate_prediction(victim: Victim, image: Volume, timed: bool = True) -> Estimate:
+    """Time and memory of one segmentation; timed: as in `estimate_attack`."""
+    costs, draws = measure_costs(victim.plain, image, None, timed), 1
+    if isinstance(victim, Defended):
+        costs, draws = _behind(victim, image, costs, gradient=False), victim.draws
+    return _estimate(costs, draws * costs.prediction(), 0.0, victim)
 
 
 def _climbing(ready: Ready, costs: Costs) -> float:
@@ -161,10 +190,11 @@ def _estimate(costs: Costs, seconds: float, afterwards: float, victim: Victim) -
     )
 
 
-def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
-    """Time one window batch, and resampling and loss on a slab; scale both to the scan. `ready` None: no gradient."""
+def measure_costs(victim: Victim, image: Volume, ready: Ready | None, timed: bool = True) -> Costs:
+    """Time one window batch, and resampling and loss on a slab; scale both to the scan. `ready` None: no gradient;
+    timed: False for the memory alone."""
     if isinstance(victim, Ensemble):
-        return _together([measure_costs(member, image, ready) for member in victim.members])
+        return _together([measure_costs(member, image, ready, timed) for member in victim.members])
     bound = victim.on(image)
     windows = count_windows(bound)
     batch = min(victim.window.batch, windows)
@@ -185,16 +215,22 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None) -> Costs:
         out = sliding_window(victim.network, x, victim.window, memory_budget=ALL_GRAPHS, effort=effort)
         torch.autograd.grad(out.sum(), x)
 
+    def seconds(work: Callable[[], object]) -> float:
+        if timed:
+            return _timed(work, victim.device)
+        work()
+        return 0.0
+
     batches = windows / batch
-    one_forward = _timed(forward, victim.device) * batches
-    one_both = _timed(both, victim.device) * batches if needs_gradient else one_forward
+    one_forward = seconds(forward) * batches
+    one_both = seconds(both) * batches if needs_gradient else one_forward
     scan_bytes = 4 * image.data.size
     logits_bytes = 4 * classes * math.prod(bound.grid.target)
     all_graphs = math.ceil(batches) * effort.saved_bytes
     kept = min(all_graphs, graph_budget(victim.device, logits_bytes)) if needs_gradient else 0
     again = (1 - kept / all_graphs) * one_forward if all_graphs else 0.0  # graphs not kept are computed a second time
     held = max(leaf.buffers for leaf in ready.attack.leaves()) if ready else LOGITS_BUFFERS
-    around, labelling = _around_the_network(victim, image, classes, ready)
+    around, labelling = _around_the_network(victim, image, classes, ready) if timed else (0.0, 0.0)
     return Costs(
         windows=windows,
         forward=one_forward + around / 3,  # of a forward and a backward pass, about

@@ -23,6 +23,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome
 from perturbox.io.files import free_room, new_folder, require_new_folder, require_new_label_map
 from perturbox.job.craft import craft, perturbed
+from perturbox.job.estimate import fitting, require_room_to_predict
 from perturbox.job.inputs import Job, Listener, Ready, load_inputs, prepare, present_targets
 from perturbox.judge import checks
 from perturbox.judge.columns import summarise
@@ -50,11 +51,13 @@ def segment(
     it: {schema, victim, volumes_ml {structure: its size}, sizes ("ml", of a 2D image "cm²", of a photograph "pixels"),
     noise {sigma, region}, warnings, versions, seconds}.
 
-    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used.
+    image, victim: as in `prepare`. Raises InputError before anything is written if an input can't be used, or if it
+    would not fit in memory and the job doesn't say `force`.
     """
     started = time.perf_counter()
     require_new_label_map(out)
     victim, scan, warnings, _ = load_inputs(job, image, victim)
+    require_room_to_predict(job, victim, scan)
     effort = Effort()
     (listener or Listener()).say("Segmenting")
     labels = victim.predict(scan, effort)
@@ -86,12 +89,13 @@ def run_job(
     report failed.
 
     image, victim: as in `prepare`. full_report: as `full` in `write_report`. Raises InputError before anything is
-    written if an input can't be used, Unfinished where something fails after the attack: what it found is then kept. A
-    run that `listener.stop` ends leaves a valid result that says so.
+    written if an input can't be used or the job would not fit in memory (unless it says `force`), Unfinished where
+    something fails after the attack: what it found is then kept. A run that `listener.stop` ends leaves a valid result
+    that says so.
     """
     require_new_folder(out)
     listener = listener or Listener()
-    return execute(prepare(job, image, victim, listener), out, listener, full_report)
+    return execute(fitting(prepare(job, image, victim, listener), listener), out, listener, full_report)
 
 
 def execute(ready: Ready, out: Path, listener: Listener, full_report: bool = False) -> dict[str, Any]:

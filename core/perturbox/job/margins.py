@@ -4,10 +4,9 @@ The limit doubles from one storage step up to `max_eps`; one joint attack per li
 Structures that held then get an attack of their own, and each gap between the largest limit that didn't break it and
 the smallest that did is bisected on storage steps, warm-started from the smallest break known. An attack that seeks the
 smallest change itself is asked for each structure at once; one made of several others is searched with each of them,
-and the smallest break of all counts. A model behind defences is attacked through them, at each limit with every
-stand-in for their gradient, and beside its margin stands that of the model alone. What is reported is an upper bound
-("<= 2"), the largest change measured in a file that does break the structure; "> 32" means that nothing up to 32 was
-found, never that it is safe.
+and the smallest break of all counts. A model behind defences is attacked through them, with every stand-in, and
+searched without them too. What is reported is an upper bound ("<= 2"), the largest change measured in a file that does
+break the structure; "> 32" means that nothing up to 32 was found, never that it is safe.
 """
 
 import dataclasses
@@ -29,6 +28,7 @@ from perturbox.attacks.runner import run
 from perturbox.defaults import MAX_EPS
 from perturbox.io.files import free_room, new_folder, require_new_folder, sha256
 from perturbox.job.craft import beside_oblivious, ways
+from perturbox.job.estimate import fitting
 from perturbox.job.execute import conclude, reported, room, save, versions, write_adversarial
 from perturbox.job.inputs import Job, Listener, Ready, prepare, present_targets
 from perturbox.job.trials import (
@@ -63,9 +63,9 @@ def find_margin(
     full_report: bool = False,
 ) -> dict[str, Any]:
     """Find the margin of every structure (or of the job's targets) and leave margin.json and the files that prove it at
-    `out`; arguments and refusals as in `prepare_margin`; full_report: as in `run_job`."""
+    `out`; arguments as in `prepare_margin`, refusals as in it and `fitting`; full_report: as in `run_job`."""
     require_new_folder(out)
-    return search(prepare_margin(job, max_eps, victim, image, listener), out, listener, full_report)
+    return search(fitting(prepare_margin(job, max_eps, victim, image, listener), listener), out, listener, full_report)
 
 
 def prepare_margin(

@@ -24,6 +24,7 @@ from perturbox.jobs import files, problems
 from perturbox.jobs.records import READING, Order, Problem
 from perturbox.judge.record import Unfinished
 from perturbox.load import load_victim
+from perturbox.model.memory import limit_memory
 from perturbox.model.victim import Victim
 from perturbox.types import InputError
 
@@ -63,6 +64,7 @@ def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], te
     order = Order.from_json(document)
     tell = tell or _teller(id)
     torch.set_num_threads(where["threads"])
+    limit_memory(where.get("memory"))
     try:
         with _watched_memory(tell, where.get("memory")), tempfile.TemporaryDirectory(prefix="perturbox-") as scratch:
             if "out" in where:

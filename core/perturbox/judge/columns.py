@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturbox.judge.look import look
-from perturbox.judge.summary import broken, chance, defense_means, fixed, headline, outlined, scores, worst_first
+from perturbox.judge.summary import (
+    broken,
+    chance,
+    counted,
+    defense_means,
+    fixed,
+    headline,
+    outlined,
+    scores,
+    worst_first,
+)
 from perturbox.judge.verdicts import said
 
 Record = Mapping[str, Any]
@@ -51,7 +61,7 @@ def change(before: float, after: float, sizes: str = "ml") -> str:
     """A signed difference, with per cent where there was something before."""
     difference = after - before
     sign = "+" if difference > 0 else "−" if difference < 0 else "±"
-    text = f"{sign}{abs(difference):.{0 if sizes == 'pixels' else 1}f}"
+    text = sign + (counted(abs(difference)) if sizes == "pixels" else fixed(abs(difference), 1))
     if not before:
         return text
     share = 100 * abs(difference) / before

@@ -41,8 +41,8 @@ def dice_behind(
 
 
 def about_defense(result: Mapping[str, Any]) -> Iterator[str]:
-    """An attack that knows the defence and does less than one that doesn't has been misled by it."""
-    if "defense" not in result:
+    """An attack that knows the defence, came to its end and does less than one that doesn't has been misled by it."""
+    if "defense" not in result or result["stopped_early"]:
         return
     mean = summary.defense_means(result)
     if None not in mean.values() and mean["adaptive"] > mean["oblivious"] + MASKING:  # type: ignore[operator]

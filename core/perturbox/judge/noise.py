@@ -55,7 +55,8 @@ def scan_noise(
         size = np.count_nonzero(core) * float(np.prod(spacing)) / cubic_mm
         if size >= least:
             grid = "" if sizes == "pixels" else f", on the {' × '.join(f'{s:.3g}' for s in spacing)} mm grid"
-            region = f"{name} eroded {ERODE_MM:.0f} {length}, {size:.0f} {unit}{grid}"
+            much = f"{size:,.0f}" if sizes == "pixels" else f"{size:.0f}"
+            region = f"{name} eroded {ERODE_MM:.0f} {length}, {much} {unit}{grid}"
             degree = 2 if size >= least * _QUADRATIC_ML / MIN_ML else 1
             channels = image.reshape(-1, *segmentation.shape)
             each = [detrended_sd(channel[box], core, spacing, degree) for channel in channels]

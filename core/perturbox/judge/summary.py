@@ -49,8 +49,13 @@ def at_most(value: float, decimals: int = 2) -> str:
 
 
 def size(value: float, sizes: str = "ml") -> str:
-    """A volume or area as one reads it: whole above 10, one decimal below; pixels are whole."""
-    return fixed(value, 0 if abs(value) >= 10 or sizes == "pixels" else 1)
+    """A volume or area as one reads it: whole above 10, one decimal below; pixels are counted."""
+    return counted(value) if sizes == "pixels" else fixed(value, 0 if abs(value) >= 10 else 1)
+
+
+def counted(value: float) -> str:
+    """A whole number with a comma between thousands, a true minus sign."""
+    return f"{value:,.0f}".replace("-", "−")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -119,10 +124,11 @@ def behind(record: Mapping[str, Any]) -> str | None:
         return None
     mean = {which: fixed(dice, 2) for which, dice in defense_means(record).items()}
     names = listed([one["spec"] for one in record["victim"]["defense"]])
+    until = ", as far as it came before it was stopped" if record["stopped_early"] else ""
     return (
         f"Behind {names} mean Dice is {mean['clean']} without an attack, {mean['oblivious']} after one that doesn't "
-        f"know of it and {mean['adaptive']} after one that does (stand-in: {record['defense']['stand_in']}); without "
-        f"it {mean['undefended']}."
+        f"know of it and {mean['adaptive']} after one that does{until} (stand-in: {record['defense']['stand_in']}); "
+        f"without it {mean['undefended']}."
     )
 
 

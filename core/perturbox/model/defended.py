@@ -23,6 +23,9 @@ from perturbox.model.sliding import Inside
 from perturbox.model.victim import BoundVictim, Victim, as_input
 from perturbox.types import Effort, InputError, Volume
 
+MOST = 4  # defences before one model
+MOST_DRAWS = 1000  # of a random chain: as often is the model asked for one prediction
+
 # (scan "b c *s" in its own unit, mm along each axis, where draws come from) -> the scan "b c *s" that the model gets.
 Filter = Callable[[Tensor, tuple[float, ...], torch.Generator], Tensor]
 
@@ -46,8 +49,8 @@ class Defense:
 
     stand_ins: what adaptive attacks try in turn; without any they follow the filter's own gradient. copies: how many
     draws the model answers, which are then averaged as probabilities; draws: how many an attack takes per step, 0 for a
-    filter that isn't random. settings: plain values that say, with the name, all there is to know of it; None of a
-    filter made in Python, which its code identifies.
+    filter that isn't random. states: scans that its gradient keeps, per spatial axis. settings: plain values that say,
+    with the name, all there is to know of it; None of a filter made in Python, which its code identifies.
     """
 
     name: str
@@ -55,10 +58,16 @@ class Defense:
     stand_ins: tuple[StandIn, ...] = ()
     copies: int = 1
     draws: int = 0
+    states: int = 0
     settings: Mapping[str, Any] | None = None
     title: str = ""
     paper: str = ""
     deviations: tuple[str, ...] = ()
+
+    @property
+    def draws_at_once(self) -> int:
+        """How many copies of the scan an attack or the judge sees of it, whichever are more."""
+        return max(1, self.draws, self.copies)
 
     @property
     def spec(self) -> str:
@@ -110,7 +119,7 @@ class Defended(Victim):
     @property
     def draws(self) -> int:
         """How many draws of the whole chain an attack's gradient is the mean of, per step."""
-        return math.prod(max(one.draws, one.copies) for one in self.chain)
+        return math.prod(one.draws_at_once for one in self.chain)
 
     @property
     def specs(self) -> tuple[str, ...]:
@@ -138,12 +147,12 @@ class Defended(Victim):
         """The model's own entry, and its defences."""
         return {**self.plain.describe(), "name": self.name, "defense": [one.describe() for one in self.chain]}
 
-    def filtered(self, x: Tensor, spacing: tuple[float, ...], seed: int) -> Tensor:
-        """What the model gets of a scan "1 c *s" when it is judged: "copies c *s"; no gradient."""
+    def filtered(self, x: Tensor, spacing: tuple[float, ...], seed: int, single: bool = False) -> Tensor:
+        """What the model gets of a scan "1 c *s" when it is judged: "copies c *s"; no gradient. single: one copy."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for one in self.chain:
-                x = one.filter(x.repeat_interleave(one.copies, 0), spacing, generator)
+                x = one.filter(x if single else x.repeat_interleave(one.copies, 0), spacing, generator)
         return x
 
     def on(self, image: Volume, effort: Effort | None = None, memory_budget: int | None = None) -> "BoundDefended":
@@ -154,7 +163,7 @@ class Defended(Victim):
         seen = native
         if self.plain.pipeline is not None or isinstance(self.plain, Ensemble):  # may plan by the scan's values
             x = as_input(native, self.device)
-            copy = self.filtered(x, native.spacing, seed_of(x))[0]
+            copy = self.filtered(x, native.spacing, seed_of(x), single=True)[0]
             seen = native.with_data(copy.cpu().numpy().astype(native.data.dtype))
         bound = self.plain.on(seen, effort, memory_budget)
         draws = torch.Generator().manual_seed(self.seed)
@@ -181,7 +190,7 @@ class BoundDefended(BoundVictim):
         if any(attempt.kept for attempt in attempts):
             self.draws.manual_seed(self.defended.seed)
         for one, attempt in zip(self.defended.chain, attempts, strict=True):
-            x = x.repeat_interleave(max(one.draws, one.copies), 0)
+            x = x.repeat_interleave(one.draws_at_once, 0)
             if attempt.twin is None:
                 x = one.filter(x, self.spacing, self.draws)
                 continue
@@ -219,11 +228,24 @@ def seed_of(x: Tensor) -> int:
     return int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:7], "big")
 
 
+def require_bearable(count: int, draws: int = 1) -> None:
+    """Raises InputError for more defences, or more draws of random ones for one prediction, than a model is asked."""
+    if count > MOST:
+        raise InputError(f"At most {MOST} defences can stand before a model, not {count}; leave some out.")
+    if draws > MOST_DRAWS:
+        raise InputError(
+            f"These defences together draw {draws} noisy copies for each prediction, and {MOST_DRAWS} are the most; "
+            "give fewer copies."
+        )
+
+
 def behind(victim: Victim, chain: Sequence[Defense]) -> Defended:
-    """A model behind defences, the first nearest to the scan; behind those it has already, if any."""
+    """A model behind defences, the first nearest to the scan; behind those it has already, if any. Raises InputError
+    for more than a model is asked to bear."""
     known = victim.chain if isinstance(victim, Defended) else ()
     plain = victim.plain
     every = (*chain, *known)
+    require_bearable(len(every), math.prod(one.draws_at_once for one in every))
     own = {one.name: getattr(plain, one.name) for one in fields(Victim)}
     own["name"] = f"{plain.name} behind {' and '.join(one.name for one in every)}"
     own["title"] = f"{plain.title or plain.name} behind {', '.join(one.title or one.name for one in every)}"

@@ -1,5 +1,6 @@
 """How much memory is free, how much of it autograd graphs may take, and how much was taken at most."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,14 +10,23 @@ import torch
 UNKNOWN = 2**30
 
 
+_limit: int | None = None  # of this process
+
+
+def limit_memory(bytes: int | None) -> None:
+    """Tell that this process will be ended if it takes more; None: that it won't."""
+    global _limit
+    _limit = bytes
+
+
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device`: CUDA memory, or RAM within the limits of the container."""
+    """Bytes that can still be allocated on `device`: CUDA memory, or RAM within the limits of container and process."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return UNKNOWN
-    free = [n for n in (_meminfo(), _cgroup()) if n is not None]
+    free = [n for n in (_meminfo(), _cgroup(), _own()) if n is not None]
     return min(free) if free else UNKNOWN
 
 
@@ -46,6 +56,21 @@ def _meminfo() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def taken() -> int | None:
+    """Bytes of memory that this process holds now; None where the system doesn't say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _own() -> int | None:
+    """Bytes left to this process, None where nobody has said how many it may take."""
+    held = None if _limit is None else taken()
+    return None if _limit is None or held is None else max(_limit - held, 0)
 
 
 def _cgroup() -> int | None:

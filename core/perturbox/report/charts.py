@@ -192,9 +192,9 @@ def square(n: int) -> str:
     )
 
 
-def noise_bar(sigmas: float, open_end: bool, width: int = 100) -> str:
-    """A bound in multiples of the scan's noise; the tick is 1 σ. Dashed when nothing broke up to there."""
-    full = max(1.0, sigmas)
+def noise_bar(sigmas: float, full: float, open_end: bool, width: int = 100) -> str:
+    """A bound in multiples of the scan's noise, the longest bar of its table being `full` of them; the tick is 1 σ.
+    Dashed when nothing broke up to there."""
     tick = width / full
     return (
         f'<svg class="noise-bar" viewBox="0 0 {width + 4} 14" aria-hidden="true">'

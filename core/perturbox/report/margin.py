@@ -17,7 +17,7 @@ from perturbox.report.frame import fill, folded, page
 from perturbox.report.load import load, without_private
 from perturbox.report.plates import first_picture
 from perturbox.report.story import glimpse
-from perturbox.report.tables import margin_cells, table
+from perturbox.report.tables import margin_cells, noise_scale, table
 from perturbox.report.words import Units, fixed, number
 from perturbox.types import InputError
 
@@ -161,6 +161,7 @@ def breaks_table(search: Search) -> str:
 def _break_row(search: Search, name: str) -> str:
     row, n = search.margin["structures"][name], search.numbers[name]
     dice, noise = search.left(name)
+    sigma = search.margin["noise"]["sigma"]
     flag = f'<span class="flag {"bad" if row["verdict"] in BROKEN else "quiet"}">{escape(said(row["verdict"]))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(readable(name))}</button>'
     held = number(row["above"]) if row["above"] else "–"
@@ -168,7 +169,7 @@ def _break_row(search: Search, name: str) -> str:
     without = "" if plain is None else f"<td>{_beside(search, plain[name])}</td>"
     return (
         f'<tr data-structure="{n}"><th scope="row">{charts.square(n)}{button}</th>'
-        f"{margin_cells(row, search.margin['noise']['sigma'])}{without}<td>{held}</td>"
+        f"{margin_cells(row, sigma, noise_scale(search.margin['structures'], sigma))}{without}<td>{held}</td>"
         f"<td>{fixed(dice, 3)}</td><td>{fixed(noise, 3)}</td><td>{flag}</td><td>{_links(row)}</td></tr>"
     )
 

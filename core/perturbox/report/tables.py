@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.judge.summary import upper_bound
+from perturbox.judge.summary import counted, upper_bound
 from perturbox.judge.verdicts import said
 from perturbox.report import charts, words
 from perturbox.report.findings import LIMITS, Finding
@@ -121,16 +121,19 @@ def structure_table(story: Story) -> str:
 def _structure_row(story: Story, f: Finding) -> str:
     record = story.result.record
     chance = (record["control"].get("own") or record["control"].get("noise") or {}).get("dice") or {}
-    delta = f.after - f.before
+    delta, unit = f.after - f.before, story.units.size
+    moved = ("+" if delta > 0 else "") + counted(delta) if unit == "pixels" else signed(delta)
     share = f" ({signed(100 * delta / f.before, 0)} %)" if f.before else ""
     with_expert = f"{fixed(f.dice_before, 3)} → {fixed(f.dice_after, 3)}" if f.outlined else "not outlined"
     cells = [] if story.result.own_reference else [with_expert]
     far = f.hd95_mm if f.outlined else f.moved
-    cells += [fixed(f.agreement, 3), f"{size(f.before)} → {size(f.after)}", signed(delta) + share, fixed(far, 1)]
+    cells += [fixed(f.agreement, 3), f"{size(f.before, unit)} → {size(f.after, unit)}", moved + share, fixed(far, 1)]
     cells += [] if story.result.flat else [f"{f.failed} / {f.present}"]
     row = "".join(f"<td>{escape(c)}</td>" for c in cells)
     if record.get("margin"):
-        row += margin_cells(record["margin"].get(f.name) or {}, record["noise"].get("sigma"))
+        sigma, shown = record["noise"].get("sigma"), [g.name for g in story.present]
+        full = noise_scale({name: record["margin"].get(name) or {} for name in shown}, sigma)
+        row += margin_cells(record["margin"].get(f.name) or {}, sigma, full)
     flag = f'<span class="flag {"bad" if f.broken else "quiet"}">{escape(said(f.reason, f.outlined))}</span>'
     button = f'<button type="button" class="pick" aria-pressed="false">{escape(f.title)}</button>'
     more = "".join(f"<td>{escape(column['cells'].get(f.name, '–'))}</td>" for column in further(story))
@@ -146,16 +149,28 @@ def further(story: Story) -> list[dict[str, Any]]:
     return story.result.record["summary"].get("columns", [])
 
 
-def margin_cells(bound: dict[str, Any], sigma: float | None) -> str:
-    """Where a structure breaks, and how often that is the scan's noise, if that is known."""
-    breaks = bound.get("breaks_at")
-    value, sign = (bound.get("above"), ">") if breaks is None else (breaks, "≤")
+def _bound(row: dict[str, Any]) -> tuple[float | None, str]:
+    """The size that a row of a margin is about, and whether it is an upper bound ("≤") or nothing broke (">")."""
+    breaks = row.get("breaks_at")
+    return (row.get("above"), ">") if breaks is None else (breaks, "≤")
+
+
+def noise_scale(margin: dict[str, dict[str, Any]], sigma: float | None) -> float:
+    """How many σ the full length of a bar is in every row of a table: the largest bound, and at least the tick."""
+    return max([1.0, *(value / sigma for value, _ in map(_bound, margin.values()) if value)] if sigma else [1.0])
+
+
+def margin_cells(bound: dict[str, Any], sigma: float | None, full: float) -> str:
+    """Where a structure breaks, and how often that is the scan's noise, if that is known; full: of the bars, as
+    `noise_scale`."""
+    value, sign = _bound(bound)
     if value is None:
         said = "not tested" if bound.get("verdict") == "not-tested" else "–"
         return f"<td>{said}</td>" + "<td>–</td>" * bool(sigma)
     cells = f"<td>{upper_bound(bound)}</td>"
     if sigma:
-        cells += f"<td>{charts.noise_bar(value / sigma, breaks is None)} {sign} {number(value / sigma, 2)} σ</td>"
+        bar = charts.noise_bar(value / sigma, full, sign == ">")
+        cells += f'<td class="measured">{bar}<span>{sign} {number(value / sigma, 2)} σ</span></td>'
     return cells
 
 

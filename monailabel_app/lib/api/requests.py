@@ -15,11 +15,12 @@ from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
 from perturbox.attacks import recipes
 from perturbox.attacks.goals import Goal
 from perturbox.defaults import MAX_EPS
-from perturbox.defenses import require_known
+from perturbox.defenses import chain_of
 from perturbox.job.execute import Job
 from perturbox.jobs import Order
 from perturbox.judge.units import check_unit
 from perturbox.load import check_device
+from perturbox.model.defended import MOST as MOST_DEFENSES
 from perturbox.types import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -91,12 +92,15 @@ class Submission(BaseModel):
     )
     defense: list[Word] = Field(
         [],
-        max_length=4,
         description="Filters before the victim, the first nearest to the scan, as in bit-depth:bits=3.",
+        json_schema_extra={"maxItems": MOST_DEFENSES},  # the core refuses more, in words of its own
     )
     seed: int = Field(0, ge=0, le=MOST_SEED, description="The same seed gives the same files.")
     device: Word | None = Field(None, description="cpu, cuda or cuda:N; the server's own if left out.")
-    force: bool = Field(False, description="Go on though the values don't look like Hounsfield units.")
+    force: bool = Field(
+        False,
+        description="Go on though the values don't look like Hounsfield units, or it would not fit in memory.",
+    )
     max_eps: float | None = Field(
         None, gt=0, le=MOST_EPS, description="Largest change a margin tries; left out: 32 in the scan's unit."
     )
@@ -180,8 +184,7 @@ def check(submission: Submission, offer: Offer) -> Job:
     spec = offer.spec(victim)
     device = submission.device or offer.device
     check_device(device)
-    for one in submission.defense:
-        require_known(one)
+    chain_of(submission.defense, offer.visible(victim), victim)
     defense = tuple(submission.defense)
     if kind == "segment":
         return Job(image="", victim=spec, device=device, force=submission.force, defense=defense)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import perturbox
 from perturbox.attacks import recipes
 from perturbox.defaults import MAX_EPS, UNITS
+from perturbox.defenses import Offer as Defence
 from perturbox.defenses import offered
 from perturbox.jobs import KINDS, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
@@ -75,6 +76,11 @@ class Offer:
     def structures(self, name: str) -> dict[str, int]:
         return {label: value for label, value in self.victims[name].described["labels"].items() if value != 0}
 
+    def visible(self, name: str) -> tuple[float, float] | None:
+        """The range of values that a victim tells apart; None where it names none."""
+        ends = self.victims[name].described.get("intensity_window")
+        return (float(ends[0]), float(ends[1])) if ends else None
+
     def document(self) -> dict[str, Any]:
         """The answer of GET /perturbox/schema."""
         return _document(self, tuple(self.victims))
@@ -83,15 +89,23 @@ class Offer:
 @lru_cache(maxsize=4)
 def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
     attacks = [attack for attack in recipes.offered() if attack.remote]
+    defenses = offered()
     models: dict[str, Any] = {}
     for victim in names:
-        models[victim] = {"kind": "segment", "victim": victim, "attack": None, "config_schema": nothing_to_set()}
+        described = offer.victims[victim].described
+        models[victim] = {
+            "kind": "segment",
+            "victim": victim,
+            "attack": None,
+            "config_schema": nothing_to_set(),
+            "defenses": {one.name: defense_schema(one, described, offer.visible(victim)) for one in defenses},
+        }
         for attack in attacks:
             models[f"{victim}-{attack.name}"] = {
                 "kind": "attack",
                 "victim": victim,
                 "attack": attack.name,
-                "config_schema": config_schema(attack, offer.victims[victim].described),
+                "config_schema": config_schema(attack, described),
             }
     first = recipes.get(recipes.DEFAULT)
     steps = {"attack": first.steps, "margin": first.margin_steps}
@@ -102,7 +116,7 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "victims": [dict(served.described) for served in offer.victims.values()],
         "attacks": [attack.describe() for attack in attacks],
         "families": recipes.FAMILIES,
-        "defenses": [one.describe() for one in offered()],
+        "defenses": [one.describe() for one in defenses],
         "models": models,
         "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": MAX_EPS},
         "limits": dict(offer.limits),
@@ -199,17 +213,39 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
     }
 
 
-def setting_schema(entry: Mapping[str, Any], unit: str) -> dict[str, Any]:
-    """JSON Schema of one parameter of a recipe; unit: of the model's scans, which recipes call HU."""
+def defense_schema(defense: Defence, victim: Mapping[str, Any], visible: tuple[float, float] | None) -> dict[str, Any]:
+    """JSON Schema of a defence's settings before one victim, for a generated form; they are written into the request's
+    `defense` as NAME:key=value. Ends of a range that the victim doesn't name (visible: None) are required."""
+    entries = defense.parameters_on(visible)
+    fields = {entry["name"]: setting_schema(entry, str(victim["unit"]), "") for entry in entries}
+    for order, entry in enumerate(fields.values()):
+        entry["x-order"] = order
+    return {
+        "$schema": DIALECT,
+        "title": f"{defense.title} before {victim['title']}",
+        "description": defense.paper,
+        "type": "object",
+        "properties": fields,
+        "required": [entry["name"] for entry in entries if entry["required"]],
+        "additionalProperties": False,
+    }
+
+
+def setting_schema(entry: Mapping[str, Any], unit: str, place: str = "settings") -> dict[str, Any]:
+    """JSON Schema of one parameter of a recipe or a defence; unit: of the model's scans, which these call HU. place:
+    the part of the request that it goes into."""
     kind = TYPES[entry["type"]]
-    optional = entry["default"] is None
+    optional = entry["default"] is None and not entry.get("required")
     field: dict[str, Any] = {
         "type": [kind, "null"] if optional else kind,
         "title": entry["name"].replace("_", " ").capitalize(),
         "description": entry["help"],
         "default": entry["default"],
-        "x-in": "settings",
     }
+    if place:
+        field["x-in"] = place
+    if entry.get("required"):
+        del field["default"]
     if entry["choices"]:
         field["enum"] = list(entry["choices"]) + ([None] if optional else [])
     if entry["minimum"] is not None:

@@ -47,6 +47,11 @@ class AttackPanel:
     def parameters(self):
         return self.module.parameters
 
+    @property
+    def defence(self):
+        """The row under the model."""
+        return self.module.input.defence
+
     # ------------------------------------------------------------ what a user changes
 
     @told
@@ -106,6 +111,8 @@ class AttackPanel:
             return _("Choose a scan first")
         if self.module.input.preflight.level == "bad":
             return self.module.input.preflight.text
+        if self.defence.obstacle():
+            return self.defence.obstacle()
         if kind == "segment":
             return ""
         try:
@@ -139,7 +146,10 @@ class AttackPanel:
         """What a job would be about: once it is something else, a refusal no longer holds."""
         p = self.parameters
         nodes = [node and (node.GetID(), node.GetMTime()) for node in (p.inputVolume, p.referenceSegmentation, p.roi)]
-        return (*nodes, p.roiSegment, p.model, p.targets, p.attack, p.effort, p.eps, p.form, p.findMargin)
+        return (
+            *(*nodes, p.roiSegment, p.model, p.defence),
+            *(p.targets, p.attack, p.effort, p.eps, p.form, p.findMargin),
+        )
 
     @told
     def stop(self) -> None:
@@ -154,7 +164,7 @@ class AttackPanel:
 
     def request(self, kind: str, parcel) -> dict:
         """The job as the server understands it. Raises Trouble where nothing is left to attack."""
-        request = {"kind": kind, "victim": self.parameters.model}
+        request = {"kind": kind, "victim": self.parameters.model, **self.defence.request()}
         if kind == "segment":
             return request
         targets = self.module.input.targets
@@ -170,6 +180,14 @@ class AttackPanel:
         if not self.ownBudget():
             request |= {"eps": self.eps(), "eps_unit": self.unit()}
         return request
+
+    def findMargin(self, node, record: dict) -> None:
+        """Look for the breaking points of a result, if that is asked for, the attack came to its end and no defence
+        stood before the model, behind which there is no such search yet."""
+        wanted = self.parameters.findMargin and "defense" not in record and not record.get("stopped_early")
+        if wanted and not self.obstacle():
+            request, parcel = self.marginRequest(), self.module.input.parcel(scanOnly=True)
+            self.session.run(request, parcel, self.parameters.inputVolume, node)
 
     def marginRequest(self) -> dict:
         """The search for the breaking points that belongs to the attack as it is set."""
@@ -209,8 +227,10 @@ class AttackPanel:
         self._efforts()
         self._note()
         busy = self.session.busy
-        for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox", "marginCheckBox"):
+        for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox"):
             getattr(self.ui, name).enabled = not busy
+        self.ui.marginCheckBox.enabled = not busy and not self.defence.name
+        self.ui.marginCheckBox.toolTip = NO_MARGIN if self.defence.name else MARGIN
         self.ui.epsSlider.enabled = not busy and not self.ownBudget()
         self.ui.epsUnitComboBox.enabled = self.ui.epsSlider.enabled and self.norm() != "l0"
         for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
@@ -292,12 +312,14 @@ class AttackPanel:
     def _pace(self) -> float:
         """Seconds a step will take on this scan; 0 where it isn't known."""
         volume = self.parameters.inputVolume if self.parameters else None
-        if volume is None or volume.GetImageData() is None:
+        if volume is None or volume.GetImageData() is None or self.defence.name:  # several attacks, at another pace
             return 0.0
         return settings.pace(self.parameters.model) * volume.GetImageData().GetNumberOfPoints() / 1e6
 
     def rememberPace(self, record: dict) -> None:
-        """Learn from a finished attack how long a step takes."""
+        """Learn from a finished attack how long a step takes; behind a defence there were several."""
+        if "defense" in record:
+            return
         seconds, voxels = record["effort"]["seconds"], 1.0
         looks = record["effort"]["forwards"]
         for length in record["source"]["shape"]:
@@ -324,6 +346,7 @@ class AttackPanel:
 
     def _progress(self, busy: bool) -> None:
         job, trace = self.session.job, self.session.trace
+        trace = words.latest(trace) if job and words.several(job) else trace
         self.ui.progressBar.visible = busy
         self.ui.traceContainer.visible = busy and len(trace) > 1
         self.ui.liveLabel.visible = busy
@@ -337,6 +360,8 @@ class AttackPanel:
         self.ui.progressBar.format = self._doing(job)
         lost = _("Connection lost. The attack is still running on the server; waiting…")
         said = words.live(trace, DICE_LIMIT) if job and job["kind"] == "attack" else ""
+        if said and words.several(job) and job["progress"].get("phase"):
+            said = f"{job['progress']['phase']}. {said}"
         self.ui.liveLabel.text = lost if self.session.state == session.RECONNECTING else said or self._doing(job)
         if len(trace) != self._drawn and len(trace) > 1:
             self._drawn = len(trace)
@@ -351,6 +376,8 @@ class AttackPanel:
 
 
 OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compare it with others at a limit.")
+MARGIN = _("Search for the smallest limit that breaks each structure; takes about 5 times longer")
+NO_MARGIN = _("Behind a defence the breaking point can't be searched for yet")
 TIPS = {
     "segment": _("Let the model segment the scan as it is; also measures the scan's noise"),
     "attack": _("Search for a change that makes the model wrong (Ctrl+Enter)"),

@@ -1,7 +1,7 @@
 """The attack's settings as a form, built from the JSON Schema that the server sends: nothing here knows an attack.
 
-`x-unit`, `x-order`, `x-level` and `x-visible-if` shape the form; fields of a type that isn't known become a line of
-JSON rather than being dropped. What bears `x-in` goes into that part of the request.
+`x-unit`, `x-order`, `x-level`, `x-visible-if` and the schema's `required` shape the form; fields of a type that isn't
+known become a line of JSON rather than being dropped. What bears `x-in` goes into that part of the request.
 """
 
 import json
@@ -12,6 +12,7 @@ import qt
 from slicer.i18n import tr as _
 
 AUTOMATIC = "automatic"  # what stands for null in a number's field
+TO_GIVE = _("to be given")  # the same where there is no default and the user must name one
 LARGEST_INT = 2**31 - 1
 
 
@@ -31,6 +32,8 @@ class Form:
         self.clear()
         self.schema = schema
         entries = [(name, entry) for name, entry in schema.get("properties", {}).items() if name not in hidden]
+        needed = schema.get("required", [])
+        entries = [(name, toGive(entry) if name in needed else entry) for name, entry in entries]
         for name, entry in sorted(entries, key=lambda item: item[1].get("x-order", 0)):
             field = makeField(entry, self._edited)
             label = qt.QLabel(entry.get("title", name))
@@ -121,6 +124,11 @@ def kinds(entry: dict) -> list:
     return list(kind) if isinstance(kind, list) else [kind]
 
 
+def toGive(entry: dict) -> dict:
+    """A property that a request must have: empty until the user gives it, where the server names no default."""
+    return entry if "default" in entry else {**entry, "type": [*kinds(entry), "null"], "x-to-give": True}
+
+
 def makeField(entry: dict, edited) -> Field:
     """The field for a property of a JSON Schema."""
     kind = [k for k in kinds(entry) if k != "null"]
@@ -174,7 +182,7 @@ def numberField(entry, edited, whole: bool) -> Field:
     box.singleStep = step
     null = low - step if optional else None
     if optional:
-        box.specialValueText = AUTOMATIC
+        box.specialValueText = TO_GIVE if entry.get("x-to-give") else AUTOMATIC
     box.minimum = low if null is None else null
     box.maximum = high
     if entry.get("x-unit"):
@@ -183,6 +191,8 @@ def numberField(entry, edited, whole: bool) -> Field:
 
     def read():
         if optional and box.value == box.minimum:
+            if entry.get("x-to-give"):
+                raise ValueError(_("give a value"))
             return None
         return int(box.value) if whole else float(box.value)
 

@@ -1,4 +1,4 @@
-"""Section 2: which scan, which model, which structures, and whether that can work at all."""
+"""Section 2: which scan, which model behind which defence, which structures, and whether that can work at all."""
 
 import json
 
@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from . import form, palette, sending, words
 from .channels import Channels
+from .defence import Defence
 from .mistakes import told
 from .trouble import Trouble
 
@@ -22,6 +23,7 @@ class InputPanel:
         self._structures = None
         self._segments = None
         self.channels = Channels(module)
+        self.defence = Defence(module)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModel)
         self.ui.targetComboBox.connect("checkedIndexesChanged()", self.onTargets)
         self.ui.roiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onRoi)
@@ -86,6 +88,7 @@ class InputPanel:
         self._offer()
         self._offerSegments()
         self.channels.update(self.victim, self.session.busy)
+        self.defence.update()
         self._look()
         self.ui.preflightLabel.text = self.preflight.text
         self.ui.modelComboBox.toolTip = about(self.victim)

@@ -44,7 +44,7 @@ class Looks:
         self.viewIds = {name: widget.mrmlSliceNode().GetID() for name, widget in widgets.items()}
         self.composites = {name: widget.sliceLogic().GetSliceCompositeNode() for name, widget in widgets.items()}
         self.annotations = {name: Annotation(widget) for name, widget in widgets.items()}
-        for node in (nodes.clean, nodes.adversarial, nodes.difference):
+        for node in (nodes.clean, nodes.adversarial, nodes.difference, nodes.became):
             if node is not None:
                 shown = node.GetDisplayNode()
                 self._restore.append((shown, bool(shown.GetVisibility()), list(shown.GetViewNodeIDs() or ())))
@@ -64,8 +64,9 @@ class Looks:
                 shown.SetVisibility(visible)
                 shown.SetViewNodeIDs(views)
         self._restore = []
-        if self._line() is not None:
-            self._line().SetVisibility(False)
+        for further in (self._line(), self._beforeColours()):
+            if further is not None:
+                further.SetVisibility(False)
         self._showLegend(None)
         self.nodes = None
 
@@ -147,6 +148,30 @@ class Looks:
             views = [self.viewIds[DIFFERENCE_VIEW], *self._threeD(layouts.SURFACE_VIEW)] if there else []
             self._place(shown, views)
             self._isolate(self.nodes.difference, shown, segments.structureOf)
+
+        self._became(fill)
+
+    def _became(self, fill: float) -> None:
+        """Where structures are shown alone, fill in the view after also what their parts became, and in the view before
+        what became them, each in its own colour, as the report does."""
+        node = self.nodes.became
+        if node is None:
+            return
+        after = [] if self.mode == "heat" and not self.phase else self._afterViews()
+        ways = ((node.GetDisplayNode(), after, 0), (self._beforeColours(), self._beforeViews(), 1))
+        for shown, views, end in ways:
+            if shown is None:
+                continue
+            shown.SetOpacity2DFill(fill)
+            self._place(shown, views if self.isolated is not None and self.style != "off" else [])
+            for segment in segments.segmentIds(node):
+                pair = segments.ends(segment)
+                wanted = self.isolated is not None and pair[end] in self.isolated and pair[1 - end] not in self.isolated
+                if bool(shown.GetSegmentVisibility(segment)) != wanted:
+                    shown.SetSegmentVisibility(segment, wanted)
+
+    def _beforeColours(self):
+        return segments.beforeColours(self.nodes.became) if self.nodes.became is not None else None
 
     def _beforeViews(self) -> list[str]:
         if self.blind is not None:
@@ -289,6 +314,11 @@ class Looks:
             notes.append(_("filled: lost (blue) or relabelled (pink); outline: added (orange)"))
         if self.viewIds[name] in self._lineViews():
             notes.append(_("thin white line: before"))
+        if self.nodes.became is not None and self.isolated is not None and self.style != "off":
+            if self.viewIds[name] in self._beforeViews():
+                notes.append(_("other colours: what becomes it"))
+            elif self.viewIds[name] in self._afterViews() and (self.mode != "heat" or self.phase):
+                notes.append(_("other colours: what it became"))
         if name == AFTER_VIEW and self.mode == "heat" and not self.phase:
             if self._hot() is self.nodes.influence:
                 notes.append(_("heat: influence – red pushed the model on, blue held it back"))

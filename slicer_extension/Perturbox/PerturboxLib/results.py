@@ -217,8 +217,8 @@ class Result:
     # ------------------------------------------------------------ sentences
 
     def ml(self, value: float) -> str:
-        """An amount as one reads it: "143 ml"; of a 2D image "2.5 cm²"."""
-        return f"{size(value)} {self.size}"
+        """An amount as one reads it: "143 ml"; of a 2D image "2.5 cm²", of a photograph "1,510 pixels"."""
+        return f"{f'{value:,.0f}' if self.size == 'pixels' else size(value)} {self.size}"
 
     def verdict(self) -> str:
         """What changed, against the scan's own noise; what it did; what chance alone does."""

@@ -26,7 +26,7 @@ ATTRIBUTE, PREFIX = "Perturbox.Result", "Perturbox."
 FOLDER_ATTRIBUTE = "Perturbox.Folder"
 # In the order of the subject hierarchy.
 ROLES = (
-    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference"),
+    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference", "became"),
     *("structures", "slices", "trace", "chart", "traceChart", "record", "report"),
     *("series", "cursor", "signedColours", "influenceColours"),
 )
@@ -217,6 +217,9 @@ class _Draft:
         yield _("the difference")
         difference = segments.addDifference(self.source, clean, adversarial, self.labels, "difference")
         self._keep("difference", difference)
+        became = segments.addBecame(self.source, clean, adversarial, self.labels, "what became what")
+        if became is not None:
+            self._keep("became", became)
         yield _("the counts")
         before, behind = numbered(clean, self.labels), numbered(adversarial, self.labels)
         structures = sum(1 for value in self.labels.values() if value)
@@ -288,7 +291,10 @@ class _Draft:
         attack, budget = self.record["attack"], self.record["budget"]
         share = budget["norm"] == "l0"
         limit = f"{number(100 * budget['eps'])} %" if share else f"{number(budget['eps'])} {self._unit()}"
-        name = f"{self.source.GetName()} – {attack.get('title') or attack['name']} {limit} – {time.strftime('%H:%M')}"
+        stood = [each["name"] for each in self.record["victim"].get("defense") or []]
+        behind = _(" behind {defences}").format(defences=", ".join(stood)) if stood else ""
+        tried = f"{attack.get('title') or attack['name']} {limit}{behind}"
+        name = f"{self.source.GetName()} – {tried} – {time.strftime('%H:%M')}"
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
         self.node.SetHideFromEditors(False)
         self.node.SetAttribute(ATTRIBUTE, "1")

@@ -13,7 +13,8 @@ from .counts import numbered
 from .palette import ADDED, LOST, RELABELLED, readable, rgb, structureColour, terminology
 
 FILL, DIFFERENCE_FILL = 0.28, 0.6
-BEFORE_LINE = "Perturbox.BeforeLine"
+BEFORE_LINE, BEFORE_COLOURS = "Perturbox.BeforeLine", "Perturbox.BeforeColours"
+MOST_PAIRS, ARROW = 250, "→"
 LINE_OPACITY, LINE_WIDTH = 0.9, 1
 
 
@@ -66,12 +67,48 @@ def addDifference(source, clean: np.ndarray, adversarial: np.ndarray, labels: di
     return node
 
 
+def addBecame(source, clean: np.ndarray, adversarial: np.ndarray, labels: dict[str, int], name: str):
+    """A new segmentation of what became another structure, a segment for each pair ("kidney→liver") in the colour of
+    what it is now, and a second way to be shown: in that of what it was. Of very many pairs the largest. Hidden; None
+    if nothing did."""
+    structures = list(_structures(labels))
+    before, after = numbered(clean, labels), numbered(adversarial, labels)
+    moved = (before != after) & (before > 0) & (after > 0)
+    ways = before.astype(np.int64) * (len(structures) + 1) + after
+    found, counts = np.unique(ways[moved], return_counts=True)
+    if not found.size:
+        return None
+    chosen = np.sort(found[np.argsort(-counts, kind="stable")[:MOST_PAIRS]])
+    place = np.clip(np.searchsorted(chosen, ways), 0, len(chosen) - 1)
+    image = _labelImage(source, np.where(moved & (chosen[place] == ways), place + 1, 0))
+    node = _newSegmentation(source, name)
+    was = _secondDisplay(node, "before-colours", BEFORE_COLOURS)
+    for value, way in enumerate(chosen.tolist(), 1):
+        old, new = divmod(way, len(structures) + 1)
+        ends = structures[old - 1], structures[new - 1]
+        title = f"{readable(ends[0])} {ARROW} {readable(ends[1]).lower()}"
+        _addSegment(node, ARROW.join(ends), title, structureColour(new), value, image, ends[1])
+        was.SetSegmentOverrideColor(ARROW.join(ends), *rgb(structureColour(old)))
+    for shown in (node.GetDisplayNode(), was):
+        shown.SetVisibility3D(False)
+        shown.SetOpacity2DOutline(0.0)
+    return node
+
+
+def ends(segmentId: str) -> tuple[str, str]:
+    """What a segment of `addBecame` was, and what it is now."""
+    before, _arrow, after = segmentId.partition(ARROW)
+    return before, after
+
+
+def beforeColours(node):
+    """The second display node of what `addBecame` made; None where there is none."""
+    return _displayOf(node, BEFORE_COLOURS)
+
+
 def addBeforeLine(node) -> None:
     """Give the segmentation before a second way to be shown: as a thin white outline over the one after. Hidden."""
-    shown = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationDisplayNode", "before-line")
-    shown.SetAttribute(BEFORE_LINE, "1")
-    shown.SetVisibility(False)
-    node.AddAndObserveDisplayNodeID(shown.GetID())
+    shown = _secondDisplay(node, "before-line", BEFORE_LINE)
     shown.SetVisibility2DFill(False)
     shown.SetVisibility3D(False)
     shown.SetOpacity2DOutline(LINE_OPACITY)
@@ -82,9 +119,22 @@ def addBeforeLine(node) -> None:
 
 def beforeLine(node):
     """The display node that `addBeforeLine` made; None where there is none."""
+    return _displayOf(node, BEFORE_LINE)
+
+
+def _secondDisplay(node, name: str, attribute: str):
+    """One more display node, hidden, found again by its attribute."""
+    shown = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationDisplayNode", name)
+    shown.SetAttribute(attribute, "1")
+    shown.SetVisibility(False)
+    node.AddAndObserveDisplayNodeID(shown.GetID())
+    return shown
+
+
+def _displayOf(node, attribute: str):
     for number in range(node.GetNumberOfDisplayNodes()):
         shown = node.GetNthDisplayNode(number)
-        if shown is not None and shown.GetAttribute(BEFORE_LINE) == "1":
+        if shown is not None and shown.GetAttribute(attribute) == "1":
             return shown
     return None
 

@@ -63,6 +63,18 @@ def live(trace: list, limit: float) -> str:
     )
 
 
+def several(job: dict) -> bool:
+    """Whether a job is of several attacks, one after another, as before a model behind a defence."""
+    return bool((job.get("request") or {}).get("defense"))
+
+
+def latest(trace: list) -> list:
+    """The steps of the attack that runs now, where one follows another in a trace: since its steps began anew."""
+    places = [(row.get("restart") or 0, row["step"]) for row in trace]
+    begun = [n for n in range(1, len(places)) if places[n] <= places[n - 1]]
+    return trace[begun[-1] :] if begun else trace
+
+
 def falls(dice, limit: float) -> bool:
     """Whether a Dice lies below the limit; one that isn't defined doesn't."""
     return dice is not None and dice < limit

@@ -12,6 +12,7 @@ const NAMES = {
   before: "BEFORE – original", after: "AFTER – SYNTHETIC", difference: "DIFFERENCE on the original", heat: HEAT[meta.heat],
 };
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
+const sized = v => `${meta.size_unit === "pixels" ? Math.round(v).toLocaleString("en-US") : one(v)} ${meta.size_unit}`;
 
 function windowByHand(width, centre) {
   const select = $("window"), n = meta.presets ??= meta.windows.length, name = `By hand ${one(width)}/${one(centre)}`;
@@ -35,7 +36,7 @@ function draw() {
     canvas.style.width = wide + "px"; canvas.style.height = high + "px";
     canvas.width = Math.round(wide * dpr); canvas.height = Math.round(high * dpr);
     painters[i].paint(canvas, S.mode, $("labels").value);
-    const ml = S.only ? told.ml_of[S.only - 1][k] : told.ml[k], note = `${ml ? one(ml) + " " + meta.size_unit + " differ" : "nothing differs"} here`;
+    const ml = S.only ? told.ml_of[S.only - 1][k] : told.ml[k], note = `${ml ? sized(ml) + " differ" : "nothing differs"} here`;
     pane.querySelector(".name").textContent = `${result.letter} · ${NAMES[S.mode]}`;
     pane.querySelector(".info").textContent = `${place}\n${note}`.trim();
     canvas.setAttribute("aria-label", `${result.letter}: ${NAMES[S.mode]}. ${place}, ${note}.`);

@@ -27,6 +27,7 @@ const NAMES = {
 };
 const PLANES = "AFTER – SYNTHETIC, ";
 const one = v => Math.abs(v) >= 10 ? v.toFixed(0) : v.toFixed(1);
+const sized = v => `${meta.size_unit === "pixels" ? Math.round(v).toLocaleString("en-US") : one(v)} ${meta.size_unit}`;
 const minus = v => String(v).replace("-", "−");
 function kinds() {
   if (S.blinking) return [S.face ? "after" : "before"];
@@ -49,7 +50,7 @@ function draw() {
   const differing = axis => { const p = planeOf(axis), at = S.at[axis]; return S.only ? p.ml_of[S.only - 1][at] : p.ml[at]; };
   const gaps = axis => holds(axis, S.at[axis]) || cut(axis, S.at[axis]).whole ? ""
     : `\n${shelf.lost ? "report_files isn’t beside this page: " : ""}slices left out show their neighbour`;
-  const noteOf = axis => `${differing(axis) ? one(differing(axis)) + " " + meta.size_unit + " differ" : "nothing differs"} here`;
+  const noteOf = axis => `${differing(axis) ? sized(differing(axis)) + " differ" : "nothing differs"} here`;
   const counter = place(S.plane), note = noteOf(S.plane);
   all(".pane").forEach((pane, i) => {
     const kind = show[i], canvas = pane.querySelector("canvas"), axis = axes[i];
