@@ -246,10 +246,11 @@ def measured(row: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", metavar="ROW", choices=list(rows(Path("."))))
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where train_hippocampus.py put its models")
+    folder = os.environ.get("PERTURBOX_MODELS", "models")
+    parser.add_argument("--models", type=Path, default=Path(folder), help="where models are, trained or fetched")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    os.environ.setdefault("PERTURBOX_MODELS", str(given.models))  # where brain_masks.py looks
+    os.environ["PERTURBOX_MODELS"] = str(given.models)  # where brain_masks.py looks
     known = rows(given.models)
     for name in given.rows:
         print(measured(known[name]), flush=True)

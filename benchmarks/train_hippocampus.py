@@ -85,21 +85,26 @@ def metadata() -> dict[str, Any]:
 
 def nnunet(folder: Path, python: Path) -> Path:
     """The folder that nnUNetv2_train leaves under `folder`/results."""
+    raw_data(folder, halves(DATA)["A"])
+    run(folder, python, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", PLAN, "-np", "1", "-npfp", "1")
+    plans = folder / "preprocessed" / NAME / "nnUNetPlans.json"
+    plans.write_text(json.dumps(narrowed(json.loads(plans.read_text()))))
+    run(folder, python, "nnUNetv2_train", "4", PLAN, "0", "-tr", TRAINER, "-device", "cpu")
+    return folder / "results" / NAME / f"{TRAINER}__nnUNetPlans__{PLAN}"
+
+
+def raw_data(folder: Path, chosen: list[Path]) -> Path:
+    """The scans and their labels as nnU-Net wants to find them, under `folder`/raw."""
     raw = folder / "raw" / NAME
     for kind in ("imagesTr", "labelsTr"):
         (raw / kind).mkdir(parents=True)
-    chosen = halves(DATA)["A"]
     for path in chosen:
         case = path.name.removesuffix(".nii.gz")
         shutil.copy(path, raw / "imagesTr" / f"{case}_0000.nii.gz")
         shutil.copy(DATA / "labels" / path.name, raw / "labelsTr" / path.name)
     dataset = {"channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": len(chosen), "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(dataset | {"licence": "CC BY-SA 4.0"}))
-    run(folder, python, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", PLAN, "-np", "1", "-npfp", "1")
-    plans = folder / "preprocessed" / NAME / "nnUNetPlans.json"
-    plans.write_text(json.dumps(narrowed(json.loads(plans.read_text()))))
-    run(folder, python, "nnUNetv2_train", "4", PLAN, "0", "-tr", TRAINER, "-device", "cpu")
-    return folder / "results" / NAME / f"{TRAINER}__nnUNetPlans__{PLAN}"
+    return raw
 
 
 def narrowed(plans: dict[str, Any]) -> dict[str, Any]:
