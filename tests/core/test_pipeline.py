@@ -66,6 +66,10 @@ MONAI = {
     ),
     "crop": ([s.Crop(0.0, 2)], [CropForeground(lambda x: x > 0, margin=2, allow_smaller=True)]),
     "resize": ([s.Resize((9, 20, 12))], [Resize((9, 20, 12), mode="trilinear")]),
+    "resize to the voxel in the middle": (
+        [s.Resize((9, 20, 12), "nearest-exact")],
+        [Resize((9, 20, 12), mode="nearest-exact")],
+    ),
     "area": ([s.Resize((9, 20, 12), "area")], [Resize((9, 20, 12), mode="area")]),
 }
 

@@ -189,16 +189,19 @@ class ByMonai(Separable):
 
 @dataclass(frozen=True)
 class Resize(Step):
-    """To a fixed number of voxels. mode: "linear" (PyTorch's, align_corners false), "area" or "nearest"."""
+    """To a fixed number of voxels. mode: "linear" (PyTorch's, align_corners false), "area", or PyTorch's "nearest" or
+    "nearest-exact", of which only the second takes the voxel in the middle."""
 
     size: tuple[int, ...]
-    mode: Literal["linear", "area", "nearest"] = "linear"
+    mode: Literal["linear", "area", "nearest", "nearest-exact"] = "linear"
     name: ClassVar[str] = "resize"
 
     def plan(self, frame: Frame, x: Tensor | None) -> Bound:
         size = tuple(int(n) for n in _sized(self.size, len(frame.shape), self.name))
-        if self.mode not in ("linear", "area", "nearest"):
-            raise InputError(f"The step 'resize' knows no mode '{self.mode}'; choose linear, area or nearest.")
+        if self.mode not in ("linear", "area", "nearest", "nearest-exact"):
+            raise InputError(
+                f"The step 'resize' knows no mode '{self.mode}'; choose linear, area, nearest or nearest-exact."
+            )
         pairs = list(zip(frame.shape, size, strict=True))
         after = Frame(size, _stretched(frame, size))
 
@@ -206,6 +209,8 @@ class Resize(Step):
             if self.mode == "nearest":
                 index = [np.floor(np.arange(m) * (n / m)).astype(np.int64).clip(0, n - 1) for n, m in pairs]
                 return [None if n == m else matrices.picking(i, n) for i, (n, m) in zip(index, pairs, strict=True)]
+            if self.mode == "nearest-exact":
+                return [None if n == m else matrices.picking(nearest_index(n, m), n) for n, m in pairs]
             make = matrices.area if self.mode == "area" else lambda n, m: linear_matrix(n, m, antialias=False)
             return [None if n == m else make(n, m) for n, m in pairs]
 
