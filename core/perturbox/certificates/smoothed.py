@@ -22,8 +22,8 @@ class Question:
 
     sigma: of the noise, in the scan's unit; tau: the share of noisy copies that a certified answer has more than;
     alpha: the chance that any certified voxel is wrong in that; n0, n: copies that choose the answers, and that vote;
-    n None: as many as it takes. correction: of `defaults.CORRECTIONS`. adaptive: groups of structures count as answers too;
-    groups: which, those of `tree.GROUPS` where there are none.
+    n None: as many as it takes. correction: of `defaults.CORRECTIONS`. adaptive: groups of structures count as answers
+    too; groups: which, those of `tree.GROUPS` where there are none.
     """
 
     sigma: float

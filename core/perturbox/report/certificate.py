@@ -99,7 +99,7 @@ def border_table(document: Mapping[str, Any]) -> str:
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     unit, effort, adaptive = unit_of(document), document["effort"], document["adaptive"]
     least = document["least_votes"]
-    needed = f"{least} of {document['n']} votes certify" if least is not None else "no count of votes certifies"
+    needed = f"{least} of {document['n']} votes or more certify" if least is not None else "no count of votes certifies"
     pairs = [
         ("Noise", f"normal, σ {number(document['sigma'])} {unit}, another for each copy"),
         ("Copies", f"{document['n0']} choose the answers, {document['n']} others vote"),
