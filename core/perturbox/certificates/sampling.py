@@ -59,7 +59,7 @@ def choose(copies: Copies, n0: int, gap: float | None, count: Count, stop: Stop)
         if stop():
             raise InputError(f"Stopped after {number} of {n0} copies that choose the answers, so nothing was written.")
         first.append(copies.labels(number))
-        count("Choosing the answers", number + 1, n0)
+        count("Choosing answers: noisy copy", number + 1, n0)
     stack = np.stack(first)
     chosen = np.empty(stack.shape[1], np.int16)
     for start in range(0, len(chosen), SLAB):
@@ -100,5 +100,5 @@ def vote(copies: Copies, chosen: np.ndarray, n0: int, n: int, count: Count, stop
         if stop():
             return votes, number
         votes += member[node, copies.labels(n0 + number)] & decided
-        count("Counting votes", number + 1, n)
+        count("Counting votes: noisy copy", number + 1, n)
     return votes, n

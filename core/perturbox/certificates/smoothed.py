@@ -143,10 +143,11 @@ def certify(
     assert asked is not None
     tree = tree_of(victim.labels, question.adaptive, question.groups)
     copies = Copies(victim, image, tree, question.sigma, question.seed, where, effort or Effort())
-    chosen = choose(copies, question.n0, question.gap, count, stop)
+    n0, every = question.n0, question.n0 + asked
+    chosen = choose(copies, n0, question.gap, lambda what, done, _: count(what, done, every), stop)
     # Only what is tested shares in alpha; which voxels these are depends on none of the votes.
     tests = int((chosen != UNDECIDED).sum())
-    votes, n = vote(copies, chosen, question.n0, asked, count, stop)
+    votes, n = vote(copies, chosen, n0, asked, lambda what, done, _: count(what, n0 + done, every), stop)
     needed = votes_needed(tests, question.tau, question.alpha)
     if n < needed:
         raise InputError(

@@ -97,10 +97,10 @@ class Progress:
         left = f"{about(rest + self.afterwards)} left" if len(self.durations) >= SHOWN_AFTER else ""
         if self._bar is not None:
             self._bar.update(
-                self._task, description=f"{what}, {done} of {total}", total=total, completed=done, note=left
+                self._task, description=f"{what} {done} of {total}", total=total, completed=done, note=left
             )
         elif done == total or done % math.ceil(total / self.lines) == 0:
-            self._line(" · ".join(part for part in (f"{what}, {done} of {total}", left) if part))
+            self._line(" · ".join(part for part in (f"{what} {done} of {total}", left) if part))
 
     def _line(self, text: str) -> None:
         if self.held is None:

@@ -48,11 +48,19 @@ def build_certificate(document: Mapping[str, Any], found: Certified, clean: np.n
     grid = f"{' × '.join(map(str, shape))} {'pixels' if flat else 'voxels'}"
     return page(
         body,
-        title=f"Certificate: {percent(told['certified_of_structures'])} of what the model finds",
+        title=_title(told["certified_of_structures"]),
         subtitle=f"{'CT' if told['unit'] == 'HU' else 'Scan'} of {grid} · model “{told['victim']['title']}”, smoothed",
         footer="All of it stands in certificate.json beside this page.",
         structures=len(found.tree.nodes),
         notice=NOTICE,
+    )
+
+
+def _title(share: float | None) -> str:
+    return (
+        "Certificate: the model finds nothing here"
+        if share is None
+        else f"Certified: {percent(share)} of what it finds"
     )
 
 
