@@ -23,6 +23,7 @@ _HOMES = {
         "segment",
         "verify",
     ),
+    "certified": ("Certificate", "certify"),
     "corruptions.change": ("corrupt",),
     "studies.api": ("Study", "study"),
     "defenses": ("defend",),
@@ -38,13 +39,15 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin", "Pipeline",
-    "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "compare", "corrupt",
-    "defend", "harden", "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
+    "Certificate", "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin",
+    "Pipeline", "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "certify",
+    "compare", "corrupt", "defend", "harden", "load_victim", "margin", "read", "segment", "sliding_window", "study",
+    "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from perturbox.api import Comparison, Margin, Result, attack, compare, load_victim, margin, read, segment, verify
+    from perturbox.certified import Certificate, certify
     from perturbox.corruptions.change import corrupt
     from perturbox.defenses import defend
     from perturbox.errors import InputError

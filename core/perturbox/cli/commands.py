@@ -10,6 +10,7 @@ import typer
 
 import perturbox
 from perturbox.cli import catalogue
+from perturbox.cli.certify import certify
 from perturbox.cli.demo import demo
 from perturbox.cli.options import (
     AsJson,
@@ -358,5 +359,6 @@ def replay(folder: Folder, out: NewFolder, trust: Trust = False) -> None:
     show(*run_replay(folder, out, trust))
 
 
+app.command()(certify)
 app.command()(serve)
 app.command()(study)

@@ -3,6 +3,7 @@
 import math
 import statistics
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class Progress:
         self.stop = Stop(announce=not self.live)
         self.held: list[str] | None = [] if late_refusal and not self.live else None
         self.durations: list[float] = []
-        self.last = 0.0
+        self.last, self._began = 0.0, time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -41,7 +42,7 @@ class Progress:
         """The `job.Listener` that feeds this display."""
         from perturbox.job.execute import Listener
 
-        return Listener(say=self.say, step=self.step, stop=self._asked)
+        return Listener(say=self.say, step=self.step, stop=self._asked, count=self.count)
 
     def __enter__(self) -> "Progress":
         if self.live:
@@ -68,6 +69,7 @@ class Progress:
             self._line(text)
         else:
             self._bar.update(self._task, description=text, total=None, completed=0, note="")
+        self._began = time.monotonic()
 
     def step(self, step: "Step") -> None:
         if step.step == 0 and step.restart == 0:  # another attack begins, as in a search for the margin
@@ -82,6 +84,23 @@ class Progress:
             self._bar.update(self._task, description=self._place(step), total=total, completed=done, note=note)
         elif step.step == step.steps or step.step % math.ceil(step.steps / self.lines) == 0:
             self._line(f"{self._place(step)} · {note}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """One more of `total` equal parts is done."""
+        if done == 1:
+            self.durations.clear()
+            self.last = self._began
+        now = time.monotonic()
+        self.durations.append(now - self.last)
+        self.last = self._began = now
+        rest = (total - done) * statistics.median(self.durations[-MEDIAN_OF:])
+        left = f"{about(rest + self.afterwards)} left" if len(self.durations) >= SHOWN_AFTER else ""
+        if self._bar is not None:
+            self._bar.update(
+                self._task, description=f"{what} {done} of {total}", total=total, completed=done, note=left
+            )
+        elif done == total or done % math.ceil(total / self.lines) == 0:
+            self._line(" · ".join(part for part in (f"{what} {done} of {total}", left) if part))
 
     def _line(self, text: str) -> None:
         if self.held is None:

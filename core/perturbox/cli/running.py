@@ -11,6 +11,7 @@ from perturbox import io
 from perturbox.against import run_framework
 from perturbox.attacks.attack import Climb, Composed
 from perturbox.attacks.fitting import fit_features
+from perturbox.certificates.smoothed import Question
 from perturbox.cli import words
 from perturbox.cli.findings import findings, replay_lines
 from perturbox.cli.progress import Progress, duration
@@ -18,6 +19,7 @@ from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, require_writable, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
+from perturbox.job.certify import certify_scan, prepare_certificate
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import prepare_margin, search
 from perturbox.judge.record import is_margin, read_margin, read_record, read_whole_record, write_json
@@ -118,6 +120,19 @@ def run_segment(job: Job, out: Path) -> list[Any]:
     if not any(volumes.values()):
         lines.append("The model found none of its structures in this scan; is it the right body part and model?")
     return [*lines, *(f"Note: {warning}" for warning in found["warnings"]), f"Labels: {out}"]
+
+
+def run_certify(job: Job, question: Question, out: Path) -> list[Any]:
+    require_new_folder(out)
+    asked = prepare_certificate(job, question)
+    with Progress(asked.victim.labels) as progress:
+        expected = estimate.estimate_prediction(asked.victim, asked.image)
+        expected = replace(expected, seconds=asked.copies * expected.seconds)
+        line = f"Certifying {asked.victim.name} by {asked.copies - 1} noisy copies"
+        progress.announce(words.estimate_line(expected, line))
+        _require_room(expected, job)
+        document = certify_scan(asked, out, progress.listener())
+    return words.certificate_summary(document, out)
 
 
 def run_check(

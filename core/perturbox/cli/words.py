@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from perturbox.certificates.document import rows_told
 from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
 from perturbox.defaults import UNITS
@@ -176,6 +177,23 @@ def comparison_summary(comparison: Mapping[str, Any], folders: Sequence[Path], o
     ]
     lines += [table(head, rows, words=1 + len(letters)), *comparison["said"]]
     return [*lines, f"Result: {out / 'comparison.json'}", f"Report: {out / 'report.html'}"]
+
+
+# ---------------------------------------------------------------- a certificate
+
+
+def certificate_summary(document: Mapping[str, Any], out: Path) -> list[Any]:
+    """Everything `perturbox certify` prints at its end."""
+    head, rows = rows_told(document)
+    lines: list[Any] = [document["summary"]["headline"]]
+    lines += [table(head, rows)] if rows else []
+    lines.append(
+        "It certifies the smoothed model, not the model without noise; an abstained voxel isn't proved unstable."
+    )
+    if document["stopped_early"]:
+        lines.append(f"It was stopped early: the tests are those of {document['n']} votes.")
+    lines += [f"Note: {warning}" for warning in document["warnings"]]
+    return [*lines, f"Result: {out / 'certificate.json'}", f"Report: {out / 'certificate.html'}"]
 
 
 # ---------------------------------------------------------------- a segmentation, and lists

@@ -32,6 +32,7 @@ SEED = 2
 
 
 def prepare(hu: Tensor) -> Tensor:
+    """From HU "b *s" to the network's input "b 1 *s"."""
     return MODEL.normalise(hu)[:, None]
 
 

@@ -155,11 +155,13 @@ class Ready:
 
 @dataclass
 class Listener:
-    """Where a job tells how it goes: say(sentence), step(Step); and where it asks whether to stop."""
+    """Where a job tells how it goes: say(sentence), step(Step), count(what, done, in all) of equal parts; and where it
+    asks whether to stop."""
 
     say: Callable[[str], None] = lambda text: None
     step: Callable[[Step], None] = lambda step: None
     stop: Callable[[], bool] = lambda: False
+    count: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
 def prepare(

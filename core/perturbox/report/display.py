@@ -51,18 +51,23 @@ Axes = tuple[Axis, Axis, Axis]
 
 def anatomical_axes(result: Result) -> Axes:
     """The file's axes as (z, y, x), whole length. Pictures keep columns and rows as they are and carry no letters."""
-    spacing = [float(s) for s in np.linalg.norm(result.affine[:3, :3], axis=0)]
-    if result.flat and result.record["source"]["format"] in PHOTOGRAPHS:
+    return axes_of(result.shape, result.affine, result.flat and result.record["source"]["format"] in PHOTOGRAPHS)
+
+
+def axes_of(shape: tuple[int, int, int], affine: np.ndarray, photograph: bool) -> Axes:
+    """The same of any grid; a 2D image has one voxel along its third axis."""
+    spacing = [float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)]
+    if photograph:
         follows, flips, ends = [2, 1, 0], [False] * 3, [("", "")] * 3
     else:
-        orientation = nib.orientations.io_orientation(result.affine)  # file axis -> (RAS axis, sign)
+        orientation = nib.orientations.io_orientation(affine)  # file axis -> (RAS axis, sign)
         follows = [int(np.flatnonzero(orientation[:, 0] == ras)[0]) for ras in (2, 1, 0)]
         wanted = (1, -1, -1)  # towards superior, posterior, left
         flips = [orientation[f, 1] != sign for f, sign in zip(follows, wanted, strict=True)]
         ends = list(ENDS)
     axes = []
     for f, flip, letters in zip(follows, flips, ends, strict=True):
-        axis = Axis(f, np.arange(0), bool(flip), result.shape[f], spacing[f], letters)
+        axis = Axis(f, np.arange(0), bool(flip), shape[f], spacing[f], letters)
         axes.append(axis.keeping(axis.order()))
     return axes[0], axes[1], axes[2]
 

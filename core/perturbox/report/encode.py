@@ -48,8 +48,8 @@ def text(stream: bytes) -> str:
     return base64.b64encode(stream).decode("ascii")
 
 
-def png(rgb: np.ndarray) -> bytes:
-    """PNG file of a uint8 picture "row column 3", marked as adversarial in its description."""
+def png(rgb: np.ndarray, notice: str = ADVERSARIAL_NOTICE) -> bytes:
+    """PNG file of a uint8 picture "row column 3", with a notice in its description."""
     height, width, _ = rgb.shape
     rows = np.zeros((height, width, 3), np.uint8)
     rows[1:] = rgb[1:] - rgb[:-1]  # filter 2 (up), modulo 256
@@ -58,7 +58,7 @@ def png(rgb: np.ndarray) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [
         (b"IHDR", header),
-        (b"tEXt", b"Description\0" + ADVERSARIAL_NOTICE.encode("latin-1")),
+        (b"tEXt", b"Description\0" + notice.encode("latin-1")),
         (b"IDAT", zlib.compress(lines.tobytes(), 9)),
         (b"IEND", b""),
     ]

@@ -51,11 +51,11 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float],
     def channels_last(volume: np.ndarray) -> np.ndarray:
         return copy.values(cut(np.moveaxis(volume, 0, -1)))
 
-    plain = _shade(channels_last(copy.before), window)
+    plain = shade(channels_last(copy.before), window)
     clean, adversarial = cut(copy.clean), cut(copy.adversarial)
     told = (clean == only) | (adversarial == only) | (only == 0)
-    before = _labelled(plain.copy(), np.where(told, clean, 0), only)
-    after = _labelled(_shade(channels_last(copy.after), window), np.where(told, adversarial, 0), only)
+    before = filled(plain.copy(), np.where(told, clean, 0), only)
+    after = filled(shade(channels_last(copy.after), window), np.where(told, adversarial, 0), only)
     if only:
         clean, adversarial = (np.where(labels == only, only, 0).astype(np.uint8) for labels in (clean, adversarial))
     moved = np.zeros(clean.shape, bool)
@@ -69,14 +69,14 @@ def triptych(copy: Copy, plane: int, position: int, window: tuple[float, float],
     return Triptych(png(before), png(after), png(_difference(plain, clean, adversarial)), size[1], size[0])
 
 
-def _shade(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+def shade(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Values "row column channel" as a uint8 picture "row column 3": grey of one channel, colour of three."""
     width, centre = window
     shade = np.clip((values - centre + width / 2) / width * 255, 0, 255).astype(np.uint8)
     return np.repeat(shade, 3 // shade.shape[2], axis=2)
 
 
-def _labelled(picture: np.ndarray, labels: np.ndarray, only: int) -> np.ndarray:
+def filled(picture: np.ndarray, labels: np.ndarray, only: int = 0) -> np.ndarray:
     """Filled; only: outlined too, 0 for all."""
     for n in np.unique(labels):
         if n:
