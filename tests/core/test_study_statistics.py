@@ -245,3 +245,14 @@ def test_gated_and_failed_rows_change_no_number():
     clean = analysis.analyse(study(), HONEST)
     noisy = [*HONEST, row(case="c8", status="gated", dice=0.0), row(case="c9", status="failed", dice=None)]
     assert analysis.analyse(study(), noisy) == clean
+
+
+def test_many_rows_that_apgd_beats_are_one_note_with_the_widest():
+    other = {"surrogate": "n", "target": "n"}
+    weak = patients(dice=0.7, attack="pgd") + patients(dice=0.45, **other) + patients(dice=0.8, attack="pgd", **other)
+    (found,) = [
+        one for one in check(study(models=["m", "n"], attacks=MANY), HONEST + weak) if one.rule == "beaten-by-apgd"
+    ]
+    assert found.sentence == (
+        "pgd leaves n Dice 0.800 at 10, APGD 0.450 (the largest of 2 such differences): read its rows as an upper bound."
+    )

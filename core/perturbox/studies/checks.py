@@ -197,18 +197,22 @@ def beaten_by_apgd(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]
     if "apgd" not in names.values():
         return
     mean = own(frame).groupby(["target", "eps", "attack"])["dice"].mean()
+    weaker: dict[tuple[str, float], list[tuple[float, str]]] = {}  # by attack and limit: (how far behind, in words)
     for (model, eps), part in mean.groupby(["target", "eps"]):
         dice = part.droplevel(["target", "eps"])
         best = min((value for name, value in dice.items() if names.get(str(name)) == "apgd"), default=None)
         for name, value in dice.items():
             if best is not None and names.get(str(name), "apgd") != "apgd" and value > best + SLACK:
-                yield Finding(
-                    "beaten-by-apgd",
-                    "note",
-                    f"{name} leaves {model} Dice {value:.3f} at {eps:g}, APGD {best:.3f}: read its row as an upper "
-                    "bound.",
-                    1,
-                )
+                told = f"{model} Dice {value:.3f} at {eps:g}, APGD {best:.3f}"
+                weaker.setdefault((str(name), eps), []).append((value - best, told))
+    for (name, _), found in weaker.items():
+        more = f" (the largest of {len(found)} such differences)" if len(found) > 1 else ""
+        yield Finding(
+            "beaten-by-apgd",
+            "note",
+            f"{name} leaves {max(found)[1]}{more}: read its row{'s' * (len(found) > 1)} as an upper bound.",
+            1,
+        )
 
 
 def black_beats_white(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
