@@ -54,7 +54,7 @@ WRONG = [
     ("eps: {values: [10]}", "eps: {values: [10]}\ncriterion: {eps: 3, dice: 0.9}", 1, "isn't among `eps.values`"),
     ("eps: {values: [10]}", "eps: {values: [10]}\nconfidence: 95", 12, "less than 1"),
     ("    steps: 2", "    steps: 2\n  - name: pgd", 1, "two attacks are called 'pgd'"),
-    ("VICTIM\"}", "VICTIM\", defense: [median]}", 4, "'tiny' stands behind a defence; name 'VICTIM' without one"),
+    ("VICTIM\"}", "VICTIM\", defense: [median]}", 4, "'tiny' stands behind a defence; name '"),
     ("VICTIM\"}", "VICTIM\"}\n  b: {victim: \"VICTIM\", defense: [median]}", 1, "`defense` of 'b' belongs to a study"),
     ("VICTIM\"}", "VICTIM\", defense: [meadian]}", 5, "'models.tiny.defense': Unknown defence 'meadian'; did you mean"),
     ("VICTIM\"}", "VICTIM\", defense: [\"median:size=4\"]}", 5, "size"),
