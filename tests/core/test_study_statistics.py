@@ -254,5 +254,6 @@ def test_many_rows_that_apgd_beats_are_one_note_with_the_widest():
         one for one in check(study(models=["m", "n"], attacks=MANY), HONEST + weak) if one.rule == "beaten-by-apgd"
     ]
     assert found.sentence == (
-        "pgd leaves n Dice 0.800 at 10, APGD 0.450 (the largest of 2 such differences): read its rows as an upper bound."
+        "pgd leaves n Dice 0.800 at 10, APGD 0.450 (the largest of 2 such differences): read its rows as an upper "
+        "bound."
     )

@@ -184,6 +184,14 @@ def chain_of(defenses: Sequence[str | Defense], visible: tuple[float, float] | N
     return tuple(chain)
 
 
+def require_known(*specs: str) -> None:
+    """Raises InputError for defences, or settings, that are refused whatever the model."""
+    for spec in specs:
+        _, settings = read_spec(spec)
+        chain_of([spec], (-FARTHEST, FARTHEST) if {"low", "high"} & settings.keys() else (0.0, 1.0), "the model")
+    require_bearable(len(specs))
+
+
 def defend(victim: Victim | str, *defenses: str | Defense) -> Defended:
     """A model behind defences, the first nearest to the scan: names with their settings, as in "bit-depth:bits=3", or
     `Defense` objects of one's own. victim: a model, or what `load_victim` takes.

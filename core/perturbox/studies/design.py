@@ -52,8 +52,7 @@ class Model(Strict):
     def _offered(cls, given: list[str]) -> list[str]:
         """What the model says of them is seen when it is loaded."""
         try:
-            for spec in given:
-                require_known(spec)
+            require_known(*given)
         except InputError as error:
             raise ValueError(str(error)) from None
         return given
