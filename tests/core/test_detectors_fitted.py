@@ -333,9 +333,9 @@ def test_without_its_weight_it_is_the_base_and_with_it_the_objective_is_lower_by
 
 
 def test_at_equal_success_the_attack_that_knows_of_the_detector_scores_lower(tmp_path):
-    """Plain attacks at ever smaller limits: those that leave as much Dice as the evading one or more score higher."""
-    victim, _, found = fitted("kernel-density", 16)
-    found.write(tmp_path / "kde.safetensors")
+    """Of plain attacks at ever larger limits, the one that leaves hardly more Dice than the evading one, or as much."""
+    victim, _, found = fitted("entropy", 16)
+    found.write(tmp_path / "entropy.safetensors")
     new = victims.random_scan((24, 24), seed=77, affine=np.eye(4), dtype=np.dtype(np.float32))
 
     def outcome(name, eps, **settings):
@@ -346,10 +346,11 @@ def test_at_equal_success_the_attack_that_knows_of_the_detector_scores_lower(tmp
         dice = np.mean([2 * ((clean == c) & (now == c)).sum() / ((clean == c).sum() + (now == c).sum()) for c in there])
         return dice, found.detect(victim, seen).score
 
-    dice, score = outcome("evade", 12.0, detector=str(tmp_path / "kde.safetensors"), detector_weight=0.3)
-    assert dice < 0.8
-    no_better = [s for d, s in (outcome("pgd", eps) for eps in (6.0, 8.0, 10.0, 12.0)) if d >= dice]
-    assert no_better and min(no_better) > score + 0.3
+    dice, score = outcome("evade", 12.0, detector=str(tmp_path / "entropy.safetensors"), detector_weight=0.03)
+    assert dice < 0.95
+    plain = [outcome("pgd", eps) for eps in (4.0, 5.0, 5.5, 6.0)]
+    near = min(pair for pair in plain if pair[0] >= dice)
+    assert near[0] < dice + 0.02 and near[1] > score + 0.3
 
 
 def test_it_is_refused_without_a_detector_and_with_that_of_another_model(made):
