@@ -39,7 +39,7 @@ SAID = {
     "control": "What everything aimed must beat.",
 }
 # Recipes without a picture, and why.
-NO_PICTURE: dict[str, str] = {}
+NO_PICTURE = {"evade": "it is the attack it is added to, and what else it does depends on the detector"}
 
 
 def page() -> str:

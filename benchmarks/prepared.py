@@ -89,8 +89,24 @@ def features_of_clean_scans(folder: Path) -> dict[str, Any]:
     return {"features": str(path)}
 
 
+def detector_of_clean_scans(folder: Path) -> dict[str, Any]:
+    """A detector fitted on other phantoms, as few as it needs."""
+    from perturbox.detectors.fitted import LEAST_CASES
+    from perturbox.detectors.fitting import fit_detector
+
+    path, first = folder / "detector.safetensors", OTHERS[-1] + 1
+    if not path.exists():
+        scans = [lambda seed=seed: phantom(seed) for seed in range(first, first + LEAST_CASES)]
+        fit_detector(model(), "entropy", scans).write(path)
+    return {"detector": str(path)}
+
+
 # What a recipe can't do without: settings made in a folder.
-NEEDS: dict[str, Callable[[Path], dict[str, Any]]] = {"uap": other_scans, "hfc": features_of_clean_scans}
+NEEDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "uap": other_scans,
+    "hfc": features_of_clean_scans,
+    "evade": detector_of_clean_scans,
+}
 
 
 def ready(

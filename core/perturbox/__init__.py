@@ -27,7 +27,9 @@ _HOMES = {
     "corruptions.change": ("corrupt",),
     "studies.api": ("Study", "study"),
     "defenses": ("defend",),
+    "detectors.fitted": ("Detection", "Detector"),
     "hardening": ("harden",),
+    "job.detecting": ("detect", "fit_detector"),
     "model.defended": ("Defense", "StandIn"),
     "model.pipeline": ("Pipeline",),
     "model.inferer": ("ExactSlidingWindowInferer",),
@@ -39,10 +41,10 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
-    "Certificate", "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin",
-    "Pipeline", "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "certify",
-    "compare", "corrupt", "defend", "harden", "load_victim", "margin", "read", "segment", "sliding_window", "study",
-    "verify",
+    "Certificate", "Comparison", "Defense", "Detection", "Detector", "ExactSlidingWindowInferer", "InputError",
+    "IntensityWindow", "Margin", "Pipeline", "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__",
+    "attack", "certify", "compare", "corrupt", "defend", "detect", "fit_detector", "harden", "load_victim", "margin",
+    "read", "segment", "sliding_window", "study", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ if TYPE_CHECKING:
     from perturbox.certified import Certificate, certify
     from perturbox.corruptions.change import corrupt
     from perturbox.defenses import defend
+    from perturbox.detectors.fitted import Detection, Detector
     from perturbox.errors import InputError
     from perturbox.hardening import harden
+    from perturbox.job.detecting import detect, fit_detector
     from perturbox.model.defended import Defense, StandIn
     from perturbox.model.inferer import ExactSlidingWindowInferer
     from perturbox.model.pipeline import Pipeline

@@ -183,7 +183,7 @@ def test_the_schema_names_every_pair_and_never_a_path():
     assert document["api"] == "1.0"
     # Those that need files of the server's own machine are not for its clients.
     offered = {name for name, recipe in recipes.discover().items() if recipe.remote}
-    assert set(recipes.discover()) - offered == {"hfc", "uap"}
+    assert set(recipes.discover()) - offered == {"evade", "hfc", "uap"}
     assert set(document["models"]) == {"tiny"} | {f"tiny-{name}" for name in offered}
     assert {each["name"] for each in document["attacks"]} == offered
     assert document["victims"] == [TINY]

@@ -375,6 +375,16 @@ DEFENSE = {
     "parameters": list,
     "deviations": list,
 }
+DETECTOR = {
+    "name": str,
+    "title": str,
+    "paper": str,
+    "sees": str,
+    "supervised": bool,
+    "two_sided": bool,
+    "differentiable": bool,
+    "deviations": list,
+}
 VICTIM = {
     "name": str,
     "title": str,
@@ -432,8 +442,11 @@ def test_list_of_defenses(capsys):
     assert [entry["name"] for entry in found] == ["bit-depth", "dct", "gaussian", "lgs", "median", "smoothing", "tv"]
 
 
-def test_the_list_that_is_empty_so_far(capsys):
-    assert listed("detectors", capsys=capsys) == []
+def test_the_list_of_detectors(capsys):
+    found = listed("detectors", capsys=capsys)
+    follows(found, [DETECTOR])
+    assert [entry["name"] for entry in found if entry["supervised"]] == ["dnn", "svm"]
+    assert [entry["name"] for entry in found] == sorted(entry["name"] for entry in found) and len(found) == 9
 
 
 def test_exit_statuses(folder, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.outcome import Outcome
 from perturbox.attacks.recipes import Built
 from perturbox.attacks.runner import run
+from perturbox.detectors.fitting import fit_detector
 from perturbox.model.victim import Victim
 from perturbox.types import Case, Volume
 
@@ -40,12 +41,24 @@ SCRATCH = tempfile.TemporaryDirectory(prefix="perturbox-tests-")
 
 def prepared(name: str, image: Volume, victim: Victim) -> dict:
     """Settings without which a recipe refuses this victim: the file it must have been fitted to."""
+    if name == "evade":
+        return {"detector": str(a_detector(image, victim))}
     if name != "hfc":
         return {}
     file = Path(SCRATCH.name) / f"{victim.sha256}-{victim.dims}-{victim.regions is not None}.safetensors"
     if not file.is_file():
         fit_features(victim, [image], components=2, passes=3).write(file)
     return {"features": str(file)}
+
+
+def a_detector(image: Volume, victim: Victim) -> Path:
+    """A detector of this victim, fitted on scans of the same values in other places."""
+    file = Path(SCRATCH.name) / f"{victim.sha256}-{victim.dims}-{'x'.join(map(str, image.data.shape))}.detector"
+    if not file.is_file():
+        rng = np.random.default_rng(0)
+        shuffled = [image.with_data(rng.permuted(image.data.ravel()).reshape(image.data.shape)) for _ in range(10)]
+        fit_detector(victim, "entropy", [lambda scan=scan: scan for scan in shuffled]).write(file)
+    return file
 
 
 def recipe_of(name: str, eps: float | None, norm: str = "linf", steps: int = 5, **settings) -> Built:

@@ -7,9 +7,10 @@ import victims
 from attacking import multi_label
 from scipy.stats import multivariate_normal
 
-from perturbox.attacks.features import Features, Pool, cut, groups_of, own_groups
-from perturbox.attacks.fitting import convolutions, fit_features, group_names
+from perturbox.attacks.features import Features
+from perturbox.attacks.fitting import fit_features
 from perturbox.attacks.mixture import Mixture, fit_mixture
+from perturbox.model.pooling import Pool, convolutions, cut, group_names, groups_of, own_groups
 from perturbox.model.windows import Place
 from perturbox.types import InputError
 

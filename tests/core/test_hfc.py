@@ -14,14 +14,15 @@ from attacking import attacked, built, multi_label, prepared, recipe_of, same_bi
 from perturbox.attacks import recipes
 from perturbox.attacks.attack import ascend
 from perturbox.attacks.budget import Budget
-from perturbox.attacks.features import Features, Pool, cut
-from perturbox.attacks.fitting import fit_features, group_names
+from perturbox.attacks.features import Features
+from perturbox.attacks.fitting import fit_features
 from perturbox.attacks.goals import Goal
 from perturbox.attacks.mixture import Mixture
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.on_scan import ModelOnScan
 from perturbox.attacks.recipes.hfc import Camouflaged, Clean
 from perturbox.cli import main
+from perturbox.model.pooling import Pool, cut, group_names
 from perturbox.model.sliding import Inside
 from perturbox.types import Case, InputError
 

@@ -1,108 +1,26 @@
-"""What a network's layers say of a class: features pooled inside masks, and the mixtures they follow on clean scans.
+"""The mixtures that a model's pooled features follow on clean scans, and how far other features lie from them.
 
-A group of voxels is a class (of networks that choose one) or an answer of a channel, no or yes (of multi-label ones).
-Windows are cut into cells, and a layer's features are averaged over a group's voxels cell by cell. On clean scans the
-groups are the prediction's own; `fitting` fits a Gaussian mixture to each layer and group. An attack then asks how far
-features of other voxels lie from them.
+Features are pooled as in `model.pooling`. On clean scans the groups are the prediction's own; `fitting` fits a Gaussian
+mixture to each layer and group. An attack then asks how far features of other voxels lie from them.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from perturbox.attacks.mixture import Mixture
-from perturbox.model.windows import Place
+from perturbox.model.pooling import LEAST_VOXELS, Pool
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-features/1"
-LEAST_VOXELS = 8.0  # of a group in a cell: what fewer say is noise
-WIDEST = 512  # layers of more channels are left out, as the paper does
-
-
-# ---------------------------------------------------------------- groups and their features
-
-
-def groups_of(answers: Tensor, channels: int) -> Tensor:
-    """Masks "n g *p" (float) of chosen classes "n *p" (int64; g = channels), or of yes-or-no answers "n k *p" (bool;
-    g = 2 k, first every channel's no)."""
-    if answers.dtype == torch.bool:
-        return torch.cat([~answers, answers], 1).float()
-    return F.one_hot(answers, channels).movedim(-1, 1).float()
-
-
-def own_groups(prediction: Tensor, multi_label: bool) -> Tensor:
-    """The groups "n g *p" that logits "n k *p" themselves make."""
-    answers = prediction > 0 if multi_label else prediction.argmax(1)
-    return groups_of(answers, prediction.shape[1])
-
-
-def cut(grid_map: Tensor, places: Sequence[Place]) -> Tensor:
-    """What of a map "b a *g" of the network's grid lies in windows at these places, "n a *p"; slice by slice, a place
-    names its slice as the image."""
-    if grid_map.dim() - 2 > len(places[0].box):
-        grid_map = grid_map.movedim(-1, 1).flatten(0, 1)
-    return torch.cat([place.of(grid_map) for place in places])
-
-
-@dataclass(eq=False)
-class Pool:
-    """Averages features over masks "n g *p" in each cell of their windows. Where the scan is smaller than the window,
-    what was padded isn't counted.
-
-    window: voxels along each axis; cells: into how many these are cut.
-    """
-
-    masks: Tensor
-    window: Sequence[int]
-    cells: int
-    weights: dict[torch.Size, Tensor] = field(default_factory=dict)
-
-    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Means "n g m c" of features "n c *q" in m cells, and the voxels "n g m" of the masks they are of."""
-        shape = features.shape[2:]
-        if shape not in self.weights:
-            self.weights[shape] = self._on(shape)
-        weights = self.weights[shape].to(features)
-        ends = [[round(n * i / self.cells) for i in range(self.cells + 1)] for n in shape]
-        means, counts = [], []
-        for corner in product(range(self.cells), repeat=len(shape)):
-            box = tuple(slice(end[i], end[i + 1]) for end, i in zip(ends, corner, strict=True))
-            weight = weights[(..., *box)].flatten(2)
-            count = weight.sum(2)
-            means.append(weight @ features[(..., *box)].flatten(2).mT / count.clamp_min(1e-12)[..., None])
-            counts.append(count)
-        return torch.stack(means, 2), torch.stack(counts, 2)
-
-    def _on(self, shape: torch.Size) -> Tensor:
-        """Voxels of the masks in each voxel of a layer, "n g *q"."""
-        pads: list[int] = []
-        for size, n in zip(self.window, self.masks.shape[2:], strict=True):
-            pads = [(size - n) // 2, size - n - (size - n) // 2, *pads]
-        pool = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(shape)]
-        return pool(F.pad(self.masks, pads), shape) * float(np.prod(self.window) / np.prod(shape))
-
-
-def require_maps(features: dict[str, Tensor], prediction: Tensor) -> None:
-    """Raise InputError where a layer's output isn't "n c *q" with the windows' axes."""
-    for name, made in features.items():
-        if made.dim() != prediction.dim() or made.shape[0] != prediction.shape[0]:
-            raise InputError(
-                f"The layer '{name}' gives {tuple(made.shape)}, no feature map of its windows; choose another layer."
-            )
-
-
-# ---------------------------------------------------------------- what was fitted
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.modules.conv import _ConvNd
 
-from perturbox.attacks.features import LEAST_VOXELS, WIDEST, Features, Pool, own_groups, require_maps
+from perturbox.attacks.features import Features
 from perturbox.attacks.mixture import fit_mixture
 from perturbox.model.finite import UndefinedScores
+from perturbox.model.pooling import (
+    LEAST_VOXELS,
+    WIDEST,
+    Pool,
+    convolutions,
+    group_names,
+    own_groups,
+    require_maps,
+)
 from perturbox.model.sliding import Inside
 from perturbox.model.victim import Victim, as_input
 from perturbox.model.windows import Place
@@ -21,21 +29,6 @@ CELLS = 2
 LEAST_SAMPLES = 12  # of a group in a layer; with fewer it is left unconstrained
 PER_COMPONENT = 10
 SMALLEST = 0.75  # share of each axis that a box keeps at least
-
-
-def group_names(victim: Victim) -> tuple[str, ...]:
-    """The victim's classes in order of their channels, or "NAME no" of each channel and then "NAME yes"."""
-    names = {value: name for name, value in victim.labels.items()}
-    if victim.regions is None:
-        return tuple(names.get(value, str(value)) for value in range(max(names) + 1))
-    channels = [names.get(region[0], str(region[0])) for region in victim.regions]
-    return tuple(f"{name} {answer}" for answer in ("no", "yes") for name in channels)
-
-
-def convolutions(victim: Victim) -> tuple[str, ...]:
-    """The names of the network's convolutions up to 512 channels wide."""
-    named = victim.network.named_modules()
-    return tuple(name for name, module in named if isinstance(module, _ConvNd) and module.out_channels <= WIDEST)
 
 
 def fit_features(

@@ -12,6 +12,7 @@ import perturbox
 from perturbox.cli import catalogue
 from perturbox.cli.certify import certify
 from perturbox.cli.demo import demo
+from perturbox.cli.detectors import detect, fit_detector
 from perturbox.cli.options import (
     AsJson,
     AttackName,
@@ -242,6 +243,9 @@ def fit_features(
     show(*run_fit(scans, victim, out, tuple(layer or ()), components, passes, seed, device, force))
 
 
+app.command("fit-detector")(fit_detector)
+app.command()(detect)
+
 KINDS = ("attacks", "victims", "corruptions", "defenses", "detectors")
 
 
@@ -288,19 +292,22 @@ def list_(
         from perturbox.defenses import offered
 
         entries = [one.describe() for one in offered()]
+    else:
+        from perturbox.detectors import discover
+
+        entries = [one.describe() for one in discover().values()]
     if as_json:
         print(json.dumps(entries, indent=1, allow_nan=False))
         return
-    from perturbox.cli.words import attack_card, attacks_list, corruptions_table, defenses_list, show, victims_table
+    from perturbox.cli import words
 
-    if not entries:
-        show(f"There are no {kind} yet.")
-    elif name:
-        show(*attack_card(entries[0]))
+    if name:
+        words.show(*words.attack_card(entries[0]))
     elif kind in ("victims", "corruptions"):
-        show((victims_table if kind == "victims" else corruptions_table)(entries))
+        words.show((words.victims_table if kind == "victims" else words.corruptions_table)(entries))
     else:
-        show(*(attacks_list if kind == "attacks" else defenses_list)(entries))
+        listed = {"attacks": words.attacks_list, "defenses": words.defenses_list, "detectors": words.detectors_list}
+        words.show(*listed[kind](entries))
 
 
 @app.command()

@@ -302,6 +302,44 @@ def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
+def detectors_list(detectors: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Every detector, what it looks at and what it needs."""
+    sees = {"features": "features of each class", "outputs": "how sure the answer is", "dropout": "what dropout moves"}
+    rows = [
+        [
+            entry["name"],
+            entry["title"],
+            sees[entry["sees"]],
+            "clean and attacked scans" if entry["supervised"] else "clean scans",
+            "yes" if entry["differentiable"] else "no",
+            entry["paper"],
+        ]
+        for entry in detectors
+    ]
+    head = ["Name", "Detector", "Looks at", "Fitted on", "Differentiable", "Paper"]
+    return [table(head, rows, words=6), "Fit one: perturbox fit-detector --detector NAME --clean 'SCANS' --out FILE"]
+
+
+def detector_summary(detector: Any) -> list[Any]:
+    """What `perturbox fit-detector` fitted, what its threshold is worth, and how well it tells attacks."""
+    from perturbox.detectors.evaluation import said as evaluated
+
+    count = detector.facts["clean"]
+    lines: list[Any] = [
+        f"Fitted {detector.method.title} on {count} clean scans of {detector.facts['patients']} patients by "
+        f"{detector.victim}.",
+        f"It fires above {detector.threshold:.2f}: about {100 * detector.alarms:.1f} % of clean scans like these do.",
+    ]
+    if detector.alarms > detector.rate:
+        least = round(1 / detector.rate) - 1
+        lines.append(
+            f"Note: For {100 * detector.rate:g} % it needs {least} clean scans; the threshold is the highest score."
+        )
+    if "evaluation" in detector.facts:
+        lines += evaluated(detector.facts["evaluation"])
+    return lines
+
+
 def victims_table(victims: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for entry in victims:

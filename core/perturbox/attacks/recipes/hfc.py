@@ -8,7 +8,7 @@ component, without gradient, of a Gaussian mixture of that class's features on c
 its precision. Yao et al. 2020, arXiv 2012.09501; 2023, arXiv 2312.01679.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from perturbox.attacks import recipes
-from perturbox.attacks.attack import Attack, Climb, Composed, Model, Objective, Task
+from perturbox.attacks.attack import Attack, Model, Objective, Task
 from perturbox.attacks.budget import Norm
-from perturbox.attacks.features import Features, cut, groups_of, require_maps
+from perturbox.attacks.features import Features
 from perturbox.attacks.on_scan import Answered, buffers_of, queries_of
-from perturbox.attacks.recipes import Built, Param, Settings, recipe
+from perturbox.attacks.recipes import Param, Settings, recipe
+from perturbox.attacks.recipes.added import Base, BaseSettings, absolute, base_words, built_base, with_objectives
+from perturbox.model.pooling import cut, groups_of, require_maps
 from perturbox.model.sliding import Inside
 from perturbox.model.victim import Victim
 from perturbox.model.windows import Place
@@ -126,46 +127,14 @@ def region(model: Model, task: Task) -> Tensor:
     return within & ((logits > 0) != task.regions[task.labels].movedim(-1, 1))
 
 
-def disguised(attack: Attack, clean: Clean, weight: float) -> Attack:
-    """The same attack, or all it is made of, on camouflaged objectives."""
-    if isinstance(attack, Climb):
-        return replace(attack, objective=Camouflaged(attack.objective, clean, weight))
-    assert isinstance(attack, Composed)
-    return replace(attack, members={name: disguised(one, clean, weight) for name, one in attack.members.items()})
-
-
-def built_base(settings: Settings) -> Built:
-    """The base attack. Raises InputError for one that doesn't climb a loss by its gradient at the voxels,
-    and for settings it doesn't take."""
-    found = recipes.get(settings["base"])
-    words = [part.partition("=") for part in settings["base_settings"].split(",") if part.strip()]
-    if any(not equals for _, equals, _ in words):
-        raise InputError(f"base_settings={settings['base_settings']} isn't understood; write name=value,name=value.")
-    if found.own is None and found.name not in ("hfc", "asma"):  # asma's steps read the objective as an overlap
-        own = {key.strip(): value.strip() for key, _, value in words}
-        built = found.build(settings["eps"], settings["norm"], settings["steps"], own)
-        leaves = list(built.attack.leaves())
-        if all(leaf.uses_gradient and leaf.keep == "worst" and leaf.space.voxelwise for leaf in leaves):
-            return built
-    raise InputError(
-        f"hfc adds to attacks that climb a loss by its gradient, such as pgd or mi-fgsm, not to {found.name}."
-    )
-
-
 def resolve(settings: Settings) -> Settings:
     """The base attack's settings with its defaults, and the file by its absolute path."""
-    base = built_base(settings).parameters
-    own = {key: value for key, value in base.items() if key not in ("eps", "norm", "steps") and value is not None}
-    features = settings["features"]
-    return {
-        "base_settings": ",".join(f"{key}={value}" for key, value in own.items()),
-        "features": None if features is None else str(Path(features).absolute()),
-    }
+    return {"base_settings": base_words("hfc", settings), "features": absolute(settings["features"])}
 
 
 def check(victim: Victim, image: Volume, settings: Settings) -> None:
     """As the base attack does; raises InputError where the features are not this victim's."""
-    built_base(settings).check(victim, image)
+    built_base("hfc", settings).check(victim, image)
     Clean(settings["features"]).check(victim, image)
 
 
@@ -189,8 +158,8 @@ def hfc(
     norm: Norm,
     steps: int,
     *,
-    base: Annotated[str, Param("Attack it is added to: any that climbs a loss by its gradient")] = "pgd",
-    base_settings: Annotated[str, Param("Settings of that attack, as loss=ce,alpha=0.5")] = "",
+    base: Base = "pgd",
+    base_settings: BaseSettings = "",
     features: Annotated[
         str | None,
         Param(
@@ -200,5 +169,6 @@ def hfc(
     feature_weight: Annotated[float, Param("Weight lambda of the distance from clean features", minimum=0)] = 1.0,
 ) -> Attack:
     """An attack whose features look clean."""
-    base_attack = built_base({"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps})
-    return disguised(base_attack.attack, Clean(features), feature_weight)
+    clean = Clean(features)
+    built = built_base("hfc", {"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps})
+    return with_objectives(built.attack, lambda objective: Camouflaged(objective, clean, feature_weight))
