@@ -178,8 +178,8 @@ class Masked(nn.Module):
         def apply(module: nn.Module, given: object, made: Tensor) -> Tensor:
             shape = made.shape[1:] if type(module) is nn.Dropout else (made.shape[1], *[1] * (made.dim() - 2))
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.number} {name}".encode()))
-            kept = (torch.rand(shape, generator=generator) >= module.p).to(made)
-            return made * kept / max(1 - module.p, TINY)  # type: ignore[operator]
+            p = float(module.p)  # type: ignore[arg-type]
+            return made * (torch.rand(shape, generator=generator) >= p).to(made) / max(1 - p, TINY)
 
         return apply
 
