@@ -209,18 +209,15 @@ def test_ctrl_c_tests_the_votes_that_there_are(folder):
     """Stopped while votes are counted, once enough are there: the tests have as many trials as votes."""
     out = folder / "stopped"
     command = f"-m perturbox certify {folder / 'ct.nii.gz'} --victim {TINY} --sigma 20 --n 800 --out {out}"
-    process = subprocess.Popen(
-        [sys.executable, *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert process.stderr is not None and process.stdout is not None
-    for line in process.stderr:
-        if line.startswith("Counting votes"):
-            process.send_signal(signal.SIGINT)
-            break
-    process.stderr.read()
-    said = process.stdout.read()
-    assert process.wait() == 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8", "env": environment}
+    with subprocess.Popen([sys.executable, *command.split()], **how) as process:
+        for line in process.stderr:
+            if line.startswith("Counting votes"):
+                process.send_signal(signal.SIGINT)
+                break
+        said, _ = process.communicate()
+    assert process.returncode == 0
     record = json.loads((out / "certificate.json").read_text())
     assert record["stopped_early"] and 92 <= record["n"] < 800
     assert values(out / "votes.nii.gz").max() == record["n"]
@@ -248,4 +245,6 @@ def test_two_channels_of_intensities_are_certified():
 
 def test_a_refusal_of_the_model_passes_through():
     with pytest.raises(InputError, match="needs a 3D volume"):
-        px.certify(np.zeros((9, 9), np.float32) + np.eye(9, dtype=np.float32), victims.organ(), sigma=5)
+        px.certify(
+            np.zeros((9, 9), np.float32) + np.eye(9, dtype=np.float32), victims.organ_of(3, unit="intensity"), sigma=5
+        )

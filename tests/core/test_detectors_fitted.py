@@ -81,7 +81,7 @@ def test_noise_is_as_large_as_the_attack_and_of_the_scan_it_was_made_of():
 def test_a_supervised_detector_tells_what_it_learned():
     sklearn()
     victim, images = victims.textured(2), scans(14)
-    hit = [image.with_data(image.data + np.float32(30)) for image in images]
+    hit = [image.with_data(image.data + np.float32(45)) for image in images]
     found = fit_detector(victim, "svm", reads(images), reads(hit))
     assert found.facts["evaluation"]["auroc"]["value"] > 0.95 and found.facts["noise"] == 14
     assert found.detect(victim, hit[3]).fires and not found.detect(victim, images[3]).fires

@@ -197,10 +197,10 @@ def meaning(document: Mapping[str, Any], model: str) -> dict[str, list[str]]:
     return {
         "certifies": certifies,
         "not": [
-            f"Nothing is certified of {model} as it is used, without noise; who wants the certificate runs the vote.",
+            f"Nothing is certified of {model} as it is used, without noise: the certificate is for the vote.",
             "It doesn't say that an answer is right, only that it is stable.",
-            f"A change of 1 {unit} in every voxel has {everywhere} times the certified norm; larger changes, shifts, "
-            "other scanners and other protocols aren't covered.",
+            f"A change of 1 {unit.removesuffix('s')} in every voxel has {everywhere} times the certified norm; "
+            "larger changes, shifts, other scanners and other protocols aren't covered.",
             "A voxel that abstains isn't proved unstable: its copies disagree too often for this many votes.",
         ],
     }

@@ -76,7 +76,8 @@ def leading(labels: np.ndarray, tree: Tree, gap: float | None) -> np.ndarray:
     for level in tree.levels[::-1]:  # the finest last
         nodes, place = np.unique(level, return_inverse=True)
         votes = np.zeros((len(nodes), m), np.int64)
-        np.add.at(votes, place, by_class)
+        for of_class, row in zip(by_class, place, strict=True):
+            votes[row] += of_class
         top = votes.argmax(0)
         if gap is None:
             leads = np.ones(m, bool)

@@ -57,11 +57,9 @@ def build_certificate(document: Mapping[str, Any], found: Certified, clean: np.n
 
 
 def _title(share: float | None) -> str:
-    return (
-        "Certificate: the model finds nothing here"
-        if share is None
-        else f"Certified: {percent(share)} of what it finds"
-    )
+    if share is None:
+        return "Certificate: the model finds nothing here"
+    return f"Certified: {percent(share)} of what the model finds"
 
 
 def _caveats(document: Mapping[str, Any]) -> list[str]:
