@@ -206,9 +206,10 @@ def train(
             minutes = (time.monotonic() - started) / 60
             print(f"iteration {trainer.iteration} minutes {minutes:.1f} loss {np.mean(losses):.4f}", flush=True)
             losses.clear()
-        if trainer.iteration % checkpoint_every == 0 or trainer.iteration == recipe.iterations:
+        due = trainer.iteration % checkpoint_every == 0 or trainer.iteration == recipe.iterations
+        if due or trainer.iteration == last:
             trainer.save(checkpoint)
-            if trainer.iteration > recipe.iterations * 2 / 3:
+            if due and trainer.iteration > recipe.iterations * 2 / 3:
                 save_file(trainer.ema, out / f"ema-{trainer.iteration:06d}.safetensors")
     return trainer
 
