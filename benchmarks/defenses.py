@@ -57,7 +57,7 @@ def measure(spec: str, scene: Scene, eps: float, steps: int) -> dict[str, object
         means.append(record["summary"]["defense"])
         alone += [row["dice"] for row in result.metrics["clean"].values() if row["dice"] is not None]
         worst.append(record["defense"]["stand_in"])
-        ratios.append(max(one["backwards"] / one["draws"] for one in record["defense"]["candidates"]) / steps)
+        ratios.append(max(one["backwards"] for one in record["defense"]["candidates"]) / steps)
     row: dict[str, object] = {which: float(np.mean([mean[which] for mean in means])) for which in ROWS}
     row["alone"] = float(np.mean(alone))
     row["masking"] = " (masking?)" if row["adaptive"] > row["oblivious"] + MASKING else ""  # type: ignore[operator]

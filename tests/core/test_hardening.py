@@ -48,6 +48,12 @@ def test_steps_as_large_as_the_ball_end_in_its_corner():
     assert torch.equal(found, X + 3 * WEIGHTS.sign())
 
 
+def test_a_batch_can_be_attacked_where_no_gradients_are_kept():
+    made = harden("pgd", as_it_is, eps=3.0, steps=2, alpha=2.0)
+    with torch.no_grad():
+        assert torch.equal(made.perturb(Weighted(WEIGHTS), X, 0), X + 3 * WEIGHTS.sign())
+
+
 def test_one_fast_step_is_what_its_paper_writes():
     made = harden("fast", as_it_is, eps=4.0, seed=7)
     u = made.uniform(X, 4.0)

@@ -98,7 +98,10 @@ def test_files_that_do_not_run_are_refused_in_words(tmp_path, code):
         ("nowhere.py:build", "There is no Python file 'nowhere.py'; give FILE.py:NAME."),
         ("ct-organ", "Unknown victim 'ct-organ'; did you mean 'ct-organs'?"),
         ("CT-Organs-2D", "did you mean 'ct-organs-2d'?"),
-        ("unet", "Unknown victim 'unet'; there are ct-organs, ct-organs-2d, or FILE.py:NAME, FILE.ts"),
+        (
+            "unet",
+            "Unknown victim 'unet'; there are ct-organs, ct-organs-hardened, ct-organs-2d, or FILE.py:NAME, FILE.ts",
+        ),
         ("model.py", "FILE.py:NAME"),
         ("", "Unknown victim ''"),
     ],

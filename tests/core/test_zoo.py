@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from perturbox.hardening import organs
+from perturbox.hardening.training import Pgd
 from perturbox.zoo.acquisition import PHASES, TISSUES, draw_acquisition
 from perturbox.zoo.anatomy import make_anatomy
 from perturbox.zoo.appearance import colour, deform, make_crop
@@ -19,7 +21,7 @@ from perturbox.zoo.models import MODELS, WEIGHTS, Model, load_network, read_meta
 from perturbox.zoo.network import ResUNet
 from perturbox.zoo.phantom import phantom_case
 from perturbox.zoo.stream import HELD_OUT_PATIENTS, TRAINING_PATIENTS, Patients, Stream
-from perturbox.zoo.train import Recipe, average, dice_ce, train
+from perturbox.zoo.train import Recipe, average, dice_ce, soft_dice, train
 
 TINY = Model("tiny", dims=3, channels=(4, 8), window=(16, 16, 16))
 
@@ -293,6 +295,25 @@ def test_saved_weights_keep_their_description(tmp_path: Path) -> None:
     assert metadata["iterations"] == 6 and metadata["seed"] == 3
 
 
+def test_training_under_attack_goes_on_bit_for_bit(patients: Path, tmp_path: Path) -> None:
+    recipe = Recipe(crop=(16, 16, 16), batch=1, iterations=4)
+
+    def run(place: str, stop_at: int | None = None, attacked: bool = True) -> dict[str, Tensor]:
+        objective = organs.Objective(recipe) if attacked else None
+        return train(
+            TINY, recipe, tmp_path / place, seed=3, workers=0, resume=True, cache=patients, stop_at=stop_at,
+            objective=objective,
+        ).ema  # fmt: skip
+
+    whole = run("whole")
+    run("parts", stop_at=2)
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["iteration"] == 2
+    again = run("parts")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+    plain = run("plain", attacked=False)
+    assert not all(torch.equal(plain[key], value) for key, value in whole.items())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_shipped_weights_are_small_described_and_frozen(name: str) -> None:
     path = WEIGHTS / f"{name}.safetensors"
@@ -317,3 +338,23 @@ def test_shipped_weights_segment_a_patient_they_never_saw(anatomy: np.ndarray) -
         for index, name in enumerate(CLASSES[1:], start=1)
     }
     assert min(dice.values()) > 0.6 and np.mean(list(dice.values())) > 0.8, dice
+
+
+def test_the_hardened_weights_stand_what_breaks_the_plain_ones(anatomy: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    materials = deform(anatomy, rng, (112, 96, 48), np.array([84, 52, 112], np.float32), np.ones(3, np.float32))
+    hu = torch.from_numpy(colour(materials, draw_acquisition(rng), rng))[None]
+    y = torch.from_numpy(LABEL_OF[materials].astype(np.int64))[None]
+    attack = Pgd(soft_dice, 10.0, organs.prepare, organs.VALID, steps=5, alpha=0.5)
+    kept = {}
+    for name in ("ct-organs", "ct-organs-hardened"):
+        network = load_network(name)
+        with torch.inference_mode():
+            clean = soft_dice(network(organs.prepare(hu)), y)
+        with torch.no_grad():
+            kept[name] = (
+                1 - clean.item(),
+                1 - soft_dice(network(organs.prepare(attack.perturb(network, hu, y))), y).item(),
+            )
+    assert kept["ct-organs-hardened"][1] > kept["ct-organs"][1] + 0.015
+    assert kept["ct-organs-hardened"][0] > kept["ct-organs"][0] - 0.05

@@ -22,7 +22,7 @@ from perturbox.zoo.models import MODELS, WEIGHTS, save_weights
 from perturbox.zoo.stream import Patients, held_out_crops
 from perturbox.zoo.train import Recipe, State, average, dice_ce, soft_dice, train
 
-MODEL = replace(MODELS["ct-organs"], name="ct-organs-hardened")
+MODEL = MODELS["ct-organs-hardened"]
 RECIPE = Recipe(batch=1, iterations=700, learning_rate=1.5e-3)
 START = WEIGHTS / "ct-organs.safetensors"
 EPS, STEPS = 12.0, 2  # a little more than the 10 HU it is meant to stand

@@ -125,9 +125,10 @@ def attacking(network: nn.Module) -> Iterator[None]:
 
 
 def slope(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """The gradient of a loss at a point, without a graph."""
+    """The gradient of a loss at a point, without a graph; also within `torch.no_grad`."""
     at = at.detach().requires_grad_(True)
-    (found,) = torch.autograd.grad(loss(at), at)
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(loss(at), at)
     return found
 
 

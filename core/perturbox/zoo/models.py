@@ -43,6 +43,7 @@ MODELS = {
     model.name: model
     for model in (
         Model("ct-organs", dims=3, channels=(8, 16, 32, 64, 144), window=(128, 112, 64)),
+        Model("ct-organs-hardened", dims=3, channels=(8, 16, 32, 64, 144), window=(128, 112, 64)),
         Model("ct-organs-2d", dims=2, channels=(16, 32, 64, 112, 176), window=(128, 112)),
     )
 }
