@@ -151,8 +151,8 @@ def test_deepbet_runs_both_networks_on_its_own_grids(models, monkeypatch):
     monkeypatch.setattr(brain_masks, "WHOLE", (32, 32, 32))
     victim = brain_masks.deepbet(torch.device("cpu"))
     axes = np.meshgrid(*(np.arange(n) for n in (40, 36, 32)), indexing="ij")
-    radius = np.sqrt(sum((a - c) ** 2 for a, c in zip(axes, (20, 17, 15), strict=True)))
-    ball = radius < 10
+    radius = np.linalg.norm([a - c for a, c in zip(axes, (20, 17, 15), strict=True)], axis=0)
+    ball = np.asarray(radius < 10)
     values = np.where(ball, 300.0, 20.0)
     values[radius < 2.5] = 20
     values[37:39, 32:35, 28:31] = 300
@@ -174,7 +174,7 @@ def test_deepbet_runs_both_networks_on_its_own_grids(models, monkeypatch):
     assert ndimage.label(found)[1] == 1
     x = torch.from_numpy(scan.data)[None].requires_grad_()
     (slope,) = torch.autograd.grad(bound(x)[0, 1].clamp(max=-1e-6).sum(), x)
-    assert float(slope[0, 0][ball].abs().sum()) > 0
+    assert float(slope[0, 0][torch.from_numpy(ball)].abs().sum()) > 0
 
 
 def test_a_sure_voxel_of_a_softmax_keeps_its_gradient():
@@ -307,4 +307,4 @@ def test_vessels_of_a_photograph_are_found():
         pytest.skip("h5py or the photograph (PERTURBOX_DATA) isn't here")
     vessels = px.segment(eye, real_victims.retina(torch.device("cpu"))) > 0
     expert = px.io.read_labels(eye.with_name("Image_01L_1stHO.png"), px.read(eye, "intensity")) > 0
-    assert 2 * (vessels & expert).sum() / (vessels.sum() + expert.sum()) > 0.6
+    assert 2 * (vessels & expert).sum() / (vessels.sum() + expert.sum()) == pytest.approx(0.642, abs=5e-4)
