@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perturbox.certificates.document import rows_told
 from perturbox.cli.catalogue import families
 from perturbox.cli.progress import about
 from perturbox.defaults import UNITS
@@ -184,6 +183,8 @@ def comparison_summary(comparison: Mapping[str, Any], folders: Sequence[Path], o
 
 def certificate_summary(document: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox certify` prints at its end."""
+    from perturbox.certificates.document import rows_told  # brings numpy, which lists do without
+
     head, rows = rows_told(document)
     lines: list[Any] = [document["summary"]["headline"]]
     lines += [table(head, rows)] if rows else []
