@@ -168,10 +168,10 @@ def test_what_is_no_victim_is_refused(scan):
 def test_the_public_names_are_these():
     assert px.__all__ == sorted(px.__all__, key=lambda name: (not name[0].isupper(), name))
     assert set(px.__all__) == {
-        "Certificate", "Comparison", "Defense", "ExactSlidingWindowInferer", "InputError", "IntensityWindow", "Margin",
-        "Pipeline", "Result", "StandIn", "Study", "Victim", "Volume", "Window", "__version__", "attack", "certify",
-        "compare", "corrupt", "defend", "harden", "load_victim", "margin", "read", "segment", "sliding_window", "study",
-        "verify",
+        "Certificate", "Comparison", "Defense", "Detection", "Detector", "ExactSlidingWindowInferer", "InputError",
+        "IntensityWindow", "Margin", "Pipeline", "Result", "StandIn", "Study", "Victim", "Volume", "Window",
+        "__version__", "attack", "certify", "compare", "corrupt", "defend", "detect", "fit_detector", "harden",
+        "load_victim", "margin", "read", "segment", "sliding_window", "study", "verify",
     }  # fmt: skip
     assert all(getattr(px, name) is not None for name in px.__all__)
     # No module of that name hides them.
