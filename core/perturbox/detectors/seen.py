@@ -187,14 +187,12 @@ class Masked(nn.Module):
 def moved_by(bound: BoundVictim, x: Tensor, masks: int) -> Tensor:
     """The variance of the probabilities over fixed dropout masks, mean over voxels and classes; a scalar, float64.
     Feinman et al. 2017."""
-    total: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
+    total = squares = torch.zeros((), dtype=torch.float64, device=x.device)
     for number in range(masks):
         victim = replace(bound.victim, network=Masked(bound.victim.network, number))
         scores = replace(bound, victim=victim)(x).double()
         p = scores.sigmoid() if victim.regions is not None else scores.softmax(1)
         total, squares = total + p, squares + p.square()
-    assert isinstance(total, Tensor) and isinstance(squares, Tensor)
     return (squares / masks - (total / masks).square()).mean()
 
 
