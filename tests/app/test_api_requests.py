@@ -147,7 +147,6 @@ def test_every_field_arrives():
             "These defences together draw 1000000 noisy copies for each prediction, and 1000 are the most",
         ),
         ('{"image": "a", "victim": "blind", "defense": ["lgs"]}', "blind doesn't say which range of values it tells"),
-        ('{"image": "a", "kind": "margin", "defense": ["median"]}', "'defense' means nothing for kind 'margin'"),
     ],
 )
 def test_bad_requests_are_refused_with_a_sentence(body, said):

@@ -194,6 +194,13 @@ def spoken() -> list[str]:
         "cluster.py",
         "queue.py",
         "files.py",
+        # What only the command line and Python offer:
+        "certificates",
+        "certified.py",
+        "certify.py",
+        "detecting.py",
+        "detectors",
+        "organs.py",
     )
     found = []
     for path in sorted(CORE.rglob("*.py")):

@@ -22,6 +22,7 @@ NAMES = list(recipes.discover())
 
 def test_every_file_of_the_package_holds_a_recipe():
     files = {module.name for module in pkgutil.iter_modules(recipes.__path__)}
+    files.remove("added")  # what those share that add a term to another attack
     homes = {recipe.function.__module__.rpartition(".")[2] for recipe in recipes.discover().values()}
     assert homes == files
 

@@ -57,13 +57,14 @@ def greedy(device):
 
 
 def weary(device):
-    """Predicts the clean scan and takes two steps, in two calls each, then fails: as where memory runs out later."""
+    """Is tried for its memory, predicts the clean scan and takes two steps, in two calls each, then fails: as where
+    memory runs out later."""
     count = 0
 
     def _weary():
         nonlocal count
         count += 1
-        if count > 10:
+        if count > 12:
             raise MemoryError
 
     return _with(_weary, device)

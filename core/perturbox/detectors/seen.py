@@ -84,8 +84,7 @@ class _Sums:
 
 
 def look(bound: BoundVictim, x: Tensor, asked: Asked) -> Sample:
-    """What a scan x "1 c *s" shows; only outputs and moved carry a gradient. Raises UndefinedScores where the network
-    returns scores that are no finite numbers."""
+    """What a scan x "1 c *s" shows; only outputs and moved carry a gradient."""
     sums, multi = _Sums(bound.victim, asked.layers), bound.victim.regions is not None
     if asked.layers:
         with torch.no_grad():
@@ -94,8 +93,6 @@ def look(bound: BoundVictim, x: Tensor, asked: Asked) -> Sample:
     present = sums.found >= LEAST_VOXELS
     outputs = sureness(bound(x), multi) if asked.outputs else None
     moved = moved_by(bound, x, asked.masks) if asked.masks else None
-    if bound.effort.undefined is not None:
-        raise UndefinedScores(bound.victim.name, bound.effort.undefined)
     return Sample(features, sums.voxels, present, outputs, moved)
 
 
@@ -119,9 +116,14 @@ def valued(bound: BoundVictim, x: Tensor, asked: Asked, value: Callable[[Sample]
 
 
 def look_at(victim: Victim, scan: Volume, asked: Asked) -> Sample:
-    """What a scan shows, without a gradient. Raises InputError where it doesn't fit the victim."""
+    """What a scan shows, without a gradient. Raises InputError where it doesn't fit the victim, UndefinedScores where
+    the network returns scores that are no finite numbers."""
+    bound = victim.on(scan)
     with torch.no_grad():
-        return look(victim.on(scan), as_input(scan, victim.device), asked)
+        seen = look(bound, as_input(scan, victim.device), asked)
+    if bound.effort.undefined is not None:
+        raise UndefinedScores(victim.name, bound.effort.undefined)
+    return seen
 
 
 # ---------------------------------------------------------------- how sure the model is
