@@ -4,10 +4,12 @@ All of it is differentiable with respect to the scan, exactly and window by wind
 the model's own prediction, which counts as constant.
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -122,6 +124,11 @@ def look_at(victim: Victim, scan: Volume, asked: Asked) -> Sample:
     """What a scan shows, without a gradient. Raises InputError where it doesn't fit the victim."""
     with torch.no_grad():
         return look(victim.on(scan), as_input(scan, victim.device), asked)
+
+
+def fingerprint(scan: Volume) -> str:
+    """What a scan's values are known by again."""
+    return hashlib.sha256(np.ascontiguousarray(scan.data, np.float32).tobytes()).hexdigest()
 
 
 # ---------------------------------------------------------------- how sure the model is
