@@ -64,7 +64,16 @@ def test_each_clean_scan_is_scored_by_a_fit_without_its_patient():
         for number, name in enumerate(names):
             if name in out:
                 assert found.clean[number] == pytest.approx(float(method.raw(parts, seen[number])), rel=1e-12)
-    assert found.facts == {"clean": 24, "patients": 12, "attacked": 0, "noise": 0, "seed": 0}
+    told = {key: value for key, value in found.facts.items() if key != "scans"}
+    assert told == {"clean": 24, "patients": 12, "attacked": 0, "noise": 0, "seed": 0}
+
+
+def test_a_scan_that_it_was_fitted_on_is_known_again(made):
+    victim, images, found, path = made
+    again = Detector.read(path).detect(victim, images[4])
+    assert again.fitted_on and again.sentence.startswith("The detector was fitted on this very scan, so it can't say")
+    other = images[4].with_data(images[4].data + np.float32(1))
+    assert not found.detect(victim, other).fitted_on
 
 
 def test_noise_is_as_large_as_the_attack_and_of_the_scan_it_was_made_of():
@@ -182,6 +191,7 @@ HOSTILE = {
     "rate": {"rate": 0},
     "rate-nan": {"rate": float("nan")},
     "facts": {"facts": [1]},
+    "scans": {"facts": {"scans": 7}},
     "sha": {"sha256": 7},
     "few": {"tensors": set_to("clean", lambda t: t[:9].clone())},
     "nan": {"tensors": set_to("part|0|points", lambda t: t * float("nan"))},
@@ -401,15 +411,20 @@ def test_the_command_line_fits_a_detector_and_asks_it(folder, tmp_path, capsys):
     assert "about 7.7 % of clean scans like these do." in told and "For 5 % it needs 19 clean scans" in told
     assert re.search(r"AUROC 1\.00 .*12 attacked scans against 24 that aren't, of 12 patients\.", told)
     assert f"Detector: {out}" in told
-    for name, fires in (("case_03", False), ("hit_03", True)):
-        assert main(["detect", str(folder / f"{name}.nii.gz"), "--victim", TINY, "--detector", str(out), "--json"]) == 0
+    new = tiny.scan(seed=40)
+    for name, hu in (("new", new), ("hit_new", (new - 9).astype(np.int16))):
+        nib.save(nib.Nifti1Image(hu, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / f"{name}.nii.gz")
+    for name, fires in (("new", False), ("hit_new", True)):
+        assert (
+            main(["detect", str(tmp_path / f"{name}.nii.gz"), "--victim", TINY, "--detector", str(out), "--json"]) == 0
+        )
         found = json.loads(capsys.readouterr().out)
         assert found["fires"] == fires and found["sentence"].startswith(
             "The detector" if fires else "The detector doesn't"
         )
-        asked = px.detect(folder / f"{name}.nii.gz", TINY, out)
+        asked = px.detect(tmp_path / f"{name}.nii.gz", TINY, out)
         assert asked.to_json() == found
-    assert main(["detect", str(folder / "hit_03.nii.gz"), "--victim", TINY, "--detector", str(out)]) == 0
+    assert main(["detect", str(tmp_path / "hit_new.nii.gz"), "--victim", TINY, "--detector", str(out)]) == 0
     assert capsys.readouterr().out.strip() == f"Mean entropy of the answer on tiny: {found['sentence']}"
 
 

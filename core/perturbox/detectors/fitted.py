@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perturbox.detectors import get
 from perturbox.detectors.method import Layout, Method
-from perturbox.detectors.seen import Asked, Sample, look_at, require_seen, valued
+from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen, valued
 from perturbox.model.pooling import group_names
 from perturbox.model.victim import BoundVictim, Victim
 from perturbox.types import InputError, Volume
@@ -31,7 +31,8 @@ AGAIN = "fit one with `perturbox fit-detector`."
 class Detection:
     """What a detector says of a scan. raw: the method's own number; score: how far it lies from that of clean scans;
     fires: whether the score is above the threshold; percentile: the share of the clean scans it was fitted on whose
-    score isn't higher; alarms: at most how many clean scans like those fire."""
+    score isn't higher; alarms: the share of clean scans like those that is to be expected to fire. side: whether it fits
+    better or worse than they do. fitted_on: whether it is one of them, and so fits better than any other can."""
 
     detector: str
     title: str
@@ -44,12 +45,15 @@ class Detection:
     clean: int
     alarms: float
     side: str
+    fitted_on: bool = False
 
     @property
     def sentence(self) -> str:
         """What it comes to, in a sentence."""
         known = f"{self.percentile:.0f} % of the {self.clean} clean scans it was fitted on score no higher"
         said = f"score {self.score:.2f}, threshold {self.threshold:.2f}; {known}"
+        if self.fitted_on:
+            return f"The detector was fitted on this very scan, so it can't say whether it looks attacked ({said})."
         if not self.fires:
             return f"The detector doesn't fire ({said}). That proves nothing: an attack that knows of it may pass it."
         odd = f" This scan fits {self.side} than they do." if self.side else ""
@@ -163,7 +167,8 @@ class Detector:
         score = float(self.of_raw(raw))
         side = ("worse" if raw > self.centre else "better") if self.method.two_sided else ""
         percentile = 100.0 * float(np.mean(self.clean_scores <= score))
-        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side)
+        seen = fingerprint(scan) in self.facts.get("scans", ())
+        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side, seen)
         return Detection(self.method.name, self.method.title, self.victim, raw, score, *known)
 
     # ---- its file
@@ -212,6 +217,8 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
     clean, rate = tensors["clean"], float(told["rate"])
     words = [told["victim"], told["sha256"], *groups]
     if not all(isinstance(word, str) for word in words) or not groups or not isinstance(told["facts"], dict):
+        raise ValueError
+    if not isinstance(told["facts"].get("scans"), list):
         raise ValueError
     if len(parts) + 1 != len(tensors) or bool(layers) != (method.sees == "features") or _whole(layout.outputs) < 0:
         raise ValueError

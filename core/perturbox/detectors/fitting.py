@@ -11,7 +11,7 @@ from perturbox.detectors import get
 from perturbox.detectors.evaluation import evaluate
 from perturbox.detectors.fitted import LEAST_CASES, MASKS, Detector
 from perturbox.detectors.method import Layout, Method
-from perturbox.detectors.seen import Asked, Sample, look_at, require_seen
+from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen
 from perturbox.model.pooling import WIDEST, convolutions, group_names
 from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume
@@ -44,11 +44,12 @@ class _Thumb:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A scan that was looked at. kind: "clean", "noise" or "attacked"; patient: who it is of."""
+    """A scan that was looked at. kind: "clean", "noise" or "attacked"; patient: who it is of; values: their hash."""
 
     kind: str
     patient: str
     sample: Sample
+    values: str
 
 
 def fit_detector(
@@ -105,7 +106,7 @@ def fit_detector(
     raw = _held_out(method, seen, say, stop)
     calm, facts = [number for number, one in enumerate(seen) if one.kind == "clean"], {"clean": len(clean)}
     facts |= {"patients": count, "attacked": len(attacked), "noise": sum(one.kind == "noise" for one in seen)}
-    told: dict[str, Any] = {**facts, "seed": seed}
+    told: dict[str, Any] = {**facts, "seed": seed, "scans": [seen[number].values for number in calm]}
     made = Detector(
         method, victim.name, victim.sha256, group_names(victim), layout, _fit(method, seen), raw[calm], rate, told
     )
@@ -155,7 +156,7 @@ def _look_at_all(
         if stop():
             raise KeyboardInterrupt
         say(what)
-        seen.append(_Seen(kind, whose[number], look_at(victim, scan, asked)))
+        seen.append(_Seen(kind, whose[number], look_at(victim, scan, asked), fingerprint(scan)))
 
     for number, read in enumerate(clean):
         scan = read()

@@ -4,10 +4,12 @@ All of it is differentiable with respect to the scan, exactly and window by wind
 the model's own prediction, which counts as constant.
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,6 +126,11 @@ def look_at(victim: Victim, scan: Volume, asked: Asked) -> Sample:
     if bound.effort.undefined is not None:
         raise UndefinedScores(victim.name, bound.effort.undefined)
     return seen
+
+
+def fingerprint(scan: Volume) -> str:
+    """What a scan's values are known by again."""
+    return hashlib.sha256(np.ascontiguousarray(scan.data, np.float32).tobytes()).hexdigest()
 
 
 # ---------------------------------------------------------------- how sure the model is
