@@ -64,7 +64,7 @@ def weary(device):
     def _weary():
         nonlocal count
         count += 1
-        if count > 12:
+        if count > 11:
             raise MemoryError
 
     return _with(_weary, device)

@@ -114,14 +114,10 @@ def test_an_attack_behind_a_defence_says_what_both_attacks_did(ready):
 
     choose(ready, "gaussian")
     rows(ready)["sigma"].widget.value = 0.7
-    ready.ui.marginCheckBox.checked = True
-    ready.widget.update()
-    assert not ready.ui.marginCheckBox.enabled and "can't be searched" in ready.ui.marginCheckBox.toolTip
     before = settings.pace("tiny")
     ready.set_form(steps=3)
     ready.ui.epsSlider.value = 10
     node = ready.attack()
-    assert not ready.session.busy, "no search for the margin follows: it would be that of the model alone"
     result = scene.Nodes(node).result
     record = result.record
     assert [one["spec"] for one in record["victim"]["defense"]] == ["gaussian:sigma=0.7"]
@@ -139,6 +135,22 @@ def test_an_attack_behind_a_defence_says_what_both_attacks_did(ready):
     assert f"Behind the defence: clean | oblivious | adaptive {cell}" in sentences.detail(result, each)
     assert "10 HU behind gaussian" in node.GetName()
     assert settings.pace("tiny") == before, "three attacks are no measure of one"
+
+
+def test_the_breaking_point_is_that_behind_the_defence(ready):
+    from PerturboxLib import scene
+
+    choose(ready, "gaussian")
+    assert ready.widget.attack.marginRequest()["defense"] == ["gaussian:sigma=1.0"]
+    choose(ready, "")
+    assert "defense" not in ready.widget.attack.marginRequest()
+    choose(ready, "gaussian")
+    ready.ui.marginCheckBox.checked = True
+    ready.set_form(steps=2)
+    ready.ui.epsSlider.value = 12
+    node = ready.attack()
+    ready.wait(lambda: scene.Nodes(node).result.margin and not ready.session.busy, 120, "the margin")
+    assert not ready.trouble and set(scene.Nodes(node).result.margin) == {"liver", "bone"}
 
 
 def test_segmenting_passes_the_defence_too(ready):

@@ -211,9 +211,12 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None, timed: boo
         victim.require_channels(classes, effort)
 
     def both() -> None:
+        nonlocal classes
         x = patches.requires_grad_()
         out = sliding_window(victim.network, x, victim.window, memory_budget=ALL_GRAPHS, effort=effort)
         torch.autograd.grad(out.sum(), x)
+        classes = out.shape[1]
+        victim.require_channels(classes, effort)
 
     def seconds(work: Callable[[], object]) -> float:
         if timed:
@@ -222,7 +225,7 @@ def measure_costs(victim: Victim, image: Volume, ready: Ready | None, timed: boo
         return 0.0
 
     batches = windows / batch
-    one_forward = seconds(forward) * batches
+    one_forward = 0.0 if needs_gradient and not timed else seconds(forward) * batches  # the gradient says as much
     one_both = seconds(both) * batches if needs_gradient else one_forward
     scan_bytes = 4 * image.data.size
     logits_bytes = 4 * classes * math.prod(bound.grid.target)

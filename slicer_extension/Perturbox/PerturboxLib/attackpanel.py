@@ -182,10 +182,8 @@ class AttackPanel:
         return request
 
     def findMargin(self, node, record: dict) -> None:
-        """Look for the breaking points of a result, if that is asked for, the attack came to its end and no defence
-        stood before the model, behind which there is no such search yet."""
-        wanted = self.parameters.findMargin and "defense" not in record and not record.get("stopped_early")
-        if wanted and not self.obstacle():
+        """Look for the breaking points of a result, if that is asked for and the attack came to its end."""
+        if self.parameters.findMargin and not record.get("stopped_early") and not self.obstacle():
             request, parcel = self.marginRequest(), self.module.input.parcel(scanOnly=True)
             self.session.run(request, parcel, self.parameters.inputVolume, node)
 
@@ -193,6 +191,7 @@ class AttackPanel:
         """The search for the breaking points that belongs to the attack as it is set."""
         asked = self.form.request()
         request = {"kind": "margin", "victim": self.parameters.model, "attack": self.parameters.attack}
+        request |= self.defence.request()
         request |= {"max_eps": float(self.parameters.eps), "eps_unit": self.unit(), "target": self.module.input.targets}
         request |= {key: asked[key] for key in ("seed", "settings") if key in asked}
         # Half of an attack's steps, at most half of its own number: most start where the one before ended.
@@ -227,10 +226,8 @@ class AttackPanel:
         self._efforts()
         self._note()
         busy = self.session.busy
-        for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox"):
+        for name in ("effortComboBox", "epsSlider", "advancedCollapsibleGroupBox", "marginCheckBox"):
             getattr(self.ui, name).enabled = not busy
-        self.ui.marginCheckBox.enabled = not busy and not self.defence.name
-        self.ui.marginCheckBox.toolTip = NO_MARGIN if self.defence.name else MARGIN
         self.ui.epsSlider.enabled = not busy and not self.ownBudget()
         self.ui.epsUnitComboBox.enabled = self.ui.epsSlider.enabled and self.norm() != "l0"
         for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
@@ -376,8 +373,6 @@ class AttackPanel:
 
 
 OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compare it with others at a limit.")
-MARGIN = _("Search for the smallest limit that breaks each structure; takes about 5 times longer")
-NO_MARGIN = _("Behind a defence the breaking point can't be searched for yet")
 TIPS = {
     "segment": _("Let the model segment the scan as it is; also measures the scan's noise"),
     "attack": _("Search for a change that makes the model wrong (Ctrl+Enter)"),
