@@ -31,8 +31,8 @@ AGAIN = "fit one with `perturbox fit-detector`."
 class Detection:
     """What a detector says of a scan. raw: the method's own number; score: how far it lies from that of clean scans;
     fires: whether the score is above the threshold; percentile: the share of the clean scans it was fitted on whose
-    score isn't higher; alarms: the share of clean scans like those that is expected to fire. side: whether it fits
-    better or worse than they do. fitted_on: whether it is one of them, and so fits better than any other can."""
+    score isn't higher; alarms: the share of clean scans like those that is to be expected to fire. side: whether the
+    scan fits better or worse than they do. fitted_on: whether it is one of them, and so fits better than any other."""
 
     detector: str
     title: str
