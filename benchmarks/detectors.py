@@ -1,6 +1,6 @@
 """Whether detectors see attacks on hippocampus nets, and whether HFC passes them as its authors say.
 
-    python benchmarks/detectors.py MODEL.safetensors --seen A.txt [--cases 24] [--fell 0.5] [--steps 20] [--out FILE.md]
+    python benchmarks/detectors.py MODEL.safetensors --seen A.txt [--cases 24] [--fell 0.5] [--steps 20] [--limits 1 2 …]
 
 MODEL: one of benchmarks/study_victims.py, A.txt: the hashes of the scans it was trained on; the scans are read from
 PERTURBOX_DATA/mr_hippocampus_msd. Of the scans that the model never saw the first CASES are attacked and judged, HFC's
@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +53,26 @@ def dice_of(victim: Victim, scan: Volume, clean: np.ndarray) -> float:
     )
 
 
-def attacked(victim: Victim, scan: Volume, name: str, settings: dict, steps: int, fell: float) -> Volume | None:
+@dataclass(frozen=True)
+class Try:
+    """How attacks are tried: steps of each, limits in percent of range, the Dice at which one has succeeded."""
+
+    steps: int
+    limits: Sequence[float]
+    fell: float
+
+
+def attacked(victim: Victim, scan: Volume, name: str, settings: dict, how: Try) -> Volume | None:
     """The scan under the first limit that makes its Dice fall so far; None if none does."""
     clean = victim.predict(scan)
     goal = Goal.parse("change", (), victim.labels).present(clean)
     if not goal.targets:
         return None
-    for limit in LIMITS:
-        built = recipes.get(name).build(limit * one_of("percent", scan, None), "linf", steps, settings, local=True)
+    for limit in how.limits:
+        built = recipes.get(name).build(limit * one_of("percent", scan, None), "linf", how.steps, settings, local=True)
         found = run(built.attack, victim.on(scan), Case(scan), clean, goal, seed=0)
         made = scan.with_data(scan.as_saved(found.x_adv))
-        if dice_of(victim, made, clean) <= fell:
+        if dice_of(victim, made, clean) <= how.fell:
             return made
     return None
 
@@ -72,14 +83,17 @@ def rolled(scan: Volume, made: Volume) -> Volume:
     return scan.with_data(scan.as_saved(scan.data + moved))
 
 
-def rows(victim: Victim, scans: list[Volume], others: list[Volume], steps: int, fell: float) -> list[list[str]]:
-    """A row per attack: how many succeeded, their RMS change in percent of range, and the AUROC of each detector."""
+def rows(
+    victim: Victim, scans: list[Volume], others: list[Volume], weights: Sequence[float], detectors: list[str], how: Try
+) -> list[list[str]]:
+    """A row per attack: how many succeeded, their RMS change in percent of range, their Dice, and the AUROC of each
+    detector."""
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "features.safetensors"
         fit_features(victim, others, passes=2).write(features)
         kinds = {"pgd": ("pgd", {})}
-        kinds |= {f"hfc, λ {w:g}": ("hfc", {"features": str(features), "feature_weight": w}) for w in WEIGHTS}
-        made = {title: [attacked(victim, scan, *kind, steps, fell) for scan in scans] for title, kind in kinds.items()}
+        kinds |= {f"hfc, λ {w:g}": ("hfc", {"features": str(features), "feature_weight": w}) for w in weights}
+        made = {title: [attacked(victim, scan, *kind, how) for scan in scans] for title, kind in kinds.items()}
     pairs = list(zip(scans, made["pgd"], strict=True))
     rng = np.random.default_rng(0)
     made["noise as large as pgd's"] = [None if hit is None else as_large(scan, hit, rng) for scan, hit in pairs]
@@ -88,10 +102,14 @@ def rows(victim: Victim, scans: list[Volume], others: list[Volume], steps: int, 
     for title, changed in made.items():
         hits = [(scan, hit) for scan, hit in zip(scans, changed, strict=True) if hit is not None]
         print(f"{title}: {len(hits)} of {len(scans)}", file=sys.stderr, flush=True)
-        sizes = [np.sqrt(np.mean((h.data - s.data) ** 2)) / one_of("percent", s, None) for s, h in hits]
-        noise = "equal-norm" if title.startswith(("pgd", "hfc")) and "rolled" not in title else "none"
-        cells = [area(victim, detector, scans, [hit for _, hit in hits], noise) for detector in DETECTORS]
-        found.append([title, f"{len(hits)} of {len(scans)}", f"{np.median(sizes):.1f} %" if hits else "–", *cells])
+        size, dice = "–", "–"
+        if hits:
+            changes = [np.sqrt(np.mean((h.data - s.data) ** 2)) / one_of("percent", s, None) for s, h in hits]
+            size = f"{np.median(changes):.1f} %"
+            dice = f"{np.median([dice_of(victim, h, victim.predict(s)) for s, h in hits]):.2f}"
+        noise = "equal-norm" if title in kinds else "none"
+        cells = [area(victim, detector, scans, [hit for _, hit in hits], noise) for detector in detectors]
+        found.append([title, f"{len(hits)} of {len(scans)}", size, dice, *cells])
     return found
 
 
@@ -112,13 +130,18 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--fell", type=float, default=0.5)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="percent of range")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, help="λ of HFC")
+    parser.add_argument("--detectors", nargs="+", default=list(DETECTORS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     victim = load_victim(options.model)
     scans = held_out(options.seen, victim)
     chosen, others = scans[: options.cases], scans[options.cases : 2 * options.cases]
-    table = [["attack", "fell", "median RMS", *DETECTORS], ["---"] * (3 + len(DETECTORS))]
-    table += rows(victim, chosen, others, options.steps, options.fell)
+    table = [["attack", "fell", "median RMS", "median Dice", *options.detectors]]
+    table.append(["---"] * len(table[0]))
+    how = Try(options.steps, options.limits, options.fell)
+    table += rows(victim, chosen, others, options.weights, options.detectors, how)
     text = "\n".join(f"| {' | '.join(row)} |" for row in table)
     print(text)
     if options.out:
