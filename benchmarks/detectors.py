@@ -1,6 +1,6 @@
 """Whether detectors see attacks on hippocampus nets, and whether HFC passes them as its authors say.
 
-    python benchmarks/detectors.py MODEL.safetensors --seen A.txt [--cases 24] [--fell 0.5] [--steps 20] [--limits 1 2]
+    python benchmarks/detectors.py MODEL.safetensors --seen A.txt [--cases 24] [--fell 0.5] [--steps 20] [--out FILE]
 
 MODEL: one of benchmarks/study_victims.py, A.txt: the hashes of the scans it was trained on; the scans are read from
 PERTURBOX_DATA/mr_hippocampus_msd. Of the scans that the model never saw the first CASES are attacked and judged, HFC's
