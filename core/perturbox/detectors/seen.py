@@ -56,12 +56,12 @@ class Sample:
 
 @dataclass(eq=False)
 class _Sums:
-    """Adds up features over each group, window by window. slopes: by layer, what 1 of each sum counts, "g c"; without
-    them nothing is returned and the sums are kept."""
+    """Adds up features over each group, window by window. gradients: by layer, what 1 of each sum counts, "g c";
+    without them nothing is returned and the sums are kept."""
 
     victim: Victim
     layers: Sequence[str]
-    slopes: Mapping[str, Tensor] | None = None
+    gradients: Mapping[str, Tensor] | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
     voxels: dict[str, Tensor] = field(default_factory=dict)
     found: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -75,12 +75,12 @@ class _Sums:
         for name, maps in kept.items():
             means, voxels = pool(maps)
             sums = (means * voxels[..., None]).sum((0, 2))
-            if self.slopes is not None:
-                total = total + (sums * self.slopes[name].to(sums)).sum()
+            if self.gradients is not None:
+                total = total + (sums * self.gradients[name].to(sums)).sum()
                 continue
             self.sums[name] = self.sums.get(name, 0) + sums.double()
             self.voxels[name] = self.voxels.get(name, 0) + voxels.sum((0, 2)).double()
-        if self.slopes is None:
+        if self.gradients is None:
             self.found = self.found.to(masks.device) + masks.flatten(2).sum((0, 2)).double()
         return total
 
@@ -101,17 +101,18 @@ def look(bound: BoundVictim, x: Tensor, asked: Asked) -> Sample:
 def valued(bound: BoundVictim, x: Tensor, asked: Asked, value: Callable[[Sample], Tensor]) -> Tensor:
     """value(what x shows), differentiable with respect to x.
 
-    A value of pooled features is no sum over windows, but its first-order part is: a first look gives the slope at each
-    feature, a second one adds up the windows under these slopes. The gradient is exact.
+    A value of pooled features is no sum over windows, but its first-order part is: a first look gives the gradient at
+    each feature, a second one adds up the windows under these gradients. The gradient is exact.
     """
     sample = look(bound, x, asked)
     if not (asked.layers and torch.is_grad_enabled() and x.requires_grad):
         return value(sample)
     leaves = {name: made.detach().requires_grad_() for name, made in sample.features.items()}
     found = value(replace(sample, features=leaves))
-    slopes = torch.autograd.grad(found, list(leaves.values()))
+    gradients = torch.autograd.grad(found, list(leaves.values()))
     each = {
-        name: slope / sample.voxels[name].clamp_min(TINY)[:, None] for name, slope in zip(leaves, slopes, strict=True)
+        name: gradient / sample.voxels[name].clamp_min(TINY)[:, None]
+        for name, gradient in zip(leaves, gradients, strict=True)
     }
     _, total = bound.look_inside(bound.prepare(x), Inside(asked.layers, _Sums(bound.victim, asked.layers, each)))
     return found.detach() + (total - total.detach())

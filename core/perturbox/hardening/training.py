@@ -7,6 +7,7 @@ segmentation models that only looked robust (Halmosi et al. 2023, arXiv 2306.142
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ def unchanged(x: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class Hardening:
+class Hardening(ABC):
     """What every method has. Called with (network, x, y) it returns the loss to go back through, in place of the
     loop's own `loss(network(x), y)`.
 
@@ -87,9 +88,9 @@ class Hardening:
         """The loss of the perturbed batch."""
         return self.loss(network(self.prepare(self.perturb(network, x, y))), y)
 
+    @abstractmethod
     def perturb(self, network: nn.Module, x: Tensor, y: Any = None) -> Tensor:
         """The batch under attack, without a graph; the weights' gradients and the network's mode stay as they are."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -124,7 +125,7 @@ def attacking(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def slope(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     """The gradient of a loss at a point, without a graph; also within `torch.no_grad`."""
     at = at.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -159,7 +160,7 @@ class Pgd(Hardening):
         delta = self.inside(x + self.uniform(x, reach)) - x
         with attacking(network):
             for _ in range(self.steps):
-                up = slope(lambda at: loss(network(self.prepare(x + at))), delta).sign()
+                up = gradient_of(lambda at: loss(network(self.prepare(x + at))), delta).sign()
                 delta = self.inside(x + (delta + self.alpha * reach * up).clamp(-reach, reach)) - x
         return x + delta
 
@@ -252,7 +253,7 @@ class Frequency(Hardening):
         loss(x) + loss(x') + | DCT scores(x) - DCT scores(x') |_1 / | DCT scores(x) |_1
 
     steps: of the ascent, each a twentieth of eps, from the coarsest down to a quarter of it. Deviations: rounding has
-    a cubic's slope; the last term's transform is that of blocks too, where the authors' is one block of 96 voxels.
+    a cubic's derivative; the last term's transform is that of blocks too, where the authors' is one block of 96 voxels.
     """
 
     steps: int = KEPT_STEPS
@@ -270,7 +271,7 @@ class Frequency(Hardening):
 
         with attacking(network):
             for _ in range(self.steps):
-                up = slope(lambda q: self.loss(network(self.prepare(quantised(q))), y), q).sign()
+                up = gradient_of(lambda q: self.loss(network(self.prepare(quantised(q))), y), q).sign()
                 q = (q + up * reach / 20).clamp(reach / 4, reach)
         with torch.no_grad():
             return quantised(q)

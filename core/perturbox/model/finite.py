@@ -37,7 +37,7 @@ def undefined_of(scores: Tensor, sums: Sequence[Tensor]) -> Undefined | None:
     return Undefined(kind, nan + infinite, scores.numel(), int((~torch.isfinite(windows)).sum()), len(windows))
 
 
-def without_undefined(slope: Tensor) -> Tensor:
+def without_undefined(gradient: Tensor) -> Tensor:
     """A gradient as it can be followed: where it isn't a finite number it is 0; any other gradient is returned as it
     is."""
-    return slope if is_finite(slope) else torch.where(torch.isfinite(slope), slope, 0)
+    return gradient if is_finite(gradient) else torch.where(torch.isfinite(gradient), gradient, 0)

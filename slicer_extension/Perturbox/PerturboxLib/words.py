@@ -69,7 +69,7 @@ def several(job: dict) -> bool:
 
 
 def latest(trace: list) -> list:
-    """The steps of the attack that runs now, where one follows another in a trace: since its steps began anew."""
+    """The steps of the attack that runs now, where one follows another in a trace: from its first step on."""
     places = [(row.get("restart") or 0, row["step"]) for row in trace]
     begun = [n for n in range(1, len(places)) if places[n] <= places[n - 1]]
     return trace[begun[-1] :] if begun else trace

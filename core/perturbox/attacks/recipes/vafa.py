@@ -35,7 +35,7 @@ def alike_and_wrong(model: Model, x: Tensor, task: Task, progress: float) -> Ten
     deviations=(
         "through the sliding window of the whole scan in HU, where the paper attacks 96-voxel crops scaled to [0, 255]",
         "no slice is rescaled unless rescale=true; flat slices stay as they are, values in the scan's own range",
-        "rounding has a cubic's slope from the first step on, where the authors' is soft at first",
+        "rounding has a cubic's derivative from the first step on, where the authors' is soft at first",
         "the similarity is that of the whole scan in the victim's window, where theirs is taken block by block",
     ),
     notes=(

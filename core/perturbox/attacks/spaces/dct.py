@@ -55,7 +55,7 @@ def filling(x: Tensor, window: tuple[float, float], axis: int | None) -> Tensor:
 
 
 class _SoftRound(torch.autograd.Function):
-    """Round forward; backward the slope of round(u) + (u - round(u))^3, which is 0 at whole numbers."""
+    """Round forward; backward the derivative of round(u) + (u - round(u))^3, which is 0 at whole numbers."""
 
     @staticmethod
     def forward(ctx, u: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class _SoftRound(torch.autograd.Function):
 
 
 def soft_round(u: Tensor) -> Tensor:
-    """The nearest whole number, with a slope: three times the square of the distance to it."""
+    """The nearest whole number, with a derivative: three times the square of the distance to it."""
     return _SoftRound.apply(u)  # type: ignore[return-value]
 
 

@@ -44,14 +44,14 @@ def least_jacobian(u: Tensor, cell: tuple[float, ...]) -> float:
     and beyond the border, where u continues; u in mm, "1 d *m". In 2D nothing between the corners is smaller."""
     dims = len(cell)
     u = F.pad(u, [1, 1] * dims, mode="replicate")
-    slopes = [u.diff(dim=axis + 2)[0] / length for axis, length in enumerate(cell)]
+    derivatives = [u.diff(dim=axis + 2)[0] / length for axis, length in enumerate(cell)]
     least = []
     for corner in itertools.product((0, 1), repeat=dims):
         columns = []
-        for axis, slope in enumerate(slopes):
+        for axis, along in enumerate(derivatives):
             for other in set(range(dims)) - {axis}:
-                slope = slope.narrow(other + 1, corner[other], slope.shape[other + 1] - 1)
-            columns.append(slope + torch.eye(dims).to(u)[axis].view(-1, *[1] * dims))
+                along = along.narrow(other + 1, corner[other], along.shape[other + 1] - 1)
+            columns.append(along + torch.eye(dims).to(u)[axis].view(-1, *[1] * dims))
         if dims == 2:
             (a, b), (c, d) = columns
             determinant = a * d - b * c
