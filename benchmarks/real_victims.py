@@ -177,7 +177,7 @@ def rows(models: Path) -> dict[str, Row]:
         "bundle": Row("hippocampus, MONAI bundle", f"bundle:{models / 'bundle'}", held_out(3), 4, "percent", 20, own),
         "nnunet": Row(
             "hippocampus, nnU-Net",
-            f"nnunet:{folder / 'nnUNetTrainer_1epoch__nnUNetPlans__3d_fullres'}",
+            f"nnunet:{folder / 'nnUNetTrainer_5epochs__nnUNetPlans__3d_fullres'}",
             held_out(3),
             4,
             "percent",

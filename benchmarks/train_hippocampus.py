@@ -2,11 +2,11 @@
 Segmentation Decathlon's Task04 (CC BY-SA 4.0) with their expert labels.
 
     python benchmarks/train_hippocampus.py bundle FOLDER                              some CPU minutes
-    python benchmarks/train_hippocampus.py nnunet FOLDER --framework-python PATH      about 15
+    python benchmarks/train_hippocampus.py nnunet FOLDER --framework-python PATH      about 30
 
 The bundle's network is that of study_victims.py. The folder is what nnU-Net's own commands leave: planned, preprocessed
-and trained by nnUNetTrainer_1epoch on fold 0 of their own split, with narrower layers and a smaller batch than planned,
-so that a CPU can do it. Scans are read from PERTURBOX_DATA/mr_hippocampus_msd.
+and trained by nnUNetTrainer_5epochs, or _1epoch, on fold 0 of their own split, with narrower layers and a smaller batch
+than planned, so that a CPU can do it. Scans are read from PERTURBOX_DATA/mr_hippocampus_msd.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from hippocampus import DATA, LABELS, SIZE, SPACING
 from study_victims import NETWORKS, Made, examples, halves, train
 
 MADE = Made("unet", "A", "random", 1)
-NAME, PLAN, TRAINER = "Dataset004_Hippocampus", "3d_fullres", "nnUNetTrainer_1epoch"
+NAME, PLAN = "Dataset004_Hippocampus", "3d_fullres"
+TRAINERS = {1: "nnUNetTrainer_1epoch", 5: "nnUNetTrainer_5epochs"}  # those that nnU-Net has, by epochs
 NARROWER, BATCH = (12, 32), 2  # the planned widths 32, 64, 128, 256 times 12/32; planned batch: 9
 
 
@@ -83,14 +84,14 @@ def metadata() -> dict[str, Any]:
     }
 
 
-def nnunet(folder: Path, python: Path) -> Path:
+def nnunet(folder: Path, python: Path, epochs: int) -> Path:
     """The folder that nnUNetv2_train leaves under `folder`/results."""
     raw_data(folder, halves(DATA)["A"])
     run(folder, python, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", PLAN, "-np", "1", "-npfp", "1")
     plans = folder / "preprocessed" / NAME / "nnUNetPlans.json"
     plans.write_text(json.dumps(narrowed(json.loads(plans.read_text()))))
-    run(folder, python, "nnUNetv2_train", "4", PLAN, "0", "-tr", TRAINER, "-device", "cpu")
-    return folder / "results" / NAME / f"{TRAINER}__nnUNetPlans__{PLAN}"
+    run(folder, python, "nnUNetv2_train", "4", PLAN, "0", "-tr", TRAINERS[epochs], "-device", "cpu")
+    return folder / "results" / NAME / f"{TRAINERS[epochs]}__nnUNetPlans__{PLAN}"
 
 
 def raw_data(folder: Path, chosen: list[Path]) -> Path:
@@ -130,13 +131,16 @@ def main() -> None:
     parser.add_argument("kind", choices=("bundle", "nnunet"))
     parser.add_argument("folder", type=Path, help="a new one")
     parser.add_argument("--framework-python", type=Path, help="the Python that has nnU-Net")
+    parser.add_argument("--epochs", type=int, choices=tuple(TRAINERS), default=5, help="of 250 batches; of nnU-Net")
     given = parser.parse_args()
     if not (DATA / "images").is_dir():
         raise SystemExit(f"There is no '{DATA / 'images'}'; set PERTURBOX_DATA.")
     if given.kind == "nnunet" and given.framework_python is None:
         raise SystemExit("Name the Python that has nnU-Net with --framework-python.")
     torch.set_num_threads(1)
-    made = bundle(given.folder) if given.kind == "bundle" else nnunet(given.folder, given.framework_python)
+    made = (
+        bundle(given.folder) if given.kind == "bundle" else nnunet(given.folder, given.framework_python, given.epochs)
+    )
     print(f"Trained: {made}")
 
 

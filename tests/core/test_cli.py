@@ -245,7 +245,7 @@ MISTAKES = {
     "zebra": "There is no command 'zebra'; see `perturbox --help`.",
     "attack": "IMAGE is missing; see `perturbox attack --help`.",
     "attack x": "--out is missing; see `perturbox attack --help`.",
-    "attack x --epz 3": "There is no option '--epz'; did you mean --eps?",
+    "attack x --epz 3": "There is no option '--epz'; did you mean '--eps'?",
     "attack x --zebra": "There is no option '--zebra'; see `perturbox attack --help`.",
     "attack x --out": "--out needs a value; see `perturbox attack --help`.",
     "attack x --out R --eps=ten": "--eps needs a number, not 'ten'; see `perturbox attack --help`.",

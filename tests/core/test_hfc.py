@@ -20,7 +20,8 @@ from perturbox.attacks.goals import Goal
 from perturbox.attacks.mixture import Mixture
 from perturbox.attacks.objectives import LOSSES
 from perturbox.attacks.on_scan import ModelOnScan
-from perturbox.attacks.recipes.hfc import Camouflaged, Clean
+from perturbox.attacks.recipes.added import Fitted
+from perturbox.attacks.recipes.hfc import Camouflaged
 from perturbox.cli import main
 from perturbox.model.pooling import Pool, cut, group_names
 from perturbox.model.sliding import Inside
@@ -29,12 +30,9 @@ from perturbox.types import Case, InputError
 LAYERS = ("0", "1")
 
 
-class Given(Clean):
+def given(features: Features) -> Fitted[Features]:
     """Features that come from no file."""
-
-    def __init__(self, features: Features):
-        super().__init__(None)
-        self.__dict__["features"] = features
+    return Fitted("none", lambda path: features, "")
 
 
 def some_features(victim, seed=0) -> Features:
@@ -126,7 +124,7 @@ def test_the_term_and_its_gradient_by_hand(make, shape, goal):
     victim = double(make, len(shape))
     view, features = viewed(image, victim, goal), some_features(victim)
     x = (view.x + 3 * torch.randn(view.x.shape, generator=torch.Generator().manual_seed(1))).double().requires_grad_()
-    _, found = Camouflaged(ascend(LOSSES["ce"]), Given(features), 1.0).look(view, x, view.task)
+    _, found = Camouflaged(ascend(LOSSES["ce"]), given(features), 1.0).look(view, x, view.task)
     expected = by_hand(view, features, x)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5) and float(found.detach()) > 0
     slopes = [torch.autograd.grad(value, x)[0] for value in (found, expected)]
@@ -144,7 +142,7 @@ def test_the_gradient_over_many_windows_is_that_of_finite_differences(dims, shap
     slopes = []
     for budget in (None, 0):
         view = viewed(image, victim, memory_budget=budget)
-        objective = Camouflaged(ascend(LOSSES["ce"]), Given(some_features(victim)), 2.0)
+        objective = Camouflaged(ascend(LOSSES["ce"]), given(some_features(victim)), 2.0)
         x = view.x.double().requires_grad_()
         slopes.append(torch.autograd.grad(objective(view, x, view.task, 0.0), x)[0])
     assert torch.equal(*slopes)
@@ -164,7 +162,7 @@ def test_the_objective_is_the_base_minus_the_weighted_term(goal):
     victim = double(victims.textured, 2)
     view = viewed(victims.random_scan((14, 12), affine=np.eye(4)), victim, goal)
     base, x = ascend(LOSSES["dice-ce"]), view.x.double()
-    objective = Camouflaged(base, Given(some_features(victim)), 0.3)
+    objective = Camouflaged(base, given(some_features(victim)), 0.3)
     logits, term = objective.look(view, x, view.task)
     assert torch.equal(logits, view(x))
     expected = float(base(view, x, view.task, 0.0)) - 0.3 * float(term)
@@ -182,7 +180,7 @@ def test_slice_by_slice_the_term_is_the_mean_over_all_slices():
 
     features.__dict__["distance"] = distance
     whole = viewed(volume, victim)
-    objective = Camouflaged(ascend(LOSSES["ce"]), Given(features), 1.0)
+    objective = Camouflaged(ascend(LOSSES["ce"]), given(features), 1.0)
     found = float(objective.look(whole, whole.x.double(), whole.task)[1])
     terms, counts = [], []
     counted.clear()

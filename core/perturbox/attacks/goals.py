@@ -6,7 +6,6 @@ two label maps - lower is worse for the victim - with a stated threshold. The ju
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perturbox.types import InputError
+from perturbox.errors import InputError, did_you_mean
 
 Kind = Literal["change", "vanish", "grow", "become"]
 
@@ -121,8 +120,7 @@ def structure_value(name: str, labels: Mapping[str, int]) -> int:
     structures = {known: value for known, value in labels.items() if value != 0}
     if name in structures:
         return structures[name]
-    near = get_close_matches(name.lower(), structures, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"it knows {', '.join(structures)}."
+    hint = did_you_mean(name, structures, f"it knows {', '.join(structures)}.")
     raise InputError(f"This victim has no structure '{name}'; {hint}")
 
 

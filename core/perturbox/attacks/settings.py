@@ -4,11 +4,10 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from perturbox.attacks.objectives import LOSSES
-from perturbox.types import InputError
+from perturbox.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +77,7 @@ def _plain_type(kind: Any) -> tuple[list[Any] | None, type]:
 def checked(name: str, value: Any, known: Mapping[str, dict[str, Any]], attack: str) -> Any:
     """A setting's value, from the user's string or already one; raises InputError for what the attack doesn't take."""
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known) or 'none'}."
+        hint = did_you_mean(name, known, f"it has {', '.join(known) or 'none'}.")
         raise InputError(f"{attack} has no setting '{name}'; {hint}")
     entry = known[name]
     if value is None and entry["default"] is None:

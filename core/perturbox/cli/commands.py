@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +51,7 @@ from perturbox.cli.study import study
 from perturbox.cli.victim import victim_app
 from perturbox.cli.waking import waking
 from perturbox.defaults import ATTACK, UNITS
-from perturbox.errors import InputError
+from perturbox.errors import InputError, did_you_mean
 
 app = typer.Typer(
     help="How small a change of this scan makes a medical segmentation model wrong, and where?",
@@ -271,8 +270,7 @@ def list_(
 ) -> None:
     """List attacks, victims, corruptions, defenses or detectors."""
     if kind not in KINDS:
-        near = get_close_matches(kind, KINDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(KINDS)}."
+        hint = did_you_mean(kind, KINDS, f"choose {', '.join(KINDS)}.")
         raise InputError(f"There is no list of '{kind}'; {hint}")
     if name is not None and kind != "attacks":
         raise InputError(f"Only attacks are told one by one; leave out '{name}'.")

@@ -5,13 +5,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from perturbox.errors import InputError
+from perturbox.errors import InputError, did_you_mean
 
 BAD_INPUT, INTERNAL = 2, 1
 
@@ -65,8 +64,7 @@ def usage(error: Any, arguments: Sequence[str]) -> str:
     parameter = getattr(error, "param", None)
     if kind == "NoSuchOption":
         known = [option for entry in context.command.params for option in entry.opts] if context is not None else []
-        near = get_close_matches(error.option_name, known, 1)
-        return f"There is no option '{error.option_name}'; " + (f"did you mean {near[0]}?" if near else see)
+        return f"There is no option '{error.option_name}'; {did_you_mean(error.option_name, known, see)}"
     if kind == "MissingParameter" and parameter is not None:
         what = (
             parameter.opts[0]
@@ -87,8 +85,7 @@ def usage(error: Any, arguments: Sequence[str]) -> str:
     if message.startswith("No such command"):
         name = message.split("'")[1]
         known = list(context.command.commands) if context is not None else []
-        near = get_close_matches(name, known, 1)
-        return f"There is no command '{name}'; " + (f"did you mean '{near[0]}'?" if near else see)
+        return f"There is no command '{name}'; {did_you_mean(name, known, see)}"
     return f"{message.rstrip('.')}; {see}"
 
 

@@ -7,10 +7,9 @@ and gamma of CT; the others are ours, chosen from what clinics do.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
-from perturbox.errors import InputError
+from perturbox.errors import InputError, did_you_mean
 
 Physics = Literal["ct", "mr"]
 GRADES = (1, 2, 3, 4, 5)
@@ -84,8 +83,7 @@ def named(name: str) -> str:
     """The name of a corruption of either physics; raises InputError for another, with a near one."""
     if name in names():
         return name
-    near = get_close_matches(name, names(), 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(names())}."
+    hint = did_you_mean(name, names(), f"choose {', '.join(names())}.")
     raise InputError(f"There is no corruption '{name}'; {hint}")
 
 

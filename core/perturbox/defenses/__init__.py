@@ -6,15 +6,14 @@ import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 from perturbox.attacks.settings import Param, checked, described
+from perturbox.errors import InputError, did_you_mean
 from perturbox.load import load_victim
 from perturbox.model.defended import Defended, Defense, behind, require_bearable
 from perturbox.model.victim import Victim
-from perturbox.types import InputError
 
 __all__ = ["Defense", "High", "Low", "Offer", "defend", "defense", "discover", "get", "offered"]
 
@@ -144,8 +143,7 @@ def get(name: str) -> Offer:
     known = discover()
     if name in known:
         return known[name]
-    near = get_close_matches(name.lower().replace("_", "-"), known, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+    hint = did_you_mean(name, known, f"there are {', '.join(known)}.")
     raise InputError(f"Unknown defence '{name}'; {hint}")
 
 

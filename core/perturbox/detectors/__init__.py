@@ -6,11 +6,10 @@ moves it. Its score is differentiable with respect to the scan, so that an attac
 
 import importlib
 import pkgutil
-from difflib import get_close_matches
 from functools import cache
 
 from perturbox.detectors.method import Method
-from perturbox.types import InputError
+from perturbox.errors import InputError, did_you_mean
 
 __all__ = ["Method", "discover", "get"]
 
@@ -34,6 +33,5 @@ def get(name: str) -> Method:
     known = discover()
     if name in known:
         return known[name]
-    near = get_close_matches(name.lower().replace("_", "-"), known, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+    hint = did_you_mean(name, known, f"there are {', '.join(known)}.")
     raise InputError(f"Unknown detector '{name}'; {hint}")

@@ -4,16 +4,14 @@ One file per framework: `python`, `sidecar` (TorchScript, torch.export, safetens
 `bundle` (MONAI).
 """
 
-from difflib import get_close_matches
-
 import torch
 
 from perturbox import zoo
+from perturbox.errors import InputError, did_you_mean
 from perturbox.load import bundle, nnunet, python, sidecar, totalsegmentator
 from perturbox.load.spec import Spec, read_spec
 from perturbox.model.ensemble import ensemble_of
 from perturbox.model.victim import Victim
-from perturbox.types import InputError
 
 __all__ = ["Spec", "check_device", "load_victim", "read_spec"]
 
@@ -43,9 +41,8 @@ def load_victim(spec: str, device: str = "cpu", trust: bool = False) -> Victim:
         return FROM[found.kind](found, place, trust)
     if spec in zoo.BUILT_IN:
         return zoo.BUILT_IN[spec](place)
-    near = get_close_matches(spec.lower(), zoo.BUILT_IN, 1)
     others = "FILE.py:NAME, FILE.ts, FILE.pt2, FILE.safetensors, or the folder of a MONAI bundle or of nnU-Net"
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(zoo.BUILT_IN)}, or {others}."
+    hint = did_you_mean(spec, zoo.BUILT_IN, f"there are {', '.join(zoo.BUILT_IN)}, or {others}.")
     raise InputError(f"Unknown victim '{spec}'; {hint}")
 
 

@@ -10,12 +10,11 @@ and style. The folder of a search for the margin has a page of its own, `margin`
 results on one scan beside each other, `comparison`.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perturbox.io.files import new_folder
+from perturbox.io.files import atomic, new_folder
 from perturbox.judge.record import is_margin, write_json
 from perturbox.report import edition
 from perturbox.report.comparison import compare_folders
@@ -44,9 +43,9 @@ def write_report(folder: Path, full: bool = False) -> Path:
         story = tell(load(folder), full or edition.there(folder))
         page = build(story)
         edition.write(story, folder)
-    path, partial = folder / "report.html", folder / "report.html.part"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    path = folder / "report.html"
+    with atomic(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 

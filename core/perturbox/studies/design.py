@@ -1,7 +1,6 @@
 """The study file: typed YAML, checked before anything loads, refused with the line that is wrong."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.corruptions import GRADES
 from perturbox.defenses import require_known
-from perturbox.types import InputError
+from perturbox.errors import InputError, did_you_mean
 
 SCHEMA = "perturbox-study/1"
 KINDS = {
@@ -267,8 +266,7 @@ def _said(error: Any) -> str:
     kind, message = error["type"], error["msg"].removeprefix("Value error, ").rstrip(".")
     if kind == "extra_forbidden":
         known = _known(error["loc"])
-        near = get_close_matches(str(error["loc"][-1]), known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+        hint = did_you_mean(str(error["loc"][-1]), known, f"there are {', '.join(known)}")
         return f"there is no key '{where}'; {hint}".rstrip(".")
     if kind == "missing":
         return f"'{where}' is missing"

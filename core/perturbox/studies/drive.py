@@ -5,7 +5,6 @@ three failures it is "failed" with a reason and the study goes on.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -19,7 +18,7 @@ from typing import Any
 from distributed import Future, KilledWorker
 from filelock import FileLock, Timeout
 
-from perturbox.io.files import require_writable
+from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
 from perturbox.studies.ledger import Ledger
@@ -253,9 +252,8 @@ def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, An
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text that a reader sees whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Whatever can be known without reading the scan is refused here, with the sentenc
 
 import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,12 +15,12 @@ from perturbox.attacks import recipes
 from perturbox.attacks.goals import Goal
 from perturbox.defaults import MAX_EPS
 from perturbox.defenses import chain_of
+from perturbox.errors import InputError, did_you_mean
 from perturbox.job.execute import Job
 from perturbox.jobs import Order
 from perturbox.judge.units import check_unit
 from perturbox.load import check_device
 from perturbox.model.defended import MOST as MOST_DEFENSES
-from perturbox.types import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -152,8 +151,7 @@ def sentence(errors: list[Any], model: type[BaseModel]) -> str:
     if not path:
         return 'The request must be one JSON object, such as {"kind": "segment", "image": "ID"}.'
     if kind == "extra_forbidden":
-        near = get_close_matches(field, model.model_fields, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(model.model_fields)}."
+        hint = did_you_mean(field, model.model_fields, f"there are {', '.join(model.model_fields)}.")
         return f"There is no field '{field[:80]}'; {hint}"
     said = said.removeprefix("Input should be ").removeprefix("String should have ").removeprefix("List should have ")
     return f"The field '{field}' must be {said}, not {short(first['input'])}."

@@ -1,9 +1,10 @@
 """What recipes share that add a term to another attack's objective."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from perturbox.attacks import recipes
 from perturbox.attacks.attack import Attack, Climb, Composed, Objective
@@ -14,6 +15,25 @@ Base = Annotated[str, Param("Attack it is added to: any that climbs a loss by it
 BaseSettings = Annotated[str, Param("Settings of that attack, as loss=ce,alpha=0.5")]
 # Those that add to others themselves, and asma, whose steps read the objective as an overlap.
 NEVER = ("asma", "evade", "hfc")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted(Generic[T]):
+    """What the user fitted, by the file that holds it, which is read when it is needed first. path None: the user named
+    none; missing: the sentence about that."""
+
+    path: str | None
+    read: Callable[[Path], T]
+    missing: str
+
+    @cached_property
+    def value(self) -> T:
+        """Raises InputError where there is no such file or it is damaged."""
+        if self.path is None:
+            raise InputError(self.missing)
+        return self.read(Path(self.path))
 
 
 def built_base(name: str, settings: Settings) -> Built:

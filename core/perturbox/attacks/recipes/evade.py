@@ -4,8 +4,6 @@ The attack an evaluation of detectors can't do without. Carlini & Wagner 2017, a
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Annotated
 
 from torch import Tensor
@@ -14,27 +12,28 @@ from perturbox.attacks.attack import Attack, Objective, Task
 from perturbox.attacks.budget import Norm
 from perturbox.attacks.on_scan import ModelOnScan, buffers_of, queries_of
 from perturbox.attacks.recipes import Param, Settings, recipe
-from perturbox.attacks.recipes.added import Base, BaseSettings, absolute, base_words, built_base, with_objectives
+from perturbox.attacks.recipes.added import (
+    Base,
+    BaseSettings,
+    Fitted,
+    absolute,
+    base_words,
+    built_base,
+    with_objectives,
+)
 from perturbox.detectors.fitted import Detector
 from perturbox.model.victim import Victim
-from perturbox.types import InputError, Volume
+from perturbox.types import Volume
 
 
-@dataclass(frozen=True, eq=False)
-class Passed:
-    """The file of the detector to pass, read when it is needed first; path None: the user gave none."""
-
-    path: str | None
-
-    @cached_property
-    def detector(self) -> Detector:
-        """Raises InputError where there is no such file or it is damaged."""
-        if self.path is None:
-            raise InputError(
-                "evade needs a detector to pass; fit one with `perturbox fit-detector --victim MODEL --detector NAME "
-                "--clean 'SCANS' --out FILE` and give --set detector=FILE."
-            )
-        return Detector.read(Path(self.path))
+def to_pass(path: str | None) -> Fitted[Detector]:
+    """The detector to pass."""
+    return Fitted(
+        path,
+        Detector.read,
+        "evade needs a detector to pass; fit one with `perturbox fit-detector --victim MODEL --detector NAME --clean "
+        "'SCANS' --out FILE` and give --set detector=FILE.",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +41,12 @@ class Evading:
     """The objective J: a base objective minus the detector's score."""
 
     base: Objective
-    passed: Passed
+    passed: Fitted[Detector]
     weight: float
 
     @property
     def queries(self) -> int:
-        own = self.passed.detector.asked.queries if self.weight and self.passed.path is not None else 0
+        own = self.passed.value.asked.queries if self.weight and self.passed.path is not None else 0
         return queries_of(self.base) + own
 
     @property
@@ -56,7 +55,7 @@ class Evading:
 
     def __call__(self, model: ModelOnScan, x: Tensor, task: Task, progress: float) -> Tensor:
         value = self.base(model, x, task, progress)
-        return value - self.weight * self.passed.detector.score(model.victim, x) if self.weight else value
+        return value - self.weight * self.passed.value.score(model.victim, x) if self.weight else value
 
 
 def resolve(settings: Settings) -> Settings:
@@ -67,7 +66,7 @@ def resolve(settings: Settings) -> Settings:
 def check(victim: Victim, image: Volume, settings: Settings) -> None:
     """As the base attack does; raises InputError where the detector is not this victim's."""
     built_base("evade", settings).check(victim, image)
-    Passed(settings["detector"]).detector.check(victim)
+    to_pass(settings["detector"]).value.check(victim)
 
 
 @recipe(
@@ -98,7 +97,7 @@ def evade(
     detector_weight: Annotated[float, Param("Weight of the detector's score beside the loss", minimum=0)] = 0.1,
 ) -> Attack:
     """An attack that a detector is to miss."""
-    passed = Passed(detector)
+    passed = to_pass(detector)
     built = built_base(
         "evade", {"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps}
     )

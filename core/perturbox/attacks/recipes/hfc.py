@@ -9,8 +9,6 @@ its precision. Yao et al. 2020, arXiv 2012.09501; 2023, arXiv 2312.01679.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -21,7 +19,15 @@ from perturbox.attacks.budget import Norm
 from perturbox.attacks.features import Features
 from perturbox.attacks.on_scan import Answered, buffers_of, queries_of
 from perturbox.attacks.recipes import Param, Settings, recipe
-from perturbox.attacks.recipes.added import Base, BaseSettings, absolute, base_words, built_base, with_objectives
+from perturbox.attacks.recipes.added import (
+    Base,
+    BaseSettings,
+    Fitted,
+    absolute,
+    base_words,
+    built_base,
+    with_objectives,
+)
 from perturbox.model.pooling import cut, groups_of, require_maps
 from perturbox.model.sliding import Inside
 from perturbox.model.victim import Victim
@@ -29,35 +35,29 @@ from perturbox.model.windows import Place
 from perturbox.types import InputError, Volume
 
 
-@dataclass(frozen=True, eq=False)
-class Clean:
-    """The file of fitted features, read when it is needed first; path None: the user gave none."""
+def fitted_features(path: str | None) -> Fitted[Features]:
+    """The features of clean scans."""
+    return Fitted(
+        path,
+        Features.read,
+        "hfc needs features of clean scans; make them with `perturbox fit-features SCAN … --victim MODEL --out FILE` "
+        "and give --set features=FILE.",
+    )
 
-    path: str | None
 
-    @cached_property
-    def features(self) -> Features:
-        """Raises InputError where there is no such file or it is damaged."""
-        if self.path is None:
-            raise InputError(
-                "hfc needs features of clean scans; make them with `perturbox fit-features SCAN … --victim MODEL --out"
-                " FILE` and give --set features=FILE."
-            )
-        return Features.read(Path(self.path))
-
-    def check(self, victim: Victim, image: Volume) -> None:
-        """Raises InputError where the features are not this victim's."""
-        found = self.features
-        if not victim.is_the_one(found.sha256):
-            raise InputError(
-                f"The features in '{self.path}' were fitted on other weights ({found.victim}) than those of "
-                f"{victim.name}; fit them on this model."
-            )
-        modules = dict(victim.network.named_modules())
-        missing = [layer for layer in found.layers if layer not in modules]
-        if missing or found.window != victim.window.size:
-            what = f"the layer '{missing[0]}'" if missing else f"windows of {found.window} voxels"
-            raise InputError(f"The features in '{self.path}' are of {what}, which {victim.name} lacks; fit them again.")
+def require_own(clean: Fitted[Features], victim: Victim) -> None:
+    """Raises InputError where the features are not this victim's."""
+    found = clean.value
+    if not victim.is_the_one(found.sha256):
+        raise InputError(
+            f"The features in '{clean.path}' were fitted on other weights ({found.victim}) than those of "
+            f"{victim.name}; fit them on this model."
+        )
+    modules = dict(victim.network.named_modules())
+    missing = [layer for layer in found.layers if layer not in modules]
+    if missing or found.window != victim.window.size:
+        what = f"the layer '{missing[0]}'" if missing else f"windows of {found.window} voxels"
+        raise InputError(f"The features in '{clean.path}' are of {what}, which {victim.name} lacks; fit them again.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Camouflaged:
     """The objective J: a base objective minus the distance of the features from clean ones."""
 
     base: Objective
-    clean: Clean
+    clean: Fitted[Features]
     weight: float
 
     @property
@@ -84,7 +84,7 @@ class Camouflaged:
 
     def look(self, model: Model, x: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         """(logits, sum over layers of the mean over windows, cells and classes of mean (L_k^T (phi - mu_k))^2)."""
-        features = self.clean.features
+        features = self.clean.value
         if "region" not in task.memory:
             task.memory["region"] = region(model, task)
         held, labels, counts = task.memory["region"], task.labels[:, None], {}
@@ -135,7 +135,7 @@ def resolve(settings: Settings) -> Settings:
 def check(victim: Victim, image: Volume, settings: Settings) -> None:
     """As the base attack does; raises InputError where the features are not this victim's."""
     built_base("hfc", settings).check(victim, image)
-    Clean(settings["features"]).check(victim, image)
+    require_own(fitted_features(settings["features"]), victim)
 
 
 @recipe(
@@ -169,6 +169,6 @@ def hfc(
     feature_weight: Annotated[float, Param("Weight lambda of the distance from clean features", minimum=0)] = 1.0,
 ) -> Attack:
     """An attack whose features look clean."""
-    clean = Clean(features)
+    clean = fitted_features(features)
     built = built_base("hfc", {"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps})
     return with_objectives(built.attack, lambda objective: Camouflaged(objective, clean, feature_weight))
