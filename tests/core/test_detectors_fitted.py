@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 import perturbox as px
+from perturbox.attacks.recipes.added import Fitted
+from perturbox.attacks.recipes.evade import InTurns
 from perturbox.cli import main
 from perturbox.defenses import defend
 from perturbox.detectors import get
@@ -361,6 +363,48 @@ def test_at_equal_success_the_attack_that_knows_of_the_detector_scores_lower(tmp
     plain = [outcome("pgd", eps) for eps in (4.0, 5.0, 5.5, 6.0)]
     near = min(pair for pair in plain if pair[0] >= dice)
     assert near[0] < dice + 0.02 and near[1] > score + 0.3
+
+
+@pytest.mark.parametrize("way", ["selective", "orthogonal"])
+def test_one_at_a_time_keeps_what_the_detector_sees_least_of_among_what_is_wrong_enough(tmp_path, way):
+    """At the same limit as a plain attack, which goes on to far less Dice and is seen far better."""
+    victim, _, found = fitted("entropy", 16)
+    found.write(tmp_path / "entropy.safetensors")
+    new = victims.random_scan((24, 24), seed=77, affine=np.eye(4), dtype=np.dtype(np.float32))
+    told = {"detector": str(tmp_path / "entropy.safetensors"), "way": way, "until": 0.95}
+    plain = attacked(new, victim, "pgd", 12.0, steps=30)
+    turns = attacked(new, victim, "evade", 12.0, steps=30, **told)
+    kept = turns.best
+    fooled = [step for step in turns.trace if step.score <= 0.95]
+    assert kept.score <= 0.95 and kept.loss == max(step.loss for step in fooled)
+    seen = [found.detect(victim, new.with_data(one.x_adv)).score for one in (plain, turns)]
+    assert kept.loss == pytest.approx(-seen[1], abs=1e-4) and seen[1] < seen[0] - 0.3
+
+
+def test_orthogonal_steps_leave_the_other_as_it_is(made):
+    """The gradient that is followed is the part of its own that is at right angles to the other's."""
+    victim, images, found, _ = made
+    bound, x = victim.on(images[2]), as_input(images[2], victim.device).requires_grad_(True)
+
+    class Judged:
+        victim = bound
+
+        def judge(self):
+            return (self.score, {})
+
+    model = Judged()
+
+    def base(model, x, task, progress):
+        return bound(x).square().mean()
+
+    (up,) = torch.autograd.grad(base(model, x, None, 0), x)
+    (hide,) = torch.autograd.grad(-found.score(bound, x), x)
+    turns = InTurns(base, Fitted("none", lambda path: found, ""), 1.0, until=0.5, orthogonal=True)
+    for model.score, own, other in ((0.9, up, hide), (0.4, hide, up)):
+        (followed,) = torch.autograd.grad(turns(model, x, None, 0.0), x)
+        expected = own - (own * other).sum() / (other * other).sum() * other
+        torch.testing.assert_close(followed, expected)
+        assert abs(float((followed * other).sum())) < 1e-5 * float(followed.norm() * other.norm())
 
 
 def test_it_is_refused_without_a_detector_and_with_that_of_another_model(made):

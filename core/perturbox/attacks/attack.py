@@ -26,13 +26,15 @@ Keep = Literal["worst", "first", "smallest"]
 class Attack(ABC):
     """What a climb and an attack made of others have in common.
 
-    eps: infinite where the space alone limits the change. refine: attacks with ever smaller limits, by bisection, that
-    the climb that succeeded gets in the end.
+    eps: infinite where the space alone limits the change. floor: the score it is after: all points below it are
+    equally good, and of equals the one that climbed the objective highest is kept. refine: attacks with ever smaller
+    limits, by bisection, that the climb that succeeded gets in the end.
     """
 
     eps: float
     norm: Norm
     keep: Keep
+    floor: float = 0.0
     refine: int = 0
 
     @abstractmethod
@@ -73,6 +75,7 @@ class Climb(Attack):
     restarts: int = 1
     keep: Keep = "worst"
     stop_on_success: bool = True
+    floor: float = 0.0
     warm: Literal["loss", "score"] | None = None
 
     def leaves(self) -> Iterator["Climb"]:
@@ -98,6 +101,7 @@ class Composed(Attack):
     eps: float
     norm: Norm = "linf"
     keep: Keep = "worst"
+    floor: float = 0.0
     refine: int = 0
 
     def leaves(self) -> Iterator[Climb]:

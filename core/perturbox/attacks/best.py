@@ -54,7 +54,7 @@ class Best:
         if own_limits and size > self.budget.eps * (1 + 1e-6):
             return False
         succeeded = self.enough(now)
-        rank = (succeeded, -size if succeeded and smallest else 0.0, -now.score)
+        rank = (succeeded, -size if succeeded and smallest else 0.0, -max(now.score, self.attack.floor))
         if now.member is not None:
             self.members.setdefault(now.member, Member(now.member, now, rank, size)).note(now, rank, size)
         if self._beaten_by(now, rank, climb):
@@ -74,10 +74,10 @@ class Best:
 
 
 def default_rule(attack: Attack, models: Sequence[ModelOnScan]) -> Callable[[Step], bool]:
-    """(step) -> whether it has reached the goal: everything is lost, or, unless the worst is sought, the goal's
-    threshold is reached, clearly."""
+    """(step) -> whether it has reached the goal: everything is lost (never where a floor makes equals of those), or,
+    unless the worst is sought, the goal's threshold is reached, clearly."""
     if attack.keep == "worst":
-        return lambda step: step.score is not None and step.score <= 0
+        return lambda step: step.score is not None and step.score <= 0 and not attack.floor
     goal, clean = models[0].goal, float(np.mean([_clean_score(model) for model in models]))
     limit = goal.threshold * (clean if goal.kind == "change" else 1.0) - SLACK
     return lambda step: step.score is not None and step.score <= limit

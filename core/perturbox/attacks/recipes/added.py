@@ -66,7 +66,7 @@ def absolute(file: str | None) -> str | None:
     return None if file is None else str(Path(file).absolute())
 
 
-def with_objectives(attack: Attack, wrap: Callable[[Objective], Objective]) -> Attack:
+def with_objectives(attack: Attack, wrap: Callable[[Objective], Objective]) -> Climb | Composed:
     """The same attack, or all it is made of, on other objectives."""
     if isinstance(attack, Climb):
         return replace(attack, objective=wrap(attack.objective))

@@ -1,11 +1,14 @@
-"""Evade: any attack that climbs a loss, told to pass a detector: J = J_base - weight * the detector's score.
+"""Evade: any attack that climbs a loss, told to pass a detector: J = J_base - weight * the detector's score, or one of
+the two at a time.
 
-The attack an evaluation of detectors can't do without. Carlini & Wagner 2017, arXiv 1705.07263.
+The attack an evaluation of detectors can't do without. Carlini & Wagner 2017, arXiv 1705.07263; selective and
+orthogonal steps after Bryniarski et al. 2021, arXiv 2106.15023, whose code was read.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from perturbox.attacks.attack import Attack, Objective, Task
@@ -24,6 +27,8 @@ from perturbox.attacks.recipes.added import (
 from perturbox.detectors.fitted import Detector
 from perturbox.model.victim import Victim
 from perturbox.types import Volume
+
+TINY = 1e-30
 
 
 def to_pass(path: str | None) -> Fitted[Detector]:
@@ -58,6 +63,29 @@ class Evading:
         return value - self.weight * self.passed.value.score(model.victim, x) if self.weight else value
 
 
+@dataclass(frozen=True, eq=False)
+class InTurns(Evading):
+    """The base objective as long as the model isn't wrong enough, then minus the detector's score; until: the goal's
+    score from which on it is. orthogonal: each follows only the part of its gradient that is at right angles to the
+    other's, so that neither undoes what the other won."""
+
+    until: float = 0.5
+    orthogonal: bool = False
+
+    def __call__(self, model: ModelOnScan, x: Tensor, task: Task, progress: float) -> Tensor:
+        value = self.base(model, x, task, progress)
+        fooled = model.judge()[0] <= self.until
+        if not (fooled or self.orthogonal):
+            return value
+        score = -self.passed.value.score(model.victim, x)
+        climbed, other = (score, value) if fooled else (value, score)
+        if not (self.orthogonal and torch.is_grad_enabled() and x.requires_grad):
+            return climbed
+        along, across = (torch.autograd.grad(one, x)[0] for one in (climbed, other))
+        along = along - along.flatten().dot(across.flatten()) / across.square().sum().clamp_min(TINY) * across
+        return climbed.detach() + (along * (x - x.detach())).sum()
+
+
 def resolve(settings: Settings) -> Settings:
     """The base attack's settings with its defaults, and the file by its absolute path."""
     return {"base_settings": base_words("evade", settings), "detector": absolute(settings["detector"])}
@@ -71,13 +99,14 @@ def check(victim: Victim, image: Volume, settings: Settings) -> None:
 
 @recipe(
     title="Evading a detector",
-    paper="Carlini & Wagner 2017, arXiv 1705.07263",
+    paper="Carlini & Wagner 2017, arXiv 1705.07263; Bryniarski et al. 2021, arXiv 2106.15023",
     norms=("linf", "l2"),
     cost="as the base attack and, per step, 1 gradient and 1 forward more (features), 1 gradient (the answer), 10 "
-    "gradients (dropout)",
+    "gradients (dropout); selective: one of the two; orthogonal: both",
     deviations=(
         "the score counts as long as it is above 0, not only above the threshold: it is its distance from clean scans",
         "which voxels are of which class counts as constant in each step",
+        "selective and orthogonal: the model counts as fooled at a score of the goal, such as a Dice, not at a logit",
     ),
     family="loss",
     check=check,
@@ -94,11 +123,23 @@ def evade(
         str | None,
         Param("File of the detector to pass, made by `perturbox fit-detector`", local=True, required=True),
     ] = None,
-    detector_weight: Annotated[float, Param("Weight of the detector's score beside the loss", minimum=0)] = 0.1,
+    detector_weight: Annotated[
+        float, Param("Weight of the detector's score beside the loss; way=sum", minimum=0)
+    ] = 0.1,
+    way: Annotated[
+        Literal["sum", "selective", "orthogonal"],
+        Param("Both at once; one at a time; or one at a time at right angles to the other"),
+    ] = "sum",
+    until: Annotated[
+        float, Param("Score of the goal at which the model is wrong enough; not way=sum", minimum=0, maximum=1)
+    ] = 0.5,
 ) -> Attack:
     """An attack that a detector is to miss."""
     passed = to_pass(detector)
     built = built_base(
         "evade", {"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps}
     )
-    return with_objectives(built.attack, lambda objective: Evading(objective, passed, detector_weight))
+    if way == "sum":
+        return with_objectives(built.attack, lambda objective: Evading(objective, passed, detector_weight))
+    turns = with_objectives(built.attack, lambda objective: InTurns(objective, passed, 1.0, until, way == "orthogonal"))
+    return replace(turns, floor=until)  # of all that is wrong enough, what the detector sees least of
