@@ -30,18 +30,21 @@ from perturbox.model.pipeline import Pipeline, step_from
 from perturbox.model.sliding import Window
 from perturbox.model.victim import Victim
 
+UNET = {
+    "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [12, 24, 48],
+    "strides": [2, 2], "num_res_units": 1, "norm": "instance",
+}  # fmt: skip
 NETWORKS = {
-    "unet": {
-        "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [12, 24, 48],
-        "strides": [2, 2], "num_res_units": 1, "norm": "instance",
-    },
+    "unet": UNET,
+    "unet-dropout": {**UNET, "dropout": 0.2},
     "segresnet": {
         "_target_": "SegResNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "init_filters": 8,
         "blocks_down": [1, 2, 2], "blocks_up": [1, 1],
     },
 }  # fmt: skip
-STEPS = {"unet": 220, "segresnet": 150}
+STEPS = {"unet": 220, "unet-dropout": 220, "segresnet": 150}
 PRETRAINING = 150
+DROPOUT_SEED = 101
 HALF = 70  # scans of each half; the rest of the shuffled 200 is never trained on
 PIPELINE = [
     {"step": "percentiles", "lower": 1, "upper": 99, "to": [-2, 2]},
@@ -81,6 +84,10 @@ def library(seeds: int) -> Iterator[Made]:
     for _ in range(seeds + 1):
         number += 1
         yield Made("segresnet", "A", "random", number)
+
+
+# For detectors that ask how far dropout moves the answer; no part of the studies.
+LONE = Made("unet-dropout", "A", "random", DROPOUT_SEED)
 
 
 def halves(scans: Path) -> dict[str, list[Path]]:
@@ -229,14 +236,14 @@ def main() -> None:
     for half in ("A", "B"):
         (place / f"{half}.txt").write_text("\n".join(sha256(path) for path in parts[half]) + "\n")
     for half in ("A", "B"):
-        missing = [m for m in models if m.data == half and not (place / f"{m.name}.safetensors").exists()]
+        missing = [m for m in (*models, LONE) if m.data == half and not (place / f"{m.name}.safetensors").exists()]
         if not missing:
             continue
         images, labels = examples(parts[half])
         for made in missing:
             train(made, images, labels, place / f"{made.name}.safetensors")
             print(made.name, flush=True)
-    for made in models:
+    for made in (*models, LONE):
         (place / f"{made.name}.json").write_text(json.dumps(sidecar(made), indent=1) + "\n")
     studies(models, [path.resolve() for path in parts["test"][: given.cases]], given.folder)
 
