@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hippocampus
 
 DATA = hippocampus.DATA.parent
+ABDOMEN = (slice(8, 112), slice(14, 94), slice(56, 112))  # of the abdominal CT, from the lung's edge to the kidneys
 BRAIN = (slice(43, 211), slice(50, 218), slice(32, 200))  # 168³ mm of the T1 head, most of its brain
 INVERSE = ({"do": "softmax"}, {"do": "inverse", "mode": "linear"}, {"do": "argmax"})
 
@@ -160,6 +161,7 @@ class Row:
     source: str
     label_map: str | None = None
     box: tuple[slice, ...] | None = None
+    target: tuple[str, ...] = ()
 
 
 def held_out(count: int) -> tuple[tuple[Path, Path | None], ...]:
@@ -171,6 +173,7 @@ def held_out(count: int) -> tuple[tuple[Path, Path | None], ...]:
 def rows(models: Path) -> dict[str, Row]:
     own, here = "Task04, CC BY-SA 4.0; trained by `train_hippocampus.py`", Path(__file__)
     masks = here.with_name("brain_masks.py")
+    ct = DATA / "ct_abdomen"
     t1, eye = DATA / "mr_brain_t1" / "t1_crop.nii.gz", DATA / "fundus_chase"
     folder = models / "nnunet" / "results" / "Dataset004_Hippocampus"
     return {
@@ -195,6 +198,18 @@ def rows(models: Path) -> dict[str, Row]:
             "orobix/retina-unet, MIT",
             "vessel=255",
         ),
+        "obelisk": Row(
+            "OBELISK-Net, liver, spleen and gallbladder",
+            f"{here.with_name('obelisk.py')}:obelisk",
+            ((ct / "example_ct.nii.gz", ct / "example_seg.nii.gz"),),
+            10,
+            "native",
+            10,
+            "mattiaspaul/OBELISK, MIT",
+            "liver=5,spleen=1,gallbladder=4",
+            ABDOMEN,
+            ("liver", "spleen", "gallbladder"),
+        ),
         "deepbet": Row("deepbet", f"{masks}:deepbet", ((t1, None),), 2, "percent", 5, "deepbet 1.0.2, MIT"),
         "hd-bet": Row(
             "HD-BET, one fold",
@@ -215,7 +230,7 @@ def part_of(scan: Path, box: tuple[slice, ...] | None) -> Any:
 
 
 def measured(row: Row) -> str:
-    """The row in Markdown: mean Dice over structures and scans."""
+    """The row in Markdown: mean Dice over structures, or those aimed at, and scans."""
     victim = px.load_victim(row.spec)
     clean, attacked, seconds = [], [], []
     for scan, label in row.scans:
@@ -224,15 +239,17 @@ def measured(row: Row) -> str:
             "eps": row.eps,
             "steps": row.steps,
             "eps_unit": row.unit,
-            "label": label,
+            "label": label if label is None else part_of(label, row.box),
+            "target": row.target,
             "label_map": row.label_map,
         }
         record = px.attack(part_of(scan, row.box), victim, **settings).record
         seconds.append(time.perf_counter() - started)
         for kind, into in (("clean", clean), ("adversarial", attacked)):
-            into.append(mean(r["dice"] for r in record["metrics"][kind].values() if r["dice"] is not None))
+            found = record["metrics"][kind]
+            into.append(mean(found[name]["dice"] for name in row.target or found if found[name]["dice"] is not None))
     against = "expert" if row.scans[0][1] else "its own prediction"
-    unit = {"percent": "% of range", "sigma": "σ"}.get(row.unit, "grey values")
+    unit = {"percent": "% of range", "sigma": "σ"}.get(row.unit, victim.unit if victim.unit == "HU" else "grey values")
     many = f"mean of {len(row.scans)} scans" if len(row.scans) > 1 else "one scan"
     if row.box is not None:
         many += f", voxels {' × '.join(f'{part.start}–{part.stop}' for part in row.box)}"
