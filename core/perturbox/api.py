@@ -18,6 +18,7 @@ from perturbox import io
 from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_folder
 from perturbox.io.objects import from_object
+from perturbox.job.estimate import require_room_to_predict
 from perturbox.job.execute import Job, Listener, run_job
 from perturbox.job.folder import read_scans
 from perturbox.job.folder import verify as verify_folder
@@ -48,13 +49,19 @@ def read(image: Image, unit: str = "HU") -> Volume:
     return _combined(image, unit) if isinstance(image, list) else from_object(image, unit)
 
 
-def segment(image: Image, victim: Victim | str = "ct-organs", *, device: str = "cpu") -> np.ndarray:
+def segment(
+    image: Image, victim: Victim | str = "ct-organs", *, device: str = "cpu", force: bool = False
+) -> np.ndarray:
     """The model's label map "*s" of a scan, on the scan's own grid, by its ordinary inference.
 
-    victim: a `Victim`, or what `load_victim` takes. Raises InputError if scan and model don't fit.
+    victim: a `Victim`, or what `load_victim` takes. Raises InputError if scan and model don't fit, or if it would not
+    fit in memory, unless `force` is set.
     """
     model = _model(victim, device)
-    return model.predict(_scan(image, model)[0])
+    scan = _scan(image, model)[0]
+    if not force:
+        require_room_to_predict(model, scan)
+    return model.predict(scan)
 
 
 def attack(

@@ -44,6 +44,9 @@ def test_python_refuses_and_goes_on_when_forced(scan, short):
         px.attack(scan, TINY, "fgsm", eps=12)
     with pytest.raises(InputError, match=SAID):
         px.margin(scan, TINY, "fgsm", max_eps=12)
+    with pytest.raises(InputError, match=SAID):
+        px.segment(scan, TINY)
+    assert px.segment(scan, TINY, force=True).max() > 0
     assert px.attack(scan, TINY, "fgsm", eps=12, force=True).record["force"] is True
     assert px.margin(scan, TINY, "fgsm", max_eps=12, target="liver", force=True)["liver"] <= 12
 

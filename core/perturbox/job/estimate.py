@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perturbox.attacks.attack import Climb, Task
 from perturbox.attacks.budget import Budget
-from perturbox.job.inputs import Job, Listener, Ready
+from perturbox.job.inputs import Listener, Ready
 from perturbox.judge.measure import CONTROL_SEEDS
 from perturbox.model.defended import Defended
 from perturbox.model.ensemble import Ensemble
@@ -118,10 +118,9 @@ def fitting(ready: Ready, listener: Listener | None = None) -> Ready:
     return ready
 
 
-def require_room_to_predict(job: Job, victim: Victim, image: Volume) -> None:
-    """Raises InputError for a segmentation as `fitting` does for an attack."""
-    if not job.force:
-        estimate_prediction(victim, image, timed=False).require_room()
+def require_room_to_predict(victim: Victim, image: Volume) -> None:
+    """Raises InputError where a segmentation would run out of memory, as `Estimate.require_room`."""
+    estimate_prediction(victim, image, timed=False).require_room()
 
 
 def _behind(victim: Defended, image: Volume, costs: Costs, gradient: bool) -> Costs:

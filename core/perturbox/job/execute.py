@@ -57,7 +57,8 @@ def segment(
     started = time.perf_counter()
     require_new_label_map(out)
     victim, scan, warnings, _ = load_inputs(job, image, victim)
-    require_room_to_predict(job, victim, scan)
+    if not job.force:
+        require_room_to_predict(victim, scan)
     effort = Effort()
     (listener or Listener()).say("Segmenting")
     labels = victim.predict(scan, effort)
