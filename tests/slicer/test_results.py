@@ -108,6 +108,17 @@ def test_a_bound_is_never_an_exact_threshold(bound, texts):
     assert row(apart, "spleen").breaksAt == texts[0]
 
 
+def test_behind_a_defence_the_bound_without_it_stands_beside():
+    clean, after = bundles.maps()
+    margin = {
+        "structures": {"spleen": {"breaks_at": 5.0}, "liver": {"breaks_at": None, "above": 4.0}},
+        "undefended": {"folder": "without", "structures": {"spleen": {"breaks_at": 2.0}, "liver": {}}},
+    }
+    result = Result(bundles.record(scans.GRIDS["axial"], clean, after), margin=margin)
+    assert row(result, "spleen").breaksAt == "≤ 5 (without defence ≤ 2)"
+    assert row(result, "liver").breaksAt == "> 4 (without defence –)"
+
+
 def test_without_noise_a_bound_has_no_sigma():
     noise = {"sigma": None, "region": "too small", "rms_over_sigma": None, "eps_over_sigma": None}
     result = made(margin={"spleen": {"breaks_at": 2.0}}, noise=noise)

@@ -48,6 +48,7 @@ class Result:
         self.axis = self._axis()
         self.counts = counts or [countsFromRecord(record, axis) for axis in range(3)]
         self.margin = (margin or {}).get("structures") or record.get("margin") or {}
+        self.undefended = ((margin or {}).get("undefended") or {}).get("structures") or {}
 
     def _axis(self) -> int:
         """The axis across which slices are looked at: the one that the result says, else the scan's own."""
@@ -202,7 +203,14 @@ class Result:
         return "volume" if verdict == "dice" and agreement >= DICE_LIMIT else verdict
 
     def _bounds(self, name: str) -> tuple[str, str]:
-        bound = self.margin.get(name) or {}
+        """Where a structure breaks, in the scan's unit and in noise; of a defended model with what the same search found
+        without its defences, for the one says little without the other."""
+        breaks, inSigma = self._bound(self.margin.get(name) or {})
+        if name in self.undefended:
+            breaks += f" (without defence {self._bound(self.undefended[name])[0]})"
+        return breaks, inSigma
+
+    def _bound(self, bound: dict) -> tuple[str, str]:
         sign, value = ("≤", bound["breaks_at"]) if bound.get("breaks_at") is not None else (">", bound.get("above"))
         if value is None:
             return "not tested" if bound.get("verdict") == "not-tested" else "–", "–"

@@ -147,7 +147,9 @@ def addSegmentation(bundle, sourceNode) -> Iterator:
 
 def addMargin(resultNode, margin: dict) -> None:
     """Keep a margin.json with the result it belongs to; its bounds come into the rows."""
-    kept = {key: margin.get(key) for key in ("schema", "meaning", "unit", "limits", "max_eps", "structures")}
+    kept = {
+        key: margin.get(key) for key in ("schema", "meaning", "unit", "limits", "max_eps", "structures", "undefended")
+    }
     resultNode.SetParameter("margin", json.dumps(kept))
     nodes = Nodes(resultNode)
     if nodes.structures is not None:
