@@ -203,8 +203,8 @@ class Result:
         return "volume" if verdict == "dice" and agreement >= DICE_LIMIT else verdict
 
     def _bounds(self, name: str) -> tuple[str, str]:
-        """Where a structure breaks, in the scan's unit and in noise; of a defended model with what the same search found
-        without its defences, for the one says little without the other."""
+        """Where a structure breaks, in the scan's unit and in noise; of a defended model with what the same search
+        found without its defences, for the one says little without the other."""
         breaks, inSigma = self._bound(self.margin.get(name) or {})
         if name in self.undefended:
             breaks += f" (without defence {self._bound(self.undefended[name])[0]})"
