@@ -11,7 +11,7 @@ import victims
 import perturbox as px
 from perturbox.cli import main
 from perturbox.defenses import defend
-from perturbox.job.estimate import SCAN_BUFFERS, estimate_attack, estimate_prediction
+from perturbox.job.estimate import SCAN_BUFFERS, estimate_attack, estimate_prediction, measure_costs
 from perturbox.job.execute import Job, prepare, run_job, segment
 from perturbox.job.margins import find_margin
 from perturbox.jobs import Order
@@ -147,6 +147,17 @@ def test_every_draw_and_every_state_of_a_defence_is_counted(monkeypatch):
     behind = estimate_prediction(defend(plain, "smoothing:copies=5"), image, timed=False)
     assert (behind.least, behind.scores) == (5 * prediction.least, 5 * prediction.scores)
     assert prediction.grows - prediction.scores == SCAN_BUFFERS * voxels
+
+
+def test_every_draw_of_a_defence_takes_its_time(monkeypatch):
+    """A prediction of 1.5 s behind five copies takes 7.5 s."""
+    costs = dataclasses.replace(
+        measure_costs(victims.textured(3), victims.random_scan(), None), forward=1, labelling=0.5
+    )
+    monkeypatch.setattr("perturbox.job.estimate.measure_costs", lambda *asked: costs)
+    image, plain = victims.random_scan(), victims.textured(3)
+    assert estimate_prediction(plain, image).seconds == 1.5
+    assert estimate_prediction(defend(plain, "smoothing:copies=5"), image).seconds == 7.5
 
 
 def test_a_plan_by_the_scans_values_takes_one_copy(monkeypatch):
