@@ -6,7 +6,7 @@ Segmentation Decathlon's Task04 (CC BY-SA 4.0) with their expert labels.
 
 The bundle's network is that of study_victims.py. The folder is what nnU-Net's own commands leave: planned, preprocessed
 and trained by nnUNetTrainer_5epochs, or _1epoch, on fold 0 of their own split, with narrower layers and a smaller batch
-than planned, so that a CPU can do it. Scans are read from PERTURBOX_DATA/mr_hippocampus_msd.
+and patch than planned, so that a CPU can do it. Scans are read from PERTURBOX_DATA/mr_hippocampus_msd.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from study_victims import NETWORKS, Made, examples, halves, train
 MADE = Made("unet", "A", "random", 1)
 NAME, PLAN = "Dataset004_Hippocampus", "3d_fullres"
 TRAINERS = {1: "nnUNetTrainer_1epoch", 5: "nnUNetTrainer_5epochs"}  # those that nnU-Net has, by epochs
-NARROWER, BATCH = (12, 32), 2  # the planned widths 32, 64, 128, 256 times 12/32; planned batch: 9
+NARROWER, BATCH = (8, 32), 2  # the planned widths 32, 64, 128, 256 times 8/32; planned batch: 9
+PATCH = [32, 40, 32]  # planned: 40 × 56 × 40
 
 
 def bundle(folder: Path) -> Path:
@@ -109,13 +110,13 @@ def raw_data(folder: Path, chosen: list[Path]) -> Path:
 
 
 def narrowed(plans: dict[str, Any]) -> dict[str, Any]:
-    """The plans with narrower layers, as many as planned, and a smaller batch."""
+    """The plans with narrower layers, as many as planned, and a smaller batch and patch."""
     for own in plans["configurations"].values():
         layers = own.get("architecture", {}).get("arch_kwargs", {})
         if "features_per_stage" in layers:
             up, down = NARROWER
             layers["features_per_stage"] = [width * up // down for width in layers["features_per_stage"]]
-            own["batch_size"] = BATCH
+            own["batch_size"], own["patch_size"] = BATCH, PATCH[: len(own["patch_size"])]
     return plans
 
 

@@ -251,18 +251,20 @@ def _hd_bet(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 
 
 def test_nnunets_plans_are_narrowed_layer_for_layer():
-    def planned(widths: list[int]) -> dict:
+    def planned(widths: list[int], patch: list[int]) -> dict:
         return {
             "batch_size": 9,
+            "patch_size": patch,
             "architecture": {"arch_kwargs": {"features_per_stage": widths, "n_stages": len(widths)}},
         }
 
-    plans = {"configurations": {"3d_fullres": planned([32, 64, 128, 256]), "2d": planned([32, 64]),
+    plans = {"configurations": {"3d_fullres": planned([32, 64, 128, 256], [40, 56, 40]), "2d": planned([32, 64], [56, 40]),
                                 "inherits": {"inherits_from": "2d"}}}  # fmt: skip
     made = train_hippocampus.narrowed(plans)["configurations"]
-    assert made["3d_fullres"]["architecture"]["arch_kwargs"] == {"features_per_stage": [12, 24, 48, 96], "n_stages": 4}
-    assert made["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == [12, 24]
+    assert made["3d_fullres"]["architecture"]["arch_kwargs"] == {"features_per_stage": [8, 16, 32, 64], "n_stages": 4}
+    assert made["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 16]
     assert made["3d_fullres"]["batch_size"] == 2
+    assert (made["3d_fullres"]["patch_size"], made["2d"]["patch_size"]) == ([32, 40, 32], [32, 40])
     assert made["inherits"] == {"inherits_from": "2d"}
 
 
