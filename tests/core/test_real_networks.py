@@ -258,8 +258,13 @@ def test_nnunets_plans_are_narrowed_layer_for_layer():
             "architecture": {"arch_kwargs": {"features_per_stage": widths, "n_stages": len(widths)}},
         }
 
-    plans = {"configurations": {"3d_fullres": planned([32, 64, 128, 256], [40, 56, 40]), "2d": planned([32, 64], [56, 40]),
-                                "inherits": {"inherits_from": "2d"}}}  # fmt: skip
+    plans = {
+        "configurations": {
+            "3d_fullres": planned([32, 64, 128, 256], [40, 56, 40]),
+            "2d": planned([32, 64], [56, 40]),
+            "inherits": {"inherits_from": "2d"},
+        }
+    }
     made = train_hippocampus.narrowed(plans)["configurations"]
     assert made["3d_fullres"]["architecture"]["arch_kwargs"] == {"features_per_stage": [8, 16, 32, 64], "n_stages": 4}
     assert made["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 16]
