@@ -2,7 +2,7 @@
 Segmentation Decathlon's Task04 (CC BY-SA 4.0) with their expert labels.
 
     python benchmarks/train_hippocampus.py bundle FOLDER                              some CPU minutes
-    python benchmarks/train_hippocampus.py nnunet FOLDER --framework-python PATH      about 30
+    python benchmarks/train_hippocampus.py nnunet FOLDER --framework-python PATH      about 30, on a quiet machine 15
 
 The bundle's network is that of study_victims.py. The folder is what nnU-Net's own commands leave: planned, preprocessed
 and trained by nnUNetTrainer_5epochs, or _1epoch, on fold 0 of their own split, with narrower layers and a smaller batch
