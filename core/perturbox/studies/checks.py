@@ -9,13 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
-from perturbox.studies import defended
+from perturbox.studies import certified, defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
 from perturbox.studies.frames import Frame, corrupted, own, usable
 from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100
+COSTLY = 0.05  # of Dice
 SLACK = 0.02  # of Dice: what may differ by chance
 NOISE_SHARE = 0.5
 
@@ -35,6 +36,9 @@ Rule = Callable[[Study, Frame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
 
 def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Every finding of every rule, loud ones first."""
+    if study.kind == "certify":
+        told = certified.usable(rows)
+        return [finding for rule in OF_CERTIFICATES for finding in rule(study, told, rows)]
     frame = usable(rows)
     controls = [attack.called for attack in study.attacks if recipes.get(attack.name).family == "control"]
     attacks = frame[~frame["attack"].isin(controls)]
@@ -274,6 +278,48 @@ def not_used(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> I
         yield Finding("gated", "note", f"Struck out: {'; '.join(gated)}.", len(gated))
 
 
+def nothing_certified(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify. Where nothing of a structure is certified the noise is too large for the model."""
+    mean = frame.groupby(["model", "structure", "sigma"])["certified"].mean()
+    for (model, structure, sigma), value in mean.items():
+        if value == 0:
+            yield Finding(
+                "nothing-certified",
+                "note",
+                f"Nothing of the {structure} is certified for {model} with noise {sigma:g}: its answers disagree too "
+                "often; take less noise, or a model that was trained with it.",
+                1,
+            )
+
+
+def smoothing_costs(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify with labels. A smoothed model that answers worse than the model itself isn't what
+    anyone uses."""
+    mean = frame.dropna(subset=["dice_clean", "dice_smoothed"]).groupby(["model", "structure", "sigma"])
+    for (model, structure, sigma), row in mean[["dice_clean", "dice_smoothed"]].mean().iterrows():
+        if row["dice_smoothed"] < row["dice_clean"] - COSTLY:
+            yield Finding(
+                "smoothing-costs",
+                "note",
+                f"Noise {sigma:g} takes the Dice of {structure} ({model}) from {row['dice_clean']:.2f} to "
+                f"{row['dice_smoothed']:.2f}: the smoothed model, which the certificate is of, is that much worse.",
+                1,
+            )
+
+
+def few_to_certify(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify. A certificate is each scan's own; a mean over a few says little of others."""
+    count = frame["patient"].nunique()
+    if count < FEWEST:
+        yield Finding(
+            "few-patients",
+            "note",
+            f"{count} patient{'s' * (count != 1)}: what is certified holds for each scan, but a mean over fewer than "
+            f"{FEWEST} says little of others.",
+            count,
+        )
+
+
 RULES: tuple[Rule, ...] = (
     untouched,
     not_tested,
@@ -290,3 +336,4 @@ RULES: tuple[Rule, ...] = (
     few_patients,
     not_used,
 )
+OF_CERTIFICATES: tuple[Rule, ...] = (smoothing_costs, nothing_certified, few_to_certify, not_used)

@@ -22,6 +22,7 @@ from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
 from perturbox.studies.ledger import Ledger
+from perturbox.studies.looking import kept_in
 from perturbox.studies.plan import Craft, Look, Plan
 from perturbox.types import InputError
 
@@ -88,6 +89,10 @@ class Driver:
     def crafts(self) -> Path:
         return (self.out / "crafts").resolve()
 
+    @property
+    def certificates(self) -> Path:
+        return (self.out / "certificates").resolve()
+
     def missing(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
         """What isn't done yet, ordered so that a model is loaded as rarely as can be."""
 
@@ -96,10 +101,14 @@ class Driver:
             key = plan.clean_key(model, case)
             if not there(key):
                 yield Task({**self._common(case), "clean": {"key": key, **self._asked(model)}}, [key], model)
+        for asked in plan.certificates:
+            if not there(asked.key) or self._lost(self.certificates, done[asked.key]):
+                place = kept_in(self.certificates, asked.key)
+                document = {"key": asked.key, **self._asked(asked.model), "place": str(place)}
+                document |= {"sigma": asked.sigma, "seed": asked.seed, "how": plan.study.document()["certify"]}
+                yield Task({**self._common(asked.case), "certificate": document}, [asked.key], asked.model)
         for craft in plan.crafts:
-            made = there(craft.key) and (
-                done[craft.key]["status"] == "failed" or work.craft_folder(self.crafts, craft.key).is_dir()
-            )
+            made = there(craft.key) and not self._lost(self.crafts, done[craft.key])
             judges = [model for model in plan.judges(craft) if not there(plan.judge_key(craft, model))]
             if made and not judges:
                 continue
@@ -158,6 +167,10 @@ class Driver:
         entry = done.get(key)
         return entry is not None and not (self.again and entry["status"] == "failed")
 
+    def _lost(self, place: Path, entry: Mapping[str, Any]) -> bool:
+        """Whether the folder of what was made isn't there any more."""
+        return entry["status"] != "failed" and not kept_in(place, entry["key"]).is_dir()
+
     def _common(self, case: str) -> dict[str, Any]:
         scan = self.plan.cases[case]
         return {
@@ -181,7 +194,8 @@ class Driver:
     def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
         started, waiting = time.monotonic(), list(reversed(tasks))
         count = self._done + len(tasks) + ("corruption" not in tasks[0].document) * len(self._looks(ledger.done))
-        self.crafts.mkdir(exist_ok=True)
+        if self.plan.crafts:
+            self.crafts.mkdir(exist_ok=True)
         before = self._done
         with cluster(self.scheduler, self.device, self.workers) as workers:
             running: dict[Future, Task] = {}
@@ -241,7 +255,9 @@ class Driver:
 
 
 def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, Any]]:
-    kinds = [next(k for k in ("clean", "corruption", "judge") if k in task.document or k == "judge")] * len(task.keys)
+    kinds = [
+        next(k for k in ("clean", "certificate", "corruption", "judge") if k in task.document or k == "judge")
+    ] * len(task.keys)
     if "craft" in task.document and not task.document["craft"]["done"]:
         kinds[0] = "craft"
     return [

@@ -3,25 +3,19 @@
 A renamed file uses what is there; a retrained model, or another scan under the old name, is done again.
 """
 
-import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations, product
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 from perturbox import corruptions
 from perturbox.attacks import recipes
-from perturbox.defenses import defend
-from perturbox.io.files import sha256, suffix
 from perturbox.job.inputs import Job
-from perturbox.load import load_victim
-from perturbox.model.defended import Defended
-from perturbox.studies.design import Model, Study
+from perturbox.studies.design import Study
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
@@ -83,9 +77,20 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """One certificate of a model on a case; sigma: of its noise, in the study's unit of it."""
+
+    key: str
+    model: str
+    case: str
+    sigma: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything a study asks for: one clean look per model and case, crafts, who judges each, and looks at ordinary
-    changes."""
+    """Everything a study asks for: one clean look per model and case, crafts, who judges each, looks at ordinary
+    changes, and certificates."""
 
     study: Study
     models: Mapping[str, Target]
@@ -139,7 +144,7 @@ class Plan:
         """The plan as plain JSON, for those who read a study's folder."""
         return {
             "schema": SCHEMA,
-            "study": self.study.model_dump(by_alias=True),
+            "study": self.study.document(),
             "models": {name: asdict(model) for name, model in self.models.items()},
             "cases": {name: asdict(scan) for name, scan in self.cases.items()},
             "left_out": dict(self.left_out),
@@ -172,16 +177,24 @@ class Plan:
             yield craft.key
             yield from (self.judge_key(craft, model) for model in self.judges(craft))
         yield from (look.key for look in self.looks)
+        yield from (certificate.key for certificate in self.certificates)
 
     @cached_property
     def looks(self) -> Sequence[Look]:
         """Looks at ordinary changes."""
         return list(_looks(self)) if self.study.kind == "corruptions" else ()
 
+    @cached_property
+    def certificates(self) -> Sequence[Certificate]:
+        """What is to be certified."""
+        return list(_certificates(self)) if self.study.certify is not None else ()
+
     @property
     def most_looks(self) -> int:
-        """At most so many, counted without making them."""
+        """At most so many pieces beside clean looks and crafts, counted without making them."""
         study = self.study
+        if study.certify is not None:
+            return len(study.certify.sigma) * len(self.models) * len(self.cases) * len(study.seeds)
         if study.kind != "corruptions":
             return 0
         names = len(study.corruptions) or len(corruptions.CORRUPTIONS)
@@ -200,62 +213,7 @@ def key_of(*content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = False) -> Plan:
-    """The plan of a study whose file lies in `folder`; raises InputError for models, scans and labels that can't be
-    used, for the same scan twice and for a patient that is on both sides of a universal study."""
-    models = {name: _target(name, model, folder, device, trust) for name, model in study.models.items()}
-    _require_the_same(models)
-    trained = {digest for model in study.models.values() for digest in _trained_on(model.trained_on, folder)}
-    cases = _scans(study.cases.images, study, folder)
-    left_out = {scan.name: "a model was trained on it" for scan in cases if scan.sha256 in trained}
-    kept = {scan.name: scan for scan in cases if scan.name not in left_out}
-    if not kept:
-        raise InputError("Every case is one that a model was trained on; name others under `cases`.")
-    craft_on = _scans(study.craft_on, study, folder) if study.craft_on else []
-    for scan in craft_on:
-        for other in kept.values():
-            if other.patient == scan.patient or other.sha256 == scan.sha256:
-                raise InputError(
-                    f"'{scan.name}' of `craft_on` and '{other.name}' of `cases` are of the same patient; a change made "
-                    "on a patient says nothing of how it does on others."
-                )
-    missing = sorted(set(study.target) - {name for model in models.values() for name in model.structures})
-    if missing:
-        raise InputError(f"`target` names '{missing[0]}', which no model of the study knows.")
-    crafts = [
-        _craft(study, models[model], index, eps, scan, seed, craft_on)
-        for model, index, eps, scan, seed in product(
-            models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
-        )
-    ]
-    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
-    if study.kind == "corruptions":
-        _changes(plan)
-    return plan
-
-
-def _craft(
-    study: Study, model: Target, index: int, eps: float, scan: Scan, seed: int, craft_on: Sequence[Scan]
-) -> Craft:
-    attack = study.attacks[index]
-    parameters = recipes.get(attack.name).build(eps, study.eps.norm, attack.steps, attack.settings, local=True)
-    content = {
-        "model": model.sha256,
-        "attack": attack.name,
-        "parameters": {**parameters.parameters, "eps": eps},
-        "unit": study.eps.unit,
-        "norm": study.eps.norm,
-        "target": sorted(study.target),
-        "scan": scan.sha256,
-        "label": [scan.label_sha256, study.cases.label_map],
-        "craft_on": [other.sha256 for other in craft_on],
-        "seed": seed,
-        "threads": study.threads,
-    }
-    return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
-
-
-def _changes(plan: Plan) -> list[corruptions.Corruption]:
+def changes_of(plan: Plan) -> list[corruptions.Corruption]:
     """A study's ordinary changes; raises InputError for those of another physics than the models'."""
     physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
@@ -270,7 +228,7 @@ def _looks(plan: Plan) -> Iterator[Look]:
     crafts: dict[tuple[str, int], list[Craft]] = {}
     for craft in plan.crafts:
         crafts.setdefault((craft.case, craft.seed), []).append(craft)
-    for corruption in _changes(plan):
+    for corruption in changes_of(plan):
         for case, seed in product(plan.cases, study.seeds):
             same: list[tuple[int | None, Craft | None, str]] = [
                 (grade, None, model) for grade, model in product(study.grades, plan.models)
@@ -289,95 +247,10 @@ def _looks(plan: Plan) -> Iterator[Look]:
                 yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
 
 
-def _target(name: str, model: Model, folder: Path, device: str, trust: bool) -> Target:
-    placed = placed_spec(model.victim, folder)
-    try:
-        victim = load_victim(placed, device, trust)
-        if isinstance(victim, Defended):
-            raise InputError("it brings defences of its own; name it without them, and give them as `defense`.")
-        victim = defend(victim, *model.defense) if model.defense else victim
-    except InputError as error:
-        raise InputError(f"The model '{name}': {error}") from None
-    defense = victim.specs if isinstance(victim, Defended) else ()
-    return Target(name, placed, victim.sha256, tuple(victim.structures), victim.unit, defense)
-
-
-def placed_spec(spec: str, folder: Path) -> str:
-    """A spec whose path starts at the study's folder, if there is such a file; else as it stands."""
-    kind, colon, rest = spec.partition(":")
-    if colon and kind in ("nnunet", "bundle", "totalsegmentator") and not Path(rest).is_absolute():
-        return f"{kind}:{folder / rest}"
-    first = spec.split(".py:")[0] + ".py" if ".py:" in spec else spec
-    return str(folder / spec) if not Path(first).is_absolute() and (folder / first).exists() else spec
-
-
-def _require_the_same(models: Mapping[str, Target]) -> None:
-    first, *rest = models.values()
-    for other in rest:
-        if other.structures != first.structures:
-            raise InputError(
-                f"The models '{first.name}' and '{other.name}' know other structures ({', '.join(first.structures)}; "
-                f"{', '.join(other.structures)}); a study compares models of the same ones."
-            )
-    for one, other in combinations(models.values(), 2):
-        if one.defense and one.sha256 == other.sha256:
-            raise InputError(f"'{one.name}' and '{other.name}' are the same model behind the same defences; leave one.")
-
-
-def _trained_on(file: str | None, folder: Path) -> list[str]:
-    if file is None:
-        return []
-    try:
-        lines = (folder / file).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"`trained_on`: '{file}' can't be read; give a text file of SHA-256 hashes.") from None
-    wrong = next((line for line in lines if len(line) != 64 or set(line.lower()) - set("0123456789abcdef")), None)
-    if wrong is not None:
-        raise InputError(f"`trained_on`: '{wrong[:70]}' in '{file}' is no SHA-256 hash; list one on each line.")
-    return [line.lower() for line in lines]
-
-
-def _scans(patterns: Sequence[str], study: Study, folder: Path) -> list[Scan]:
-    """The scans of some patterns, in order of name."""
-    found: dict[str, Scan] = {}
-    for pattern in patterns:
-        matches = sorted(glob.glob(str(folder / pattern))) if glob.has_magic(pattern) else [str(folder / pattern)]
-        if not matches:
-            raise InputError(f"No scan matches '{pattern}'; relative paths start at the study file's folder.")
-        for path in matches:
-            if not Path(path).exists():
-                raise InputError(f"There is no scan '{path}'; relative paths start at the study file's folder.")
-            scan = _scan(Path(path), study, folder)
-            if scan.name in found:
-                raise InputError(f"Two scans are called '{scan.name}' ({found[scan.name].image}, {scan.image}).")
-            same = next((other for other in found.values() if other.sha256 == scan.sha256), None)
-            if same is not None:
-                raise InputError(f"'{same.name}' and '{scan.name}' are the same scan; leave one out.")
-            found[scan.name] = scan
-    return [found[name] for name in sorted(found)]
-
-
-def _scan(path: Path, study: Study, folder: Path) -> Scan:
-    name = path.name[: -len(suffix(path))] if suffix(path) else path.name
-    label = None
-    if study.cases.labels is not None:
-        label = str((folder / filled("labels", study.cases.labels, name)).resolve())
-        if not Path(label).exists():
-            raise InputError(f"There is no label '{label}' of the scan '{name}'; see `labels` under `cases`.")
-    patient = filled("patient", study.cases.patient, name)
-    return Scan(name, patient, str(path.resolve()), label, sha256(path), None if label is None else sha256(Path(label)))
-
-
-def filled(key: str, pattern: str, name: str) -> str:
-    """A pattern with {name}, or a slice of it such as {name[:7]}, replaced."""
-    out, rest = "", pattern
-    while "{" in rest:
-        before, _, rest = rest.partition("{")
-        inside, closed, rest = rest.partition("}")
-        cut = inside.removeprefix("name")
-        bounds = cut.removeprefix("[").removesuffix("]").split(":") if cut else []
-        numbers = all(bound == "" or bound.lstrip("-").isdigit() for bound in bounds)
-        if not closed or not inside.startswith("name") or not numbers or (cut and len(bounds) != 2):
-            raise InputError(f"`{key}`: '{pattern}' isn't understood; write {{name}}, or a part of it as {{name[:7]}}.")
-        out += before + (name[slice(*(int(bound) if bound else None for bound in bounds))] if cut else name)
-    return out + rest
+def _certificates(plan: Plan) -> Iterator[Certificate]:
+    study = plan.study
+    assert study.certify is not None
+    how = study.certify.model_dump(exclude={"sigma"})
+    for model, case, sigma, seed in product(plan.models, plan.cases, study.certify.sigma, study.seeds):
+        content = {"clean": plan.clean_key(model, case), "sigma": sigma, **how, "seed": seed, "threads": study.threads}
+        yield Certificate(key_of("certificate", content), model, case, sigma, seed)
