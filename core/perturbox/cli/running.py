@@ -131,7 +131,7 @@ def run_certify(job: Job, question: Question, out: Path) -> list[Any]:
         line = f"Certifying {asked.victim.name} by {asked.copies - 1} noisy copies"
         progress.announce(words.estimate_line(expected, line))
         _require_room(expected, job)
-        document, _ = certify_scan(asked, out, progress.listener())
+        document = certify_scan(asked, out, progress.listener())
     return words.certificate_summary(document, out)
 
 

@@ -54,9 +54,13 @@ def prepare_certificate(
     return Asked(job, question.checked(tests), victim, image, where, warnings, digest)
 
 
-def certify_scan(asked: Asked, out: Path, listener: Listener | None = None) -> tuple[dict[str, Any], Certified]:
-    """Certify and leave a new folder; returns certificate.json and what it was made of. Nothing is left where it is
-    refused or abandoned."""
+def certify_scan(asked: Asked, out: Path, listener: Listener | None = None) -> dict[str, Any]:
+    """Certify and leave a new folder; returns certificate.json. Nothing is left where it is refused or abandoned."""
+    return certified_scan(asked, out, listener)[0]
+
+
+def certified_scan(asked: Asked, out: Path, listener: Listener | None = None) -> tuple[dict[str, Any], Certified]:
+    """As `certify_scan`, with what was found beside certificate.json."""
     require_new_folder(out)
     listener, effort, started = listener or Listener(), Effort(), time.perf_counter()
     victim, image = asked.victim, asked.image

@@ -7,8 +7,7 @@ from typing import Any
 from perturbox.certificates.document import percent
 from perturbox.judge.summary import number as rounded
 from perturbox.studies import certified_words, charts, marks, words
-from perturbox.studies.looking import kept_in
-from perturbox.studies.plan import Plan
+from perturbox.studies.plan import Plan, kept_in
 
 
 def sections(plan: Plan, found: Mapping[str, Any]) -> list[str]:

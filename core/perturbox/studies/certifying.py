@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perturbox.certificates.smoothed import Certified, Question
-from perturbox.job.certify import certify_scan, prepare_certificate
+from perturbox.job.certify import certified_scan, prepare_certificate
 from perturbox.job.inputs import Job
 from perturbox.judge import metrics
 from perturbox.judge.noise import scan_noise
@@ -36,7 +36,7 @@ def certificate(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Entry:
     place = Path(asked["place"])
     if place.is_dir():  # of an earlier run that ended before the ledger was told; it holds the same
         shutil.rmtree(place)
-    document, found = certify_scan(prepare_certificate(job, question, seen.image, seen.victim), place)
+    document, found = certified_scan(prepare_certificate(job, question, seen.image, seen.victim), place)
     return {
         **{name: document[name] for name in TOLD},
         "radius": document["radius"]["l2"],

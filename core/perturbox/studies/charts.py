@@ -188,6 +188,37 @@ def certificates(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
     return svg(layers.facet(facet=alt.Facet("structure:N", title=None), columns=3))
 
 
+def detectors(rows: Sequence[Mapping[str, Any]], places: Sequence[str], joined: bool) -> str:
+    """AUROC with its interval, a panel for each model, a colour for each detector; places: along the axis, joined by
+    lines where they are a series."""
+    data = [{key: row[key] for key in ("model", "place", "series", "auroc", "low", "high")} for row in rows]
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    legend = alt.Legend(orient="bottom", columns=3, labelLimit=300)
+    colour = alt.Color("series:N", title=None, legend=legend, sort=series, scale=alt.Scale(scheme="tableau10"))
+    title = "λ: how much the attack hides" if joined else None
+    x = alt.X(
+        "place:N", title=title, sort=list(places), scale=alt.Scale(paddingInner=0.35), axis=alt.Axis(labelAngle=0)
+    )
+    beside = alt.XOffset("series:N", sort=series)
+    y = alt.Y("auroc:Q", title="AUROC", scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(pd.DataFrame(data))
+    layers = [
+        alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(strokeDash=[4, 3], color=QUIET).encode(y="chance:Q"),
+        base.mark_rule(strokeWidth=1.4).encode(
+            x=x, xOffset=beside, y=alt.Y("low:Q", title="AUROC"), y2="high:Q", color=colour
+        ),
+        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, xOffset=beside, y=y, color=colour),
+    ]
+    if joined:
+        layers.insert(1, base.mark_line(strokeWidth=1, opacity=0.5).encode(x=x, xOffset=beside, y=y, color=colour))
+    width = max(300, 26 * len(places) * len(series))
+    charts = [
+        alt.layer(*layers).transform_filter(alt.datum.model == model).properties(width=width, height=240, title=model)
+        for model in dict.fromkeys(row["model"] for row in rows)
+    ]
+    return svg(alt.vconcat(*charts))
+
+
 def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:
     """Each patient's fall of Dice with the old and with the new model, joined."""
     data = rows.assign(model=rows["target"].map({old: f"old: {old}", new: f"new: {new}"}))

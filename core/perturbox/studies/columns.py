@@ -118,3 +118,53 @@ CERTIFICATES: Columns = {  # results.parquet of a study of kind certify
     "status": (TEXT, "ok, gated or failed"),
     "reason": (TEXT, ""),
 }
+SCORES: Columns = {  # scores.parquet of a study of kind detectors
+    "model": (TEXT, ""),
+    "detector": (TEXT, ""),
+    "fitted_on": (TEXT, "the attack that it learned, beside clean scans and noise as large; null if it learns of none"),
+    "kind": (TEXT, "of the scan: clean, attacked, noise (as large as the attack), rolled (its change), corruption"),
+    "attack": (TEXT, "of attacked scans, and of the noise and the rolled change that are as large"),
+    "corruption": (TEXT, "an ordinary change"),
+    "grade": (COUNT, "of it"),
+    "eps": (NUMBER, "in eps_unit of results.parquet: the first limit at which the answer fell"),
+    "seed": (COUNT, ""),
+    "case": (TEXT, ""),
+    "patient": (TEXT, "the unit of the statistics"),
+    "raw": (NUMBER, "the detector's own number, from a fit without this patient"),
+    "score": (NUMBER, "how far it lies from those of clean scans; higher is more suspicious"),
+}
+_OF = "Clopper and Pearson's interval"
+DETECTORS: Columns = {  # detectors.parquet of a study of kind detectors
+    "model": (TEXT, ""),
+    "detector": (TEXT, ""),
+    "fitted_on": SCORES["fitted_on"],
+    "positives": (TEXT, "attacked, or a control beside clean scans: noise, rolled, corruption"),
+    "attack": SCORES["attack"],
+    "corruption": SCORES["corruption"],
+    "grade": SCORES["grade"],
+    "scans": (COUNT, "that were attacked, over seeds"),
+    "fell": (COUNT, "of these"),
+    "patients_fell": (COUNT, "whom these are of"),
+    "eps": (NUMBER, "median over what fell, in eps_unit of results.parquet"),
+    "rms": (NUMBER, "median RMS of the change over what fell, in the same unit"),
+    "agreement": (NUMBER, "median of the mean Dice with the model's own answer, over what fell"),
+    "auroc": (NUMBER, "positives against negatives: clean, noise, rolled and corruptions together; of controls clean"),
+    "low": (NUMBER, "of the 95 % bootstrap interval over patients"),
+    "high": (NUMBER, "of the same"),
+    "auroc_clean": (NUMBER, "against clean scans alone"),
+    "auroc_noise": (NUMBER, "against noise as large alone"),
+    "auroc_rolled": (NUMBER, "against the rolled change alone"),
+    "auroc_corruption": (NUMBER, "against ordinary changes alone"),
+    "negatives": (COUNT, ""),
+    "attacked": (COUNT, "positives"),
+    "patients": (COUNT, "of the negatives"),
+    "least_rate": (NUMBER, "the lowest false alarm rate that so many patients resolve"),
+    **{
+        f"tpr_{rate}{end}": (NUMBER, f"share of positives found at {rate} % false alarms, null if not resolvable")
+        if not end
+        else (NUMBER, f"end of {_OF}")
+        for rate in (1, 5, 10)
+        for end in ("", "_low", "_high")
+    },
+    "reason": (TEXT, "why there is no number"),
+}

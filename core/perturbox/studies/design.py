@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from perturbox import corruptions
+from perturbox import corruptions, detectors
 from perturbox.attacks import recipes
 from perturbox.certificates.smoothed import MOST_VOTES
 from perturbox.corruptions import GRADES
@@ -23,11 +23,15 @@ KINDS = {
     "corruptions": "ordinary changes that a clinic meets, beside an attack: as large as it, and in their own grades",
     "defences": "what defences are worth against attacks that don't know of them, and against those that do",
     "certify": "of which voxels it is proved that no small change alters the answer of the smoothed model",
+    "detectors": "whether detectors see attacks, and whether some attacks pass them, at equal success",
 }
-Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions", "defences", "certify"]
+Kind = Literal[
+    "curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions", "defences", "certify", "detectors"
+]
 Unit = Literal["native", "sigma", "percent"]
 ADAPTIVE, OBLIVIOUS = "adaptive", "oblivious"  # attacks on a defended model, with and without knowledge of its defence
-OF_SOME_KINDS = {"attacks", "eps", "certify"}  # keys that are left out of a study's record where they aren't given
+# Keys that are left out of a study's record where they aren't given.
+OF_SOME_KINDS = {"attacks", "eps", "certify", "detectors", "success", "features_on"}
 Factor = str | int | float | bool
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grade = Annotated[int, Field(ge=1, le=GRADES[-1])]
@@ -167,6 +171,9 @@ class Study(Strict):
     attacks: Annotated[list[AttackOf], Field(min_length=1)] = []
     eps: Limit = Field(default_factory=lambda: Limit.model_construct(values=[]))
     certify: Certify | None = None
+    detectors: list[str] = []
+    success: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    features_on: list[str] = []
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     threads: Annotated[int, Field(gt=0, le=64)] = 1
     target: list[str] = []
@@ -189,6 +196,21 @@ class Study(Strict):
                     "what doesn't know of the defence is made for that one"
                 )
         return given
+
+    @field_validator("features_on", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("detectors")
+    @classmethod
+    def _methods(cls, given: list[str]) -> list[str]:
+        try:
+            for name in given:
+                detectors.get(name)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return once(given)
 
     @field_validator("corruptions", "grades")
     @classmethod
@@ -222,6 +244,8 @@ class Study(Strict):
             return self
         if self.certify is not None:
             raise ValueError("`certify` belongs to a study of kind certify")
+        if self.kind != "detectors" and (others := [n for n in ("detectors", "success", "features_on") if n in given]):
+            raise ValueError(f"`{others[0]}` belongs to a study of kind detectors")
         if missing := [name for name in ("attacks", "eps") if name not in given]:
             raise ValueError(f"'{missing[0]}' is missing")
         return self
@@ -253,8 +277,10 @@ class Study(Strict):
                 f"the `defense` of '{behind[0]}' belongs to a study of kind defences, which attacks it with and "
                 "without knowledge of it"
             )
-        if self.kind != "corruptions" and (self.corruptions or self.grades != list(GRADES)):
+        if self.kind not in ("corruptions", "detectors") and (self.corruptions or self.grades != list(GRADES)):
             raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions")
+        if self.kind == "detectors":
+            self._require_detection()
         if self.criterion is not None and self.criterion.eps not in self.eps.values:
             raise ValueError(f"`criterion` names the limit {self.criterion.eps:g}, which isn't among `eps.values`")
         if (self.kind == "universal") != bool(self.craft_on):
@@ -269,6 +295,20 @@ class Study(Strict):
                 raise ValueError(f"{attack.name} and a study of kind {self.kind} don't fit")
         return self
 
+    def _require_detection(self) -> None:
+        if not self.detectors:
+            raise ValueError("a detectors study needs `detectors`, as in detectors: [mahalanobis, entropy]")
+        if self.criterion is not None:
+            raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
+        needing = [attack.called for attack in self.attacks if needs_features(attack)]
+        if needing and not self.features_on:
+            raise ValueError(
+                f"{needing[0]} hides among features of clean scans; name others than `cases` in `features_on`, or give "
+                "it `features` of your own"
+            )
+        if self.features_on and not needing:
+            raise ValueError("`features_on` is for hfc without `features` of its own, and no attack here is one")
+
     def document(self) -> dict[str, Any]:
         """As plain JSON, without what only other kinds ask for: what is written down of a study stays as it was where a
         later version knows of more."""
@@ -277,6 +317,11 @@ class Study(Strict):
     def plain_of(self, name: str) -> str | None:
         """The model that a defended one is without its defences; None of a model without any."""
         return _plain_of(self.models, name) if self.models[name].defense else None
+
+
+def needs_features(attack: AttackOf) -> bool:
+    """Whether a study fits the features that an attack hides among."""
+    return attack.name == "hfc" and "features" not in attack.settings
 
 
 def _plain_of(models: Mapping[str, Model], name: str) -> str | None:

@@ -6,22 +6,27 @@ from itertools import combinations, product
 from math import prod
 from pathlib import Path
 
-from perturbox import io
+from perturbox import detectors, io
 from perturbox.attacks import recipes
 from perturbox.certificates.statistics import votes_needed
 from perturbox.defenses import defend
+from perturbox.detectors.fitted import LEAST_CASES
+from perturbox.detectors.fitting import require_layers
 from perturbox.io.files import sha256, suffix
 from perturbox.load import load_victim
 from perturbox.model.defended import Defended
-from perturbox.studies.design import Certify, Model, Study
-from perturbox.studies.plan import Craft, Plan, Scan, Target, changes_of, key_of
+from perturbox.studies.design import Certify, Model, Study, needs_features
+from perturbox.studies.detected import PATIENTS
+from perturbox.studies.plan import Craft, Plan, Scan, Target, changes_of, fit_key, key_of
 from perturbox.types import InputError
 
 
 def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = False) -> Plan:
     """The plan of a study whose file lies in `folder`; raises InputError for models, scans and labels that can't be
     used, for the same scan twice and for a patient that is on both sides of a universal study."""
-    models = {name: _target(name, model, folder, device, trust) for name, model in study.models.items()}
+    models = {
+        name: _target(name, model, folder, device, trust, study.detectors) for name, model in study.models.items()
+    }
     _require_the_same(models)
     trained = {digest for model in study.models.values() for digest in _trained_on(model.trained_on, folder)}
     cases = _scans(study.cases.images, study, folder)
@@ -30,28 +35,39 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
     if not kept:
         raise InputError("Every case is one that a model was trained on; name others under `cases`.")
     craft_on = _scans(study.craft_on, study, folder) if study.craft_on else []
-    for scan in craft_on:
-        for other in kept.values():
-            if other.patient == scan.patient or other.sha256 == scan.sha256:
-                raise InputError(
-                    f"'{scan.name}' of `craft_on` and '{other.name}' of `cases` are of the same patient; a change made "
-                    "on a patient says nothing of how it does on others."
-                )
+    why = "a change made on a patient says nothing of how it does on others"
+    _require_others("craft_on", craft_on, kept, why)
     missing = sorted(set(study.target) - {name for model in models.values() for name in model.structures})
     if missing:
         raise InputError(f"`target` names '{missing[0]}', which no model of the study knows.")
+    features_on = _scans(study.features_on, study, folder, labelled=False) if study.features_on else []
+    _require_others("features_on", features_on, kept, "its features must be hidden among those of others")
     crafts = [
-        _craft(study, models[model], index, eps, scan, seed, craft_on)
+        _craft(study, models[model], index, eps, scan, seed, craft_on, features_on)
         for model, index, eps, scan, seed in product(
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
-    if study.kind == "corruptions":
-        changes_of(plan)
+    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust, features_on)
+    changes_of(plan)
+    if study.kind == "detectors" and (count := len({scan.patient for scan in kept.values()})) < LEAST_CASES:
+        raise InputError(
+            f"`cases` has {count} patient{'s' * (count != 1)}; a detectors study needs {LEAST_CASES} to fit detectors "
+            f"on, and {PATIENTS} to say anything of them."
+        )
     if study.certify is not None and study.certify.n is not None:
         _require_votes(study.certify, study.certify.n, plan)
     return plan
+
+
+def _require_others(key: str, scans: Sequence[Scan], cases: Mapping[str, Scan], why: str) -> None:
+    """Raises InputError where one of the scans is of a patient who is among the cases."""
+    for scan in scans:
+        for other in cases.values():
+            if other.patient == scan.patient or other.sha256 == scan.sha256:
+                raise InputError(
+                    f"'{scan.name}' of `{key}` and '{other.name}' of `cases` are of the same patient; {why}."
+                )
 
 
 def _require_votes(asked: Certify, n: int, plan: Plan) -> None:
@@ -69,7 +85,14 @@ def _require_votes(asked: Certify, n: int, plan: Plan) -> None:
 
 
 def _craft(
-    study: Study, model: Target, index: int, eps: float, scan: Scan, seed: int, craft_on: Sequence[Scan]
+    study: Study,
+    model: Target,
+    index: int,
+    eps: float,
+    scan: Scan,
+    seed: int,
+    craft_on: Sequence[Scan],
+    features_on: Sequence[Scan],
 ) -> Craft:
     attack = study.attacks[index]
     parameters = recipes.get(attack.name).build(eps, study.eps.norm, attack.steps, attack.settings, local=True)
@@ -86,16 +109,20 @@ def _craft(
         "seed": seed,
         "threads": study.threads,
     }
+    if features_on and needs_features(attack):
+        content["features"] = fit_key(model, features_on, study.threads)
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
 
 
-def _target(name: str, model: Model, folder: Path, device: str, trust: bool) -> Target:
+def _target(name: str, model: Model, folder: Path, device: str, trust: bool, looking: Sequence[str]) -> Target:
     placed = placed_spec(model.victim, folder)
     try:
         victim = load_victim(placed, device, trust)
         if isinstance(victim, Defended):
             raise InputError("it brings defences of its own; name it without them, and give them as `defense`.")
         victim = defend(victim, *model.defense) if model.defense else victim
+        for detector in looking:
+            require_layers(victim, detectors.get(detector))
     except InputError as error:
         raise InputError(f"The model '{name}': {error}") from None
     defense = victim.specs if isinstance(victim, Defended) else ()
@@ -137,8 +164,8 @@ def _trained_on(file: str | None, folder: Path) -> list[str]:
     return [line.lower() for line in lines]
 
 
-def _scans(patterns: Sequence[str], study: Study, folder: Path) -> list[Scan]:
-    """The scans of some patterns, in order of name."""
+def _scans(patterns: Sequence[str], study: Study, folder: Path, labelled: bool = True) -> list[Scan]:
+    """The scans of some patterns, in order of name; labelled: with the labels of the cases."""
     found: dict[str, Scan] = {}
     for pattern in patterns:
         matches = sorted(glob.glob(str(folder / pattern))) if glob.has_magic(pattern) else [str(folder / pattern)]
@@ -147,7 +174,7 @@ def _scans(patterns: Sequence[str], study: Study, folder: Path) -> list[Scan]:
         for path in matches:
             if not Path(path).exists():
                 raise InputError(f"There is no scan '{path}'; relative paths start at the study file's folder.")
-            scan = _scan(Path(path), study, folder)
+            scan = _scan(Path(path), study, folder, labelled)
             if scan.name in found:
                 raise InputError(f"Two scans are called '{scan.name}' ({found[scan.name].image}, {scan.image}).")
             same = next((other for other in found.values() if other.sha256 == scan.sha256), None)
@@ -157,10 +184,10 @@ def _scans(patterns: Sequence[str], study: Study, folder: Path) -> list[Scan]:
     return [found[name] for name in sorted(found)]
 
 
-def _scan(path: Path, study: Study, folder: Path) -> Scan:
+def _scan(path: Path, study: Study, folder: Path, labelled: bool) -> Scan:
     name = path.name[: -len(suffix(path))] if suffix(path) else path.name
     label = None
-    if study.cases.labels is not None:
+    if labelled and study.cases.labels is not None:
         label = str((folder / filled("labels", study.cases.labels, name)).resolve())
         if not Path(label).exists():
             raise InputError(f"There is no label '{label}' of the scan '{name}'; see `labels` under `cases`.")

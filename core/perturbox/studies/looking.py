@@ -91,11 +91,6 @@ def _first_look(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Seen:
     return Seen(victim, image, expert, prediction, prediction)
 
 
-def kept_in(crafts: str | Path, key: str) -> Path:
-    """Where what a piece leaves lies: a craft's perturbed scan, a certificate's folder."""
-    return Path(crafts) / key[:2] / key
-
-
 @contextmanager
 def whole(place: Path) -> Iterator[Path]:
     """A draft that becomes the folder `place` when all is written; one of an earlier run that ended before the ledger

@@ -9,7 +9,7 @@ from typing import Any
 from perturbox.judge.defense import MASKING
 from perturbox.judge.summary import listed
 from perturbox.judge.verdicts import BROKEN, SAID
-from perturbox.studies import certified_page, charts, marks, story, words
+from perturbox.studies import certified_page, charts, detected_page, marks, story, words
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
@@ -52,6 +52,8 @@ def _sections(
 ) -> list[str]:
     if plan.study.kind == "certify":
         return certified_page.sections(plan, found)
+    if plan.study.kind == "detectors":
+        return [*detected_page.sections(plan, found), _worst(plan, found, folders)]
     return [
         _figure(plan, found, rows),
         _contrasts(plan, found),

@@ -18,7 +18,8 @@ from perturbox.judge.noise import scan_noise
 from perturbox.judge.units import NATIVE
 from perturbox.model.defended import Defended
 from perturbox.model.victim import Victim
-from perturbox.studies.looking import Entry, Seen, kept_in, look, whole
+from perturbox.studies.looking import Entry, Seen, look, whole
+from perturbox.studies.plan import kept_in
 from perturbox.types import Case, Effort, InputError, Volume
 
 
@@ -94,7 +95,13 @@ def craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
     }
 
 
+def without_craft(made: Entry) -> Entry:
+    """What is told of a judgement whose craft failed."""
+    return {"status": "failed", "reason": f"its craft failed: {made['reason']}", "again": made.get("again", False)}
+
+
 def saved_scan(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> Volume:
+    """The perturbed scan as its file holds it."""
     files = file_names(image, expert=False, roi=False, influence=False)
     return read_adversarial(kept_in(task["crafts"], craft["key"]), files, image.unit)
 
@@ -113,15 +120,21 @@ def judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str,
     return found
 
 
-def corrupted(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Entry:
-    """What a model makes of the scan under an ordinary change, at its grade or as large as an attack."""
+def changed(task: Mapping[str, Any], asked: Mapping[str, Any], seen: Seen) -> tuple[Volume, Sweep]:
+    """The scan under an ordinary change, at its grade or as large as an attack."""
     if asked["failed"]:
         raise InputError(asked["failed"])
-    seen, change = look(task, asked), task["corruption"]
+    change = task["corruption"]
     if asked["grade"] is None and seen.image.files and change["eps_unit"] != NATIVE:
         raise InputError("The RMS of an attack on several files is in no unit of one of them; give `eps` in native.")
     sweep = _sweep(task["scan"]["sha256"], seen.image, change["name"], change["seed"], change["sigma"])
-    scan = sweep.matched(asked["rms"]) if asked["grade"] is None else sweep.at(asked["grade"])
+    return sweep.matched(asked["rms"]) if asked["grade"] is None else sweep.at(asked["grade"]), sweep
+
+
+def corrupted(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Entry:
+    """What a model makes of the scan under an ordinary change."""
+    seen = look(task, asked)
+    scan, sweep = changed(task, asked, seen)
     size = float(np.abs(scan.data.astype(np.float64) - seen.image.data).max())
     return {**_measured(seen, scan, "the changed scan"), "linf": size, "rms": sweep.rms(scan)}
 
@@ -165,16 +178,20 @@ def _measured(seen: Seen, scan: Volume, called: str) -> Entry:
     }
 
 
-def _controls(image: Volume, saved: Volume, victim: Victim, job: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
-    """Predictions under white noise of the perturbation's size, and under the perturbation rolled to another place."""
+def control_scans(image: Volume, saved: Volume, job: Mapping[str, Any]) -> dict[str, Volume]:
+    """The scan under white noise of the perturbation's size, and under the perturbation rolled to another place."""
     delta = saved.data.astype(np.float64) - image.data
     budget = Budget.of(Case(image), None, job["norm"])
     region, (low, high) = budget.region[0, 0].numpy(), budget.span()
-    rng, ask = np.random.default_rng(job["seed"]), Asking(victim, None)
+    rng = np.random.default_rng(job["seed"])
     noise = checks.white_noise(delta, image.data, region, low, high, image.steps, rng)
     moved = checks.rolled(delta, image.data, low, high, region, rng)
-    seen = {
-        name: ask(image.with_data((image.data + change).astype(image.data.dtype)), name)
-        for name, change in (("noise", noise), ("rolled", moved))
-    }
+    changes = {"noise": noise, "rolled": moved}
+    return {name: image.with_data((image.data + change).astype(image.data.dtype)) for name, change in changes.items()}
+
+
+def _controls(image: Volume, saved: Volume, victim: Victim, job: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+    """Predictions of both."""
+    ask = Asking(victim, None)
+    seen = {name: ask(scan, name) for name, scan in control_scans(image, saved, job).items()}
     return {name: predictions[0] if predictions else None for name, predictions in seen.items()}

@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.job.inputs import Job
-from perturbox.studies.design import Study
+from perturbox.studies.design import Study, needs_features
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
+FEATURES = "features.safetensors"
+PASSES = 8  # predictions of each scan for its features, as many as `perturbox fit-features` takes
 VERSION = 2  # of what a piece's rows hold: another number does everything again
 
 
@@ -77,6 +80,19 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Ladder:
+    """An attack on a case with ever larger limits, until the model's answer has fallen; rungs: its crafts, the smallest
+    limit first."""
+
+    key: str
+    model: str
+    attack: int
+    case: str
+    seed: int
+    rungs: tuple[Craft, ...]
+
+
+@dataclass(frozen=True)
 class Certificate:
     """One certificate of a model on a case; sigma: of its noise, in the study's unit of it."""
 
@@ -90,7 +106,7 @@ class Certificate:
 @dataclass(frozen=True)
 class Plan:
     """Everything a study asks for: one clean look per model and case, crafts, who judges each, looks at ordinary
-    changes, and certificates."""
+    changes, certificates, and what detectors see. features_on: scans on which features of clean ones are fitted."""
 
     study: Study
     models: Mapping[str, Target]
@@ -99,6 +115,7 @@ class Plan:
     craft_on: Sequence[Scan]
     crafts: Sequence[Craft]
     trust: bool = False
+    features_on: Sequence[Scan] = ()
 
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file: what was made for a plain model is what those behind
@@ -107,12 +124,14 @@ class Plan:
             return list(self.models)
         return [craft.model, *(name for name in self.models if self.study.plain_of(name) == craft.model)]
 
-    def job(self, craft: Craft, device: str) -> Job:
-        """The job that a craft is."""
+    def job(self, craft: Craft, device: str, fits: Path | None = None) -> Job:
+        """The job that a craft is; fits: the folder of what was fitted for it."""
         study, scan, attack = self.study, self.cases[craft.case], self.study.attacks[craft.attack]
         settings = dict(attack.settings)
         if self.craft_on:
             settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
+        if fits is not None and needs_features(attack):
+            settings["features"] = str(kept_in(fits, self.fit_key(craft.model)) / FEATURES)
         return Job(
             image=scan.image,
             victim=self.models[craft.model].spec,
@@ -140,6 +159,14 @@ class Plan:
     def judge_key(self, craft: Craft, model: str) -> str:
         return key_of("judge", craft.key, self.clean_key(model, craft.case))
 
+    def fit_key(self, model: str) -> str:
+        """Of a model's features on clean scans."""
+        return fit_key(self.models[model], self.features_on, self.study.threads)
+
+    def sight_key(self, what: str) -> str:
+        """Of what the detectors see of something that has a key."""
+        return key_of("sight", what, sorted(self.study.detectors), self.study.threads)
+
     def document(self) -> dict[str, Any]:
         """The plan as plain JSON, for those who read a study's folder."""
         return {
@@ -150,6 +177,7 @@ class Plan:
             "left_out": dict(self.left_out),
             "craft_on": [asdict(scan) for scan in self.craft_on],
             "crafts": [asdict(craft) for craft in self.crafts],
+            **({"features_on": [asdict(scan) for scan in self.features_on]} if self.features_on else {}),
         }
 
     @classmethod
@@ -167,22 +195,37 @@ class Plan:
             dict(document["left_out"]),
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
+            features_on=[Scan(**scan) for scan in document.get("features_on", ())],
         )
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""
         for model, case in product(self.models, self.cases):
             yield self.clean_key(model, case)
-        for craft in self.crafts:
-            yield craft.key
-            yield from (self.judge_key(craft, model) for model in self.judges(craft))
+        if self.study.kind == "detectors":  # a ladder has as many crafts as it takes
+            yield from self._pieces_of_detection()
+        else:
+            for craft in self.crafts:
+                yield craft.key
+                yield from (self.judge_key(craft, model) for model in self.judges(craft))
         yield from (look.key for look in self.looks)
         yield from (certificate.key for certificate in self.certificates)
+
+    def _pieces_of_detection(self) -> Iterator[str]:
+        yield from (self.fit_key(model) for model in self.models if self.features_on)
+        yield from (self.sight_key(self.clean_key(model, case)) for model, case in product(self.models, self.cases))
+        yield from (ladder.key for ladder in self.ladders)
+        yield from (self.sight_key(look.key) for look in self.looks)
+
+    @cached_property
+    def ladders(self) -> Sequence[Ladder]:
+        """Attacks with ever larger limits."""
+        return list(_ladders(self)) if self.study.kind == "detectors" else ()
 
     @cached_property
     def looks(self) -> Sequence[Look]:
         """Looks at ordinary changes."""
-        return list(_looks(self)) if self.study.kind == "corruptions" else ()
+        return list(_looks(self)) if changes_of(self) else ()
 
     @cached_property
     def certificates(self) -> Sequence[Certificate]:
@@ -195,7 +238,7 @@ class Plan:
         study = self.study
         if study.certify is not None:
             return len(study.certify.sigma) * len(self.models) * len(self.cases) * len(study.seeds)
-        if study.kind != "corruptions":
+        if study.kind != "corruptions" and not study.corruptions:
             return 0
         names = len(study.corruptions) or len(corruptions.CORRUPTIONS)
         cells = len(study.grades) * len(self.models) * len(self.cases) * len(study.seeds)
@@ -215,6 +258,8 @@ def key_of(*content: Any) -> str:
 
 def changes_of(plan: Plan) -> list[corruptions.Corruption]:
     """A study's ordinary changes; raises InputError for those of another physics than the models'."""
+    if plan.study.kind != "corruptions" and not plan.study.corruptions:
+        return []
     physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
@@ -226,7 +271,7 @@ def _looks(plan: Plan) -> Iterator[Look]:
     """Looks at ordinary changes, a task's together."""
     study = plan.study
     crafts: dict[tuple[str, int], list[Craft]] = {}
-    for craft in plan.crafts:
+    for craft in plan.crafts if study.kind == "corruptions" else ():
         crafts.setdefault((craft.case, craft.seed), []).append(craft)
     for corruption in changes_of(plan):
         for case, seed in product(plan.cases, study.seeds):
@@ -245,6 +290,28 @@ def _looks(plan: Plan) -> Iterator[Look]:
                     "threads": study.threads,
                 }
                 yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
+
+
+def _ladders(plan: Plan) -> Iterator[Ladder]:
+    found: dict[tuple[str, int, str, int], list[Craft]] = {}
+    for craft in plan.crafts:
+        found.setdefault((craft.model, craft.attack, craft.case, craft.seed), []).append(craft)
+    for (model, attack, case, seed), crafts in found.items():
+        rungs = tuple(sorted(crafts, key=lambda craft: craft.eps))
+        clean = plan.clean_key(model, case)
+        keys = [clean, *(craft.key for craft in rungs)]
+        content = {"keys": keys, "success": plan.study.success, "target": sorted(plan.study.target)}
+        yield Ladder(plan.sight_key(key_of("ladder", content)), model, attack, case, seed, rungs)
+
+
+def fit_key(model: Target, scans: Sequence[Scan], threads: int) -> str:
+    """Of a model's features on clean scans."""
+    return key_of("features", model.sha256, [scan.sha256 for scan in scans], PASSES, threads)
+
+
+def kept_in(place: str | Path, key: str) -> Path:
+    """Where what a piece leaves lies: a craft's perturbed scan, a certificate's folder."""
+    return Path(place) / key[:2] / key
 
 
 def _certificates(plan: Plan) -> Iterator[Certificate]:

@@ -2,19 +2,24 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from perturbox import detectors
+from perturbox.attacks import recipes
 from perturbox.certificates.statistics import votes_for
+from perturbox.detectors.fitted import MASKS
 from perturbox.io.files import suffix
 from perturbox.job.estimate import estimate_attack, estimate_prediction
 from perturbox.job.inputs import Job, load_inputs, prepare
-from perturbox.studies.plan import Plan
+from perturbox.studies.design import needs_features
+from perturbox.studies.plan import PASSES, Craft, Plan
 from perturbox.types import Volume
 
+HIDING = 2.0  # times the attack it is made of, what one takes that hides among clean features
 LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look
 PAGE_BYTES = 2**20  # of a certificate's page, about
 
@@ -38,7 +43,8 @@ class Price:
 
 def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
     """What a study will take, from one timed window batch of each model on the first case; what is done already isn't
-    taken off. Raises InputError where the first case can't be attacked."""
+    taken off, and attacks with ever larger limits count as if all were tried. Raises InputError where the first case
+    can't be attacked."""
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.study.threads)
     seconds, memory, copies = 0.0, 0, 0
@@ -56,9 +62,12 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
             crafts = [craft for craft in plan.crafts if craft.model == name]
             for index in range(len(plan.study.attacks)):
                 same = [craft for craft in crafts if craft.attack == index]
-                expected = estimate_attack(prepare(plan.job(same[0], device), image, victim), oblivious=False)
-                seconds += len(same) * (expected.seconds - expected.afterwards)
+                job, times = _priced(plan, same[0], device)
+                expected = estimate_attack(prepare(job, image, victim), oblivious=False)
+                seconds += times * len(same) * (expected.seconds - expected.afterwards)
                 memory = max(memory, expected.bytes)
+            if plan.study.detectors:
+                seconds += _looked_at(plan, name) * looks[name]
             certificates = sum(asked.model == name for asked in plan.certificates)
             if certificates:
                 each = _copies(plan, image)
@@ -81,6 +90,25 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
         certificates=len(plan.certificates),
         copies=copies,
     )
+
+
+def _priced(plan: Plan, craft: Craft, device: str) -> tuple[Job, float]:
+    """A craft's job as it can be timed before it runs, and how many times that it takes: one that hides among features
+    which aren't fitted yet is timed as the attack it is made of."""
+    job, attack = plan.job(craft, device), plan.study.attacks[craft.attack]
+    if not needs_features(attack):
+        return job, 1.0
+    base = recipes.get(attack.name).build(1.0, job.norm, job.steps, job.settings, local=True).parameters["base"]
+    return replace(job, attack=base, settings={}), HIDING
+
+
+def _looked_at(plan: Plan, model: str) -> int:
+    """Predictions that detectors take of a model, and its features on clean scans."""
+    sees = {detectors.get(name).sees for name in plan.study.detectors}
+    one = sum(MASKS if kind == "dropout" else 2 if kind == "features" else 1 for kind in sees)
+    ladders = sum(ladder.model == model for ladder in plan.ladders)
+    changed = sum(look.model == model for look in plan.looks)
+    return one * (len(plan.cases) + 3 * ladders + changed) + len(plan.features_on) * PASSES
 
 
 def _copies(plan: Plan, image: Volume) -> int:

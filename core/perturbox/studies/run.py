@@ -14,11 +14,12 @@ import yaml
 from perturbox.io.files import require_new_folder, require_writable
 from perturbox.job.execute import run_job
 from perturbox.plain import to_json
-from perturbox.studies import certified_page, page, story, tables
-from perturbox.studies.analysis import analyse
+from perturbox.studies import certified_page, detected, page, scoring, story, tables
+from perturbox.studies.analysis import analyse, worst_of_all
 from perturbox.studies.checks import Finding, check
-from perturbox.studies.columns import Columns
+from perturbox.studies.columns import DETECTORS, SCORES, Columns
 from perturbox.studies.drive import LOCK, Driver, Progress, claimed, write_whole
+from perturbox.studies.frames import usable
 from perturbox.studies.gather import make_plan
 from perturbox.studies.plan import Plan
 from perturbox.studies.reading import read_study
@@ -74,8 +75,9 @@ def run_study(
         return None
     with claimed(out):
         rows = tables.write_tables(plan, ledger.done, out, digest)
-        found, findings = analyse(plan.study, rows), check(plan.study, rows)
         about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": digest}
+        found = _detected(plan, ledger.done, rows, out, about) if plan.study.detectors else analyse(plan.study, rows)
+        findings = check(plan.study, rows, found)
         tables.write_table(out / "checks.parquet", [asdict(finding) for finding in findings], CHECKS, about)
         folders = _keep_worst(plan, found, out, device)
         command = shlex.join(["perturbox", "study", path.name, "--out", out.name])
@@ -88,6 +90,15 @@ def run_study(
             json.dumps(_record(plan, said, found, folders, digest), indent=1, allow_nan=False) + "\n",
         )
     return Done(out, said, findings, found)
+
+
+def _detected(plan: Plan, done: Any, rows: Sequence[Any], out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Fit the detectors on what they saw, write their scores and how well these tell attacks; the page's numbers."""
+    scores, unfitted = scoring.score(plan, done, out / "seen", tables.gated_models(plan, done))
+    tables.write_table(out / "scores.parquet", scores, SCORES, about)
+    found = detected.analyse(plan.study, rows, scores, unfitted)
+    tables.write_table(out / "detectors.parquet", found["evaluations"], DETECTORS, about)
+    return {**found, "worst_cases": worst_of_all(usable(rows), plan.study.keep_worst)}
 
 
 def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], folders: Mapping[str, str], digest: str) -> Any:
@@ -139,7 +150,7 @@ def _keep_worst(plan: Plan, found: Mapping[str, Any], out: Path, device: str) ->
             )
             place = out / "worst" / craft.key
             if not (place / "report.html").is_file():
-                run_job(plan.job(craft, device), place)
+                run_job(plan.job(craft, device, (out / "features").resolve()), place)
             folders[page.folder_key(row)] = f"worst/{craft.key}"
     finally:
         torch.set_num_threads(threads)

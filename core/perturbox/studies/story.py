@@ -6,16 +6,18 @@ from importlib.metadata import version
 from typing import Any
 
 import perturbox
-from perturbox import corruptions, defenses
+from perturbox import corruptions, defenses, detectors
 from perturbox.attacks import recipes
 from perturbox.certificates import document as certificates
 from perturbox.judge.summary import listed
-from perturbox.studies import certified_words
+from perturbox.studies import certified_words, detected_words
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
 from perturbox.studies.plan import Plan
 from perturbox.studies.words import MEANS, UNITS, counted, interval, limit, patients
 
+RISK = "A stronger attack, another scanner or other patients may break what held here; nothing is proven."
+RISKS = {"certify": certified_words.RISK, "detectors": detected_words.RISK}
 WORTH = {
     "masking?": "the defence hides its gradient from this attack, so nothing is known of it",
     "can't be told: too few patients": "whether that is a gain, so few patients can't tell",
@@ -36,6 +38,7 @@ def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -
         "corruptions": _of_corruptions,
         "defences": _of_defences,
         "certify": certified_words.verdict,
+        "detectors": detected_words.verdict,
     }
     loud = [finding for finding in findings if finding.level == "loud"]
     said = tell[plan.study.kind](plan, found)
@@ -194,6 +197,7 @@ def methods(plan: Plan, study_sha256: str) -> str:
     left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
     if study.kind == "certify":
         return f"{certified_words.methods(plan)}{gate}{left} {ends[0]}. {ends[1]}"
+    detection = f" {detected_words.methods(plan)}" if study.kind == "detectors" else ""
     attacks = listed([_attack(plan, index) for index in range(len(study.attacks))])
     labels = "expert labels" if study.cases.labels else "each model's own prediction of the unchanged scan"
     count = len({scan.patient for scan in plan.cases.values()})
@@ -203,9 +207,10 @@ def methods(plan: Plan, study_sha256: str) -> str:
         f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
         f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
-        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)} Controls were white noise of "
-        "equal RMS, the change rolled to another place, and harmless changes (saved again, half a voxel's shift, the "
-        f"scan's own noise). {ends[0]}; claims about training permute models, adjusted after Holm. {ends[1]}"
+        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)}{detection} Controls were "
+        "white noise of equal RMS, the change rolled to another place, and harmless changes (saved again, half a "
+        f"voxel's shift, the scan's own noise). {ends[0]}; claims about training permute models, adjusted after Holm. "
+        f"{ends[1]}"
     )
 
 
@@ -216,10 +221,10 @@ def _changes(plan: Plan) -> str:
         return ""
     named = listed([f"{name} ({by})" for name, by in done.items()])
     grades = listed([str(grade) for grade in plan.study.grades])
-    return (
-        f" Ordinary changes of {corruptions.SAID[_physics(plan)]} were {named}, in grades {grades} of 5, and as large "
-        "as each attack: the change of grade 1 scaled to the RMS of the saved perturbation."
-    )
+    said = f" Ordinary changes of {corruptions.SAID[_physics(plan)]} were {named}, in grades {grades} of 5"
+    if plan.study.kind == "detectors":
+        return f"{said}."
+    return f"{said}, and as large as each attack: the change of grade 1 scaled to the RMS of the saved perturbation."
 
 
 def _defences(plan: Plan) -> str:
@@ -249,6 +254,7 @@ def sources(plan: Plan) -> list[str]:
     """Papers of the attacks and of the defences, as these name them."""
     papers = [certificates.PAPER] if plan.study.kind == "certify" else []
     papers += [recipes.get(attack.name).paper for attack in plan.study.attacks]
+    papers += [detectors.get(name).paper for name in plan.study.detectors]
     papers += [defenses.read_spec(spec)[0].paper for model in plan.models.values() for spec in model.defense]
     return [paper for paper in dict.fromkeys(papers) if paper]
 
@@ -271,7 +277,7 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
             }
             for name, model in plan.models.items()
         },
-        "threat_model": certified_words.threat(plan, found) if study.kind == "certify" else _threat(plan),
+        "threat_model": _threat(plan, found),
         "data": {
             "cases": len(plan.cases),
             "patients": len({scan.patient for scan in plan.cases.values()}),
@@ -283,9 +289,7 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
         "what_it_cannot_carry": [finding.sentence for finding in findings],
         "residual_risk": "Put in question by the checks: see what_it_cannot_carry."
         if loud
-        else certified_words.RISK
-        if study.kind == "certify"
-        else "A stronger attack, another scanner or other patients may break what held here; nothing is proven.",
+        else RISKS.get(study.kind, RISK),
         "study_sha256": study_sha256,
         "measured_by": {
             "perturbox": perturbox.__version__,
@@ -296,13 +300,16 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
     }
 
 
-def _threat(plan: Plan) -> dict[str, Any]:
+def _threat(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     study = plan.study
+    if study.kind == "certify":
+        return certified_words.threat(plan, found)
     return {
         "who": "someone who can change the stored scan before the model reads it, and knows the model and its defences",
         "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
         "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
         "ordinary_changes": list(dict.fromkeys(look.corruption for look in plan.looks)),
+        **(detected_words.threat(plan, found) if study.kind == "detectors" else {}),
     }
 
 

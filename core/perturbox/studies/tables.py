@@ -75,8 +75,9 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
         (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done.get(plan.judge_key(craft, craft.model), {})
         for craft in plan.crafts
     }
+    unused = _unused(plan, done)
     for craft in plan.crafts:
-        for target in plan.judges(craft):
+        for target in plan.judges(craft) if craft.key not in unused else ():
             keys = (craft.key, plan.judge_key(craft, target), plan.clean_key(target, craft.case))
             if any(key not in done for key in keys):
                 continue
@@ -102,6 +103,17 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                     "status": "gated" if struck else "ok",
                     "reason": reason,
                 }
+
+
+def _unused(plan: Plan, done: Entries) -> set[str]:
+    """Crafts that a ladder which is there didn't take: of another success, or of limits that came later."""
+    return {
+        craft.key
+        for ladder in plan.ladders
+        if (tried := done.get(ladder.key, {}).get("rungs")) is not None
+        for craft in ladder.rungs
+        if craft.key not in tried
+    }
 
 
 def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
@@ -255,8 +267,17 @@ def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
         yield {**dict.fromkeys(CASES), "case": name, "left_out": reason}
 
 
+def _climbed(plan: Plan, done: Entries) -> Iterator[str]:
+    """Keys of the crafts and judgements that ladders took."""
+    unused = _unused(plan, done)
+    for ladder in plan.ladders:
+        for craft in ladder.rungs:
+            keys = (craft.key, plan.judge_key(craft, craft.model))
+            yield from (key for key in keys if craft.key not in unused and key in done)
+
+
 def _effort_rows(plan: Plan, done: Entries) -> Iterator[Row]:
-    for key in plan.pieces():
+    for key in (*plan.pieces(), *_climbed(plan, done)):
         entry = done[key]
         spent = entry.get("effort", {})
         counts = {name: entry.get(name) for name in ("forwards", "backwards")}

@@ -3,41 +3,58 @@
 Pure functions of files and settings: the same piece gives the same rows wherever it runs, so times are kept apart.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perturbox.studies import certifying, pieces
+from perturbox.studies import certifying, climbing, pieces
 from perturbox.studies.looking import Entry, entry_of
+
+# Pieces that are a task of their own.
+ALONE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Entry]] = {
+    "clean": pieces.clean,
+    "certificate": certifying.certificate,
+    "features": climbing.fit,
+    "sight": climbing.clean_sight,
+}
 
 
 def carry_out(task: Mapping[str, Any]) -> list[Entry]:
     """The ledger's entries of a task: {"crafts": folder, "threads": n, "device", "scan": {…}, "clean": {…}} or
-    {…, "craft": {…}, "judges": […]} or {…, "corruption": {…}, "looks": […]} or {…, "certificate": {…}}. Never raises
-    for what a study can go on after: such an entry is "failed" with a reason; "again" says that another try may
-    help."""
+    {…, "craft": {…}, "judges": […]} or {…, "corruption": {…}, "looks": […]} or {…, "certificate": {…}} or, of
+    detectors, {…, "features": {…}}, {…, "sight": {…}}, {…, "ladder": {…}}. Never raises for what a study can go on
+    after: such an entry is "failed" with a reason; "again" says that another try may help."""
     torch.set_num_threads(task["threads"])
     return [_without_paths(entry, task) for entry in _entries(task)]
 
 
 def _entries(task: Mapping[str, Any]) -> list[Entry]:
-    if "clean" in task:
-        return [entry_of(task["clean"]["key"], "clean", lambda: pieces.clean(task, task["clean"]))]
-    if "certificate" in task:
-        asked = task["certificate"]
-        return [entry_of(asked["key"], "certificate", lambda: certifying.certificate(task, asked))]
+    alone = next((kind for kind in ALONE if kind in task), None)
+    if alone is not None:
+        return [entry_of(task[alone]["key"], alone, lambda: ALONE[alone](task, task[alone]))]
+    if "ladder" in task:
+        return climbing.climb(task, task["ladder"])
     if "corruption" in task:
-        return [entry_of(look["key"], "corruption", lambda l=look: pieces.corrupted(task, l)) for look in task["looks"]]
+        return [entry for look in task["looks"] for entry in _of_look(task, look)]
     craft = task["craft"]
     made = [] if craft["done"] else [entry_of(craft["key"], "craft", lambda: pieces.craft(task, craft))]
     if made and made[0]["status"] == "failed":
-        why = {"status": "failed", "reason": f"its craft failed: {made[0]['reason']}", "again": made[0]["again"]}
+        why = pieces.without_craft(made[0])
         return made + [{"key": judge["key"], "kind": "judge", **why} for judge in task["judges"]]
     return made + [
         entry_of(judge["key"], "judge", lambda j=judge: pieces.judge(task, craft, j)) for judge in task["judges"]
     ]
+
+
+def _of_look(task: Mapping[str, Any], look: Mapping[str, Any]) -> list[Entry]:
+    """Of a look at an ordinary change, unless it is there, and of what detectors see of it, where any do."""
+    made = [] if look["done"] else [entry_of(look["key"], "corruption", lambda: pieces.corrupted(task, look))]
+    sight = look.get("sight")
+    if sight is not None:
+        made.append(entry_of(sight["key"], "sight", lambda: climbing.corrupted_sight(task, look, sight)))
+    return made
 
 
 def _without_paths(entry: Entry, task: Mapping[str, Any]) -> Entry:
