@@ -23,10 +23,11 @@ from perturbox import io
 from perturbox.detectors.evaluation import Scores, auroc, difference
 from perturbox.detectors.fitting import fit_detector
 from perturbox.load import load_victim
-from perturbox.studies import detected, detected_words, sights
+from perturbox.studies import detected, detected_words, scoring, sights
 from perturbox.studies.checks import check
 from perturbox.studies.columns import DETECTORS
 from perturbox.studies.design import Study
+from perturbox.studies.drive import Driver
 from perturbox.studies.plan import Plan, Target, kept_in
 from perturbox.studies.pricing import price
 from perturbox.studies.run import load, run_study
@@ -348,6 +349,22 @@ def test_another_success_uses_the_crafts_that_are_there(folder, done, tables, tm
     for _, series in mean.groupby(["attack", "case"]):
         assert (series.iloc[:-1] > 0.75).all()
     assert len(table) < len(tables["results"][tables["results"]["corruption"].isna()])
+
+
+def test_what_failed_is_told_and_tried_again_when_asked(done, plan, ledger):
+    """A sight that failed, and a limit of a ladder that a scan's file couldn't hold."""
+    sight, ladder = plan.sight_key(plan.clean_key("net", "scan03")), plan.ladders[4]
+    broken = {**ledger, sight: {"key": sight, "kind": "sight", "status": "failed", "reason": "no memory"}}
+    assert scoring.unseen(plan, broken) == ["no memory"] and scoring.unseen(plan, ledger) == []
+    scores, unfitted = scoring.score(plan, broken, done.out / "seen", set())
+    assert not unfitted.keys() & {("net", "entropy", None)} and "scan03" not in {row["case"] for row in scores}
+    rung = {"key": ladder.rungs[0].key, "kind": "craft", "status": "failed", "reason": "too small"}
+    for again, missing in ((False, []), (True, [ladder.key])):
+        driver = Driver(plan, done.out, again=again)
+        tasks = [task for task in driver.missing({**ledger, rung["key"]: rung}) if "ladder" in task.document]
+        assert [key for task in tasks for key in task.keys] == missing
+    entries = [one["craft"]["entry"] for one in tasks[0].document["ladder"]["rungs"]]
+    assert entries[0] is None and all(entry["status"] == "ok" for entry in entries[1:] if entry)
 
 
 # ---------------------------------------------------------------- what is refused

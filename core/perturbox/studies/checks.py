@@ -333,6 +333,9 @@ def of_detectors(found: Mapping[str, Any]) -> Iterator[Finding]:
         elif row["patients_fell"] < BROKEN:
             told = f"{row['attack']} broke {row['patients_fell']} of {row['patients']} patients ({row['model']})"
             yield Finding("nothing-broken", "note", f"{told}: nothing is claimed of who sees it.", row["patients_fell"])
+    if reasons := found.get("unseen"):
+        told = f"Of {len(reasons)} scans or attacks detectors saw nothing; the first because: {reasons[0]}"
+        yield Finding("unseen", "note", told, len(reasons))
     for row in found["evaluations"]:
         if row["positives"] == "attacked" or row["auroc"] is None or row["low"] <= 0.5:
             continue

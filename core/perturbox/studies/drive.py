@@ -212,7 +212,11 @@ class Driver:
         if not self._there(done, ladder.key):
             return False
         entry = done[ladder.key]
-        return entry["status"] == "failed" or entry["fell"] is None or not self._lost(self.seen, entry)
+        if entry["status"] == "failed":
+            return True
+        if self.again and not all(self._there(done, key) for key in entry["rungs"]):  # those that had failed
+            return False
+        return entry["fell"] is None or not self._lost(self.seen, entry)
 
     def _climb(self, done: Mapping[str, Mapping[str, Any]], ladder: Ladder) -> Task:
         """A ladder's task; crafts and judgements that are there, from another success or another ladder, are used."""

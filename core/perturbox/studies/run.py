@@ -98,6 +98,7 @@ def _detected(plan: Plan, done: Any, rows: Sequence[Any], out: Path, about: dict
     tables.write_table(out / "scores.parquet", scores, SCORES, about)
     found = detected.analyse(plan.study, rows, scores, unfitted)
     tables.write_table(out / "detectors.parquet", found["evaluations"], DETECTORS, about)
+    found["unseen"] = scoring.unseen(plan, done)
     return {**found, "worst_cases": worst_of_all(usable(rows), plan.study.keep_worst)}
 
 

@@ -38,6 +38,13 @@ class Shown:
         return self.about["kind"]
 
 
+def unseen(plan: Plan, done: Entries) -> list[str]:
+    """Why detectors saw nothing of some scans, one reason each; these aren't used."""
+    keys = [plan.sight_key(plan.clean_key(model, case)) for model in plan.models for case in plan.cases]
+    keys += [ladder.key for ladder in plan.ladders] + [plan.sight_key(look.key) for look in plan.looks]
+    return [done[key]["reason"] for key in keys if done[key]["status"] != "ok"]
+
+
 def score(plan: Plan, done: Entries, place: Path, gated: set[str]) -> tuple[list[dict[str, Any]], Unfitted]:
     """Rows of scores.parquet, and which detectors gave none; place: the folder of samples; gated: models struck out."""
     threads = torch.get_num_threads()
