@@ -2,10 +2,11 @@
 
     python benchmarks/study_victims.py FOLDER [--seeds 3] [--cases 20]      some CPU minutes; those that exist stay
 
-Writes FOLDER/models/*.safetensors with their sidecars and training lists, and FOLDER/transfer.yaml, curve.yaml and
-non-inferiority.yaml beside them. Scans and expert labels are those of the Medical Segmentation Decathlon's Task04, from
-PERTURBOX_DATA/mr_hippocampus_msd or --scans. Every model has a random start of its own: two that share one transfer as
-if they shared pre-training. Pre-training is on ellipsoid phantoms, a start of its own for each model as well.
+Writes FOLDER/models/*.safetensors with their sidecars and training lists, and FOLDER/transfer.yaml, curve.yaml,
+non-inferiority.yaml, certify.yaml and detectors.yaml beside them. Scans and expert labels are those of the Medical
+Segmentation Decathlon's Task04, from PERTURBOX_DATA/mr_hippocampus_msd or --scans. Every model has a random start of
+its own: two that share one transfer as if they shared pre-training. Pre-training is on ellipsoid phantoms, a start of
+its own for each model as well.
 """
 
 import argparse
@@ -45,6 +46,7 @@ NETWORKS = {
 STEPS = {"unet": 220, "unet-dropout": 220, "segresnet": 150}
 PRETRAINING = 150
 DROPOUT_SEED = 101
+JUDGED = 36  # cases of the study of detectors, which claims nothing of fewer than 30; HFC's features are of the others
 HALF = 70  # scans of each half; the rest of the shuffled 200 is never trained on
 PIPELINE = [
     {"step": "percentiles", "lower": 1, "upper": 99, "to": [-2, 2]},
@@ -181,8 +183,9 @@ def sidecar(made: Made) -> dict[str, object]:
     }
 
 
-def studies(models: list[Made], cases: list[Path], folder: Path) -> None:
-    """The study files that use the library."""
+def studies(models: list[Made], test: list[Path], count: int, folder: Path) -> None:
+    """The study files that use the library; test: scans that none was trained on, of which each takes as many as it
+    needs, detectors `JUDGED` and the others `count`."""
     named = {
         made.name: {
             "victim": f"models/{made.name}.safetensors",
@@ -191,13 +194,20 @@ def studies(models: list[Made], cases: list[Path], folder: Path) -> None:
         }
         for made in models
     }
-    scans = {
-        "images": [str(path) for path in cases],
-        "labels": f"{cases[0].parents[1] / 'labels'}/{{name}}.nii.gz",
-    }
-    common = {"schema": "perturbox-study/1", "cases": scans, "gate": {"clean_dice": 0.6}}
+
+    def scans(cases: list[Path]) -> dict[str, object]:
+        return {
+            "images": [str(path) for path in cases],
+            "labels": f"{cases[0].parents[1] / 'labels'}/{{name}}.nii.gz",
+        }
+
+    common = {"schema": "perturbox-study/1", "cases": scans(test[:count]), "gate": {"clean_dice": 0.6}}
     apgd = {"name": "apgd", "steps": 20, "settings": {"loss": "dice"}}
     pgd = {"name": "pgd", "steps": 20}
+    hfc = [
+        {"name": "hfc", "steps": 10, "settings": {"feature_weight": weight}, "label": f"hfc {weight:g}"}
+        for weight in (0.01, 0.1, 1.0)
+    ]
     limits = {"values": [3, 6], "unit": "percent"}
     plain, other = models[0].name, models[len(models) // 2].name
     written = {
@@ -214,6 +224,21 @@ def studies(models: list[Made], cases: list[Path], folder: Path) -> None:
             "attacks": [apgd],
             "eps": {"values": [4], "unit": "percent"},
             "compare": {"new": other, "old": plain, "margin": 0.05},
+        },
+        "certify": {
+            **common,
+            "models": {name: named[name] for name in (plain, other)},
+            "certify": {"sigma": [2.5, 5, 10, 20], "unit": "percent"},
+        },
+        "detectors": {
+            **common,
+            "cases": scans(test[:JUDGED]),
+            "models": {plain: named[plain]},
+            "attacks": [{"name": "pgd", "steps": 10}, {"name": "smia", "steps": 10}, *hfc],
+            "eps": {"values": [1, 2, 4, 8, 16], "unit": "percent"},
+            "detectors": ["mahalanobis", "kernel-density", "lid", "svm", "dnn", "entropy", "one-class"],
+            "success": 0.5,
+            "features_on": [str(path) for path in test[JUDGED:]],
         },
     }
     for kind, study in written.items():
@@ -245,7 +270,7 @@ def main() -> None:
             print(made.name, flush=True)
     for made in (*models, LONE):
         (place / f"{made.name}.json").write_text(json.dumps(sidecar(made), indent=1) + "\n")
-    studies(models, [path.resolve() for path in parts["test"][: given.cases]], given.folder)
+    studies(models, [path.resolve() for path in parts["test"]], given.cases, given.folder)
 
 
 if __name__ == "__main__":

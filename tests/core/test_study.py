@@ -22,9 +22,9 @@ pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 import psutil
 import pyarrow.parquet as pq
 
-from perturbox.studies import work
 from perturbox.studies.drive import Driver
-from perturbox.studies.plan import make_plan
+from perturbox.studies.gather import make_plan
+from perturbox.studies.looking import kept_in
 from perturbox.studies.run import load, run_study
 
 TEXT = """\
@@ -77,7 +77,7 @@ def test_a_row_is_what_the_saved_file_does(folder, done, rows):
     plan, _ = load(folder / "study.yaml")
     victim = load_victim(VICTIM)
     for craft in plan.crafts:
-        (file,) = work.craft_folder(done.out / "crafts", craft.key).iterdir()
+        (file,) = kept_in(done.out / "crafts", craft.key).iterdir()
         clean, saved = nib.load(plan.cases[craft.case].image), nib.load(file)
         change = np.abs(saved.get_fdata() - clean.get_fdata())
         assert change.max() <= craft.eps
@@ -183,7 +183,7 @@ def test_only_one_driver_owns_a_folder(folder, done):
 
 
 def make_plan_of(folder):
-    from perturbox.studies.design import read_study
+    from perturbox.studies.reading import read_study
 
     return make_plan(read_study(folder / "study.yaml"), folder)
 
@@ -285,7 +285,7 @@ def test_one_change_made_on_some_is_the_same_for_all_others(folder, tmp_path):
     plan, _ = load(tmp_path / "study.yaml")
     changes = []
     for craft in plan.crafts:
-        (file,) = work.craft_folder(done.out / "crafts", craft.key).iterdir()
+        (file,) = kept_in(done.out / "crafts", craft.key).iterdir()
         changes.append(nib.load(file).get_fdata() - nib.load(plan.cases[craft.case].image).get_fdata())
     first, second = changes
     same = (first == second) | (first == 0) | (second == 0)  # padding and the ends of a scan's range don't change

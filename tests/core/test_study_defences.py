@@ -19,11 +19,13 @@ from perturbox import io
 from perturbox.defenses import defend
 from perturbox.job.execute import run_job
 from perturbox.load import load_victim
-from perturbox.studies import defended, story, work
+from perturbox.studies import defended, story
 from perturbox.studies.checks import check
 from perturbox.studies.design import Study
+from perturbox.studies.looking import kept_in
 from perturbox.studies.plan import Plan, Target
-from perturbox.studies.run import load, price, run_study
+from perturbox.studies.pricing import price
+from perturbox.studies.run import load, run_study
 from perturbox.types import InputError
 
 VICTIM = f"{tiny.__file__}:volume"
@@ -92,7 +94,7 @@ def test_every_defended_model_has_both_rows_and_a_plain_one_its_own(rows):
 def test_both_are_judged_against_the_model_without_its_defence(folder, done, rows):
     """Every file is read by nibabel and segmented again; Dice by NumPy, with the plain model's clean prediction."""
     plan, asked = load(folder / "study.yaml")[0], models()
-    files = {(craft.model, craft.case): work.craft_folder(done.out / "crafts", craft.key) for craft in plan.crafts}
+    files = {(craft.model, craft.case): kept_in(done.out / "crafts", craft.key) for craft in plan.crafts}
     for told in rows.itertuples():
         (file,) = files[told.surrogate, told.case].iterdir()
         assert np.abs(nib.load(file).get_fdata() - nib.load(plan.cases[told.case].image).get_fdata()).max() <= 12

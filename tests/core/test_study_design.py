@@ -10,8 +10,9 @@ import tiny
 from perturbox.types import InputError
 
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
-from perturbox.studies.design import KINDS, Study, read_study
-from perturbox.studies.plan import filled, make_plan
+from perturbox.studies.design import KINDS, Study
+from perturbox.studies.gather import filled, make_plan
+from perturbox.studies.reading import read_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 GOOD = """\

@@ -15,8 +15,9 @@ from test_study_statistics import row, study
 
 from perturbox.plain import to_json
 from perturbox.studies import analysis
+from perturbox.studies.columns import RESULTS
 from perturbox.studies.run import run_study
-from perturbox.studies.tables import RESULTS, write_table
+from perturbox.studies.tables import write_table
 
 TWO = [{"name": "apgd", "steps": 100}, {"name": "pgd", "steps": 100}]
 MODELS = {f"{start}{n}": {"init": start, "seed": n} for start, n in product("rp", (1, 2, 3))}

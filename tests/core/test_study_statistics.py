@@ -9,9 +9,9 @@ from scipy import stats
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 from perturbox.studies import analysis, statistics, story
 from perturbox.studies.checks import check
+from perturbox.studies.columns import RESULTS
 from perturbox.studies.design import Study
 from perturbox.studies.plan import Plan, Target
-from perturbox.studies.tables import RESULTS
 
 
 def test_an_interval_of_equal_values_is_the_value():

@@ -13,10 +13,11 @@ from perturbox.types import InputError
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 import pyarrow.parquet as pq
 
+from perturbox.studies.columns import RESULTS
 from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Plan
 from perturbox.studies.run import load, require_place, run_study
-from perturbox.studies.watch import FOREIGN, RESULTS, Shelf
+from perturbox.studies.watch import FOREIGN, Shelf
 
 TEXT = f"""\
 schema: perturbox-study/1

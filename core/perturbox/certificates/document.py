@@ -15,6 +15,7 @@ from perturbox.types import Volume
 
 SCHEMA = "perturbox-certificate/1"
 PAPER = "Fischer et al. 2021, arXiv 2107.00228"
+SMOOTHED_ONLY = "Nothing is certified of {model} as it is used, without noise: the certificate is for the vote."
 ADAPTIVE_PAPER = "Anani et al. 2024, arXiv 2402.08400"
 # Upper ends of the distances to the model's nearest border in which abstained voxels are counted, mm (pixels).
 BORDER = (0.0, 5.0, 10.0, 20.0, math.inf)
@@ -197,7 +198,7 @@ def meaning(document: Mapping[str, Any], model: str) -> dict[str, list[str]]:
     return {
         "certifies": certifies,
         "not": [
-            f"Nothing is certified of {model} as it is used, without noise: the certificate is for the vote.",
+            SMOOTHED_ONLY.format(model=model),
             "It doesn't say that an answer is right, only that it is stable.",
             f"A change of 1 {unit.removesuffix('s')} in every voxel has {everywhere} times the certified norm; "
             "larger changes, shifts, other scanners and other protocols aren't covered.",

@@ -50,7 +50,7 @@ def study(
         plan, _ = run.load(file, device, trust)
         show(*_price_lines(plan, workers or _fitting(plan.study.threads), device))
         return
-    from perturbox.studies.design import read_study
+    from perturbox.studies.reading import read_study
 
     count = workers or _fitting(read_study(file).threads)
     place = {"workers": count, "device": device, "scheduler": scheduler, "trust": trust, "again": again}
@@ -72,18 +72,23 @@ def _fitting(threads: int) -> int:
 
 def _price_lines(plan: Any, workers: int, device: str) -> list[str]:
     from perturbox.cli.progress import about
-    from perturbox.studies.run import price
-    from perturbox.studies.story import counted
+    from perturbox.studies.pricing import price
+    from perturbox.studies.words import counted
 
     cost = price(plan, workers, device)
     left = f", {len(plan.left_out)} left out" if plan.left_out else ""
+    study = plan.study
+    if study.certify is not None:
+        asked = counted(len(study.certify.sigma), "level") + " of noise"
+        pieces = f"{counted(cost.certificates, 'certificate')} of {counted(cost.copies, 'noisy copy', 'noisy copies')}"
+    else:
+        asked = f"{counted(len(study.attacks), 'attack')}, {counted(len(study.eps.values), 'limit')}"
+        pieces = f"{counted(cost.crafts, 'attack')} and {counted(cost.judgements, 'judgement')}"
+        pieces += f", {counted(cost.looks, 'look')} at ordinary changes" if cost.looks else ""
     return [
-        f"{plan.study.name} ({plan.study.kind}): {counted(len(plan.models), 'model')}, "
-        f"{counted(len(plan.cases), 'case')}{left}, "
-        f"{counted(len(plan.study.attacks), 'attack')}, {counted(len(plan.study.eps.values), 'limit')}, "
-        f"{counted(len(plan.study.seeds), 'seed')}",
-        f"{counted(cost.crafts, 'attack')} and {counted(cost.judgements, 'judgement')}"
-        + (f", {counted(cost.looks, 'look')} at ordinary changes" if cost.looks else ""),
+        f"{study.name} ({study.kind}): {counted(len(plan.models), 'model')}, "
+        f"{counted(len(plan.cases), 'case')}{left}, {asked}, {counted(len(study.seeds), 'seed')}",
+        pieces,
         f"{cost.cpu_hours:.2g} CPU hours; {about(3600 * cost.hours)} with {counted(workers, 'worker')}",
         f"{cost.bytes / 2**20:.0f} MB on disk, up to {cost.memory / 2**30:.1f} GB of memory for each worker",
     ]

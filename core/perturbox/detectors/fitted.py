@@ -64,6 +64,28 @@ class Detection:
         return {**vars(self), "sentence": self.sentence}
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What raw numbers are measured by. centre: the median of those of clean scans; spread: their median deviation as a
+    standard deviation, or that itself where more than half agree; 0 and 1 of a method that looks one way."""
+
+    centre: float
+    spread: float
+    two_sided: bool
+
+    @classmethod
+    def of(cls, method: Method, clean: np.ndarray) -> "Scale":
+        if not method.two_sided:
+            return cls(0.0, 1.0, False)
+        centre = float(np.median(clean))
+        return cls(centre, 1.4826 * float(np.median(np.abs(clean - centre))) or float(clean.std()) or 1.0, True)
+
+    def of_raw(self, raw: Any) -> Any:
+        """The score of a raw number, of floats, arrays and tensors alike."""
+        score = (raw - self.centre) / self.spread
+        return abs(score) if self.two_sided else score
+
+
 @dataclass(frozen=True, eq=False)
 class Detector:
     """A method fitted on one model.
@@ -92,22 +114,22 @@ class Detector:
         return Asked(tuple(self.layout.layers), sees == "outputs", MASKS if sees == "dropout" else 0)
 
     @cached_property
+    def scale(self) -> "Scale":
+        return Scale.of(self.method, self.clean)
+
+    @property
     def centre(self) -> float:
         """The raw number of a clean scan, their median."""
-        return float(np.median(self.clean)) if self.method.two_sided else 0.0
+        return self.scale.centre
 
-    @cached_property
+    @property
     def spread(self) -> float:
-        """How far the raw numbers of clean scans lie apart: their median deviation as a standard deviation, or that
-        itself where more than half agree."""
-        if not self.method.two_sided:
-            return 1.0
-        return 1.4826 * float(np.median(np.abs(self.clean - self.centre))) or float(self.clean.std()) or 1.0
+        """How far the raw numbers of clean scans lie apart."""
+        return self.scale.spread
 
     def of_raw(self, raw: Any) -> Any:
         """The score of a raw number, of floats, arrays and tensors alike."""
-        score = (raw - self.centre) / self.spread
-        return abs(score) if self.method.two_sided else score
+        return self.scale.of_raw(raw)
 
     @cached_property
     def clean_scores(self) -> np.ndarray:

@@ -43,13 +43,14 @@ class _Thumb:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """A scan that was looked at. kind: "clean", "noise" or "attacked"; patient: who it is of; values: their hash."""
+class Seen:
+    """A scan that was looked at. kind: "clean", "noise" or "attacked", or another of which no detector learns; patient:
+    who it is of; values: their hash."""
 
     kind: str
     patient: str
     sample: Sample
-    values: str
+    values: str = ""
 
 
 def fit_detector(
@@ -92,7 +93,7 @@ def fit_detector(
             f"{count} clean patient{'s are' if count != 1 else ' is'} too few to set a threshold; give at least "
             f"{LEAST_CASES}."
         )
-    asked = _asked(victim, method, layers, clean[0])
+    asked = asked_of(victim, method, layers, clean[0])
     seen = _look_at_all(victim, asked, clean, attacked, whose, noise, seed, say, stop)
     if method.supervised and (found := len({one.patient for one in seen if one.kind == "attacked"})) < LEAST_CASES:
         raise InputError(f"Attacked scans of {found} patients are too few to learn from; give at least {LEAST_CASES}.")
@@ -103,7 +104,7 @@ def fit_detector(
         len(group_names(victim)),
         0 if first.outputs is None else len(first.outputs),
     )
-    raw = _held_out(method, seen, say, stop)
+    raw = held_out(method, seen, say, stop)
     calm, facts = [number for number, one in enumerate(seen) if one.kind == "clean"], {"clean": len(clean)}
     facts |= {"patients": count, "attacked": len(attacked), "noise": sum(one.kind == "noise" for one in seen)}
     told: dict[str, Any] = {**facts, "seed": seed, "scans": [seen[number].values for number in calm]}
@@ -118,23 +119,35 @@ def fit_detector(
     return made
 
 
-def _asked(victim: Victim, method: Method, layers: Sequence[str], first: Read) -> Asked:
+def asked_of(victim: Victim, method: Method, layers: Sequence[str], first: Read) -> Asked:
     """What a method looks at on this victim; layers in the order in which they are run."""
-    if method.sees != "features":
-        if layers:
-            raise InputError(f"{method.name} looks at no layers; leave out --layer.")
-        asked = Asked(outputs=method.sees == "outputs", masks=MASKS if method.sees == "dropout" else 0)
-        require_seen(victim, asked)
-        return asked
-    names = tuple(layers) or convolutions(victim)
+    names = require_layers(victim, method, layers)
     if not names:
-        raise InputError(f"{victim.name} has no convolutions of at most {WIDEST} channels; name layers with --layer.")
-    require_seen(victim, Asked(names))
+        return _without_layers(method)
     run = tuple(look_at(victim, first(), Asked(names)).features)
     hidden = run if layers else run[:-1]  # the last one makes the prediction itself
     if not hidden:
         raise InputError(f"{victim.name} has a single convolution, its prediction; name layers with --layer.")
     return Asked(hidden[-1:] if method.last_layer else hidden)
+
+
+def require_layers(victim: Victim, method: Method, layers: Sequence[str] = ()) -> tuple[str, ...]:
+    """The layers among which a method looks, none for one that looks at answers; raises InputError for a victim that it
+    can't look at."""
+    if method.sees != "features":
+        if layers:
+            raise InputError(f"{method.name} looks at no layers; leave out --layer.")
+        require_seen(victim, _without_layers(method))
+        return ()
+    names = tuple(layers) or convolutions(victim)
+    if not names:
+        raise InputError(f"{victim.name} has no convolutions of at most {WIDEST} channels; name layers with --layer.")
+    require_seen(victim, Asked(names))
+    return names
+
+
+def _without_layers(method: Method) -> Asked:
+    return Asked(outputs=method.sees == "outputs", masks=MASKS if method.sees == "dropout" else 0)
 
 
 def _look_at_all(
@@ -147,16 +160,16 @@ def _look_at_all(
     seed: int,
     say: Callable[[str], None],
     stop: Callable[[], bool],
-) -> list[_Seen]:
+) -> list[Seen]:
     """Every scan as the detector sees it: the clean ones, the attacked ones, and noise as large as these."""
-    seen: list[_Seen] = []
+    seen: list[Seen] = []
     thumbs: list[_Thumb] = []
 
     def add(kind: str, number: int, scan: Volume, what: str) -> None:
         if stop():
             raise KeyboardInterrupt
         say(what)
-        seen.append(_Seen(kind, whose[number], look_at(victim, scan, asked), fingerprint(scan)))
+        seen.append(Seen(kind, whose[number], look_at(victim, scan, asked), fingerprint(scan)))
 
     for number, read in enumerate(clean):
         scan = read()
@@ -187,7 +200,7 @@ def as_large(clean: Volume, attacked: Volume, rng: np.random.Generator) -> Volum
     return clean.with_data(clean.as_saved(noisy.astype(np.float32)))
 
 
-def _fit(method: Method, seen: Sequence[_Seen]) -> dict[str, torch.Tensor]:
+def _fit(method: Method, seen: Sequence[Seen]) -> dict[str, torch.Tensor]:
     """The parts of a method; noise is none of the attacks that a supervised one learns."""
     kinds = ("clean", "noise") if method.supervised else ("clean",)
     calm = [one.sample for one in seen if one.kind in kinds]
@@ -195,8 +208,11 @@ def _fit(method: Method, seen: Sequence[_Seen]) -> dict[str, torch.Tensor]:
     return {name: part.double().contiguous().clone() for name, part in parts.items()}  # as `fitted` gives them back
 
 
-def _held_out(
-    method: Method, seen: Sequence[_Seen], say: Callable[[str], None], stop: Callable[[], bool]
+def held_out(
+    method: Method,
+    seen: Sequence[Seen],
+    say: Callable[[str], None] = lambda text: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
     """The raw number of each scan from a fit without its patient."""
     patients = list(dict.fromkeys(one.patient for one in seen))

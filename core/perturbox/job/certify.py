@@ -56,6 +56,11 @@ def prepare_certificate(
 
 def certify_scan(asked: Asked, out: Path, listener: Listener | None = None) -> dict[str, Any]:
     """Certify and leave a new folder; returns certificate.json. Nothing is left where it is refused or abandoned."""
+    return certified_scan(asked, out, listener)[0]
+
+
+def certified_scan(asked: Asked, out: Path, listener: Listener | None = None) -> tuple[dict[str, Any], Certified]:
+    """As `certify_scan`, with what was found beside certificate.json."""
     require_new_folder(out)
     listener, effort, started = listener or Listener(), Effort(), time.perf_counter()
     victim, image = asked.victim, asked.image
@@ -69,7 +74,7 @@ def certify_scan(asked: Asked, out: Path, listener: Listener | None = None) -> d
         document["files"] = described(draft, FILES)
         write_json(draft / JSON, document)
         (draft / PAGE).write_text(build_certificate(document, found, clean, image), encoding="utf-8")
-    return document
+    return document, found
 
 
 def write_maps(folder: Path, found: Certified, clean: np.ndarray, victim: Victim, image: Volume) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbox.studies import changes, defended, statistics
+from perturbox.studies import certified, changes, defended, statistics
 from perturbox.studies.design import Study
 from perturbox.studies.frames import Found, Frame, corrupted, own, usable
 
@@ -21,6 +21,8 @@ FEWEST_MODELS = 3  # per level of a factor, to say anything of it
 
 def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
     """The numbers of a study's page: {"curves", …} by kind; empty lists where every row failed."""
+    if study.kind == "certify":
+        return certified.analyse(study, rows)
     frame = usable(rows)
     found: Found = {"curves": curves(frame, study.confidence), "verdicts": verdicts(frame)}
     found |= {"strata": size_strata(frame), "worst_cases": worst_of_all(frame, study.keep_worst)}

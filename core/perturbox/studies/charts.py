@@ -158,6 +158,67 @@ def defences(rows: Sequence[Mapping[str, Any]], models: Sequence[str], unit: str
     return svg(layers.facet(facet=alt.Facet("attack:N", title=None), columns=2))
 
 
+def certificates(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """The certified share against the noise, a panel for each structure, a line with its interval for each model, each
+    patient as a hair."""
+    keys = ("model", "structure", "sigma")
+    lines = [{key: row[key] for key in (*keys, "certified", "low", "high")} for row in rows]
+    hairs = [
+        {**{key: row[key] for key in keys}, "certified": value, "patient": f"{row['model']} {name}"}
+        for row in rows
+        for name, value in row["patients"].items()
+    ]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    colours = [COLOURS[n % len(COLOURS)] for n in range(len(models))]
+    legend = alt.Legend(orient="bottom") if len(models) > 1 else None
+    colour = alt.Color("model:N", title=None, legend=legend, scale=alt.Scale(domain=models, range=colours))
+    x = alt.X("sigma:Q", title=f"noise, {unit}")
+    y = alt.Y("certified:Q", title="share certified", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    base = alt.Chart(pd.DataFrame(lines + hairs))
+    mean = base.transform_filter("!isValid(datum.patient)")
+    layers = alt.layer(
+        base.transform_filter("isValid(datum.patient)")
+        .mark_line(opacity=0.25, strokeWidth=0.8, point=alt.OverlayMarkDef(size=6, opacity=0.4))
+        .encode(x=x, y=y, color=colour, detail="patient:N"),
+        mean.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.18)
+        .encode(x=x, y=alt.Y("low:Q", title="share certified"), y2="high:Q", color=colour),
+        mean.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=28)).encode(x=x, y=y, color=colour),
+    ).properties(width=300, height=200)
+    return svg(layers.facet(facet=alt.Facet("structure:N", title=None), columns=3))
+
+
+def detectors(rows: Sequence[Mapping[str, Any]], places: Sequence[str], joined: bool) -> str:
+    """AUROC with its interval, a panel for each model, a colour for each detector; places: along the axis, joined by
+    lines where they are a series."""
+    data = [{key: row[key] for key in ("model", "place", "series", "auroc", "low", "high")} for row in rows]
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    legend = alt.Legend(orient="bottom", columns=3, labelLimit=300)
+    colour = alt.Color("series:N", title=None, legend=legend, sort=series, scale=alt.Scale(scheme="tableau10"))
+    title = "λ: how much the attack hides" if joined else None
+    x = alt.X(
+        "place:N", title=title, sort=list(places), scale=alt.Scale(paddingInner=0.35), axis=alt.Axis(labelAngle=0)
+    )
+    beside = alt.XOffset("series:N", sort=series)
+    y = alt.Y("auroc:Q", title="AUROC", scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(pd.DataFrame(data))
+    layers = [
+        alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(strokeDash=[4, 3], color=QUIET).encode(y="chance:Q"),
+        base.mark_rule(strokeWidth=1.4).encode(
+            x=x, xOffset=beside, y=alt.Y("low:Q", title="AUROC"), y2="high:Q", color=colour
+        ),
+        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, xOffset=beside, y=y, color=colour),
+    ]
+    if joined:
+        layers.insert(1, base.mark_line(strokeWidth=1, opacity=0.5).encode(x=x, xOffset=beside, y=y, color=colour))
+    width = max(300, 26 * len(places) * len(series))
+    charts = [
+        alt.layer(*layers).transform_filter(alt.datum.model == model).properties(width=width, height=240, title=model)
+        for model in dict.fromkeys(row["model"] for row in rows)
+    ]
+    return svg(alt.vconcat(*charts))
+
+
 def pairs(comparison: Mapping[str, Any], rows: Any, new: str, old: str) -> str:
     """Each patient's fall of Dice with the old and with the new model, joined."""
     data = rows.assign(model=rows["target"].map({old: f"old: {old}", new: f"new: {new}"}))

@@ -9,13 +9,15 @@ from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
-from perturbox.studies import defended
+from perturbox.studies import certified, defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
+from perturbox.studies.detected import BROKEN, PATIENTS
 from perturbox.studies.frames import Frame, corrupted, own, usable
 from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100
+COSTLY = 0.05  # of Dice
 SLACK = 0.02  # of Dice: what may differ by chance
 NOISE_SHARE = 0.5
 
@@ -33,13 +35,18 @@ class Finding:
 Rule = Callable[[Study, Frame, Sequence[Mapping[str, Any]]], Iterator[Finding]]
 
 
-def check(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Every finding of every rule, loud ones first."""
+def check(study: Study, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Every finding of every rule, loud ones first; found: the numbers of the page, of a study of detectors."""
+    if study.kind == "certify":
+        told = certified.usable(rows)
+        return [finding for rule in OF_CERTIFICATES for finding in rule(study, told, rows)]
     frame = usable(rows)
     controls = [attack.called for attack in study.attacks if recipes.get(attack.name).family == "control"]
     attacks = frame[~frame["attack"].isin(controls)]
-    found = [finding for rule in RULES for finding in rule(study, attacks, rows)]
-    return sorted(found, key=lambda finding: finding.level != "loud")
+    rules = OF_LADDERS if study.kind == "detectors" else RULES
+    told = [finding for rule in rules for finding in rule(study, attacks, rows)]
+    told += of_detectors(found or {"attempts": (), "evaluations": ()}) if study.kind == "detectors" else []
+    return sorted(told, key=lambda finding: finding.level != "loud")
 
 
 def untouched(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -274,6 +281,75 @@ def not_used(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> I
         yield Finding("gated", "note", f"Struck out: {'; '.join(gated)}.", len(gated))
 
 
+def nothing_certified(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify. Where nothing of a structure is certified the noise is too large for the model."""
+    mean = frame.groupby(["model", "structure", "sigma"])["certified"].mean()
+    for (model, structure, sigma), value in mean.items():
+        if value == 0:
+            yield Finding(
+                "nothing-certified",
+                "note",
+                f"Nothing of the {structure} is certified for {model} with noise {sigma:g}: its answers disagree too "
+                "often; take less noise, or a model that was trained with it.",
+                1,
+            )
+
+
+def smoothing_costs(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify with labels. A smoothed model that answers worse than the model itself isn't what
+    anyone uses."""
+    mean = frame.dropna(subset=["dice_clean", "dice_smoothed"]).groupby(["model", "structure", "sigma"])
+    for (model, structure, sigma), row in mean[["dice_clean", "dice_smoothed"]].mean().iterrows():
+        if row["dice_smoothed"] < row["dice_clean"] - COSTLY:
+            yield Finding(
+                "smoothing-costs",
+                "note",
+                f"Noise {sigma:g} takes the Dice of {structure} ({model}) from {row['dice_clean']:.2f} to "
+                f"{row['dice_smoothed']:.2f}: the smoothed model, which the certificate is of, is that much worse.",
+                1,
+            )
+
+
+def few_to_certify(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Needs a study of kind certify. A certificate is each scan's own; a mean over a few says little of others."""
+    count = frame["patient"].nunique()
+    if count < FEWEST:
+        yield Finding(
+            "few-patients",
+            "note",
+            f"{count} patient{'s' * (count != 1)}: what is certified holds for each scan, but a mean over fewer than "
+            f"{FEWEST} says little of others.",
+            count,
+        )
+
+
+def of_detectors(found: Mapping[str, Any]) -> Iterator[Finding]:
+    """Needs a study of kind detectors. Too few patients, attacks that broke nothing, detectors that see what is no
+    attack."""
+    for row in found["attempts"]:
+        if row["patients"] < PATIENTS:
+            told = f"{row['patients']} patients: nothing is claimed of {row['attack']} on fewer than {PATIENTS}."
+            yield Finding("few-patients", "note", told, row["patients"])
+        elif row["patients_fell"] < BROKEN:
+            told = f"{row['attack']} broke {row['patients_fell']} of {row['patients']} patients ({row['model']})"
+            yield Finding("nothing-broken", "note", f"{told}: nothing is claimed of who sees it.", row["patients_fell"])
+    if reasons := found.get("unseen"):
+        told = f"Of {len(reasons)} scans or attacks detectors saw nothing; the first because: {reasons[0]}"
+        yield Finding("unseen", "note", told, len(reasons))
+    for row in found["evaluations"]:
+        if row["positives"] == "attacked" or row["auroc"] is None or row["low"] <= 0.5:
+            continue
+        learned = f" (learned {row['fitted_on']})" if row["fitted_on"] else ""
+        area = f"AUROC {row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        if row["positives"] == "corruption":
+            told = f"{row['corruption']} in grade {row['grade']} ({area}): it fires at what a clinic does to scans"
+            yield Finding("sees-ordinary", "note", f"{row['detector']}{learned} sees {told}.", 1)
+        else:
+            what = "noise as large as" if row["positives"] == "noise" else "the rolled change of"
+            told = f"{what} {row['attack']} ({area}): part of what it sees of the attack is no aim"
+            yield Finding("sees-no-attack", "loud", f"{row['detector']}{learned} sees {told}.", 1)
+
+
 RULES: tuple[Rule, ...] = (
     untouched,
     not_tested,
@@ -290,3 +366,6 @@ RULES: tuple[Rule, ...] = (
     few_patients,
     not_used,
 )
+OF_CERTIFICATES: tuple[Rule, ...] = (smoothing_costs, nothing_certified, few_to_certify, not_used)
+# Limits differ from case to case, so nothing is said of one limit.
+OF_LADDERS: tuple[Rule, ...] = (not_tested, randomised, few_steps, not_used)

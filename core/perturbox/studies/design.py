@@ -1,17 +1,17 @@
-"""The study file: typed YAML, checked before anything loads, refused with the line that is wrong."""
+"""The form of a study file: typed, so that what can't answer its question is refused before anything loads."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from perturbox import corruptions
+from perturbox import corruptions, detectors
 from perturbox.attacks import recipes
+from perturbox.certificates.smoothed import MOST_VOTES
 from perturbox.corruptions import GRADES
+from perturbox.defaults import ALPHA, CHOOSERS, TAU
 from perturbox.defenses import require_known
-from perturbox.errors import InputError, did_you_mean
+from perturbox.errors import InputError
 
 SCHEMA = "perturbox-study/1"
 KINDS = {
@@ -22,9 +22,16 @@ KINDS = {
     "non-inferiority": "whether a new version is no more fragile than the old one, by a margin stated beforehand",
     "corruptions": "ordinary changes that a clinic meets, beside an attack: as large as it, and in their own grades",
     "defences": "what defences are worth against attacks that don't know of them, and against those that do",
+    "certify": "of which voxels it is proved that no small change alters the answer of the smoothed model",
+    "detectors": "whether detectors see attacks, and whether some attacks pass them, at equal success",
 }
-Kind = Literal["curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions", "defences"]
+Kind = Literal[
+    "curve", "worst-case", "transfer", "universal", "non-inferiority", "corruptions", "defences", "certify", "detectors"
+]
+Unit = Literal["native", "sigma", "percent"]
 ADAPTIVE, OBLIVIOUS = "adaptive", "oblivious"  # attacks on a defended model, with and without knowledge of its defence
+# Keys that are left out of a study's record where they aren't given.
+OF_SOME_KINDS = {"attacks", "eps", "certify", "detectors", "success", "features_on"}
 Factor = str | int | float | bool
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grade = Annotated[int, Field(ge=1, le=GRADES[-1])]
@@ -100,7 +107,7 @@ class Limit(Strict):
     """The largest change. unit: native (HU on CT), sigma (of each scan's noise) or percent (of its 1–99 % range)."""
 
     values: Annotated[list[Positive], Field(min_length=1)]
-    unit: Literal["native", "sigma", "percent"] = "native"
+    unit: Unit = "native"
     norm: Literal["linf", "l2"] = "linf"
 
 
@@ -126,6 +133,32 @@ class NonInferiority(Strict):
     margin: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Certify(Strict):
+    """What is certified. sigma: of the noise, in `unit` as of `eps`; tau: the share of noisy copies that a certified
+    answer has more than; alpha: the chance that any certified voxel of a scan is wrong in that; n0, n: copies that
+    choose the answers, and that vote, as many as it takes if not given."""
+
+    sigma: Annotated[list[Positive], Field(min_length=1)]
+    unit: Unit = "native"
+    tau: Annotated[float, Field(gt=0.5, lt=1)] = TAU
+    alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA
+    n0: Annotated[int, Field(ge=1, le=MOST_VOTES)] = CHOOSERS
+    n: Annotated[int, Field(ge=1, le=MOST_VOTES)] | None = None
+    correction: Literal["holm", "bonferroni"] = "holm"
+
+    @field_validator("sigma")
+    @classmethod
+    def _different(cls, given: list[float]) -> list[float]:
+        return once(given)
+
+
+def once(given: list[Any]) -> list[Any]:
+    """The list; raises ValueError where a value stands in it twice."""
+    if twice := [value for value in given if given.count(value) > 1]:
+        raise ValueError(f"'{twice[0]}' stands there twice")
+    return given
+
+
 class Study(Strict):
     """A study file; docs/studies.md explains every key."""
 
@@ -135,8 +168,12 @@ class Study(Strict):
     question: str = ""
     models: Annotated[dict[str, Model], Field(min_length=1)]
     cases: Cases
-    attacks: Annotated[list[AttackOf], Field(min_length=1)]
-    eps: Limit
+    attacks: Annotated[list[AttackOf], Field(min_length=1)] = []
+    eps: Limit = Field(default_factory=lambda: Limit.model_construct(values=[]))
+    certify: Certify | None = None
+    detectors: list[str] = []
+    success: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    features_on: list[str] = []
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     threads: Annotated[int, Field(gt=0, le=64)] = 1
     target: list[str] = []
@@ -160,12 +197,25 @@ class Study(Strict):
                 )
         return given
 
+    @field_validator("features_on", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("detectors")
+    @classmethod
+    def _methods(cls, given: list[str]) -> list[str]:
+        try:
+            for name in given:
+                detectors.get(name)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return once(given)
+
     @field_validator("corruptions", "grades")
     @classmethod
     def _once(cls, given: list[Any]) -> list[Any]:
-        if twice := [value for value in given if given.count(value) > 1]:
-            raise ValueError(f"'{twice[0]}' stands there twice")
-        return given
+        return once(given)
 
     @field_validator("corruptions")
     @classmethod
@@ -180,6 +230,25 @@ class Study(Strict):
         if all(alone.values()):
             raise ValueError(f"{alone['ct']} happens to CT and {alone['mr']} to MR; a study is of one of them")
         return given
+
+    @model_validator(mode="after")
+    def _says_what_its_kind_needs(self) -> "Study":
+        given = self.model_fields_set
+        if self.kind == "certify":
+            if self.certify is None:
+                raise ValueError("a certify study needs `certify`, as in certify: {sigma: [10, 20]}")
+            if others := [name for name in ("attacks", "eps") if name in given] + ["criterion"] * bool(self.criterion):
+                raise ValueError(
+                    f"`{others[0]}` belongs to a study that attacks; a certify study proves, see `certify`"
+                )
+            return self
+        if self.certify is not None:
+            raise ValueError("`certify` belongs to a study of kind certify")
+        if self.kind != "detectors" and (others := [n for n in ("detectors", "success", "features_on") if n in given]):
+            raise ValueError(f"`{others[0]}` belongs to a study of kind detectors")
+        if missing := [name for name in ("attacks", "eps") if name not in given]:
+            raise ValueError(f"'{missing[0]}' is missing")
+        return self
 
     @model_validator(mode="after")
     def _can_answer(self) -> "Study":
@@ -208,8 +277,10 @@ class Study(Strict):
                 f"the `defense` of '{behind[0]}' belongs to a study of kind defences, which attacks it with and "
                 "without knowledge of it"
             )
-        if self.kind != "corruptions" and (self.corruptions or self.grades != list(GRADES)):
+        if self.kind not in ("corruptions", "detectors") and (self.corruptions or self.grades != list(GRADES)):
             raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions")
+        if self.kind == "detectors":
+            self._require_detection()
         if self.criterion is not None and self.criterion.eps not in self.eps.values:
             raise ValueError(f"`criterion` names the limit {self.criterion.eps:g}, which isn't among `eps.values`")
         if (self.kind == "universal") != bool(self.craft_on):
@@ -224,98 +295,35 @@ class Study(Strict):
                 raise ValueError(f"{attack.name} and a study of kind {self.kind} don't fit")
         return self
 
+    def _require_detection(self) -> None:
+        if not self.detectors:
+            raise ValueError("a detectors study needs `detectors`, as in detectors: [mahalanobis, entropy]")
+        if self.criterion is not None:
+            raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
+        needing = [attack.called for attack in self.attacks if needs_features(attack)]
+        if needing and not self.features_on:
+            raise ValueError(
+                f"{needing[0]} hides among features of clean scans; name others than `cases` in `features_on`, or give "
+                "it `features` of your own"
+            )
+        if self.features_on and not needing:
+            raise ValueError("`features_on` is for hfc without `features` of its own, and no attack here is one")
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON, without what only other kinds ask for: what is written down of a study stays as it was where a
+        later version knows of more."""
+        return self.model_dump(by_alias=True, exclude=OF_SOME_KINDS - self.model_fields_set)
+
     def plain_of(self, name: str) -> str | None:
         """The model that a defended one is without its defences; None of a model without any."""
         return _plain_of(self.models, name) if self.models[name].defense else None
 
 
+def needs_features(attack: AttackOf) -> bool:
+    """Whether a study fits the features that an attack hides among."""
+    return attack.name == "hfc" and "features" not in attack.settings
+
+
 def _plain_of(models: Mapping[str, Model], name: str) -> str | None:
     victim = models[name].victim
     return next((other for other, model in models.items() if model.victim == victim and not model.defense), None)
-
-
-def read_study(path: Path) -> Study:
-    """The study of a YAML file; relative paths in it start at its folder. Raises InputError with the line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(f"'{path}' can't be read ({error.strerror}); name a study file.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"'{path}' isn't text; name a study file (YAML).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it can't be parsed"
-        raise InputError(f"{path}{line}: this isn't YAML ({problem}).") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path}, line 1: a study is a list of `key: value`; see docs/studies.md.")
-    if twice := _repeated(root):
-        raise InputError(f"{path}, line {twice[1]}: the key '{twice[0]}' stands there twice; leave one out.")
-    try:
-        return Study.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputError(f"{path}, line {_line(root, first['loc'])}: {_said(first)}.") from None
-
-
-def _said(error: Any) -> str:
-    """What pydantic found, in our words."""
-    where = ".".join(str(part) for part in error["loc"] if part != "function-after[_known(), AttackOf]")
-    kind, message = error["type"], error["msg"].removeprefix("Value error, ").rstrip(".")
-    if kind == "extra_forbidden":
-        known = _known(error["loc"])
-        hint = did_you_mean(str(error["loc"][-1]), known, f"there are {', '.join(known)}")
-        return f"there is no key '{where}'; {hint}".rstrip(".")
-    if kind == "missing":
-        return f"'{where}' is missing"
-    if kind == "value_error":
-        return message[:1].lower() + message[1:] if not where else f"'{where}': {message}"
-    if kind == "string_pattern_mismatch":
-        message = "take letters, digits, spaces, dots, dashes and underscores, at most 80, the first a letter or digit"
-    return f"'{where}' can't be {error['input']!r}: {message[:1].lower() + message[1:]}"
-
-
-def _known(loc: tuple[str | int, ...]) -> list[str]:
-    """The keys that may stand beside the unknown one."""
-    kinds: dict[str, type[BaseModel]] = {
-        "models": Model, "cases": Cases, "attacks": AttackOf, "eps": Limit, "gate": Gate,
-        "compare": NonInferiority, "criterion": Criterion,
-    }  # fmt: skip
-    fields = (kinds.get(str(loc[0]), Study) if len(loc) > 1 else Study).model_fields
-    return [field.alias or name for name, field in fields.items()]
-
-
-def _line(node: Any, loc: tuple[str | int, ...]) -> int:
-    """The line of the deepest part of a location that the file has."""
-    line = node.start_mark.line + 1
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
-def _repeated(node: Any) -> tuple[str, int] | None:
-    """A key that stands twice in one mapping, which YAML forbids and its parser doesn't tell."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                return key.value, key.start_mark.line + 1
-            seen.add(key.value)
-            if found := _repeated(value):
-                return found
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            if found := _repeated(value):
-                return found
-    return None

@@ -22,10 +22,11 @@ from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
 from perturbox.studies.ledger import Ledger
-from perturbox.studies.plan import Craft, Look, Plan
+from perturbox.studies.plan import Craft, Ladder, Look, Plan, kept_in
 from perturbox.types import InputError
 
 LOCK = ".lock"
+KINDS = ("clean", "certificate", "features", "sight", "ladder", "corruption")  # of pieces, as tasks name them
 TRIES = 3
 IN_FLIGHT = 2  # tasks for each worker: one it does, one that waits there
 Say = Callable[[str], None]
@@ -76,10 +77,13 @@ class Driver:
             ledger = Ledger(self.out / "ledger.jsonl")
             try:
                 write_whole(self.out / "plan.json", json.dumps(self.plan.document(), allow_nan=False) + "\n")
-                for wave in (self.missing, self.corrupted):  # the second needs what the first measured
+                # Each needs what those before it made or measured.
+                waves = (self.features, self.missing, self.corrupted)
+                for number, wave in enumerate(waves):
                     tasks = list(wave(ledger.done))
                     if tasks and not self._stopped:
-                        self._carry_out(tasks, ledger)
+                        later = sum(sum(1 for _ in other(ledger.done)) for other in waves[number + 1 :])
+                        self._carry_out(tasks, ledger, later)
             finally:
                 ledger.close()
         return ledger
@@ -87,6 +91,29 @@ class Driver:
     @property
     def crafts(self) -> Path:
         return (self.out / "crafts").resolve()
+
+    @property
+    def certificates(self) -> Path:
+        return (self.out / "certificates").resolve()
+
+    @property
+    def fits(self) -> Path:
+        """Features of clean scans."""
+        return (self.out / "features").resolve()
+
+    @property
+    def seen(self) -> Path:
+        """What detectors see."""
+        return (self.out / "seen").resolve()
+
+    def features(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
+        """Features of clean scans that aren't fitted yet, one task for each model."""
+        for model in self.plan.models if self.plan.features_on else ():
+            key = self.plan.fit_key(model)
+            if not self._kept(done, self.fits, key):
+                scans = [scan.image for scan in self.plan.features_on]
+                document = {"key": key, **self._asked(model), "scans": scans, "place": str(kept_in(self.fits, key))}
+                yield Task({**self._common(next(iter(self.plan.cases))), "features": document}, [key], model)
 
     def missing(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
         """What isn't done yet, ordered so that a model is loaded as rarely as can be."""
@@ -96,10 +123,19 @@ class Driver:
             key = plan.clean_key(model, case)
             if not there(key):
                 yield Task({**self._common(case), "clean": {"key": key, **self._asked(model)}}, [key], model)
-        for craft in plan.crafts:
-            made = there(craft.key) and (
-                done[craft.key]["status"] == "failed" or work.craft_folder(self.crafts, craft.key).is_dir()
-            )
+            if plan.study.detectors and (sight := self._sight(done, key, model)) is not None:
+                yield Task({**self._common(case), "sight": sight}, [sight["key"]], model)
+        for ladder in plan.ladders:
+            if not self._climbed(done, ladder):
+                yield self._climb(done, ladder)
+        for asked in plan.certificates:
+            if not self._kept(done, self.certificates, asked.key):
+                place = kept_in(self.certificates, asked.key)
+                document = {"key": asked.key, **self._asked(asked.model), "place": str(place)}
+                document |= {"sigma": asked.sigma, "seed": asked.seed, "how": plan.study.document()["certify"]}
+                yield Task({**self._common(asked.case), "certificate": document}, [asked.key], asked.model)
+        for craft in () if plan.study.kind == "detectors" else plan.crafts:
+            made = self._kept(done, self.crafts, craft.key)
             judges = [model for model in plan.judges(craft) if not there(plan.judge_key(craft, model))]
             if made and not judges:
                 continue
@@ -107,7 +143,7 @@ class Driver:
             yield Task(
                 {
                     **self._common(craft.case),
-                    "craft": {"key": craft.key, "job": asdict(plan.job(craft, self.device)), "done": made},
+                    "craft": {"key": craft.key, "job": asdict(plan.job(craft, self.device, self.fits)), "done": made},
                     "judges": [self._judge(craft, model) for model in judges],
                 },
                 keys + [plan.judge_key(craft, model) for model in judges],
@@ -118,7 +154,7 @@ class Driver:
         """Looks at ordinary changes that aren't there yet: those of one case, change and seed in one task, for they
         share its computing."""
         for (case, name, seed), looks in self._looks(done).items():
-            clean = done[self.plan.clean_key(self.plan.first, case)]
+            clean = done.get(self.plan.clean_key(self.plan.first, case), {})
             yield Task(
                 {
                     **self._common(case),
@@ -130,7 +166,7 @@ class Driver:
                     },
                     "looks": [self._look(look, done) for look in looks],
                 },
-                [look.key for look in looks],
+                [key for look in looks for key in self._keys(done, look)],
                 looks[0].model,
             )
 
@@ -138,12 +174,18 @@ class Driver:
         """Looks that aren't there yet, by what is computed together."""
         found: dict[tuple[str, str, int], list[Look]] = {}
         for look in self.plan.looks:
-            if not self._there(done, look.key):
+            if self._keys(done, look):
                 found.setdefault(look.together, []).append(look)
         return found
 
+    def _keys(self, done: Mapping[str, Mapping[str, Any]], look: Look) -> list[str]:
+        """Of what isn't there yet of a look, and of what detectors see of it."""
+        sight = self.plan.sight_key(look.key) if self.plan.study.detectors else None
+        missing = [look.key] if not self._there(done, look.key) else []
+        return missing + ([sight] if sight is not None and not self._kept(done, self.seen, sight) else [])
+
     def _look(self, look: Look, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        made = None if look.craft is None else done[look.craft.key]
+        made = None if look.craft is None else done.get(look.craft.key, {"status": "ok"})
         failed = None if made is None or made["status"] == "ok" else f"the attack on it failed: {made['reason']}"
         rms = None if made is None else made.get("rms")
         return {
@@ -152,11 +194,54 @@ class Driver:
             "grade": look.grade,
             "rms": rms,
             "failed": failed,
+            "done": self._there(done, look.key),
+            "sight": self._sight(done, look.key, look.model) if self.plan.study.detectors else None,
         }
+
+    def _sight(self, done: Mapping[str, Mapping[str, Any]], what: str, model: str) -> dict[str, Any] | None:
+        """What detectors are to look at, None if they have."""
+        key = self.plan.sight_key(what)
+        return None if self._kept(done, self.seen, key) else self._seeing(key, model)
+
+    def _seeing(self, key: str, model: str) -> dict[str, Any]:
+        place = str(kept_in(self.seen, key))
+        return {"key": key, **self._asked(model), "detectors": self.plan.study.detectors, "place": place}
+
+    def _climbed(self, done: Mapping[str, Mapping[str, Any]], ladder: Ladder) -> bool:
+        """Whether a ladder is there, with what detectors saw of the craft that the answer fell by."""
+        if not self._there(done, ladder.key):
+            return False
+        entry = done[ladder.key]
+        if entry["status"] == "failed":
+            return True
+        if self.again and not all(self._there(done, key) for key in entry["rungs"]):  # those that had failed
+            return False
+        return entry["fell"] is None or not self._lost(self.seen, entry)
+
+    def _climb(self, done: Mapping[str, Mapping[str, Any]], ladder: Ladder) -> Task:
+        """A ladder's task; crafts and judgements that are there, from another success or another ladder, are used."""
+        plan, rungs = self.plan, []
+        for craft in ladder.rungs:
+            judge = self._judge(craft, craft.model)
+            made = done[craft.key] if self._kept(done, self.crafts, craft.key) else None
+            judged = done[judge["key"]] if made and self._there(done, judge["key"]) else None
+            document = {"key": craft.key, "job": asdict(plan.job(craft, self.device, self.fits)), "entry": made}
+            rungs.append({"craft": document, "judge": {**judge, "entry": judged}})
+        document = {**self._seeing(ladder.key, ladder.model), "rungs": rungs}
+        document |= {"success": plan.study.success, "target": list(plan.study.target)}
+        return Task({**self._common(ladder.case), "ladder": document}, [ladder.key], ladder.model)
 
     def _there(self, done: Mapping[str, Mapping[str, Any]], key: str) -> bool:
         entry = done.get(key)
         return entry is not None and not (self.again and entry["status"] == "failed")
+
+    def _kept(self, done: Mapping[str, Mapping[str, Any]], place: Path, key: str) -> bool:
+        """Whether a piece is there with the folder it left."""
+        return self._there(done, key) and not self._lost(place, done[key])
+
+    def _lost(self, place: Path, entry: Mapping[str, Any]) -> bool:
+        """Whether the folder of what was made isn't there any more."""
+        return entry["status"] != "failed" and not kept_in(place, entry["key"]).is_dir()
 
     def _common(self, case: str) -> dict[str, Any]:
         scan = self.plan.cases[case]
@@ -178,10 +263,11 @@ class Driver:
         target = self.plan.models[model]
         return {"spec": target.spec, "defense": target.defense}
 
-    def _carry_out(self, tasks: list[Task], ledger: Ledger) -> None:
+    def _carry_out(self, tasks: list[Task], ledger: Ledger, later: int) -> None:
         started, waiting = time.monotonic(), list(reversed(tasks))
-        count = self._done + len(tasks) + ("corruption" not in tasks[0].document) * len(self._looks(ledger.done))
-        self.crafts.mkdir(exist_ok=True)
+        count = self._done + len(tasks) + later
+        if self.plan.crafts:
+            self.crafts.mkdir(exist_ok=True)
         before = self._done
         with cluster(self.scheduler, self.device, self.workers) as workers:
             running: dict[Future, Task] = {}
@@ -241,7 +327,7 @@ class Driver:
 
 
 def _given_up(task: Task, reason: str, again: bool = False) -> list[dict[str, Any]]:
-    kinds = [next(k for k in ("clean", "corruption", "judge") if k in task.document or k == "judge")] * len(task.keys)
+    kinds = [next((kind for kind in KINDS if kind in task.document), "judge")] * len(task.keys)
     if "craft" in task.document and not task.document["craft"]["done"]:
         kinds[0] = "craft"
     return [

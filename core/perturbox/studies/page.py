@@ -1,6 +1,6 @@
 """The study's page: one HTML file that needs no network and no script, and prints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -9,16 +9,14 @@ from typing import Any
 from perturbox.judge.defense import MASKING
 from perturbox.judge.summary import listed
 from perturbox.judge.verdicts import BROKEN, SAID
-from perturbox.studies import charts, story
+from perturbox.studies import certified_page, charts, detected_page, marks, story, words
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
 from perturbox.studies.frames import own, usable
 from perturbox.studies.plan import Plan
 
-MANY = 40  # rows of a table that are shown at once; the rest is in the Parquet file
 MEASURES = {"drop": "fall of Dice", "relative": "share of the fall that an attack on the target takes"}
-Rows = Iterable[Sequence[str]]
 
 
 def build(
@@ -33,24 +31,10 @@ def build(
     """The page as one text. folders: of the worst cases, by "model case attack eps seed"."""
     said = story.verdict(plan, found, findings)
     study = plan.study
-    shape = ", ".join(
-        (
-            story.counted(len(plan.models), "model"),
-            story.counted(len(plan.cases), "case"),
-            story.counted(len(study.attacks), "attack"),
-        )
-    )
-    sections = [
-        _figure(plan, found, rows),
-        _contrasts(plan, found),
-        _changes(plan, found),
-        _defences(plan, found),
-        _worst(plan, found, folders),
-        _curves(plan, found),
-        _verdicts(plan, found),
-        _strata(plan, found),
-        _methods(plan, study_sha256, command),
-    ]
+    asked = (len(study.certify.sigma), "level") if study.certify is not None else (len(study.attacks), "attack")
+    counts = ((len(plan.models), "model"), (len(plan.cases), "case"), asked)
+    shape = ", ".join(words.counted(*count) for count in counts)
+    sections = [*_sections(plan, found, rows, folders), _methods(plan, study_sha256, command)]
     template = files("perturbox.studies").joinpath("resources", "study.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(study.name),
@@ -63,30 +47,27 @@ def build(
     )
 
 
-def _section(title: str, content: str, id: str) -> str:
-    return f'<section id="{id}"><h2>{escape(title)}</h2>{content}</section>' if content else ""
-
-
-def _table(head: Sequence[str], rows: Rows, caption: str = "", most: int = MANY) -> str:
-    listed_rows = list(rows)
-    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in listed_rows[:most])
-    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    more = f"<p class=sub>{len(listed_rows) - most} more in results.parquet.</p>" if len(listed_rows) > most else ""
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    inside = f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" tabindex="0">{inside}</div>{more}'
-
-
-def _cell(text: str) -> str:
-    return f"<td>{text if text.startswith('<a ') else escape(text)}</td>"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+def _sections(
+    plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folders: Mapping[str, str]
+) -> list[str]:
+    if plan.study.kind == "certify":
+        return certified_page.sections(plan, found)
+    if plan.study.kind == "detectors":
+        return [*detected_page.sections(plan, found), _worst(plan, found, folders)]
+    return [
+        _figure(plan, found, rows),
+        _contrasts(plan, found),
+        _changes(plan, found),
+        _defences(plan, found),
+        _worst(plan, found, folders),
+        _curves(plan, found),
+        _verdicts(plan, found),
+        _strata(plan, found),
+    ]
 
 
 def _spread(row: Mapping[str, Any]) -> str:
-    return f"{_number(row['dice'])}{story.interval(row['low'], row['high'], 3)}"
+    return f"{marks.number(row['dice'])}{words.interval(row['low'], row['high'], 3)}"
 
 
 def _checks(findings: Sequence[Finding]) -> str:
@@ -111,19 +92,19 @@ def _checks(findings: Sequence[Finding]) -> str:
 
 def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     study = plan.study
-    unit = story.limit(plan, 1).removeprefix("1").strip() or "the scan's unit"
+    unit = words.limit(plan, 1).removeprefix("1").strip() or "the scan's unit"
     if study.kind == "transfer":
-        return _section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
+        return marks.section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
     if study.kind == "corruptions":
         picture = f"<figure>{charts.changes(found['corruptions'])}</figure>" if found["corruptions"] else ""
-        return _section("Ordinary changes and the attack", picture, "figure")
+        return marks.section("Ordinary changes and the attack", picture, "figure")
     if study.kind == "defences":
-        words = (
+        caption = (
             "Mean over structures and patients, with its interval. A hardened model has no defence to be unaware of."
         )
         drawn = charts.defences(found["knowledge"], list(plan.models), unit) if found["knowledge"] else ""
-        picture = f"<figure>{drawn}<figcaption>{words}</figcaption></figure>" if drawn else ""
-        return _section("With and without knowledge of the defence", picture, "figure")
+        picture = f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>" if drawn else ""
+        return marks.section("With and without knowledge of the defence", picture, "figure")
     if study.kind == "non-inferiority" and study.compare is not None:
         drops, compare = pair_drops(own(usable(rows))), study.compare
         pictures = []
@@ -131,14 +112,16 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
             these = drops[(drops["attack"] == row["attack"]) & (drops["eps"] == row["eps"])]
             if row["n"]:
                 pictures.append(charts.pairs(row, these, compare.new, compare.old))
-        return _section("Each patient, old model and new", "".join(f"<figure>{p}</figure>" for p in pictures), "figure")
+        return marks.section(
+            "Each patient, old model and new", "".join(f"<figure>{p}</figure>" for p in pictures), "figure"
+        )
     if not found["curves"]:
         return ""
-    words = (
+    caption = (
         "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
     )
-    picture = f"<figure>{charts.curve(found['curves'], unit)}<figcaption>{words}</figcaption></figure>"
-    return _section("Dice against the limit", picture, "figure")
+    picture = f"<figure>{charts.curve(found['curves'], unit)}<figcaption>{caption}</figcaption></figure>"
+    return marks.section("Dice against the limit", picture, "figure")
 
 
 def _matrices(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,12 +130,12 @@ def _matrices(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, 
     for attack, eps in dict.fromkeys((cell["attack"], cell["eps"]) for cell in found["matrix"]):
         cells = [cell for cell in found["matrix"] if (cell["attack"], cell["eps"]) == (attack, eps)]
         pictures = "".join(
-            f"<figure><figcaption>{words}</figcaption>"
+            f"<figure><figcaption>{caption}</figcaption>"
             f"{charts.matrix(cells, list(plan.models), measure, struck)}</figure>"
-            for measure, words in MEASURES.items()
+            for measure, caption in MEASURES.items()
             if any(cell[measure] is not None for cell in cells)
         )
-        out.append(f"<h3>{escape(attack)} at {escape(story.limit(plan, eps))}</h3><div class=side>{pictures}</div>")
+        out.append(f"<h3>{escape(attack)} at {escape(words.limit(plan, eps))}</h3><div class=side>{pictures}</div>")
     gone = f"<p class=warn>Struck out, for they missed the gate: {escape(listed(struck))}.</p>" if struck else ""
     return gone + "".join(out)
 
@@ -164,16 +147,16 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
         (
             row["factor"],
             row["attack"],
-            story.limit(plan, row["eps"]),
+            words.limit(plan, row["eps"]),
             ", ".join(f"{level}: {n}" for level, n in row["levels"].items()),
-            _number(row["same"], 2),
-            _number(row["different"], 2),
-            _number(row["difference"], 2) + story.interval(row["low"], row["high"]),
-            _number(row["p_patients"]),
-            _number(row["p_models"]),
-            _number(row["p_models_holm"]),
+            marks.number(row["same"], 2),
+            marks.number(row["different"], 2),
+            marks.number(row["difference"], 2) + words.interval(row["low"], row["high"]),
+            marks.number(row["p_patients"]),
+            marks.number(row["p_models"]),
+            marks.number(row["p_models_holm"]),
             "; ".join(f"{level} {share:.2f}" for level, share in row["within"].items()),
-            _number(row["p_within"]),
+            marks.number(row["p_within"]),
             row["answer"],
         )
         for row in found["contrasts"]
@@ -183,12 +166,14 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
         "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "within a level",
         "p of that", "effect",
     )  # fmt: skip
-    words = (
+    caption = (
         "Numbers are shares of the fall that an attack on the target itself takes, over pairs that are equal in every "
         "other factor. Models are the unit of a claim about training: read “p, models”; the one over patients is what "
         "a matrix with too few models tempts one to read."
     )
-    return _section("Which factor of training matters", _table(head, rows) + f"<p class=sub>{words}</p>", "contrasts")
+    return marks.section(
+        "Which factor of training matters", marks.table(head, rows) + f"<p class=sub>{caption}</p>", "contrasts"
+    )
 
 
 def _changes(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -200,36 +185,36 @@ def _changes(plan: Plan, found: Mapping[str, Any]) -> str:
     for (model, structure), rows in groups.items():
         lines = []
         for row in rows:
-            attack = "" if row["attack"] is None else f"{row['attack']}, {story.limit(plan, row['eps'])}"
+            attack = "" if row["attack"] is None else f"{row['attack']}, {words.limit(plan, row['eps'])}"
             grade = f"as large as {attack}" if row["grade"] is None else str(row["grade"])
             named = (attack, "the attack") if row["corruption"] is None else (row["corruption"], grade)
-            lines.append((*named, f"{row['rms']:.2f}", _number(row["dice_clean"]), _spread(row), str(row["n"])))
+            lines.append((*named, f"{row['rms']:.2f}", marks.number(row["dice_clean"]), _spread(row), str(row["n"])))
         head = ("change", "grade", "RMS, in the scan's unit", "Dice before", "after, interval", "patients")
-        tables.append(_table(head, lines, f"{structure} ({model})", most=len(lines)))
-    return _section("Ordinary changes beside the attack", "".join(tables), "changes")
+        tables.append(marks.table(head, lines, f"{structure} ({model})", most=len(lines)))
+    return marks.section("Ordinary changes beside the attack", "".join(tables), "changes")
 
 
 def _defences(plan: Plan, found: Mapping[str, Any]) -> str:
     """Each model beside the one it is compared with: clean, oblivious, adaptive and undefended in one row."""
 
     def spread(row: Mapping[str, Any], name: str) -> str:
-        return _number(row[name]) + story.interval(row[f"{name}_low"], row[f"{name}_high"], 3)
+        return marks.number(row[name]) + words.interval(row[f"{name}_low"], row[f"{name}_high"], 3)
 
     rows = [
         (
             row["model"],
             " + ".join(plan.models[row["model"]].defense) or "none",
             row["attack"],
-            story.limit(plan, row["eps"]),
+            words.limit(plan, row["eps"]),
             str(row["n"]),
-            _number(row["clean"]),
+            marks.number(row["clean"]),
             spread(row, "cost"),
-            _number(row["oblivious"]),
+            marks.number(row["oblivious"]),
             spread(row, "adaptive"),
-            f"{_number(row['undefended'])} ({row['beside']})",
+            f"{marks.number(row['undefended'])} ({row['beside']})",
             spread(row, "gain"),
-            _number(row["p_holm"]),
-            _number(row["gradients"], 1),
+            marks.number(row["p_holm"]),
+            marks.number(row["gradients"], 1),
             ", ".join(f"{name} {n}" for name, n in row["stand_ins"].items()) or "–",
             row["answer"],
         )
@@ -240,15 +225,15 @@ def _defences(plan: Plan, found: Mapping[str, Any]) -> str:
         "adaptive, interval", "undefended", "kept more than that, interval", "p (Holm)",
         "gradients, times the undefended's", "worst stand-in, of how many", "against who knows of it",
     )  # fmt: skip
-    words = (
+    caption = (
         "Mean Dice of the structures. Oblivious: the attack was made for the model without its defence; adaptive: it "
         "went through the defence, once with each stand-in for its gradient, and the worst counts; undefended: the "
         "model without it under its own attack. Only the adaptive column says what a defence is worth. “masking?”: "
         f"adaptive is over {MASKING:g} above oblivious, so the defence hides its gradient from this attack, and "
         "nothing is known of it. Elsewhere on this page a defended model's numbers are those of the adaptive attack."
     )
-    table = _table(head, rows, most=len(rows)) + f"<p class=sub>{escape(words)}</p>"
-    return _section("What each defence is worth", table, "defences") if rows else ""
+    table = marks.table(head, rows, most=len(rows)) + f"<p class=sub>{escape(caption)}</p>"
+    return marks.section("What each defence is worth", table, "defences") if rows else ""
 
 
 def _worst(plan: Plan, found: Mapping[str, Any], folders: Mapping[str, str]) -> str:
@@ -261,19 +246,24 @@ def _worst(plan: Plan, found: Mapping[str, Any], folders: Mapping[str, str]) -> 
             named(row),
             row["target"],
             row["attack"],
-            story.limit(plan, row["eps"]),
-            _number(row["dice_clean"]),
-            _number(row["dice"]),
+            words.limit(plan, row["eps"]),
+            marks.number(row["dice_clean"]),
+            marks.number(row["dice"]),
         )
         for row in found["worst_cases"]
     )
-    table = _table(("case", "model", "attack", "limit", "mean Dice before", "after"), rows)
-    return _section("The cases that fall furthest", table, "worst") if found["worst_cases"] else ""
+    table = marks.table(("case", "model", "attack", "limit", "mean Dice before", "after"), rows)
+    return marks.section("The cases that fall furthest", table, "worst") if found["worst_cases"] else ""
 
 
 def folder_key(row: Mapping[str, Any]) -> str:
     """What names a case's result folder."""
-    return f"{row['target']} {row['case']} {row['attack']} {row['eps']:g} {row['seed']}"
+    return " ".join(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in case_keys(row))
+
+
+def case_keys(row: Mapping[str, Any]) -> Sequence[str]:
+    """The columns that name one of the worst cases: of an attack, or of a certificate."""
+    return ("target", "case", "attack", "eps", "seed") if "attack" in row else ("model", "case", "sigma", "seed")
 
 
 def _curves(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -282,13 +272,13 @@ def _curves(plan: Plan, found: Mapping[str, Any]) -> str:
             row["model"],
             row["attack"],
             row["structure"],
-            story.limit(plan, row["eps"]),
+            words.limit(plan, row["eps"]),
             str(row["n"]),
-            _number(row["dice_clean"]),
+            marks.number(row["dice_clean"]),
             _spread(row),
-            _number(row["dice_noise"]),
-            _number(row["dice_rolled"]),
-            _number(row["dice_benign"]),
+            marks.number(row["dice_noise"]),
+            marks.number(row["dice_rolled"]),
+            marks.number(row["dice_benign"]),
         )
         for row in found["curves"]
     )
@@ -304,7 +294,7 @@ def _curves(plan: Plan, found: Mapping[str, Any]) -> str:
         "rolled",
         "harmless",
     )
-    return _section("Dice of each structure", _table(head, rows), "curves")
+    return marks.section("Dice of each structure", marks.table(head, rows), "curves")
 
 
 def _verdicts(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -317,13 +307,15 @@ def _verdicts(plan: Plan, found: Mapping[str, Any]) -> str:
             model,
             attack,
             structure,
-            story.limit(plan, eps),
+            words.limit(plan, eps),
             f"{sum(n for word, n in counts.items() if word in BROKEN)} of {sum(counts.values())}",
             ", ".join(f"{SAID[word][1]} {n}" for word, n in sorted(counts.items())),
         )
         for (model, attack, eps, structure), counts in groups.items()
     )
-    return _section("Verdicts", _table(("model", "attack", "structure", "limit", "broken", "each"), rows), "verdicts")
+    return marks.section(
+        "Verdicts", marks.table(("model", "attack", "structure", "limit", "broken", "each"), rows), "verdicts"
+    )
 
 
 def _strata(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -332,15 +324,15 @@ def _strata(plan: Plan, found: Mapping[str, Any]) -> str:
             row["model"],
             row["attack"],
             row["structure"],
-            story.limit(plan, row["eps"]),
+            words.limit(plan, row["eps"]),
             f"{row['middle']:.3g}",
-            f"{_number(row['small'])} ({row['n_small']})",
-            f"{_number(row['large'])} ({row['n_large']})",
+            f"{marks.number(row['small'])} ({row['n_small']})",
+            f"{marks.number(row['large'])} ({row['n_large']})",
         )
         for row in found["strata"]
     )
     head = ("model", "attack", "structure", "limit", "middle size", "fall, smaller half (n)", "fall, larger half (n)")
-    return _section("Small and large structures", _table(head, rows), "strata") if found["strata"] else ""
+    return marks.section("Small and large structures", marks.table(head, rows), "strata") if found["strata"] else ""
 
 
 def _methods(plan: Plan, study_sha256: str, command: str) -> str:
@@ -353,7 +345,7 @@ def _methods(plan: Plan, study_sha256: str, command: str) -> str:
     )
     cite = f"<h3>Cite</h3><ul>{papers}</ul>" if papers else ""
     content = f"<p id=paragraph>{escape(story.methods(plan, study_sha256))}</p>{cite}<dl>{told}{models}</dl>"
-    return _section("Methods, to paste", content, "methods")
+    return marks.section("Methods, to paste", content, "methods")
 
 
 def _factors(plan: Plan, model: str) -> str:

@@ -3,28 +3,25 @@
 A renamed file uses what is there; a retrained model, or another scan under the old name, is done again.
 """
 
-import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from perturbox import corruptions
 from perturbox.attacks import recipes
-from perturbox.defenses import defend
-from perturbox.io.files import sha256, suffix
 from perturbox.job.inputs import Job
-from perturbox.load import load_victim
-from perturbox.model.defended import Defended
-from perturbox.studies.design import Model, Study
+from perturbox.studies.design import Study, needs_features
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
+FEATURES = "features.safetensors"
+PASSES = 8  # predictions of each scan for its features, as many as `perturbox fit-features` takes
 VERSION = 2  # of what a piece's rows hold: another number does everything again
 
 
@@ -83,9 +80,33 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Ladder:
+    """An attack on a case with ever larger limits, until the model's answer has fallen; rungs: its crafts, the smallest
+    limit first."""
+
+    key: str
+    model: str
+    attack: int
+    case: str
+    seed: int
+    rungs: tuple[Craft, ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One certificate of a model on a case; sigma: of its noise, in the study's unit of it."""
+
+    key: str
+    model: str
+    case: str
+    sigma: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything a study asks for: one clean look per model and case, crafts, who judges each, and looks at ordinary
-    changes."""
+    """Everything a study asks for: one clean look per model and case, crafts, who judges each, looks at ordinary
+    changes, certificates, and what detectors see. features_on: scans on which features of clean ones are fitted."""
 
     study: Study
     models: Mapping[str, Target]
@@ -94,6 +115,7 @@ class Plan:
     craft_on: Sequence[Scan]
     crafts: Sequence[Craft]
     trust: bool = False
+    features_on: Sequence[Scan] = ()
 
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file: what was made for a plain model is what those behind
@@ -102,12 +124,14 @@ class Plan:
             return list(self.models)
         return [craft.model, *(name for name in self.models if self.study.plain_of(name) == craft.model)]
 
-    def job(self, craft: Craft, device: str) -> Job:
-        """The job that a craft is."""
+    def job(self, craft: Craft, device: str, fits: Path | None = None) -> Job:
+        """The job that a craft is; fits: the folder of what was fitted for it."""
         study, scan, attack = self.study, self.cases[craft.case], self.study.attacks[craft.attack]
         settings = dict(attack.settings)
         if self.craft_on:
             settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
+        if fits is not None and needs_features(attack):
+            settings["features"] = str(kept_in(fits, self.fit_key(craft.model)) / FEATURES)
         return Job(
             image=scan.image,
             victim=self.models[craft.model].spec,
@@ -135,16 +159,25 @@ class Plan:
     def judge_key(self, craft: Craft, model: str) -> str:
         return key_of("judge", craft.key, self.clean_key(model, craft.case))
 
+    def fit_key(self, model: str) -> str:
+        """Of a model's features on clean scans."""
+        return fit_key(self.models[model], self.features_on, self.study.threads)
+
+    def sight_key(self, what: str) -> str:
+        """Of what the detectors see of something that has a key."""
+        return key_of("sight", what, sorted(self.study.detectors), self.study.threads)
+
     def document(self) -> dict[str, Any]:
         """The plan as plain JSON, for those who read a study's folder."""
         return {
             "schema": SCHEMA,
-            "study": self.study.model_dump(by_alias=True),
+            "study": self.study.document(),
             "models": {name: asdict(model) for name, model in self.models.items()},
             "cases": {name: asdict(scan) for name, scan in self.cases.items()},
             "left_out": dict(self.left_out),
             "craft_on": [asdict(scan) for scan in self.craft_on],
             "crafts": [asdict(craft) for craft in self.crafts],
+            **({"features_on": [asdict(scan) for scan in self.features_on]} if self.features_on else {}),
         }
 
     @classmethod
@@ -162,27 +195,50 @@ class Plan:
             dict(document["left_out"]),
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
+            features_on=[Scan(**scan) for scan in document.get("features_on", ())],
         )
 
     def pieces(self) -> Iterator[str]:
         """Keys of everything, clean looks first."""
         for model, case in product(self.models, self.cases):
             yield self.clean_key(model, case)
-        for craft in self.crafts:
-            yield craft.key
-            yield from (self.judge_key(craft, model) for model in self.judges(craft))
+        if self.study.kind == "detectors":  # a ladder has as many crafts as it takes
+            yield from self._pieces_of_detection()
+        else:
+            for craft in self.crafts:
+                yield craft.key
+                yield from (self.judge_key(craft, model) for model in self.judges(craft))
         yield from (look.key for look in self.looks)
+        yield from (certificate.key for certificate in self.certificates)
+
+    def _pieces_of_detection(self) -> Iterator[str]:
+        yield from (self.fit_key(model) for model in self.models if self.features_on)
+        yield from (self.sight_key(self.clean_key(model, case)) for model, case in product(self.models, self.cases))
+        yield from (ladder.key for ladder in self.ladders)
+        yield from (self.sight_key(look.key) for look in self.looks)
+
+    @cached_property
+    def ladders(self) -> Sequence[Ladder]:
+        """Attacks with ever larger limits."""
+        return list(_ladders(self)) if self.study.kind == "detectors" else ()
 
     @cached_property
     def looks(self) -> Sequence[Look]:
         """Looks at ordinary changes."""
-        return list(_looks(self)) if self.study.kind == "corruptions" else ()
+        return list(_looks(self)) if changes_of(self) else ()
+
+    @cached_property
+    def certificates(self) -> Sequence[Certificate]:
+        """What is to be certified."""
+        return list(_certificates(self)) if self.study.certify is not None else ()
 
     @property
     def most_looks(self) -> int:
-        """At most so many, counted without making them."""
+        """At most so many pieces beside clean looks and crafts, counted without making them."""
         study = self.study
-        if study.kind != "corruptions":
+        if study.certify is not None:
+            return len(study.certify.sigma) * len(self.models) * len(self.cases) * len(study.seeds)
+        if study.kind != "corruptions" and not study.corruptions:
             return 0
         names = len(study.corruptions) or len(corruptions.CORRUPTIONS)
         cells = len(study.grades) * len(self.models) * len(self.cases) * len(study.seeds)
@@ -200,63 +256,10 @@ def key_of(*content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = False) -> Plan:
-    """The plan of a study whose file lies in `folder`; raises InputError for models, scans and labels that can't be
-    used, for the same scan twice and for a patient that is on both sides of a universal study."""
-    models = {name: _target(name, model, folder, device, trust) for name, model in study.models.items()}
-    _require_the_same(models)
-    trained = {digest for model in study.models.values() for digest in _trained_on(model.trained_on, folder)}
-    cases = _scans(study.cases.images, study, folder)
-    left_out = {scan.name: "a model was trained on it" for scan in cases if scan.sha256 in trained}
-    kept = {scan.name: scan for scan in cases if scan.name not in left_out}
-    if not kept:
-        raise InputError("Every case is one that a model was trained on; name others under `cases`.")
-    craft_on = _scans(study.craft_on, study, folder) if study.craft_on else []
-    for scan in craft_on:
-        for other in kept.values():
-            if other.patient == scan.patient or other.sha256 == scan.sha256:
-                raise InputError(
-                    f"'{scan.name}' of `craft_on` and '{other.name}' of `cases` are of the same patient; a change made "
-                    "on a patient says nothing of how it does on others."
-                )
-    missing = sorted(set(study.target) - {name for model in models.values() for name in model.structures})
-    if missing:
-        raise InputError(f"`target` names '{missing[0]}', which no model of the study knows.")
-    crafts = [
-        _craft(study, models[model], index, eps, scan, seed, craft_on)
-        for model, index, eps, scan, seed in product(
-            models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
-        )
-    ]
-    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust)
-    if study.kind == "corruptions":
-        _changes(plan)
-    return plan
-
-
-def _craft(
-    study: Study, model: Target, index: int, eps: float, scan: Scan, seed: int, craft_on: Sequence[Scan]
-) -> Craft:
-    attack = study.attacks[index]
-    parameters = recipes.get(attack.name).build(eps, study.eps.norm, attack.steps, attack.settings, local=True)
-    content = {
-        "model": model.sha256,
-        "attack": attack.name,
-        "parameters": {**parameters.parameters, "eps": eps},
-        "unit": study.eps.unit,
-        "norm": study.eps.norm,
-        "target": sorted(study.target),
-        "scan": scan.sha256,
-        "label": [scan.label_sha256, study.cases.label_map],
-        "craft_on": [other.sha256 for other in craft_on],
-        "seed": seed,
-        "threads": study.threads,
-    }
-    return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
-
-
-def _changes(plan: Plan) -> list[corruptions.Corruption]:
+def changes_of(plan: Plan) -> list[corruptions.Corruption]:
     """A study's ordinary changes; raises InputError for those of another physics than the models'."""
+    if plan.study.kind != "corruptions" and not plan.study.corruptions:
+        return []
     physics: set[corruptions.Physics] = {corruptions.physics_of(model.unit) for model in plan.models.values()}
     if len(physics) > 1:
         raise InputError("A corruptions study is of CT or of MR, but the models read both; leave some out.")
@@ -268,9 +271,9 @@ def _looks(plan: Plan) -> Iterator[Look]:
     """Looks at ordinary changes, a task's together."""
     study = plan.study
     crafts: dict[tuple[str, int], list[Craft]] = {}
-    for craft in plan.crafts:
+    for craft in plan.crafts if study.kind == "corruptions" else ():
         crafts.setdefault((craft.case, craft.seed), []).append(craft)
-    for corruption in _changes(plan):
+    for corruption in changes_of(plan):
         for case, seed in product(plan.cases, study.seeds):
             same: list[tuple[int | None, Craft | None, str]] = [
                 (grade, None, model) for grade, model in product(study.grades, plan.models)
@@ -289,95 +292,32 @@ def _looks(plan: Plan) -> Iterator[Look]:
                 yield Look(key_of("corruption", content), model, corruption.name, case, seed, grade, craft)
 
 
-def _target(name: str, model: Model, folder: Path, device: str, trust: bool) -> Target:
-    placed = placed_spec(model.victim, folder)
-    try:
-        victim = load_victim(placed, device, trust)
-        if isinstance(victim, Defended):
-            raise InputError("it brings defences of its own; name it without them, and give them as `defense`.")
-        victim = defend(victim, *model.defense) if model.defense else victim
-    except InputError as error:
-        raise InputError(f"The model '{name}': {error}") from None
-    defense = victim.specs if isinstance(victim, Defended) else ()
-    return Target(name, placed, victim.sha256, tuple(victim.structures), victim.unit, defense)
+def _ladders(plan: Plan) -> Iterator[Ladder]:
+    found: dict[tuple[str, int, str, int], list[Craft]] = {}
+    for craft in plan.crafts:
+        found.setdefault((craft.model, craft.attack, craft.case, craft.seed), []).append(craft)
+    for (model, attack, case, seed), crafts in found.items():
+        rungs = tuple(sorted(crafts, key=lambda craft: craft.eps))
+        clean = plan.clean_key(model, case)
+        keys = [clean, *(craft.key for craft in rungs)]
+        content = {"keys": keys, "success": plan.study.success, "target": sorted(plan.study.target)}
+        yield Ladder(plan.sight_key(key_of("ladder", content)), model, attack, case, seed, rungs)
 
 
-def placed_spec(spec: str, folder: Path) -> str:
-    """A spec whose path starts at the study's folder, if there is such a file; else as it stands."""
-    kind, colon, rest = spec.partition(":")
-    if colon and kind in ("nnunet", "bundle", "totalsegmentator") and not Path(rest).is_absolute():
-        return f"{kind}:{folder / rest}"
-    first = spec.split(".py:")[0] + ".py" if ".py:" in spec else spec
-    return str(folder / spec) if not Path(first).is_absolute() and (folder / first).exists() else spec
+def fit_key(model: Target, scans: Sequence[Scan], threads: int) -> str:
+    """Of a model's features on clean scans."""
+    return key_of("features", model.sha256, [scan.sha256 for scan in scans], PASSES, threads)
 
 
-def _require_the_same(models: Mapping[str, Target]) -> None:
-    first, *rest = models.values()
-    for other in rest:
-        if other.structures != first.structures:
-            raise InputError(
-                f"The models '{first.name}' and '{other.name}' know other structures ({', '.join(first.structures)}; "
-                f"{', '.join(other.structures)}); a study compares models of the same ones."
-            )
-    for one, other in combinations(models.values(), 2):
-        if one.defense and one.sha256 == other.sha256:
-            raise InputError(f"'{one.name}' and '{other.name}' are the same model behind the same defences; leave one.")
+def kept_in(place: str | Path, key: str) -> Path:
+    """Where what a piece leaves lies: a craft's perturbed scan, a certificate's folder."""
+    return Path(place) / key[:2] / key
 
 
-def _trained_on(file: str | None, folder: Path) -> list[str]:
-    if file is None:
-        return []
-    try:
-        lines = (folder / file).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"`trained_on`: '{file}' can't be read; give a text file of SHA-256 hashes.") from None
-    wrong = next((line for line in lines if len(line) != 64 or set(line.lower()) - set("0123456789abcdef")), None)
-    if wrong is not None:
-        raise InputError(f"`trained_on`: '{wrong[:70]}' in '{file}' is no SHA-256 hash; list one on each line.")
-    return [line.lower() for line in lines]
-
-
-def _scans(patterns: Sequence[str], study: Study, folder: Path) -> list[Scan]:
-    """The scans of some patterns, in order of name."""
-    found: dict[str, Scan] = {}
-    for pattern in patterns:
-        matches = sorted(glob.glob(str(folder / pattern))) if glob.has_magic(pattern) else [str(folder / pattern)]
-        if not matches:
-            raise InputError(f"No scan matches '{pattern}'; relative paths start at the study file's folder.")
-        for path in matches:
-            if not Path(path).exists():
-                raise InputError(f"There is no scan '{path}'; relative paths start at the study file's folder.")
-            scan = _scan(Path(path), study, folder)
-            if scan.name in found:
-                raise InputError(f"Two scans are called '{scan.name}' ({found[scan.name].image}, {scan.image}).")
-            same = next((other for other in found.values() if other.sha256 == scan.sha256), None)
-            if same is not None:
-                raise InputError(f"'{same.name}' and '{scan.name}' are the same scan; leave one out.")
-            found[scan.name] = scan
-    return [found[name] for name in sorted(found)]
-
-
-def _scan(path: Path, study: Study, folder: Path) -> Scan:
-    name = path.name[: -len(suffix(path))] if suffix(path) else path.name
-    label = None
-    if study.cases.labels is not None:
-        label = str((folder / filled("labels", study.cases.labels, name)).resolve())
-        if not Path(label).exists():
-            raise InputError(f"There is no label '{label}' of the scan '{name}'; see `labels` under `cases`.")
-    patient = filled("patient", study.cases.patient, name)
-    return Scan(name, patient, str(path.resolve()), label, sha256(path), None if label is None else sha256(Path(label)))
-
-
-def filled(key: str, pattern: str, name: str) -> str:
-    """A pattern with {name}, or a slice of it such as {name[:7]}, replaced."""
-    out, rest = "", pattern
-    while "{" in rest:
-        before, _, rest = rest.partition("{")
-        inside, closed, rest = rest.partition("}")
-        cut = inside.removeprefix("name")
-        bounds = cut.removeprefix("[").removesuffix("]").split(":") if cut else []
-        numbers = all(bound == "" or bound.lstrip("-").isdigit() for bound in bounds)
-        if not closed or not inside.startswith("name") or not numbers or (cut and len(bounds) != 2):
-            raise InputError(f"`{key}`: '{pattern}' isn't understood; write {{name}}, or a part of it as {{name[:7]}}.")
-        out += before + (name[slice(*(int(bound) if bound else None for bound in bounds))] if cut else name)
-    return out + rest
+def _certificates(plan: Plan) -> Iterator[Certificate]:
+    study = plan.study
+    assert study.certify is not None
+    how = study.certify.model_dump(exclude={"sigma"})
+    for model, case, sigma, seed in product(plan.models, plan.cases, study.certify.sigma, study.seeds):
+        content = {"clean": plan.clean_key(model, case), "sigma": sigma, **how, "seed": seed, "threads": study.threads}
+        yield Certificate(key_of("certificate", content), model, case, sigma, seed)

@@ -11,41 +11,26 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from perturbox.io.files import require_new_folder, require_writable, suffix
-from perturbox.job.estimate import estimate_attack, estimate_prediction
+from perturbox.io.files import require_new_folder, require_writable
 from perturbox.job.execute import run_job
-from perturbox.job.inputs import load_inputs, prepare
 from perturbox.plain import to_json
-from perturbox.studies import page, story, tables
-from perturbox.studies.analysis import analyse
+from perturbox.studies import certified_page, detected, page, scoring, story, tables
+from perturbox.studies.analysis import analyse, worst_of_all
 from perturbox.studies.checks import Finding, check
-from perturbox.studies.design import read_study
+from perturbox.studies.columns import DETECTORS, SCORES, Columns
 from perturbox.studies.drive import LOCK, Driver, Progress, claimed, write_whole
-from perturbox.studies.plan import Plan, make_plan
+from perturbox.studies.frames import usable
+from perturbox.studies.gather import make_plan
+from perturbox.studies.plan import Plan
+from perturbox.studies.reading import read_study
 
 SCHEMA = "perturbox-study-result/1"
-LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look
-CHECKS: dict[str, tuple[pa.DataType, str]] = {
+CHECKS: Columns = {
     "rule": (pa.string(), ""),
     "level": (pa.string(), "loud or note"),
     "sentence": (pa.string(), ""),
     "cells": (pa.int64(), "how many it is about"),
 }
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a study will take on this machine. looks: at ordinary changes, of which only the model's part is priced;
-    cpu_hours: of all pieces; hours: with the workers; bytes: on disk;
-    memory: of one worker at most."""
-
-    crafts: int
-    judgements: int
-    looks: int
-    cpu_hours: float
-    hours: float
-    bytes: int
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -90,8 +75,9 @@ def run_study(
         return None
     with claimed(out):
         rows = tables.write_tables(plan, ledger.done, out, digest)
-        found, findings = analyse(plan.study, rows), check(plan.study, rows)
         about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": digest}
+        found = _detected(plan, ledger.done, rows, out, about) if plan.study.detectors else analyse(plan.study, rows)
+        findings = check(plan.study, rows, found)
         tables.write_table(out / "checks.parquet", [asdict(finding) for finding in findings], CHECKS, about)
         folders = _keep_worst(plan, found, out, device)
         command = shlex.join(["perturbox", "study", path.name, "--out", out.name])
@@ -106,10 +92,20 @@ def run_study(
     return Done(out, said, findings, found)
 
 
+def _detected(plan: Plan, done: Any, rows: Sequence[Any], out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Fit the detectors on what they saw, write their scores and how well these tell attacks; the page's numbers."""
+    scores, unfitted = scoring.score(plan, done, out / "seen", tables.gated_models(plan, done))
+    tables.write_table(out / "scores.parquet", scores, SCORES, about)
+    found = detected.analyse(plan.study, rows, scores, unfitted)
+    tables.write_table(out / "detectors.parquet", found["evaluations"], DETECTORS, about)
+    found["unseen"] = scoring.unseen(plan, done)
+    return {**found, "worst_cases": worst_of_all(usable(rows), plan.study.keep_worst)}
+
+
 def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], folders: Mapping[str, str], digest: str) -> Any:
-    told = ("target", "attack", "eps", "case", "seed")
     worst = [
-        {**{key: row[key] for key in told}, "folder": folders[page.folder_key(row)]} for row in found["worst_cases"]
+        {**{key: row[key] for key in page.case_keys(row)}, "folder": folders[page.folder_key(row)]}
+        for row in found["worst_cases"]
     ]
     return to_json(
         {
@@ -117,7 +113,7 @@ def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], folders: 
             "name": plan.study.name,
             "kind": plan.study.kind,
             "study_sha256": digest,
-            "study": plan.study.model_dump(by_alias=True),
+            "study": plan.study.document(),
             "models": {name: model.sha256 for name, model in plan.models.items()},
             "cases": {name: scan.sha256 for name, scan in plan.cases.items()},
             "left_out": dict(plan.left_out),
@@ -140,6 +136,8 @@ def _keep_worst(plan: Plan, found: Mapping[str, Any], out: Path, device: str) ->
     """Result folders of the worst cases, made by the same attack once more: {their key: path below `out`}."""
     import torch
 
+    if plan.study.kind == "certify":
+        return {page.folder_key(row): certified_page.folder(plan, row) for row in found["worst_cases"]}
     folders = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.study.threads)
@@ -153,45 +151,8 @@ def _keep_worst(plan: Plan, found: Mapping[str, Any], out: Path, device: str) ->
             )
             place = out / "worst" / craft.key
             if not (place / "report.html").is_file():
-                run_job(plan.job(craft, device), place)
+                run_job(plan.job(craft, device, (out / "features").resolve()), place)
             folders[page.folder_key(row)] = f"worst/{craft.key}"
     finally:
         torch.set_num_threads(threads)
     return folders
-
-
-def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
-    """What a study will take, from one timed window batch of each model on the first case; what is done already isn't
-    taken off. Raises InputError where the first case can't be attacked."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.study.threads)
-    seconds, memory = 0.0, 0
-    looks: dict[str, float] = {}
-    try:
-        for name in plan.models:
-            crafts = [craft for craft in plan.crafts if craft.model == name]
-            victim, image, _, _ = load_inputs(plan.job(crafts[0], device))
-            looks[name] = estimate_prediction(victim, image).seconds
-            seconds += CLEAN_LOOKS * looks[name] * len(plan.cases)
-            for index in range(len(plan.study.attacks)):
-                same = [craft for craft in crafts if craft.attack == index]
-                expected = estimate_attack(prepare(plan.job(same[0], device), image, victim), oblivious=False)
-                seconds += len(same) * (expected.seconds - expected.afterwards)
-                memory = max(memory, expected.bytes)
-    finally:
-        torch.set_num_threads(threads)
-    judgements = [model for craft in plan.crafts for model in plan.judges(craft)]
-    seconds += LOOKS * sum(looks[model] for model in judgements) + sum(looks[look.model] for look in plan.looks)
-    size = sum(Path(scan.image).stat().st_size for scan in plan.cases.values()) / len(plan.cases)
-    packed = 1 if suffix(next(iter(plan.cases.values())).image).endswith("gz") else 0.6
-    return Price(
-        crafts=len(plan.crafts),
-        judgements=len(judgements),
-        looks=len(plan.looks),
-        cpu_hours=seconds * plan.study.threads / 3600,
-        hours=seconds / 3600 / max(1, workers),
-        bytes=int(len(plan.crafts) * size * packed),
-        memory=memory,
-    )

@@ -6,15 +6,18 @@ from importlib.metadata import version
 from typing import Any
 
 import perturbox
-from perturbox import corruptions, defenses
+from perturbox import corruptions, defenses, detectors
 from perturbox.attacks import recipes
+from perturbox.certificates import document as certificates
 from perturbox.judge.summary import listed
+from perturbox.studies import certified_words, detected_words
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
 from perturbox.studies.plan import Plan
+from perturbox.studies.words import MEANS, UNITS, counted, interval, limit, patients
 
-UNITS = {"native": "in the scan's unit", "sigma": "times each scan's noise", "percent": "% of each scan's 1–99 % range"}
-MEANS = "mean Dice of the structures"
+RISK = "A stronger attack, another scanner or other patients may break what held here; nothing is proven."
+RISKS = {"certify": certified_words.RISK, "detectors": detected_words.RISK}
 WORTH = {
     "masking?": "the defence hides its gradient from this attack, so nothing is known of it",
     "can't be told: too few patients": "whether that is a gain, so few patients can't tell",
@@ -22,29 +25,6 @@ WORTH = {
     "keeps more": "it keeps more",
     "keeps less": "it keeps less",
 }  # what an answer of `defended.worth` means
-
-
-def limit(plan: Plan, eps: float) -> str:
-    """A limit with its unit: "10 HU", "2 σ", "4 % of range"."""
-    unit = plan.study.eps.unit
-    native = next(iter(plan.models.values())).unit
-    words = {"native": f" {native}" if native == "HU" else "", "sigma": " σ", "percent": " % of range"}
-    return f"{eps:g}{words[unit]}"
-
-
-def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """ " [0.4, 0.5]", nothing where there is none."""
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def counted(n: int, what: str) -> str:
-    """ "1 model", "3 models"."""
-    return f"{n:,} {what}{'s' * (n != 1)}"
-
-
-def patients(n: int) -> str:
-    """ "6 patients"."""
-    return counted(n, "patient")
 
 
 def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -> list[str]:
@@ -57,6 +37,8 @@ def verdict(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding]) -
         "non-inferiority": _of_comparison,
         "corruptions": _of_corruptions,
         "defences": _of_defences,
+        "certify": certified_words.verdict,
+        "detectors": detected_words.verdict,
     }
     loud = [finding for finding in findings if finding.level == "loud"]
     said = tell[plan.study.kind](plan, found)
@@ -207,22 +189,28 @@ def _of_criterion(plan: Plan, row: Mapping[str, Any]) -> str:
 def methods(plan: Plan, study_sha256: str) -> str:
     """A paragraph to paste into a paper."""
     study = plan.study
+    ends = (
+        f"Intervals are BCa bootstraps over patients ({study.confidence:.0%})",
+        f"Perturbox {perturbox.__version__}, study {study_sha256[:12]}, threads: {study.threads}.",
+    )
+    gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
+    left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
+    if study.kind == "certify":
+        return f"{certified_words.methods(plan)}{gate}{left} {ends[0]}. {ends[1]}"
+    detection = f" {detected_words.methods(plan)}" if study.kind == "detectors" else ""
     attacks = listed([_attack(plan, index) for index in range(len(study.attacks))])
     labels = "expert labels" if study.cases.labels else "each model's own prediction of the unchanged scan"
     count = len({scan.patient for scan in plan.cases.values()})
-    gate = "" if study.gate is None else f" Models below a clean Dice of {study.gate.clean_dice:g} were struck out."
-    left = f" Left out, for a model was trained on them: {listed(sorted(plan.left_out))}." if plan.left_out else ""
     limits = listed([limit(plan, eps) for eps in study.eps.values])
     models = counted(len(plan.models), "model")
     return (
         f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
         f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
         "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
-        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)} Controls were white noise of "
-        "equal RMS, the change rolled to another place, and harmless changes (saved again, half a voxel's shift, the "
-        f"scan's own noise). Intervals are BCa bootstraps over patients ({study.confidence:.0%}); claims about "
-        f"training permute models, adjusted after Holm. Perturbox {perturbox.__version__}, "
-        f"study {study_sha256[:12]}, threads: {study.threads}."
+        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)}{detection} Controls were "
+        "white noise of equal RMS, the change rolled to another place, and harmless changes (saved again, half a "
+        f"voxel's shift, the scan's own noise). {ends[0]}; claims about training permute models, adjusted after Holm. "
+        f"{ends[1]}"
     )
 
 
@@ -233,10 +221,10 @@ def _changes(plan: Plan) -> str:
         return ""
     named = listed([f"{name} ({by})" for name, by in done.items()])
     grades = listed([str(grade) for grade in plan.study.grades])
-    return (
-        f" Ordinary changes of {corruptions.SAID[_physics(plan)]} were {named}, in grades {grades} of 5, and as large "
-        "as each attack: the change of grade 1 scaled to the RMS of the saved perturbation."
-    )
+    said = f" Ordinary changes of {corruptions.SAID[_physics(plan)]} were {named}, in grades {grades} of 5"
+    if plan.study.kind == "detectors":
+        return f"{said}."
+    return f"{said}, and as large as each attack: the change of grade 1 scaled to the RMS of the saved perturbation."
 
 
 def _defences(plan: Plan) -> str:
@@ -264,7 +252,9 @@ def _attack(plan: Plan, index: int) -> str:
 
 def sources(plan: Plan) -> list[str]:
     """Papers of the attacks and of the defences, as these name them."""
-    papers = [recipes.get(attack.name).paper for attack in plan.study.attacks]
+    papers = [certificates.PAPER] if plan.study.kind == "certify" else []
+    papers += [recipes.get(attack.name).paper for attack in plan.study.attacks]
+    papers += [detectors.get(name).paper for name in plan.study.detectors]
     papers += [defenses.read_spec(spec)[0].paper for model in plan.models.values() for spec in model.defense]
     return [paper for paper in dict.fromkeys(papers) if paper]
 
@@ -287,13 +277,7 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
             }
             for name, model in plan.models.items()
         },
-        "threat_model": {
-            "who": "someone who can change the stored scan before the model reads it, and knows the model and its "
-            "defences",
-            "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
-            "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
-            "ordinary_changes": list(dict.fromkeys(look.corruption for look in plan.looks)),
-        },
+        "threat_model": _threat(plan, found),
         "data": {
             "cases": len(plan.cases),
             "patients": len({scan.patient for scan in plan.cases.values()}),
@@ -305,7 +289,7 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
         "what_it_cannot_carry": [finding.sentence for finding in findings],
         "residual_risk": "Put in question by the checks: see what_it_cannot_carry."
         if loud
-        else "A stronger attack, another scanner or other patients may break what held here; nothing is proven.",
+        else RISKS.get(study.kind, RISK),
         "study_sha256": study_sha256,
         "measured_by": {
             "perturbox": perturbox.__version__,
@@ -313,6 +297,19 @@ def card(plan: Plan, found: Mapping[str, Any], findings: Sequence[Finding], stud
             **{name: version(name) for name in ("torch", "monai", "numpy", "scipy")},
         },
         "unreliable": bool(loud),
+    }
+
+
+def _threat(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
+    study = plan.study
+    if study.kind == "certify":
+        return certified_words.threat(plan, found)
+    return {
+        "who": "someone who can change the stored scan before the model reads it, and knows the model and its defences",
+        "change": f"at most {listed([limit(plan, eps) for eps in study.eps.values])} ({study.eps.norm})",
+        "attacks": [_attack(plan, index) for index in range(len(study.attacks))],
+        "ordinary_changes": list(dict.fromkeys(look.corruption for look in plan.looks)),
+        **(detected_words.threat(plan, found) if study.kind == "detectors" else {}),
     }
 
 

@@ -11,92 +11,13 @@ import pyarrow.parquet as pq
 
 from perturbox.attacks import recipes
 from perturbox.judge import metrics
+from perturbox.studies.columns import CASES, CERTIFICATES, CONTROLS, EFFORT, MODELS, RESULTS, Columns
 from perturbox.studies.design import ADAPTIVE, OBLIVIOUS
 from perturbox.studies.plan import Craft, Plan
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
-
-TEXT, NUMBER, COUNT, YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-# Column: its type and, where it has one, its unit or meaning.
-RESULTS: dict[str, tuple[pa.DataType, str]] = {
-    "surrogate": (TEXT, "the model that the change was made for"),
-    "target": (TEXT, "the model that judged the saved file"),
-    "attack": (TEXT, ""),
-    "knowledge": (
-        TEXT,
-        "of the attack: white-box or black-box, adaptive (of the target's defences too) or oblivious (of all but them) "
-        "where the target has any, transfer where it was made for another model",
-    ),
-    "stand_in": (TEXT, "in the defences' place, for the gradient of an adaptive attack: the one that left least"),
-    "corruption": (TEXT, "an ordinary change in the attack's place; beside an attack's name as large as that one's"),
-    "grade": (COUNT, "of the ordinary change; null where it is as large as an attack"),
-    "eps": (NUMBER, "in eps_unit"),
-    "eps_unit": (TEXT, ""),
-    "eps_native": (NUMBER, "in the scan's unit"),
-    "norm": (TEXT, ""),
-    "seed": (COUNT, ""),
-    "case": (TEXT, ""),
-    "patient": (TEXT, "the unit of the statistics"),
-    "structure": (TEXT, ""),
-    "reference": (TEXT, "label or clean_prediction"),
-    "size": (NUMBER, "of the structure in the reference, in the case's sizes"),
-    "dice_clean": (NUMBER, "before, with the reference"),
-    "dice": (NUMBER, "after, with the reference"),
-    "dice_against_clean": (NUMBER, "after, with the model's own prediction before"),
-    "dice_noise": (NUMBER, "under white noise of the RMS of the target's own attack, with the reference"),
-    "dice_rolled": (NUMBER, "under the target's own perturbation rolled elsewhere, with the reference"),
-    "dice_benign": (NUMBER, "of the prediction with itself under harmless changes"),
-    "iou": (NUMBER, ""),
-    "hd95_mm": (NUMBER, "mm, of photographs pixels"),
-    "nsd": (NUMBER, ""),
-    "volume_clean": (NUMBER, "predicted before, in the case's sizes"),
-    "volume": (NUMBER, "predicted after, in the case's sizes"),
-    "verdict": (TEXT, ""),
-    "linf": (NUMBER, "of the saved change, in the scan's unit"),
-    "rms": (NUMBER, "of the saved change, in the scan's unit"),
-    "rms_over_sigma": (NUMBER, ""),
-    "gradients": (NUMBER, "of whole predictions that the attack took, with every stand-in and draw"),
-    "repeats": (YES, "whether the target answered the unchanged scan twice alike"),
-    "status": (TEXT, "ok, gated or failed"),
-    "reason": (TEXT, ""),
-}
-CONTROLS = ("dice_noise", "dice_rolled")
-MODELS: dict[str, tuple[pa.DataType, str]] = {
-    "model": (TEXT, ""),
-    "sha256": (TEXT, "of weights and pipeline"),
-    "structure": (TEXT, ""),
-    "dice_clean": (NUMBER, "mean over the cases, with the reference"),
-    "cases": (COUNT, "that hold the structure"),
-    "defense": (TEXT, "filters before the model, the first nearest to the scan"),
-    "gated": (YES, "below the gate: struck out"),
-    "factors": (TEXT, "JSON"),
-}
-CASES: dict[str, tuple[pa.DataType, str]] = {
-    "case": (TEXT, ""),
-    "patient": (TEXT, ""),
-    "sha256": (TEXT, "of the scan's file"),
-    "label_sha256": (TEXT, ""),
-    "shape": (TEXT, "voxels"),
-    "spacing_mm": (TEXT, ""),
-    "sizes": (TEXT, "what sizes are told in"),
-    "unit": (TEXT, "of values and of changes"),
-    "storage_step": (NUMBER, "in the scan's unit; null for floating point"),
-    "p1": (NUMBER, "1 % percentile"),
-    "p99": (NUMBER, "99 % percentile"),
-    "sigma": (NUMBER, "noise, by the first model's segmentation"),
-    "left_out": (TEXT, "why it isn't used"),
-}
-EFFORT: dict[str, tuple[pa.DataType, str]] = {
-    "key": (TEXT, ""),
-    "kind": (TEXT, ""),
-    "status": (TEXT, ""),
-    "wall_s": (NUMBER, ""),
-    "cpu_s": (NUMBER, ""),
-    "threads": (COUNT, ""),
-    "forwards": (NUMBER, "predictions of a whole scan"),
-    "backwards": (NUMBER, "gradients of a whole prediction"),
-}
+OF_CERTIFICATE = ("n", "least_votes", "tests", "certified_of_structures", "radius", "radius_rms", "values")
 
 
 def write_tables(plan: Plan, done: Entries, out: Path, study_sha256: str) -> list[Row]:
@@ -104,14 +25,19 @@ def write_tables(plan: Plan, done: Entries, out: Path, study_sha256: str) -> lis
     gated = gated_models(plan, done)
     rows = list(result_rows(plan, done, gated))
     about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": study_sha256}
-    write_table(out / "results.parquet", rows, RESULTS, about)
+    write_table(out / "results.parquet", rows, columns_of(plan.study.kind), about)
     write_table(out / "models.parquet", list(_model_rows(plan, done, gated)), MODELS, about)
     write_table(out / "cases.parquet", list(_case_rows(plan, done)), CASES, about)
     write_table(out / "effort.parquet", list(_effort_rows(plan, done)), EFFORT, about)
     return rows
 
 
-def write_table(path: Path, rows: Sequence[Row], columns: Mapping[str, tuple[pa.DataType, str]], about: Row) -> None:
+def columns_of(kind: str | None) -> Columns:
+    """The columns of results.parquet of a study of that kind."""
+    return CERTIFICATES if kind == "certify" else RESULTS
+
+
+def write_table(path: Path, rows: Sequence[Row], columns: Columns, about: Row) -> None:
     """One file, whole or not at all: explicit schema, rows in order of their columns, no dates."""
     fields = [
         pa.field(name, kind, metadata={"meaning": meaning} if meaning else None)
@@ -141,15 +67,17 @@ def gated_models(plan: Plan, done: Entries) -> set[str]:
 
 
 def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
-    """A row for each craft, judge and structure, and for each look at an ordinary change; a failed one has its reason
-    and no numbers. What isn't done yet has no row."""
+    """A row for each craft, judge and structure, for each look at an ordinary change, and for each certificate and
+    structure; a failed one has its reason and no numbers. What isn't done yet has no row."""
     yield from _corruption_rows(plan, done, gated)
+    yield from _certificate_rows(plan, done, gated)
     own = {
         (craft.model, craft.attack, craft.eps, craft.case, craft.seed): done.get(plan.judge_key(craft, craft.model), {})
         for craft in plan.crafts
     }
+    unused = _unused(plan, done)
     for craft in plan.crafts:
-        for target in plan.judges(craft):
+        for target in plan.judges(craft) if craft.key not in unused else ():
             keys = (craft.key, plan.judge_key(craft, target), plan.clean_key(target, craft.case))
             if any(key not in done for key in keys):
                 continue
@@ -177,6 +105,17 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 }
 
 
+def _unused(plan: Plan, done: Entries) -> set[str]:
+    """Crafts that a ladder which is there didn't take: of another success, or of limits that came later."""
+    return {
+        craft.key
+        for ladder in plan.ladders
+        if (tried := done.get(ladder.key, {}).get("rungs")) is not None
+        for craft in ladder.rungs
+        if craft.key not in tried
+    }
+
+
 def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
     """A row for each look at an ordinary change and structure; attack and limit are those it is as large as."""
     for look in plan.looks:
@@ -200,6 +139,32 @@ def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row
                 "repeats": clean["repeats"],
                 "status": "gated" if struck else "ok",
                 "reason": f"{look.model} missed the gate" if struck else None,
+            }
+
+
+def _certificate_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
+    """A row for each certificate and structure."""
+    for asked in plan.certificates:
+        found, clean, how = done.get(asked.key), done.get(plan.clean_key(asked.model, asked.case)), plan.study.certify
+        if found is None or clean is None or how is None:
+            continue
+        failed = next((entry for entry in (found, clean) if entry["status"] != "ok"), None)
+        for structure in plan.models[asked.model].structures:
+            row = dict.fromkeys(CERTIFICATES) | {"structure": structure, "patient": plan.cases[asked.case].patient}
+            row |= {name: getattr(asked, name) for name in ("model", "sigma", "seed", "case")}
+            row |= {name: getattr(how, name) for name in ("tau", "alpha", "correction", "n0")}
+            row["sigma_unit"] = how.unit
+            if failed is not None:
+                yield {**row, "status": "failed", "reason": failed["reason"]}
+                continue
+            struck = asked.model in gated
+            yield {
+                **row,
+                "sigma_native": found["sigma"],
+                **{name: found[name] for name in OF_CERTIFICATE},
+                **found["structures"][structure],
+                "status": "gated" if struck else "ok",
+                "reason": f"{asked.model} missed the gate" if struck else None,
             }
 
 
@@ -302,8 +267,17 @@ def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
         yield {**dict.fromkeys(CASES), "case": name, "left_out": reason}
 
 
+def _climbed(plan: Plan, done: Entries) -> Iterator[str]:
+    """Keys of the crafts and judgements that ladders took."""
+    unused = _unused(plan, done)
+    for ladder in plan.ladders:
+        for craft in ladder.rungs:
+            keys = (craft.key, plan.judge_key(craft, craft.model))
+            yield from (key for key in keys if craft.key not in unused and key in done)
+
+
 def _effort_rows(plan: Plan, done: Entries) -> Iterator[Row]:
-    for key in plan.pieces():
+    for key in (*plan.pieces(), *_climbed(plan, done)):
         entry = done[key]
         spent = entry.get("effort", {})
         counts = {name: entry.get(name) for name in ("forwards", "backwards")}

@@ -18,7 +18,7 @@ from typing import Any
 from perturbox.judge.record import strict_json
 from perturbox.studies.ledger import entries
 from perturbox.studies.plan import Plan
-from perturbox.studies.tables import RESULTS, Row, gated_models, result_rows
+from perturbox.studies.tables import Row, columns_of, gated_models, result_rows
 from perturbox.types import InputError
 
 PLAN, LEDGER, RECORD, REPORT = "plan.json", "ledger.jsonl", "study.json", "report.html"
@@ -189,7 +189,8 @@ def _rows(shelf: Shelf, name: str, told: Any) -> list[Row]:
         clean = [plan.clean_key(model, case) for model, case in product(plan.models, plan.cases)]
         gated = gated_models(plan, done) if all(key in done for key in clean) else set()
         folders = _folders(plan)
-        return [{name: _cell(row[name], folders) for name in RESULTS} for row in result_rows(plan, done, gated)]
+        columns = columns_of(plan.study.kind)
+        return [{name: _cell(row[name], folders) for name in columns} for row in result_rows(plan, done, gated)]
 
     return _foreign(LEDGER, read)
 

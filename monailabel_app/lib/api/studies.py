@@ -80,7 +80,7 @@ def add(
         return JSONResponse(await in_thread(table, name, offset, limit))
 
     def table(name: str, offset: int, limit: int) -> dict[str, Any]:
-        from perturbox.studies.tables import RESULTS
+        from perturbox.studies.tables import columns_of
 
         found = known(name)
         look = status(found.look(name))
@@ -90,7 +90,7 @@ def add(
                 rows = found.rows(name)
             except InputError as error:
                 look |= {"state": "unreadable", "problem": str(error)}
-        meanings = {column: meaning for column, (_, meaning) in RESULTS.items() if meaning}
+        meanings = {column: meaning for column, (_, meaning) in columns_of(look["kind"]).items() if meaning}
         return {**look, "columns": meanings, "rows": rows[offset : offset + limit], **paged(len(rows), offset, limit)}
 
     @routes.get(

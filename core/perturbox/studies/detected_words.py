@@ -1,0 +1,135 @@
+"""What a study of detectors found, in sentences: its verdict, its claims, its methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perturbox.judge.summary import listed
+from perturbox.judge.summary import number as rounded
+from perturbox.studies import detected
+from perturbox.studies.detected import BROKEN, FOUND, PATIENTS, UNKNOWN
+from perturbox.studies.plan import Plan
+from perturbox.studies.words import counted, interval, limit, patients
+
+RISK = "An attack that knows a detector may pass it, and other scanners or patients may look attacked to it."
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """A detector, with what it learned: "svm (learned pgd)"."""
+    return row["detector"] if row["fitted_on"] is None else f"{row['detector']} (learned {row['fitted_on']})"
+
+
+def verdict(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    """Per model and attack: how many patients it broke, how many detectors see it and, of one that hides, from how many
+    it does; and whether detectors see what is no attack."""
+    said = [_of_attack(plan, found, attempt) for attempt in found["attempts"]]
+    return said + [sentence for model in plan.models for sentence in _of_controls(found, model)]
+
+
+def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any]) -> str:
+    model, attack = attempt["model"], attempt["attack"]
+    mine = [row for row in found["claims"] if (row["model"], row["attack"]) == (model, attack)]
+    sees, hides = ([row for row in mine if row["claim"] == claim] for claim in ("sees", "hides"))
+    broke = f"{attack} breaks {attempt['patients_fell']} of {patients(attempt['patients'])} ({model})"
+    if attempt["fell"]:
+        size = "" if attempt["rms"] is None else f"median RMS {limit(plan, round(attempt['rms'], 2))}, "
+        broke += f" by a {size}Dice with its own answer {attempt['agreement']:.2f}"
+    if all(row["answer"] == UNKNOWN for row in mine):
+        return f"{broke}: {_too_few(attempt)}."
+    seen = [row for row in sees if row["answer"] == FOUND]
+    said = f"{broke}: seen by {len(seen)} of {counted(len(sees), 'fitted detector')}{_areas(seen)}"
+    if hides:
+        hidden = [row for row in hides if row["answer"] == FOUND]
+        said += f"; it hides, in part at least, from {len(hidden)} of them, compared with {hides[0]['from']}" + _falls(
+            hidden
+        )
+    return f"{said}."
+
+
+def _too_few(attempt: Mapping[str, Any]) -> str:
+    if not attempt["fell"]:
+        return "nothing can be said of who sees it"
+    return f"too few to say who sees it ({PATIENTS} are asked for, of whom it breaks {BROKEN})"
+
+
+def _areas(rows: Sequence[Mapping[str, Any]]) -> str:
+    told = [f"{named(row)} {row['auroc']:.2f}" for row in rows]
+    return f" (AUROC: {', '.join(told)})" if told else ""
+
+
+def _falls(rows: Sequence[Mapping[str, Any]]) -> str:
+    told = [f"{named(row)} {row['first']:.2f} → {row['second']:.2f}" for row in rows]
+    return f" (AUROC: {', '.join(told)})" if told else ""
+
+
+def _of_controls(found: Mapping[str, Any], model: str) -> list[str]:
+    """Whether noise and rolled changes are seen as well."""
+    rows = [row for row in found["evaluations"] if row["model"] == model and row["positives"] in ("noise", "rolled")]
+    rows = [row for row in rows if row["auroc"] is not None]
+    if not rows:
+        return []
+    seen = list(dict.fromkeys(named(row) for row in rows if row["low"] > 0.5))
+    if seen:
+        return [f"{listed(seen)} also {'sees' if len(seen) == 1 else 'see'} changes as large that aim at nothing."]
+    rows = [row for row in rows if row["patients"] >= PATIENTS and row["patients_fell"] >= BROKEN]
+    if not rows:
+        return []
+    most = max(rows, key=lambda row: row["auroc"])
+    told = f"the highest AUROC is {most['auroc']:.2f}, {named(most)}"
+    return [f"No detector sees changes as large that aim at nothing ({told}): what is seen of attacks is their aim."]
+
+
+def claim(row: Mapping[str, Any]) -> str:
+    """One claim, in a sentence."""
+    where = f"{row['model']}, {row['attack']} ({row['fell']} of {counted(row['scans'], 'scan')} broken)"
+    if row["claim"] == "sees":
+        told = "" if row["auroc"] is None else f" (AUROC {row['auroc']:.2f}{interval(row['low'], row['high'])})"
+        why = "" if row["answer"] != UNKNOWN else f"; {PATIENTS} patients are asked for, of whom it breaks {BROKEN}"
+        return f"{where}: {named(row)} sees it: {row['answer']}{told}{why}."
+    told = ""
+    if "value" in row:
+        told = (
+            f" (AUROC {row['second']:.2f}, of {row['from']} {row['first']:.2f}; {row['value']:+.2f}"
+            f"{interval(row['low'], row['high'])} over {patients(row['patients'])} whom both break)"
+        )
+    return f"{where}: it hides from {named(row)}: {row['answer']}{told}."
+
+
+def methods(plan: Plan) -> str:
+    """How detectors were fitted and asked, in sentences to paste."""
+    study = plan.study
+    ladder = listed([limit(plan, eps) for eps in sorted(study.eps.values)])
+    learning = [name for name, taught in detected.fits(study, study.attacks[0].called) if taught is not None]
+    taught = f" {listed(learning)} learned attacked scans, with noise as large as none of them." if learning else ""
+    hidden = (
+        f" HFC's features were fitted on {counted(len(plan.features_on), 'scan')} of other patients."
+        if plan.features_on
+        else ""
+    )
+    return (
+        f"Attacks are compared at equal success: each with the first limit of {ladder} at which the mean Dice of the "
+        f"saved scan with the model's own answer is {study.success:g} or lower. Detectors ({listed(study.detectors)}) "
+        "saw that, the scan as it is, white noise of equal RMS and the change rolled to another place; every score "
+        f"comes from a fit without the patient.{taught}{hidden} AUROC has percentile bootstrap intervals over patients "
+        "(95%), shares found have Clopper and Pearson's; where so many patients can't resolve a false alarm rate "
+        "nothing is told of it."
+    )
+
+
+def threat(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the robustness card adds to the threat model."""
+    breaks = {f"{row['model']}, {row['attack']}": f"{row['fell']} of {row['scans']} scans" for row in found["attempts"]}
+    return {"detectors": list(plan.study.detectors), "broken_at_equal_success": breaks}
+
+
+def rate(row: Mapping[str, Any], column: str) -> str:
+    """A share that is found at a false alarm rate: "80 % [61, 92]"."""
+    if row["auroc"] is None:
+        return "–"
+    if row[column] is None:
+        return "not resolvable"
+    return f"{100 * row[column]:.0f} % [{100 * row[f'{column}_low']:.0f}, {100 * row[f'{column}_high']:.0f}]"
+
+
+def size(plan: Plan, attempt: Mapping[str, Any]) -> str:
+    """The median RMS of what broke."""
+    return "–" if attempt["rms"] is None else f"{rounded(attempt['rms'])} {limit(plan, 1)[1:].strip()}".strip()
