@@ -54,8 +54,7 @@ def segment(
 ) -> np.ndarray:
     """The model's label map "*s" of a scan, on the scan's own grid, by its ordinary inference.
 
-    victim: a `Victim`, or what `load_victim` takes. Raises InputError if scan and model don't fit, or if it would not
-    fit in memory, unless `force` is set.
+    victim: as of `attack`. Raises InputError if scan and model don't fit, or, without `force`, if memory is short.
     """
     model = _model(victim, device)
     scan = _scan(image, model)[0]
