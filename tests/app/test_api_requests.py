@@ -131,7 +131,7 @@ def test_every_field_arrives():
         ('{"image": "a", "defense": null}', "The field 'defense' must be a valid array, not None."),
         ('{"image": "a", "defense": [{"median": 3}]}', "The field 'defense' must be a valid string"),
         ('{"image": "a", "defense": [NaN]}', "The field 'defense' must be a valid string, not nan"),
-        ('{"image": "a", "defense": ["zebra"]}', "Unknown defence 'zebra'; there are bit-depth, dct, gaussian"),
+        ('{"image": "a", "defense": ["zebra"]}', "Unknown defence 'zebra'; there are aegis, bit-depth, dct, gaussian"),
         ('{"image": "a", "defense": [""]}', "The field 'defense' must be at least 1 character"),
         (f'{{"image": "a", "defense": ["{"m" * 300}"]}}', "The field 'defense' must be at most 200 characters"),
         ('{"image": "a", "defense": ["median\\n\\nX"]}', "The name of a defence holds characters that none has"),

@@ -68,7 +68,7 @@ def test_a_filter_of_channels_is_the_filter_of_each(files):  # noqa: F811
     plain = load_victim(FOUR)
     clean = io.read_scan(listed(files), unit=plain.unit, channels=plain.channels)
     x = torch.from_numpy(clean.native)[None].float()
-    for name in ("median", "gaussian", "bit-depth", "dct"):
+    for name in ("aegis", "median", "gaussian", "bit-depth", "dct"):
         (one,) = defend(plain, spec(name)).chain
         draws = torch.Generator()
         whole = one.filter(x, clean.spacing, draws)
@@ -89,7 +89,7 @@ def test_a_range_is_asked_for_where_the_model_names_none(files, tmp_path):  # no
 
 
 @pytest.mark.parametrize("colour", ["grey", "colour"])
-@pytest.mark.parametrize("name", ["median", "bit-depth", "lgs", "smoothing"])
+@pytest.mark.parametrize("name", ["aegis", "median", "bit-depth", "lgs", "smoothing"])
 def test_pictures_are_attacked_behind_a_defence(tmp_path, no_report, colour, name):
     from PIL import Image
 
