@@ -42,6 +42,7 @@ SPECS = (
     "tv:iterations=5",
     "dct:step=30",
     "lgs",
+    "park",
     "smoothing:copies=3",
 )
 

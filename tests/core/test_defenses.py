@@ -201,7 +201,7 @@ def test_live_coefficients_pass_nothing_where_all_are_dead():
 
 
 def test_every_defence_offers_two_stand_ins():
-    assert len(discover()) == 8
+    assert len(discover()) == 9
     for offer in offered():
         told = offer.describe()
         assert len(set(told["stand_ins"])) >= 2 and told["inverse"] and told["paper"], offer.name
@@ -215,7 +215,10 @@ def test_every_defence_offers_two_stand_ins():
     "spec, said",
     [
         ("bitdepth", "Unknown defence 'bitdepth'; did you mean 'bit-depth'?"),
-        ("zebra", "Unknown defence 'zebra'; there are aegis, bit-depth, dct, gaussian, lgs, median, smoothing, tv."),
+        (
+            "zebra",
+            "Unknown defence 'zebra'; there are aegis, bit-depth, dct, gaussian, lgs, median, park, smoothing, tv.",
+        ),
         ("bit-depth:bit=3", "bit-depth has no setting 'bit'; did you mean 'bits'?"),
         ("bit-depth:bits=99", "The setting 'bits' must be between 1 and 12, not 99."),
         ("bit-depth:bits=x", "The setting 'bits' needs a value of type int, not 'x'."),
@@ -225,6 +228,8 @@ def test_every_defence_offers_two_stand_ins():
         ("bit-depth:low=0:high=1e-9", "bit-depth needs low clearly below high, not 0 and 1e-09."),
         ("bit-depth:low=nan", "The setting 'low' needs a value of type float, not 'nan'."),
         ("bit-depth:low=-1e300", "The setting 'low' must be between -1000000.0 and 1000000.0, not -1e+300."),
+        ("aegis:cutoff=0", "The setting 'cutoff' must be between 0.001 and 1000.0, not 0.0."),
+        ("aegis:order=9", "The setting 'order' must be between 1 and 8, not 9."),
         ("dct:step=1e308", "The setting 'step' must be between 0.001 and 1000000.0, not 1e+308."),
         ("lgs:strength=inf", "The setting 'strength' needs a value of type float, not 'inf'."),
         ("smoothing:copies=1001", "The setting 'copies' must be between 1 and 1000, not 1001."),

@@ -43,7 +43,7 @@ def test_the_servers_defences_are_offered_and_none_is_chosen(ready):
     ui, box = ready.ui, ready.ui.defenceComboBox
     offered = ready.session.schema["defenses"]
     assert [box.itemText(n) for n in range(box.count)] == ["None", *(each["title"] for each in offered)]
-    names = "aegis bit-depth dct gaussian lgs median smoothing tv"
+    names = "aegis bit-depth dct gaussian lgs median park smoothing tv"
     assert [each["name"] for each in offered] == names.split()
     assert not box.isHidden() and not ui.defenceCaption.isHidden() and ui.defenceContainer.isHidden()
     assert box.currentText == "None" and asked(ready) is None

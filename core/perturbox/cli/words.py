@@ -305,7 +305,12 @@ def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def detectors_list(detectors: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every detector, what it looks at and what it needs."""
-    sees = {"features": "features of each class", "outputs": "how sure the answer is", "dropout": "what dropout moves"}
+    sees = {
+        "features": "features of each class",
+        "joint": "features beside the answer",
+        "outputs": "how sure the answer is",
+        "dropout": "what dropout moves",
+    }
     rows = [
         [
             entry["name"],
