@@ -73,8 +73,8 @@ def test_distances_and_the_threshold_are_numpys():
 
     def distance(known, point):
         covariance = np.cov(known.T)
-        diagonal = np.diag(np.diag(covariance) + 1e-6 * np.trace(covariance) / 12)
-        return mahalanobis(point, known.mean(0), np.linalg.inv(0.9 * covariance + 0.1 * diagonal))
+        floor = 1e-6 * np.trace(covariance) / 12 * np.eye(12)
+        return mahalanobis(point, known.mean(0), np.linalg.inv(covariance + floor))
 
     made = usual(torch.from_numpy(rows), whose.tolist(), 0.1)
     held = [distance(rows[whose % 10 != whose[i] % 10], rows[i]) for i in range(40)]
@@ -104,6 +104,17 @@ def test_only_what_is_flagged_is_reformed(dims, tmp_path):
     found = defense.filter(both, spacing, draws)
     assert torch.equal(found[:1, :1], clean) and torch.equal(found[1:], both[1:])
     torch.testing.assert_close(found[:1, 1:], reform)
+
+
+def test_a_threshold_of_ones_own_is_taken_for_that_of_the_weights(tmp_path):
+    clean, draws, path = tensor(parks.smooth_scan(100)), torch.Generator(), parks.written(tmp_path)
+    distance = float(parks.trained().usual[3].distance(spectrum(clean, 5.0)[0])[0])
+    for threshold, same in ((0.0, False), (0.99 * distance, False), (1.01 * distance, True)):
+        defense = get("park").build({"weights": str(path), "threshold": threshold}, None, "tiny")
+        assert torch.equal(defense.filter(clean, SPACING, draws), clean) == same
+    assert defense.spec == f"park:weights={path}:threshold={threshold}"
+    with pytest.raises(InputError, match="'threshold' must be between 0 and 1000000"):
+        get("park").build({"threshold": -1.0}, None, "tiny")
 
 
 def test_the_two_stand_ins_are_both_sides_of_the_switch(tmp_path):

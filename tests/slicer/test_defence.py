@@ -62,6 +62,11 @@ def test_settings_are_rows_with_unit_limits_and_help(ready):
     choose(ready, "median")
     assert [rows(ready)["size"].widget.itemText(n) for n in range(3)] == ["3", "5", "7"]
     assert asked(ready) == ["median:size=3"]
+    choose(ready, "park")
+    assert list(rows(ready)) == ["threshold"], "a file of the server's machine is nothing to ask for"
+    assert rows(ready)["threshold"].widget.text == "automatic" and asked(ready) == ["park"]
+    rows(ready)["threshold"].widget.value = 0.0
+    assert asked(ready) == ["park:threshold=0.0"]
     choose(ready, "")
     assert rows(ready) == {} and ready.ui.defenceContainer.isHidden() and asked(ready) is None
 

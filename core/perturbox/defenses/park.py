@@ -50,9 +50,9 @@ class Trained:
     facts: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
-    def flags(self, x: Tensor) -> Tensor:
-        """bool "b c": which channels of scans "b c *s" have an unusual spectrum. Raises InputError for scans of other
-        dimensions than those it has learned from."""
+    def flags(self, x: Tensor, threshold: float | None = None) -> Tensor:
+        """bool "b c": which channels of scans "b c *s" have a spectrum further from usual ones than a threshold, its
+        own if none is given. Raises InputError for scans of other dimensions than those it has learned from."""
         dims = x.dim() - 2
         if dims not in self.usual:
             known = " and ".join(f"{one}D" for one in self.usual)
@@ -61,7 +61,8 @@ class Trained:
             )
         spectra, any_ = spectrum(x, self.sigma)
         known = self.usual[dims]
-        return ((known.distance(spectra) > known.threshold) & any_).reshape(x.shape[:2])
+        far = known.distance(spectra) > (known.threshold if threshold is None else threshold)
+        return (far & any_).reshape(x.shape[:2])
 
     def reform(self, x: Tensor, spacing: tuple[float, ...]) -> Tensor:
         """Scans without what the network takes for noise."""
@@ -143,6 +144,14 @@ def park(
     weights: Annotated[
         str | None, Param("File of other weights, made by `python -m perturbox.defenses.training`", local=True)
     ] = None,
+    threshold: Annotated[
+        float | None,
+        Param(
+            "Distance from which a scan is reformed; that of the weights if not given, 0 for every scan",
+            minimum=0,
+            maximum=1e6,
+        ),
+    ] = None,
 ) -> Defense:
     """Takes noise out of scans whose spectrum is unusual."""
     path = SHIPPED if weights is None else Path(weights).absolute()
@@ -152,7 +161,7 @@ def park(
         return trained.reform(x, spacing)
 
     def switched(x: Tensor, spacing: tuple[float, ...], draws: torch.Generator) -> Tensor:
-        flagged = trained.flags(x)
+        flagged = trained.flags(x, threshold)
         if not flagged.any():
             return x
         return torch.where(flagged[(..., *[None] * (x.dim() - 2))], trained.reform(x, spacing), x)
@@ -161,7 +170,7 @@ def park(
         "",
         switched,
         (StandIn("always reformed", reform), StandIn("never flagged", IDENTITY.twin)),
-        settings={"weights": None if weights is None else str(path)},
+        settings={"weights": None if weights is None else str(path), "threshold": threshold},
         files={"weights": trained.sha256},
         unit=trained.unit,
     )

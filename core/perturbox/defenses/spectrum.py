@@ -18,7 +18,7 @@ from perturbox.types import InputError
 
 BLOCK = 8
 FINEST = 1e-3  # of the noise, added to every coefficient: its logarithm is then finite
-SHRUNK = 0.1  # of the covariance towards its own diagonal: there may be hardly more scans than radii
+FLOOR = 1e-6  # of the mean variance, added to every one
 FOLDS = 10
 
 
@@ -83,5 +83,5 @@ def usual(spectra: Tensor, whose: Sequence[int], rate: float) -> Usual:
 
 def _fit(spectra: Tensor, threshold: float) -> Usual:
     covariance = torch.cov(spectra.T)
-    diagonal = torch.diag(covariance.diagonal() + 1e-6 * covariance.diagonal().mean())
-    return Usual(spectra.mean(0), (1 - SHRUNK) * covariance + SHRUNK * diagonal, threshold)
+    floor = FLOOR * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    return Usual(spectra.mean(0), covariance + floor, threshold)
