@@ -288,7 +288,7 @@ def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [
             entry["name"],
-            entry["title"],
+            entry["title"] + (f", for scans in {entry['unit']}" if entry["unit"] else ""),
             ", ".join(typed(one) for one in entry["parameters"]),
             " or ".join(entry["stand_ins"]),
             "yes" if entry["random"] else "no",

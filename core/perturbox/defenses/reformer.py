@@ -17,7 +17,7 @@ from perturbox.attacks.spaces import slice_axis
 
 WIDTH = 12
 REACH = 4.0  # times the noise: what counts as 1 of the network's input
-VALUES = 1 << 20  # that go through the network at once; of each it keeps about a hundred for the gradient
+VALUES = 1 << 18  # that go through the network at once; of each it keeps about a hundred for the gradient
 
 
 class Reformer(nn.Module):
