@@ -27,7 +27,7 @@ SHOWN = ("clean", "oblivious", "adaptive", "alone", "undefended")
 ROWS = ("clean", "oblivious", "adaptive", "undefended")
 # The hippocampus net reads percent of the scan's range, and a hippocampus is 35 voxels wide.
 IN_PERCENT = (
-    "bit-depth:low=0:high=100", "dct:step=15", "gaussian", "lgs:low=0:high=100:block=9:overlap=3", "median",
+    "aegis", "bit-depth:low=0:high=100", "dct:step=15", "gaussian", "lgs:low=0:high=100:block=9:overlap=3", "median",
     "smoothing:sigma=5", "tv:low=0:high=100",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Hippocampus nets to attack, plain and adversarially trained, from the Medical Segmentation Decathlon's Task04.
 
     python benchmarks/hippocampus.py [NAME …] [--out FOLDER]        a few CPU minutes each; those that exist stay
+    python benchmarks/hippocampus.py --scans FOLDER                 what they learn from, in percent, as files
 
 Intensities go to percent of each scan's 1-99 % range, as MR has no unit. The weights stay outside the repository
 (default: ~/.cache/perturbox/strength); the scans are read from PERTURBOX_DATA/mr_hippocampus_msd. Adversarial training
@@ -151,8 +152,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETS)}; all unless given")
     parser.add_argument("--out", type=Path, default=CACHE)
+    parser.add_argument("--scans", type=Path, help="write the scans to learn from here, in percent, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.scans:
+        options.scans.mkdir(parents=True, exist_ok=True)
+        for path in files()[:TRAINED_ON]:
+            scan, _ = case(path)
+            nib.save(nib.Nifti1Image(scan.data[0], scan.affine), options.scans / path.name)  # type: ignore[attr-defined]
+        return
     for name in options.names or NETS:
         victim = load(name, options.out)
         found = [dices(victim, *case(path)) for path in files()[TRAINED_ON * 2 : TRAINED_ON * 2 + 10]]

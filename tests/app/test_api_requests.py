@@ -131,7 +131,7 @@ def test_every_field_arrives():
         ('{"image": "a", "defense": null}', "The field 'defense' must be a valid array, not None."),
         ('{"image": "a", "defense": [{"median": 3}]}', "The field 'defense' must be a valid string"),
         ('{"image": "a", "defense": [NaN]}', "The field 'defense' must be a valid string, not nan"),
-        ('{"image": "a", "defense": ["zebra"]}', "Unknown defence 'zebra'; there are bit-depth, dct, gaussian"),
+        ('{"image": "a", "defense": ["zebra"]}', "Unknown defence 'zebra'; there are aegis, bit-depth, dct, gaussian"),
         ('{"image": "a", "defense": [""]}', "The field 'defense' must be at least 1 character"),
         (f'{{"image": "a", "defense": ["{"m" * 300}"]}}', "The field 'defense' must be at most 200 characters"),
         ('{"image": "a", "defense": ["median\\n\\nX"]}', "The name of a defence holds characters that none has"),
@@ -207,8 +207,10 @@ def test_a_form_built_from_the_schema_makes_a_request_that_is_accepted(attack):
     assert (job.attack, dict(job.settings)) == (attack, body["settings"])
 
 
-@pytest.mark.parametrize("victim", ["tiny", "blind"])
-@pytest.mark.parametrize("defense", [one.name for one in offered()])
+@pytest.mark.parametrize(
+    ("defense", "victim"),
+    [(one.name, unit) for one in offered() for unit in ("tiny", "blind") if one.unit is None or unit == "tiny"],
+)
 def test_a_form_of_a_defence_makes_a_request_that_is_accepted(defense, victim):
     """Where the model names no range its ends are all that a form must ask for."""
     form = WITH_BLIND.document()["models"][victim]["defenses"][defense]
@@ -221,12 +223,27 @@ def test_a_form_of_a_defence_makes_a_request_that_is_accepted(defense, victim):
     jsonschema.validate(values, form)
     assert all(field["title"] and field["description"] and "x-in" not in field for field in fields.values())
     unit = WITH_BLIND.victims[victim].described["unit"]
-    assert {field.get("x-unit") for field in fields.values()} <= {unit, "voxels", None}
+    assert {field.get("x-unit") for field in fields.values()} <= {unit, "voxels", "cycles/mm", None}
+    values = {name: value for name, value in values.items() if value is not None}  # as Slicer leaves them out
     spec = ":".join([defense, *(f"{name}={value}" for name, value in values.items())])
     job = requests.check(requests.parse(json.dumps({"image": "a", "victim": victim, "defense": [spec]})), WITH_BLIND)
     assert job.defense == (spec,)
     (built,) = chain_of(job.defense, WITH_BLIND.visible(victim), victim)
-    assert built.settings == values
+    assert {name: value for name, value in built.settings.items() if value is not None} == values
+
+
+def test_a_defence_of_another_unit_is_neither_offered_nor_taken_and_files_are_the_servers_own():
+    models = WITH_BLIND.document()["models"]
+    assert "park" in models["tiny"]["defenses"] and "park" not in models["blind"]["defenses"]
+    assert set(models["tiny"]["defenses"]["park"]["properties"]) == {"threshold"}
+    for defense, victim, said in (
+        ("park", "blind", "'park' was made for scans in HU and blind reads them in intensity"),
+        ("park:weights=/a.safetensors", "tiny", "'weights' names files of this machine and can't be set from another."),
+    ):
+        with pytest.raises(InputError, match=said):
+            requests.check(
+                requests.parse(json.dumps({"image": "a", "victim": victim, "defense": [defense]})), WITH_BLIND
+            )
 
 
 def test_a_defences_fields_say_how_to_show_them():

@@ -383,6 +383,7 @@ DEFENSE = {
     "name": str,
     "title": str,
     "paper": str,
+    "unit": str | None,
     "random": bool,
     "stand_ins": list,
     "inverse": str,
@@ -453,14 +454,15 @@ def test_list_of_defenses(capsys):
     follows(found, [DEFENSE])
     for entry in found:
         follows(entry["parameters"], [PARAMETER], entry["name"])
-    assert [entry["name"] for entry in found] == ["bit-depth", "dct", "gaussian", "lgs", "median", "smoothing", "tv"]
+    names = "aegis bit-depth dct gaussian lgs median park smoothing tv"
+    assert [entry["name"] for entry in found] == names.split()
 
 
 def test_the_list_of_detectors(capsys):
     found = listed("detectors", capsys=capsys)
     follows(found, [DETECTOR])
     assert [entry["name"] for entry in found if entry["supervised"]] == ["dnn", "svm"]
-    assert [entry["name"] for entry in found] == sorted(entry["name"] for entry in found) and len(found) == 9
+    assert [entry["name"] for entry in found] == sorted(entry["name"] for entry in found) and len(found) == 10
 
 
 def test_exit_statuses(folder, capsys, monkeypatch):

@@ -35,12 +35,14 @@ TINY = f"{tiny.__file__}:volume"
 NOTHING = Defense("nothing", lambda x, spacing, draws: x + 0.0, (StandIn("exact"), StandIn("identity")))
 FIVE = {"attack": "apgd", "settings": {"loss": "dice"}, "eps": 12.0, "steps": 8}
 SPECS = (
+    "aegis:cutoff=0.15",
     "bit-depth:bits=6",
     "gaussian:sigma=0.7",
     "median",
     "tv:iterations=5",
     "dct:step=30",
     "lgs",
+    "park",
     "smoothing:copies=3",
 )
 
@@ -260,7 +262,7 @@ def test_the_command_line_segments_and_refuses(scan, tmp_path, capsys):
     assert np.array_equal(found, defend(tiny.volume(CPU), "bit-depth:bits=2").predict(io.read_scan(str(scan))))
     capsys.readouterr()
     assert main(["attack", *given, str(tmp_path / "R"), "--defense", "zebra"]) == 2
-    assert "Unknown defence 'zebra'; there are bit-depth, dct," in capsys.readouterr().err.splitlines()[-1]
+    assert "Unknown defence 'zebra'; there are aegis, bit-depth, dct," in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import parks
 import pytest
 import spots
 import tiny
@@ -28,7 +29,9 @@ RANGED = {"bit-depth": "low=0:high=600", "tv": "low=0:high=600:iterations=3", "l
 SMALL = RANGED | {"smoothing": "copies=2", "dct": "step=20"}
 
 
-def spec(name: str) -> str:
+def spec(name: str, folder: Path) -> str:
+    if name == "park":  # the shipped weights are for CT
+        return f"park:weights={parks.written(folder, 'intensity')}"
     return f"{name}:{SMALL[name]}" if name in SMALL else name
 
 
@@ -48,13 +51,13 @@ def no_report(monkeypatch):
 @pytest.mark.parametrize("name", sorted(discover()))
 def test_a_defence_filters_every_channel_and_each_is_written_twice(files, tmp_path, no_report, name):  # noqa: F811
     out = tmp_path / "R"
-    given = {"victim": FOUR, "attack": "pgd", "steps": 1, "eps": 2, "eps_unit": "percent", "defense": (spec(name),)}
-    record = run_job(Job(listed(files), **given), out)
+    given = {"victim": FOUR, "attack": "pgd", "steps": 1, "eps": 2, "eps_unit": "percent"}
+    record = run_job(Job(listed(files), defense=(spec(name, tmp_path),), **given), out)
     for kind in ("adversarial", "oblivious"):
         written = [record["files"][f"{kind}{end}"]["path"] for end in ("", "_0001", "_0002", "_0003")]
         assert written == [f"{kind}_000{n}{end}" for n, end in enumerate((".nii.gz", ".nrrd", ".mha", ".nii"))]
     plain = load_victim(FOUR)
-    model = defend(plain, spec(name))
+    model = defend(plain, spec(name, tmp_path))
     clean = io.read_scan(listed(files), unit=plain.unit, channels=plain.channels)
     reference = plain.predict(clean)
     oblivious = io.read_files([out / file for file in written], unit=plain.unit)
@@ -64,12 +67,12 @@ def test_a_defence_filters_every_channel_and_each_is_written_twice(files, tmp_pa
     assert verify(out, trust=True) == []
 
 
-def test_a_filter_of_channels_is_the_filter_of_each(files):  # noqa: F811
+def test_a_filter_of_channels_is_the_filter_of_each(files, tmp_path):  # noqa: F811
     plain = load_victim(FOUR)
     clean = io.read_scan(listed(files), unit=plain.unit, channels=plain.channels)
     x = torch.from_numpy(clean.native)[None].float()
-    for name in ("median", "gaussian", "bit-depth", "dct"):
-        (one,) = defend(plain, spec(name)).chain
+    for name in ("aegis", "median", "gaussian", "bit-depth", "dct", "park"):
+        (one,) = defend(plain, spec(name, tmp_path)).chain
         draws = torch.Generator()
         whole = one.filter(x, clean.spacing, draws)
         apart = torch.cat([one.filter(part, clean.spacing, draws) for part in x.split(1, 1)], 1)
@@ -89,7 +92,7 @@ def test_a_range_is_asked_for_where_the_model_names_none(files, tmp_path):  # no
 
 
 @pytest.mark.parametrize("colour", ["grey", "colour"])
-@pytest.mark.parametrize("name", ["median", "bit-depth", "lgs", "smoothing"])
+@pytest.mark.parametrize("name", ["aegis", "median", "bit-depth", "lgs", "park", "smoothing"])
 def test_pictures_are_attacked_behind_a_defence(tmp_path, no_report, colour, name):
     from PIL import Image
 
@@ -100,7 +103,7 @@ def test_pictures_are_attacked_behind_a_defence(tmp_path, no_report, colour, nam
     picture = tmp_path / "picture.png"
     Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).save(picture)
     victim, out = f"{spots.__file__}:{colour}_flat", tmp_path / "R"
-    given = f"{name}:low=0:high=255" if name in RANGED else spec(name)
+    given = f"{name}:low=0:high=255" if name in RANGED else spec(name, tmp_path)
     record = run_job(Job(str(picture), victim=victim, attack="pgd", steps=3, eps=40, defense=(given,)), out)
     assert verify(out, trust=True) == []
     model = defend(load_victim(victim), given)

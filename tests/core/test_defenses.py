@@ -55,6 +55,31 @@ def test_gaussian_is_that_of_scipy(shape, sigma):
     np.testing.assert_allclose(passed(made("gaussian", sigma=sigma), x)[0, 0], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape, spacing", [((13, 12), (1.0, 1.0)), ((9, 3, 8), (0.7, 0.7, 5.0))])
+@pytest.mark.parametrize("cutoff, order", [(0.2, 4), (0.05, 1)])
+def test_aegis_is_a_low_pass_of_the_scan_in_a_mirror(shape, spacing, cutoff, order):
+    """By NumPy's FFT of the scan continued as in a mirror at its end, along every axis."""
+    x = noise(*shape).double()
+    found = made("aegis", cutoff=cutoff, order=order).filter(x, spacing, DRAWS)[0, 0].numpy()
+    whole = x[0, 0].numpy()
+    for axis in range(whole.ndim):
+        whole = np.concatenate([whole, np.flip(whole, axis)], axis)
+    waves = np.meshgrid(*[np.fft.fftfreq(2 * n, mm) for n, mm in zip(shape, spacing, strict=True)], indexing="ij")
+    share = 1 / (1 + (np.sqrt(sum(f**2 for f in waves)) / cutoff) ** (2 * order))
+    expected = np.fft.ifftn(share * np.fft.fftn(whole)).real[tuple(slice(n) for n in shape)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_aegis_passes_half_of_a_wave_at_the_cut_off_whatever_the_spacing():
+    """The 12th of 40 voxels' cosine waves: 12 / (2 * 40 mm) cycles per mm."""
+    for mm in (1.0, 2.5):
+        wave = torch.cos(torch.pi * 12 * (torch.arange(40) + 0.5) / 40).view(1, 1, 40, 1).expand(1, 1, 40, 5)
+        half = made("aegis", cutoff=12 / (80 * mm)).filter(wave, (mm, mm), DRAWS)
+        assert torch.allclose(half, wave / 2, atol=1e-5)
+    flat = torch.full((1, 1, 9, 8, 7), 40.0)
+    assert torch.allclose(passed(made("aegis", cutoff=1e-3), flat), flat, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape, size", [((13, 12), 3), ((9, 3, 11), 3), ((8, 7, 6), 5)])
 def test_median_is_that_of_scipy(shape, size, monkeypatch):
     monkeypatch.setattr("perturbox.defenses.median.VALUES", 500)  # slab by slab
@@ -176,7 +201,7 @@ def test_live_coefficients_pass_nothing_where_all_are_dead():
 
 
 def test_every_defence_offers_two_stand_ins():
-    assert len(discover()) == 7
+    assert len(discover()) == 9
     for offer in offered():
         told = offer.describe()
         assert len(set(told["stand_ins"])) >= 2 and told["inverse"] and told["paper"], offer.name
@@ -190,7 +215,10 @@ def test_every_defence_offers_two_stand_ins():
     "spec, said",
     [
         ("bitdepth", "Unknown defence 'bitdepth'; did you mean 'bit-depth'?"),
-        ("zebra", "Unknown defence 'zebra'; there are bit-depth, dct, gaussian, lgs, median, smoothing, tv."),
+        (
+            "zebra",
+            "Unknown defence 'zebra'; there are aegis, bit-depth, dct, gaussian, lgs, median, park, smoothing, tv.",
+        ),
         ("bit-depth:bit=3", "bit-depth has no setting 'bit'; did you mean 'bits'?"),
         ("bit-depth:bits=99", "The setting 'bits' must be between 1 and 12, not 99."),
         ("bit-depth:bits=x", "The setting 'bits' needs a value of type int, not 'x'."),
@@ -200,6 +228,8 @@ def test_every_defence_offers_two_stand_ins():
         ("bit-depth:low=0:high=1e-9", "bit-depth needs low clearly below high, not 0 and 1e-09."),
         ("bit-depth:low=nan", "The setting 'low' needs a value of type float, not 'nan'."),
         ("bit-depth:low=-1e300", "The setting 'low' must be between -1000000.0 and 1000000.0, not -1e+300."),
+        ("aegis:cutoff=0", "The setting 'cutoff' must be between 0.001 and 1000.0, not 0.0."),
+        ("aegis:order=9", "The setting 'order' must be between 1 and 8, not 9."),
         ("dct:step=1e308", "The setting 'step' must be between 0.001 and 1000000.0, not 1e+308."),
         ("lgs:strength=inf", "The setting 'strength' needs a value of type float, not 'inf'."),
         ("smoothing:copies=1001", "The setting 'copies' must be between 1 and 1000, not 1001."),

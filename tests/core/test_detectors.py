@@ -173,7 +173,8 @@ def test_the_simple_ones_are_logarithms():
 def test_every_method_says_what_it_is_and_gives_the_parts_it_declares():
     found = discover()
     assert list(found) == [
-        "bayesian", "dnn", "entropy", "envelope", "kernel-density", "lid", "mahalanobis", "one-class", "svm",
+        "bayesian", "dnn", "entropy", "envelope", "kernel-density", "lid", "mahalanobis", "one-class", "shield",
+        "svm",
     ]  # fmt: skip
     for name in ("kernel-density", "lid", "entropy", "bayesian"):
         method = found[name]
@@ -257,7 +258,14 @@ def test_scores_that_are_no_numbers_are_refused():
 
 
 @pytest.mark.parametrize(
-    "detector, make", [("kernel-density", victims.textured), ("lid", multi_label), ("entropy", multi_label)]
+    "detector, make",
+    [
+        ("kernel-density", victims.textured),
+        ("lid", multi_label),
+        ("entropy", multi_label),
+        ("shield", victims.textured),
+        ("shield", multi_label),
+    ],
 )
 def test_the_gradient_is_that_of_finite_differences_over_many_windows(detector, make):
     victim, _, found = fitted(detector, victim=make(2))

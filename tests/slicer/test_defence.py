@@ -43,7 +43,8 @@ def test_the_servers_defences_are_offered_and_none_is_chosen(ready):
     ui, box = ready.ui, ready.ui.defenceComboBox
     offered = ready.session.schema["defenses"]
     assert [box.itemText(n) for n in range(box.count)] == ["None", *(each["title"] for each in offered)]
-    assert [each["name"] for each in offered] == ["bit-depth", "dct", "gaussian", "lgs", "median", "smoothing", "tv"]
+    names = "aegis bit-depth dct gaussian lgs median park smoothing tv"
+    assert [each["name"] for each in offered] == names.split()
     assert not box.isHidden() and not ui.defenceCaption.isHidden() and ui.defenceContainer.isHidden()
     assert box.currentText == "None" and asked(ready) is None
     assert ui.marginCheckBox.enabled
@@ -61,6 +62,11 @@ def test_settings_are_rows_with_unit_limits_and_help(ready):
     choose(ready, "median")
     assert [rows(ready)["size"].widget.itemText(n) for n in range(3)] == ["3", "5", "7"]
     assert asked(ready) == ["median:size=3"]
+    choose(ready, "park")
+    assert list(rows(ready)) == ["threshold"], "a file of the server's machine is nothing to ask for"
+    assert rows(ready)["threshold"].widget.text == "automatic" and asked(ready) == ["park"]
+    rows(ready)["threshold"].widget.value = 0.0
+    assert asked(ready) == ["park:threshold=0.0"]
     choose(ready, "")
     assert rows(ready) == {} and ready.ui.defenceContainer.isHidden() and asked(ready) is None
 

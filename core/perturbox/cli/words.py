@@ -288,7 +288,7 @@ def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [
             entry["name"],
-            entry["title"],
+            entry["title"] + (f", for scans in {entry['unit']}" if entry["unit"] else ""),
             ", ".join(typed(one) for one in entry["parameters"]),
             " or ".join(entry["stand_ins"]),
             "yes" if entry["random"] else "no",
@@ -305,7 +305,12 @@ def defenses_list(defenses: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def detectors_list(detectors: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every detector, what it looks at and what it needs."""
-    sees = {"features": "features of each class", "outputs": "how sure the answer is", "dropout": "what dropout moves"}
+    sees = {
+        "features": "features of each class",
+        "joint": "features beside the answer",
+        "outputs": "how sure the answer is",
+        "dropout": "what dropout moves",
+    }
     rows = [
         [
             entry["name"],

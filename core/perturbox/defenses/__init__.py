@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -64,12 +65,23 @@ class Offer:
             for entry in self.parameters
         ]
 
-    def build(self, settings: dict[str, Any], visible: tuple[float, float] | None, model: str) -> Defense:
-        """With the user's words or values as settings; visible: the range of values that the model tells apart.
+    @property
+    def unit(self) -> str | None:
+        """Of the scans it was made for, with its own settings; None for any."""
+        return self._example.unit
+
+    def build(
+        self, settings: dict[str, Any], visible: tuple[float, float] | None, model: str, local: bool = True
+    ) -> Defense:
+        """With the user's words or values as settings; visible: the range of values that the model tells apart; local:
+        settings may name files of this machine.
 
         Raises InputError for a setting it doesn't take, and for a range that nobody names.
         """
         known = {entry["name"]: entry for entry in self.parameters}
+        for name in settings:
+            if name in known and known[name]["local"] and not local:
+                raise InputError(f"The setting '{name}' names files of this machine and can't be set from another.")
         values = {name: entry["default"] for name, entry in known.items()}
         values |= {name: checked(name, value, known, self.name) for name, value in settings.items()}
         if "low" in known:
@@ -84,6 +96,7 @@ class Offer:
             if not high - low > NARROWEST * max(1.0, abs(low), abs(high)):
                 raise InputError(f"{self.name} needs low clearly below high, not {low:g} and {high:g}.")
         made = self.function(**values)
+        values |= made.settings or {}  # as they are recorded: a file by its absolute path
         return replace(
             made, name=self.name, settings=values, title=self.title, paper=self.paper, deviations=self.deviations
         )
@@ -97,17 +110,23 @@ class Offer:
 
     def describe(self) -> dict[str, Any]:
         """The entry of `perturbox list defenses --json`."""
-        example = self.build({}, (0.0, 1.0), "")
+        example = self._example
         return {
             "name": self.name,
             "title": self.title,
             "paper": self.paper,
+            "unit": example.unit,
             "random": example.draws > 0,
             "stand_ins": [one.name for one in example.stand_ins],
             "inverse": self.inverse,
             "parameters": self.parameters,
             "deviations": list(self.deviations),
         }
+
+    @property
+    def _example(self) -> Defense:
+        """With its own settings, before a model that tells values from 0 to 1 apart."""
+        return self.build({}, (0.0, 1.0), "")
 
 
 def defense(*, title: str, paper: str, inverse: str, deviations: Sequence[str] = ()):
@@ -151,9 +170,9 @@ def read_spec(spec: str) -> tuple[Offer, dict[str, str]]:
     """The defence that "NAME:key=value…" names, and its settings as words; raises InputError for what isn't one."""
     if not spec.isprintable():
         raise InputError("The name of a defence holds characters that none has; write it as in bit-depth:bits=3.")
-    name, *parts = spec.split(":")
+    name, *parts = spec.split(":", 1)
     offer, settings = get(name), {}
-    for part in parts:
+    for part in re.split(r":(?=\w+=)", parts[0]) if parts else ():  # other colons are a file's
         key, equals, value = (word.strip() for word in part.partition("="))
         if not (key and equals and value):
             raise InputError(f"'{part}' of '{spec}' isn't understood; write settings as {name}:key=value.")
@@ -163,8 +182,11 @@ def read_spec(spec: str) -> tuple[Offer, dict[str, str]]:
     return offer, settings
 
 
-def chain_of(defenses: Sequence[str | Defense], visible: tuple[float, float] | None, model: str) -> tuple[Defense, ...]:
-    """Defences before a model that tells the values of `visible` apart, checked without loading it.
+def chain_of(
+    defenses: Sequence[str | Defense], visible: tuple[float, float] | None, model: str, local: bool = True
+) -> tuple[Defense, ...]:
+    """Defences before a model that tells the values of `visible` apart, checked without loading it; local: their
+    settings may name files of this machine.
 
     Raises InputError for unknown names and settings, and for more than can stand before a model.
     """
@@ -175,7 +197,7 @@ def chain_of(defenses: Sequence[str | Defense], visible: tuple[float, float] | N
             chain.append(one)
         elif isinstance(one, str):
             offer, settings = read_spec(one)
-            chain.append(offer.build(dict(settings), visible, model))
+            chain.append(offer.build(dict(settings), visible, model, local))
         else:
             raise InputError(f"A defence is a name or a px.Defense, not a {type(one).__name__}.")
     require_bearable(len(chain), math.prod(one.draws_at_once for one in chain))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perturbox.detectors import get
-from perturbox.detectors.method import Layout, Method
+from perturbox.detectors.method import INSIDE, Layout, Method
 from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen, valued
 from perturbox.model.pooling import group_names
 from perturbox.model.victim import BoundVictim, Victim
@@ -111,7 +111,7 @@ class Detector:
     def asked(self) -> Asked:
         """What it looks at."""
         sees = self.method.sees
-        return Asked(tuple(self.layout.layers), sees == "outputs", MASKS if sees == "dropout" else 0)
+        return Asked(tuple(self.layout.layers), sees == "outputs", MASKS if sees == "dropout" else 0, sees == "joint")
 
     @cached_property
     def scale(self) -> "Scale":
@@ -159,7 +159,7 @@ class Detector:
 
     def _raw(self, sample: Sample) -> Tensor:
         parts = self._on(sample.present.device)
-        for layer, channels in self.layout.layers.items():
+        for layer, channels in self.layout.pooled(self.asked.joint).items():
             if sample.features[layer].shape != (self.layout.groups, channels):
                 raise InputError(f"The detector knows another layer '{layer}' than the model has; fit it again.")
         if sample.outputs is not None and len(sample.outputs) != self.layout.outputs:
@@ -242,7 +242,7 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
         raise ValueError
     if not isinstance(told["facts"].get("scans"), list):
         raise ValueError
-    if len(parts) + 1 != len(tensors) or bool(layers) != (method.sees == "features") or _whole(layout.outputs) < 0:
+    if len(parts) + 1 != len(tensors) or bool(layers) != (method.sees in INSIDE) or _whole(layout.outputs) < 0:
         raise ValueError
     if any(tensor.dtype != torch.float64 or not torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError

@@ -10,7 +10,7 @@ import torch
 from perturbox.detectors import get
 from perturbox.detectors.evaluation import evaluate
 from perturbox.detectors.fitted import LEAST_CASES, MASKS, Detector
-from perturbox.detectors.method import Layout, Method
+from perturbox.detectors.method import INSIDE, Layout, Method
 from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen
 from perturbox.model.pooling import WIDEST, convolutions, group_names
 from perturbox.model.victim import Victim
@@ -100,7 +100,7 @@ def fit_detector(
     say("Fitting the detector")
     first = seen[0].sample
     layout = Layout(
-        {layer: made.shape[1] for layer, made in first.features.items()},
+        _widths(victim, asked, clean[0]) if asked.joint else {name: f.shape[1] for name, f in first.features.items()},
         len(group_names(victim)),
         0 if first.outputs is None else len(first.outputs),
     )
@@ -125,16 +125,22 @@ def asked_of(victim: Victim, method: Method, layers: Sequence[str], first: Read)
     if not names:
         return _without_layers(method)
     run = tuple(look_at(victim, first(), Asked(names)).features)
-    hidden = run if layers else run[:-1]  # the last one makes the prediction itself
+    hidden = run if layers else run[:-1][: method.first]  # the last one makes the prediction itself
     if not hidden:
         raise InputError(f"{victim.name} has a single convolution, its prediction; name layers with --layer.")
-    return Asked(hidden[-1:] if method.last_layer else hidden)
+    return Asked(hidden[-1:] if method.last_layer else hidden, joint=method.sees == "joint")
+
+
+def _widths(victim: Victim, asked: Asked, first: Read) -> dict[str, int]:
+    """How many channels each layer has."""
+    seen = look_at(victim, first(), Asked(asked.layers)).features
+    return {name: seen[name].shape[1] for name in asked.layers}
 
 
 def require_layers(victim: Victim, method: Method, layers: Sequence[str] = ()) -> tuple[str, ...]:
     """The layers among which a method looks, none for one that looks at answers; raises InputError for a victim that it
     can't look at."""
-    if method.sees != "features":
+    if method.sees not in INSIDE:
         if layers:
             raise InputError(f"{method.name} looks at no layers; leave out --layer.")
         require_seen(victim, _without_layers(method))

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from perturbox.detectors.seen import TINY, Sample
+from perturbox.detectors.seen import JOINT, TINY, Sample
 from perturbox.types import InputError
 
 Parts = Mapping[str, Tensor]
 FLOOR = 1e-6  # of the mean variance, added to every variance
 FEWEST = 2  # scans that must show a class before anything is said of it
+INSIDE = ("features", "joint")  # what is seen of layers
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,28 @@ class Layout:
     groups: int
     outputs: int
 
+    def pooled(self, joint: bool) -> dict[str, int]:
+        """Numbers per group by layer, as samples hold them; of `seen.moments` under JOINT alone."""
+        return {JOINT: (sum(self.layers.values()) + 2) ** 2} if joint else dict(self.layers)
+
 
 class Method(ABC):
     """A way to tell attacked scans from clean ones. All it needs to score is in its parts, float64 tensors by name.
 
-    title: empty for what isn't one of the methods. sees: what it looks at. supervised: fitted on attacked scans too.
-    two_sided: a scan that fits too well is as odd as one that fits too badly. last_layer: it looks at the last hidden
-    layer alone.
+    title: empty for what isn't one of the methods. sees: what it looks at; "joint" is how features go with the answer,
+    see `seen.moments`. supervised: fitted on attacked scans too. two_sided: a scan that fits too well is as odd as one
+    that fits too badly. last_layer: it looks at the last hidden layer alone; first: at so many of the first ones unless
+    others are named.
     """
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     deviations: ClassVar[tuple[str, ...]] = ()
-    sees: ClassVar[Literal["features", "outputs", "dropout"]] = "features"
+    sees: ClassVar[Literal["features", "joint", "outputs", "dropout"]] = "features"
     supervised: ClassVar[bool] = False
     two_sided: ClassVar[bool] = True
     last_layer: ClassVar[bool] = False
+    first: ClassVar[int | None] = None
 
     @property
     def name(self) -> str:

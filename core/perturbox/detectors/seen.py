@@ -1,4 +1,5 @@
-"""What a detector sees of a scan: features pooled over each class, how sure the model is, and how far dropout moves it.
+"""What a detector sees of a scan: features of each class, pooled or beside the answer, how sure the model is, and how
+far dropout moves it.
 
 All of it is differentiable with respect to the scan, exactly and window by window. Which voxels are of which class is
 the model's own prediction, which counts as constant.
@@ -6,11 +7,12 @@ the model's own prediction, which counts as constant.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perturbox.model.ensemble import Ensemble
@@ -24,16 +26,18 @@ from perturbox.types import InputError, Volume
 OVERALL = 3  # values of `outputs` that come before those of the classes
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 TINY = 1e-12
+JOINT = "joint"  # in place of a layer's name, of moments of all layers and the answer
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a detector looks at. layers: names of the network's modules; outputs: how sure the model is; masks: how
-    many dropout masks it is run under."""
+    """What a detector looks at. layers: names of the network's modules; joint: not their means but how they go with the
+    answer, see `moments`; outputs: how sure the model is; masks: how many dropout masks it is run under."""
 
     layers: tuple[str, ...] = ()
     outputs: bool = False
     masks: int = 0
+    joint: bool = False
 
     @property
     def queries(self) -> int:
@@ -44,8 +48,8 @@ class Asked:
 @dataclass(frozen=True, eq=False)
 class Sample:
     """What one scan shows, float64. features: by layer, means "g c" over each group, and voxels "g" of the layer that
-    they are of; present: bool "g", the groups the model finds; outputs: "d", see `sureness`; moved: a scalar, see
-    `moved_by`."""
+    they are of, or under JOINT alone means of `moments`; present: bool "g", the groups the model finds; outputs: "d",
+    see `sureness`; moved: a scalar, see `moved_by`."""
 
     features: Mapping[str, Tensor]
     voxels: Mapping[str, Tensor]
@@ -56,38 +60,71 @@ class Sample:
 
 @dataclass(eq=False)
 class _Sums:
-    """Adds up features over each group, window by window. gradients: by layer, what 1 of each sum counts, "g c";
-    without them nothing is returned and the sums are kept."""
+    """Adds up what is asked of features over each group, window by window. gradients: by layer, what 1 of each sum
+    counts, "g c"; without them nothing is returned and the sums are kept."""
 
     victim: Victim
-    layers: Sequence[str]
+    asked: Asked
     gradients: Mapping[str, Tensor] | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
     voxels: dict[str, Tensor] = field(default_factory=dict)
     found: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def __call__(self, features: dict[str, Tensor], places: list[Place], prediction: Tensor) -> Tensor:
-        kept = {name: made for name, made in features.items() if name in self.layers}
+        kept = {name: made for name, made in features.items() if name in self.asked.layers}
         require_maps(kept, prediction)
         groups = len(group_names(self.victim))
         masks = own_groups(prediction.detach(), self.victim.regions is not None)[:, :groups]
-        pool, total = Pool(masks, self.victim.window.size, 1), prediction.new_zeros(())
-        for name, maps in kept.items():
-            means, voxels = pool(maps)
-            sums = (means * voxels[..., None]).sum((0, 2))
+        total = prediction.new_zeros(())
+        for name, (sums, voxels) in self._added(kept, masks, prediction):
             if self.gradients is not None:
-                total = total + (sums * self.gradients[name].to(sums)).sum()
+                total = total + (sums * self.gradients[name].to(sums)).sum().to(total)
                 continue
             self.sums[name] = self.sums.get(name, 0) + sums.double()
-            self.voxels[name] = self.voxels.get(name, 0) + voxels.sum((0, 2)).double()
+            self.voxels[name] = self.voxels.get(name, 0) + voxels.double()
         if self.gradients is None:
             self.found = self.found.to(masks.device) + masks.flatten(2).sum((0, 2)).double()
         return total
 
+    def _added(
+        self, maps: Mapping[str, Tensor], masks: Tensor, prediction: Tensor
+    ) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+        """(layer, (sums "g c" over these windows, voxels "g")), one after another."""
+        window = self.victim.window.size
+        if self.asked.joint:
+            exact = self.gradients is None  # what is left of a fit is a small difference of large sums
+            yield JOINT, moments([maps[name] for name in self.asked.layers], masks, prediction, window, exact)
+            return
+        pool = Pool(masks, window, 1)
+        for name, made in maps.items():
+            means, voxels = pool(made)
+            yield name, ((means * voxels[..., None]).sum((0, 2)), voxels.sum((0, 2)))
+
+
+def moments(
+    maps: Sequence[Tensor], masks: Tensor, prediction: Tensor, window: Sequence[int], exact: bool
+) -> tuple[Tensor, Tensor]:
+    """Sums "g d*d" over the voxels of each group of v v^T, v = (1, every channel of the layers, what the model says of
+    that group there), and how many voxels these are, "g"; differentiable.
+
+    maps: of each layer "n c *q", of which every voxel of the window takes the nearest; masks "n g *p", prediction "n k
+    *p": of the windows without what was padded. exact: in float64.
+    """
+    box = tuple(slice((s - n) // 2, (s - n) // 2 + n) for s, n in zip(window, masks.shape[2:], strict=True))
+    wide = [F.interpolate(made, size=tuple(window), mode="nearest")[(..., *box)] for made in maps]
+    rows = torch.cat(wide, 1).movedim(1, -1)
+    sums, channels = [], prediction.shape[1]
+    for group in range(masks.shape[1]):
+        inside = masks[:, group] > 0
+        found = torch.cat([rows[inside], prediction[:, group % channels][inside][:, None]], 1)
+        v = F.pad(found.double() if exact else found, (1, 0), value=1.0)
+        sums.append((v.mT @ v).flatten())
+    return torch.stack(sums), masks.flatten(2).sum((0, 2))
+
 
 def look(bound: BoundVictim, x: Tensor, asked: Asked) -> Sample:
     """What a scan x "1 c *s" shows; only outputs and moved carry a gradient."""
-    sums, multi = _Sums(bound.victim, asked.layers), bound.victim.regions is not None
+    sums, multi = _Sums(bound.victim, asked), bound.victim.regions is not None
     if asked.layers:
         with torch.no_grad():
             bound.look_inside(bound.prepare(x), Inside(asked.layers, sums))
@@ -114,7 +151,7 @@ def valued(bound: BoundVictim, x: Tensor, asked: Asked, value: Callable[[Sample]
         name: gradient / sample.voxels[name].clamp_min(TINY)[:, None]
         for name, gradient in zip(leaves, gradients, strict=True)
     }
-    _, total = bound.look_inside(bound.prepare(x), Inside(asked.layers, _Sums(bound.victim, asked.layers, each)))
+    _, total = bound.look_inside(bound.prepare(x), Inside(asked.layers, _Sums(bound.victim, asked, each)))
     return found.detach() + (total - total.detach())
 
 

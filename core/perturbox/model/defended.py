@@ -50,7 +50,8 @@ class Defense:
     stand_ins: what adaptive attacks try in turn; without any they follow the filter's own gradient. copies: how many
     draws the model answers, which are then averaged as probabilities; draws: how many an attack takes per step, 0 for a
     filter that isn't random. states: scans that its gradient keeps, per spatial axis. settings: plain values that say,
-    with the name, all there is to know of it; None of a filter made in Python, which its code identifies.
+    with the name, all there is to know of it; None of a filter made in Python, which its code identifies. files: the
+    SHA-256 of each file that a setting names, by the setting. unit: of the scans it was made for; None for any.
     """
 
     name: str
@@ -60,6 +61,8 @@ class Defense:
     draws: int = 0
     states: int = 0
     settings: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    unit: str | None = None
     title: str = ""
     paper: str = ""
     deviations: tuple[str, ...] = ()
@@ -72,7 +75,8 @@ class Defense:
     @property
     def spec(self) -> str:
         """NAME:key=value…, as `--defense` takes it."""
-        return ":".join([self.name, *(f"{key}={value}" for key, value in (self.settings or {}).items())])
+        given = {key: value for key, value in (self.settings or {}).items() if value is not None}
+        return ":".join([self.name, *(f"{key}={value}" for key, value in given.items())])
 
     def describe(self) -> dict[str, Any]:
         """The entry of "defense" of a victim in result.json."""
@@ -91,8 +95,10 @@ class Defense:
         return self.stand_ins[min(candidate, len(self.stand_ins) - 1)] if self.stand_ins else StandIn("exact")
 
     def to_json(self) -> Any:
-        """What of it makes a defended model the one it is."""
-        return [self.name, dict(self.settings)] if self.settings is not None else [self.name, described(self.filter)]
+        """What of it makes a defended model the one it is: of a file what it holds, not where it lies."""
+        if self.settings is None:
+            return [self.name, described(self.filter)]
+        return [self.name, {**self.settings, **self.files}]
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,13 +245,24 @@ def require_bearable(count: int, draws: int = 1) -> None:
         )
 
 
+def require_unit(chain: Sequence[Defense], unit: str, model: str) -> None:
+    """Raises InputError for a defence made for scans in another unit than those the model reads."""
+    for one in chain:
+        if one.unit not in (None, unit):
+            raise InputError(
+                f"The defence '{one.name}' was made for scans in {one.unit} and {model} reads them in {unit}; give it "
+                "weights of such scans, or choose another defence."
+            )
+
+
 def behind(victim: Victim, chain: Sequence[Defense]) -> Defended:
     """A model behind defences, the first nearest to the scan; behind those it has already, if any. Raises InputError
-    for more than a model is asked to bear."""
+    for more than a model is asked to bear, and for defences of scans in another unit."""
     known = victim.chain if isinstance(victim, Defended) else ()
     plain = victim.plain
     every = (*chain, *known)
     require_bearable(len(every), math.prod(one.draws_at_once for one in every))
+    require_unit(every, plain.unit, plain.name)
     own = {one.name: getattr(plain, one.name) for one in fields(Victim)}
     own["name"] = f"{plain.name} behind {' and '.join(one.name for one in every)}"
     own["title"] = f"{plain.title or plain.name} behind {', '.join(one.title or one.name for one in every)}"

@@ -13,6 +13,7 @@ from perturbox.zoo.materials import CLASSES
 from perturbox.zoo.network import ResUNet
 
 WEIGHTS = Path(__file__).parent / "weights"
+FILTERS = Path(__file__).parent / "filters"  # weights of defences
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from perturbox.jobs import Order
 from perturbox.judge.units import check_unit
 from perturbox.load import check_device
 from perturbox.model.defended import MOST as MOST_DEFENSES
+from perturbox.model.defended import require_unit
 
 Model = TypeVar("Model", bound=BaseModel)
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -182,7 +183,7 @@ def check(submission: Submission, offer: Offer) -> Job:
     spec = offer.spec(victim)
     device = submission.device or offer.device
     check_device(device)
-    chain_of(submission.defense, offer.visible(victim), victim)
+    require_unit(chain_of(submission.defense, offer.visible(victim), victim, local=False), offer.unit(victim), victim)
     defense = tuple(submission.defense)
     if kind == "segment":
         return Job(image="", victim=spec, device=device, force=submission.force, defense=defense)

@@ -81,6 +81,10 @@ class Offer:
         ends = self.victims[name].described.get("intensity_window")
         return (float(ends[0]), float(ends[1])) if ends else None
 
+    def unit(self, name: str) -> str:
+        """Of the scans that a victim reads."""
+        return str(self.victims[name].described["unit"])
+
     def document(self) -> dict[str, Any]:
         """The answer of GET /perturbox/schema."""
         return _document(self, tuple(self.victims))
@@ -98,7 +102,11 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
             "victim": victim,
             "attack": None,
             "config_schema": nothing_to_set(),
-            "defenses": {one.name: defense_schema(one, described, offer.visible(victim)) for one in defenses},
+            "defenses": {
+                one.name: defense_schema(one, described, offer.visible(victim))
+                for one in defenses
+                if one.unit in (None, offer.unit(victim))
+            },
         }
         for attack in attacks:
             models[f"{victim}-{attack.name}"] = {
@@ -216,7 +224,7 @@ def config_schema(attack: recipes.Recipe, victim: Mapping[str, Any]) -> dict[str
 def defense_schema(defense: Defence, victim: Mapping[str, Any], visible: tuple[float, float] | None) -> dict[str, Any]:
     """JSON Schema of a defence's settings before one victim, for a generated form; they are written into the request's
     `defense` as NAME:key=value. Ends of a range that the victim doesn't name (visible: None) are required."""
-    entries = defense.parameters_on(visible)
+    entries = [entry for entry in defense.parameters_on(visible) if not entry["local"]]
     fields = {entry["name"]: setting_schema(entry, str(victim["unit"]), "") for entry in entries}
     for order, entry in enumerate(fields.values()):
         entry["x-order"] = order
