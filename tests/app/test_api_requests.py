@@ -93,7 +93,7 @@ def test_every_field_arrives():
         ('{"image": "a", "steps": true}', "The field 'steps' must be a valid integer, not True"),
         ('{"image": "a", "seed": -1}', "The field 'seed'"),
         ('{"image": "a", "norm": "l3"}', "The field 'norm' must be 'linf', 'l2' or 'l0', not 'l3'"),
-        ('{"image": "a", "kind": "train"}', "The field 'kind' must be 'segment', 'attack' or 'margin'"),
+        ('{"image": "a", "kind": "train"}', "The field 'kind' must be 'segment', 'attack', 'margin' or 'certify'"),
         ('{"image": "a", "target": "liver"}', "The field 'target' must be a valid array"),
         ('{"image": "a", "target": [1]}', "The field 'target' must be a valid string"),
         ('{"image": "", "kind": "segment"}', "The field 'image' must be"),

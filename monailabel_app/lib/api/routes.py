@@ -45,7 +45,11 @@ BODY = {
                     "request": {"type": "string", "description": "The JSON object, as text."},
                     "image": {"type": "string", "format": "binary", "description": SCAN_FILE},
                     "label": {"type": "string", "format": "binary", "description": "Reference label map."},
-                    "roi": {"type": "string", "format": "binary", "description": "Mask of what may change."},
+                    "roi": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "Mask of what may change, or is certified.",
+                    },
                 },
                 "additionalProperties": False,
             }
@@ -127,7 +131,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
     @routes.post(
         "/jobs",
         status_code=202,
-        summary="Submit a job: segment, attack or margin",
+        summary="Submit a job: segment, attack, margin or certify",
         response_model=answers.Status,
         responses=refusals(404, 413, 415, 429, 503),
         openapi_extra={"requestBody": BODY},

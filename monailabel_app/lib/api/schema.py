@@ -14,7 +14,7 @@ from perturbox.attacks import recipes
 from perturbox.defaults import MAX_EPS, UNITS
 from perturbox.defenses import Offer as Defence
 from perturbox.defenses import offered
-from perturbox.jobs import KINDS, Problem, Refused
+from perturbox.jobs import KINDS, MOST_COPIED, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 API = "1.0"
@@ -119,7 +119,7 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "defenses": [one.describe() for one in defenses],
         "models": models,
         "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": MAX_EPS},
-        "limits": dict(offer.limits),
+        "limits": {**offer.limits, "certify_voxels": MOST_COPIED},
         "device": offer.device,
         "notice": ADVERSARIAL_NOTICE,
     }
