@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from perturbox.job.certify import make_certificate
+from perturbox.job.detecting import detect_result, detect_scan, read_detectors
 from perturbox.job.execute import run_job, segment
 from perturbox.job.inputs import Listener
 from perturbox.job.margins import find_margin
@@ -24,7 +25,13 @@ def do(order: Order, out: Path, listener: Listener, victim: Victim) -> dict[str,
         write_json(out / "result.json", found)
         return found
     if order.kind == "attack":
-        return run_job(job, out, listener, victim=victim)
+        detectors = read_detectors(order.detectors, victim)
+        result = run_job(job, out, listener, victim=victim)
+        if detectors:
+            detect_result(out, result, detectors, victim, listener)
+        return result
+    if order.kind == "detect":
+        return detect_scan(job, order.detectors, out, listener, victim)
     if order.kind == "margin":
         return find_margin(job, out, order.max_eps, listener, victim=victim)
     if order.question is None:

@@ -9,7 +9,7 @@ from perturbox.attacks import recipes
 from perturbox.certificates.smoothed import Question
 from perturbox.job.execute import Job
 
-KINDS = ("segment", "attack", "margin", "certify")
+KINDS = ("segment", "attack", "margin", "certify", "detect")
 STATES = ("queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted")
 READING = "Reading the scan"  # a phase with a deadline of its own
 MOST_COPIED = 10**11  # voxels of all noisy copies of one certificate together
@@ -22,7 +22,8 @@ LATEST = 253_402_300_800.0  # the year 10000, which no date can say
 @dataclass(frozen=True)
 class Order:
     """What to do. The job's paths are the server's own files; name: what the client calls the scan, never a path;
-    max_eps: for a margin; question: for a certificate; client: who asked, in a word."""
+    max_eps: for a margin; question: for a certificate; detectors: files by name, asked of the scan and of an attack's
+    perturbed one; client: who asked, in a word."""
 
     kind: str
     job: Job
@@ -30,6 +31,7 @@ class Order:
     name: str = ""
     client: str = ""
     question: Question | None = None
+    detectors: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -49,7 +49,7 @@ class Status(BaseModel):
     """A job and how it goes. Times are ISO 8601, UTC."""
 
     id: str
-    kind: Literal["segment", "attack", "margin", "certify"]
+    kind: Literal["segment", "attack", "margin", "certify", "detect"]
     state: Literal["queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted"]
     queue_position: int | None = Field(None, description="1 is next; null once it has started.")
     progress: Progress
@@ -147,10 +147,12 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     request |= {"force": job.force}
     if order.question is not None:
         request |= {**vars(order.question), "roi": job.roi is not None}
-    elif order.kind != "segment":
+    elif order.kind not in ("segment", "detect"):
         request |= {key: getattr(job, key) for key in ("attack", "eps_unit", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
         request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
+    if order.detectors:
+        request["detector"] = list(order.detectors)
     if job.defense:
         request["defense"] = list(job.defense)
     if order.kind == "margin":
@@ -213,7 +215,8 @@ def explained(problem: Problem, record: Record) -> dict[str, str]:
 def in_words(text: str, record: Record) -> str:
     """A sentence with the client's own name for a file where it tells the server's path, and fields for options."""
     job = record.order.job
-    for path, name in ((job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")):
+    named = [(job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")]
+    for path, name in (*named, *((path, name) for name, path in record.order.detectors.items())):
         if path:
             text = text.replace(path, name)
     if len(folder := Path(job.image).parents) > 2 and folder[2].name == record.id:  # jobs/ID/inputs/image/scan.nii.gz

@@ -4,6 +4,7 @@ Whatever can be known without reading the scan is refused here, with the sentenc
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,9 +36,10 @@ CERTIFYING = ("sigma", "tau", "alpha", "n0", "n", "correction", "adaptive", "gro
 CLIMBING = ALWAYS | {"attack", "eps_unit", "norm", "steps", "goal", "target", "settings", "seed", "surrogate"}
 MEANT = {
     "segment": ALWAYS | {"defense"},
-    "attack": CLIMBING | {"eps", "label", "label_map", "defense"},
+    "attack": CLIMBING | {"eps", "label", "label_map", "defense", "detector"},
     "margin": CLIMBING | {"max_eps", "defense"},
     "certify": ALWAYS | {"seed", *CERTIFYING},
+    "detect": ALWAYS | {"detector"},
 }
 
 BESIDE = {"attack": {"label", "roi"}, "certify": {"roi"}}  # files that may come with the scan
@@ -63,11 +65,14 @@ class Submission(BaseModel):
                 },
                 {"kind": "margin", "image": "liver_17", "max_eps": 16, "steps": 10},
                 {"kind": "certify", "image": "liver_17", "sigma": 20},
+                {"kind": "detect", "image": "liver_17", "detector": ["NAME"]},
             ]
         },
     )
 
-    kind: Literal["segment", "attack", "margin", "certify"] = Field("attack", description="What to do with the scan.")
+    kind: Literal["segment", "attack", "margin", "certify", "detect"] = Field(
+        "attack", description="What to do with the scan."
+    )
     image: Word | None = Field(None, description="Id of an image in the datastore; else session, or the file `image`.")
     session: Word | None = Field(None, description="Id of a session made by PUT /session/.")
     victim: Word | None = Field(None, description="Name of a served model; the server's default if left out.")
@@ -111,6 +116,11 @@ class Submission(BaseModel):
     )
     max_eps: float | None = Field(
         None, gt=0, le=MOST_EPS, description="Largest change a margin tries; left out: 32 in the scan's unit."
+    )
+    detector: list[Word] = Field(
+        [],
+        max_length=8,
+        description="Detectors of the victim, as in GET /perturbox/schema; of an attack they see both scans.",
     )
     sigma: float | None = Field(
         None, gt=0, le=MOST_EPS, description="A certificate's noise: its standard deviation in the scan's unit (HU)."
@@ -220,6 +230,12 @@ def check(submission: Submission, offer: Offer) -> Job:
     plain = Job(image="", victim=spec, device=device, force=submission.force, defense=defense)
     if kind == "segment":
         return plain
+    if submission.detector and submission.defense:
+        raise InputError("A detector looks at a model without defences before it; leave 'detector' or 'defense' out.")
+    if kind == "detect":
+        if not submission.detector:
+            raise InputError("A detection needs 'detector', a list of names as GET /perturbox/schema has them.")
+        return plain
     if (question := submission.question()) is not None:
         replace(question, n=None).checked(tests=1)  # how many votes it takes is known with the scan
         tree_of(offer.victims[victim].described["labels"], question.adaptive, question.groups)
@@ -293,8 +309,8 @@ def check_channels(count: int, victim: str, offer: Offer) -> None:
         )
 
 
-def order(submission: Submission, job: Job, files: Files) -> Order:
-    """What goes into the queue."""
+def order(submission: Submission, job: Job, files: Files, detectors: Mapping[str, str] | None = None) -> Order:
+    """What goes into the queue; detectors: the files of those that are asked for, by name."""
     job = replace(
         job,
         image=str(files.image),
@@ -309,4 +325,5 @@ def order(submission: Submission, job: Job, files: Files) -> Order:
         name=files.name,
         client="job API",
         question=submission.question(),
+        detectors=detectors or {},
     )
