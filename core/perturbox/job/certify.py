@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from perturbox import io
-from perturbox.certificates.document import SCHEMA, headline, meaning, numbers
+from perturbox.certificates.document import SCHEMA, SCOPE, headline, look, meaning, numbers, rows_told
 from perturbox.certificates.smoothed import Certified, Question, certify
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job.estimate import Estimate, estimate_prediction
@@ -148,5 +148,7 @@ def _document(asked: Asked, found: Certified, clean: np.ndarray, effort: Effort,
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    said = {"headline": headline(document), **meaning(document, victim.name)}
+    head, rows = rows_told(document)
+    said = {"headline": headline(document), "scope": SCOPE, **meaning(document, victim.name)}
+    said |= {"table": {"head": head, "rows": rows}, "look": look(found, clean, image)}
     return to_json({**document, "summary": said, "warnings": [*asked.warnings, *effort.notes]})  # type: ignore[return-value]
