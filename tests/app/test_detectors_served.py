@@ -102,8 +102,8 @@ def test_of_an_attack_they_see_both_scans(http, serving, fitted, tmp_path):
     clean = serving.studies / "case_a.nii.gz"
     rows = fetch_json(http, job["id"], "detection.json")["detections"]
     assert rows == [
-        {"scan": "clean", "name": "sure", **said(clean, fitted, "sure")},
         {"scan": "perturbed", "name": "sure", **said(perturbed, fitted, "sure")},
+        {"scan": "clean", "name": "sure", **said(clean, fitted, "sure")},
     ]
     assert rows[0]["score"] != rows[1]["score"]
     assert "detect" not in json.dumps(fetch_json(http, job["id"])), "the attack's own result is as without"

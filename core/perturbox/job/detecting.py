@@ -107,11 +107,11 @@ def detect_result(
     attack's result stands without it.
     """
     listener = listener or Listener()
-    scans = dict(zip(("clean", "perturbed"), read_scans(folder, result), strict=True))
+    clean, perturbed = read_scans(folder, result)
     rows = []
     for name, detector in detectors.items():
         listener.say(f"Asking {detector.method.title}")
-        for which, scan in scans.items():
+        for which, scan in (("perturbed", perturbed), ("clean", clean)):
             try:
                 told = detector.detect(victim, scan).to_json()
             except InputError as error:
