@@ -208,6 +208,12 @@ def meaning(document: Mapping[str, Any], model: str) -> dict[str, list[str]]:
     }
 
 
+def stopped(document: Mapping[str, Any]) -> str | None:
+    """The sentence of a certificate by fewer votes than were asked for; None of a whole one."""
+    said = f"It was stopped early: the tests are those of {document['n']} votes."
+    return said if document["stopped_early"] else None
+
+
 def look(found: Certified, clean: np.ndarray, image: Volume) -> dict[str, int] | None:
     """Where a certificate shows best: the axis and index of the slice in which most of the structures' voxels abstain,
     or most of all voxels, or, where none does, that holds most of the structures. None of a 2D image."""

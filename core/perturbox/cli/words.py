@@ -188,8 +188,8 @@ def certificate_summary(document: Mapping[str, Any], out: Path) -> list[Any]:
     lines: list[Any] = [said["headline"]]
     lines += [table(head, rows)] if rows else []
     lines.append(said["scope"])
-    if document["stopped_early"]:
-        lines.append(f"It was stopped early: the tests are those of {document['n']} votes.")
+    if said["stopped"]:
+        lines.append(said["stopped"])
     lines += [f"Note: {warning}" for warning in document["warnings"]]
     return [*lines, f"Result: {out / 'certificate.json'}", f"Report: {out / 'certificate.html'}"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from perturbox import io
-from perturbox.certificates.document import SCHEMA, SCOPE, headline, look, meaning, numbers, rows_told
+from perturbox.certificates.document import SCHEMA, SCOPE, headline, look, meaning, numbers, rows_told, stopped
 from perturbox.certificates.smoothed import Certified, Question, certify
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job.estimate import Estimate, estimate_prediction
@@ -150,5 +150,5 @@ def _document(asked: Asked, found: Certified, clean: np.ndarray, effort: Effort,
     }
     head, rows = rows_told(document)
     said = {"headline": headline(document), "scope": SCOPE, **meaning(document, victim.name)}
-    said |= {"table": {"head": head, "rows": rows}, "look": look(found, clean, image)}
+    said |= {"table": {"head": head, "rows": rows}, "look": look(found, clean, image), "stopped": stopped(document)}
     return to_json({**document, "summary": said, "warnings": [*asked.warnings, *effort.notes]})  # type: ignore[return-value]

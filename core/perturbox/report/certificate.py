@@ -62,8 +62,8 @@ def _title(share: float | None) -> str:
 
 
 def _caveats(document: Mapping[str, Any]) -> list[str]:
-    stopped = f"*Stopped early:* the tests are those of {document['n']} votes."
-    return [stopped] * document["stopped_early"] + list(document["warnings"])
+    stopped = document["summary"]["stopped"]
+    return [*([stopped] if stopped else []), *document["warnings"]]
 
 
 def _listed(sentences: list[str]) -> str:

@@ -42,6 +42,10 @@ class Certificate:
         """What it certifies and what it doesn't, a sentence each, and what it warns of."""
         return [*self.said["certifies"], *self.said["not"], *self.record.get("warnings", [])]
 
+    def headline(self) -> str:
+        """The sentence, after it where it was stopped."""
+        return " ".join(filter(None, (self.said["headline"], self.said.get("stopped"))))
+
     def text(self) -> str:
         """The core's words and its table, the colours beside the names, as HTML for a label."""
         groups = (self.record.get("adaptive") or {}).get("groups") or {}

@@ -157,7 +157,7 @@ class ResultPanel:
     def _certify(self, other: bool) -> None:
         """A certificate in the words of its document."""
         found = certificates.Certificate(self.certificate)
-        self.ui.verdictLabel.text = found.said["headline"]
+        self.ui.verdictLabel.text = found.headline()
         self.ui.certificateLabel.text = found.text()
         self.ui.certificateLabel.toolTip = found.table()
         self._note(found.notes())
