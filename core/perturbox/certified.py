@@ -11,7 +11,7 @@ from perturbox.certificates.document import percent
 from perturbox.certificates.smoothed import Question
 from perturbox.defaults import ALPHA, CHOOSERS, CORRECTIONS, TAU
 from perturbox.io import read_stored
-from perturbox.job.certify import FILES, JSON, PAGE, certify_scan, prepare_certificate
+from perturbox.job.certify import FILES, JSON, PAGE, make_certificate
 from perturbox.job.inputs import Job, Listener
 from perturbox.judge.record import read_json
 from perturbox.model.victim import Victim
@@ -44,7 +44,8 @@ def certify(
     unit (HU on CT). tau: the share of noisy copies that must agree; alpha: the chance that any certified voxel is wrong
     in that. n0, n: copies that choose the answers, and that vote. groups: {name: structures} for adaptive, which
     answers with a group where single structures are too close. on_count: called with (what, done, total). Raises
-    InputError for input that can't be used, and where n votes could certify nothing.
+    InputError for input that can't be used, where n votes could certify nothing, and for what would not fit in memory
+    (force tries all the same).
 
     Fischer et al. 2021, arXiv 2107.00228; adaptive: Anani et al. 2024, arXiv 2402.08400. docs/certify.md has the rest.
     """
@@ -55,8 +56,8 @@ def certify(
     named = _named(victim, model)[0]
     job = Job(source, victim=named, roi=mask, seed=seed, device=str(model.device), force=force)
     question = Question(sigma, tau, alpha, n0, n, correction, adaptive, groups, seed)
-    asked = prepare_certificate(job, question, None if source else scan, model)
-    certify_scan(asked, place.path / "certificate", Listener(count=on_count) if on_count else None)
+    listener = Listener(count=on_count) if on_count else None
+    make_certificate(job, question, place.path / "certificate", listener, None if source else scan, model)
     return Certificate(place.path / "certificate", place)
 
 

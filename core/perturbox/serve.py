@@ -32,7 +32,8 @@ STUDY_NEEDED = ("pyarrow", "pydantic")
 @dataclass(frozen=True)
 class Serving:
     """What was asked for; studies None: an empty folder of its own; home None: the user's data folder; verbose: whether
-    the log is shown instead of kept; study_results: a folder of `perturbox study`'s folders, which clients may read."""
+    the log is shown instead of kept; study_results: a folder of `perturbox study`'s folders, which clients may read;
+    detectors: NAME=FILE, or folders of them."""
 
     studies: str | None
     host: str
@@ -46,6 +47,7 @@ class Serving:
     trust: bool = False
     verbose: bool = False
     study_results: Path | None = None
+    detectors: tuple[str, ...] = ()
 
 
 def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
@@ -59,7 +61,7 @@ def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
     begun()
     from perturbox.io.files import require_writable  # with every reader of images
 
-    specs = check_victims(asked)
+    specs, detectors = check_victims(asked), check_detectors(asked)
     folder = base_folder()
     home = asked.home.resolve() if asked.home else folder / "server"
     os.umask(0o077)  # what the server keeps are patients' scans: nobody else's on this machine
@@ -80,6 +82,7 @@ def serve(asked: Serving, begun: Callable[[], None] = lambda: None) -> NoReturn:
     conf = {"victims": ",".join(specs), "home": str(home), "device": asked.device}
     conf |= {"scheduler": asked.scheduler or "", "cors": ",".join(asked.cors)}
     conf["study_results"] = str(asked.study_results.resolve()) if asked.study_results else ""
+    conf["detectors"] = ",".join(detectors)
     command += [word for key, value in conf.items() if value for word in ("--conf", key, value)]
     become(command, environment(asked.token, None if asked.verbose else home / "server.log"))
 
@@ -168,6 +171,24 @@ def check_victims(asked: Serving) -> list[str]:
         load_victim(whole, asked.device, asked.trust)
         specs.append(whole)
     return specs
+
+
+def check_detectors(asked: Serving) -> list[str]:
+    """NAME=FILE of each detector, with whole paths; raises InputError for one that can't be read.
+
+    Whether they belong to the models that are served is seen when these are loaded.
+    """
+    if not asked.detectors:
+        return []
+    from perturbox.detectors.fitted import Detector
+    from perturbox.job.detecting import named
+
+    found = named(asked.detectors)
+    for path in found.values():
+        if "," in str(path):
+            raise InputError(f"The path of '{path}' holds a comma, which can't be served; rename it.")
+        Detector.read(path)
+    return [f"{name}={path}" for name, path in found.items()]
 
 
 def base_folder() -> Path:

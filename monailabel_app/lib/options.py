@@ -3,23 +3,24 @@
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from lib import terminal
+from perturbox.job.detecting import named
 from perturbox.types import InputError
 
 DEFAULT_VICTIMS = "ct-organs,ct-organs-2d"
 UPLOAD_LIMIT_MB = 2048
-KNOWN = ("victims", "home", "device", "scheduler", "cors", "upload_limit_mb", "study_results")
+KNOWN = ("victims", "home", "device", "scheduler", "cors", "upload_limit_mb", "study_results", "detectors")
 TOKEN, SERVER_URL, HOME = "PERTURBOX_TOKEN", "PERTURBOX_SERVER_URL", "PERTURBOX_HOME"
 
 
 @dataclass(frozen=True)
 class Options:
     """victims: specs; home: what must outlive the server; upload_limit: bytes; cors: origins that may call;
-    study_results: the folder of studies that clients may read."""
+    study_results: the folder of studies that clients may read; detectors: their files by name."""
 
     home: Path
     victims: tuple[str, ...]
@@ -32,6 +33,7 @@ class Options:
     port: int
     tls: bool
     study_results: Path | None = None
+    detectors: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(cls, conf: Mapping[str, str], environment: Mapping[str, str], argv: Sequence[str]) -> "Options":
@@ -45,6 +47,10 @@ class Options:
             port = int(_argument(argv, "-p", "--port") or 8000)
         except ValueError:
             refuse(InputError("--conf upload_limit_mb and --port need numbers."))
+        try:
+            detectors = named(_listed(conf.get("detectors") or ""))
+        except InputError as error:
+            refuse(error)
         return cls(
             home=Path(conf.get("home") or default).resolve(),
             victims=_listed(conf.get("victims") or DEFAULT_VICTIMS),
@@ -57,6 +63,7 @@ class Options:
             port=port,
             tls=_argument(argv, "", "--ssl_certfile") is not None,
             study_results=Path(folder).resolve() if (folder := conf.get("study_results")) else None,
+            detectors=detectors,
         )
 
     @property

@@ -4,6 +4,7 @@ import re
 
 # Options that are fields of a request here, too; others are left as they are.
 FIELDS = (
+    "alpha",
     "attack",
     "device",
     "eps",
@@ -11,11 +12,15 @@ FIELDS = (
     "label",
     "label-map",
     "max-eps",
+    "n",
+    "n0",
     "norm",
     "roi",
     "seed",
+    "sigma",
     "steps",
     "target",
+    "tau",
     "victim",
 )
 OPTION = re.compile(rf"--({'|'.join(sorted(FIELDS, key=len, reverse=True))})(?![\w-])")

@@ -55,11 +55,9 @@ class Perturbox(ScriptedLoadableModule):
 
 @parameterNodeWrapper
 class PerturboxParameterNode:
-    """Everything the panel shows and a saved scene brings back; targets, form, noise and defence are JSON.
-
-    channels: ids of the volumes of a scan's channels after the first, as JSON. noise: the scan's own noise by the id of
-    its volume. jobId, jobServer: the job that runs, to be taken up again.
-    """
+    """Everything the panel shows and a saved scene brings back; targets, form, noise, defence and channels (ids of the
+    volumes after the first) are JSON. noise: the scan's own, by its volume's id. sigma, adaptive: of a certificate.
+    jobId, jobServer: the job that runs, to be taken up again."""
 
     inputVolume: vtkMRMLScalarVolumeNode
     channels: str = "[]"
@@ -75,6 +73,8 @@ class PerturboxParameterNode:
     epsUnit: str = "native"
     form: str = "{}"
     findMargin: bool = False
+    sigma: Annotated[float, WithinRange(0, 1000)] = 20.0
+    adaptive: bool = False
     noise: str = "{}"
     jobId: str = ""
     jobServer: str = ""
@@ -227,7 +227,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parameters is None:
             return
         self.parameters.jobId = ""
-        if kind == "attack":
+        if kind in ("attack", "certify"):
             self.parameters.result = node
         tried(self.learn, kind, record)
         if kind == "attack":
@@ -238,7 +238,7 @@ class PerturboxWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Keep what a result tells of its scan's noise and of the model's pace."""
         scan = self.parameters.inputVolume
         sigma = (record.get("noise") or {}).get("sigma") or 0.0
-        if scan is not None and kind != "margin":
+        if scan is not None and kind in ("attack", "segment"):
             self.parameters.noise = json.dumps({**json.loads(self.parameters.noise or "{}"), scan.GetID(): sigma})
         if kind == "attack":
             self.attack.rememberPace(record)
@@ -369,6 +369,10 @@ class PerturboxLogic(ScriptedLoadableModuleLogic):
     def segment(self, volumeNode, address: str, token: str = "", seconds: float = 3600, **request):
         """Segment a volume and wait; returns the segmentation node."""
         return scripting.run(volumeNode, address, token, seconds, {"kind": "segment", **request})
+
+    def certify(self, volumeNode, address: str, token: str = "", seconds: float = 3600, **request):
+        """Certify a volume and wait; returns the certificate's node. request: such as sigma=20, adaptive=True."""
+        return scripting.run(volumeNode, address, token, seconds, {"kind": "certify", **request})
 
 
 class PerturboxTest(ScriptedLoadableModuleTest):

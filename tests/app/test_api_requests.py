@@ -26,9 +26,15 @@ TINY = {
     "licence": "none",
     "intensity_window": [-250.0, 350.0],
 }
-OFFER = Offer({"tiny": SimpleNamespace(spec="/models/tiny.py:volume", described=TINY)}, "cpu", {"upload_bytes": 1000})
+OFFER = Offer(
+    {"tiny": SimpleNamespace(spec="/models/tiny.py:volume", described=TINY, detectors={})},
+    "cpu",
+    {"upload_bytes": 1000},
+)
 BLIND = {**TINY, "name": "blind", "title": "Blind", "unit": "intensity", "intensity_window": None}
-WITH_BLIND = Offer({**OFFER.victims, "blind": SimpleNamespace(spec="/models/blind.py:volume", described=BLIND)}, "cpu")
+WITH_BLIND = Offer(
+    {**OFFER.victims, "blind": SimpleNamespace(spec="/models/blind.py:volume", described=BLIND, detectors={})}, "cpu"
+)
 
 
 def checked(**body):
@@ -93,7 +99,10 @@ def test_every_field_arrives():
         ('{"image": "a", "steps": true}', "The field 'steps' must be a valid integer, not True"),
         ('{"image": "a", "seed": -1}', "The field 'seed'"),
         ('{"image": "a", "norm": "l3"}', "The field 'norm' must be 'linf', 'l2' or 'l0', not 'l3'"),
-        ('{"image": "a", "kind": "train"}', "The field 'kind' must be 'segment', 'attack' or 'margin'"),
+        (
+            '{"image": "a", "kind": "train"}',
+            "The field 'kind' must be 'segment', 'attack', 'margin', 'certify' or 'detect'",
+        ),
         ('{"image": "a", "target": "liver"}', "The field 'target' must be a valid array"),
         ('{"image": "a", "target": [1]}', "The field 'target' must be a valid string"),
         ('{"image": "", "kind": "segment"}', "The field 'image' must be"),

@@ -194,13 +194,12 @@ def spoken() -> list[str]:
         "cluster.py",
         "queue.py",
         "files.py",
-        # What only the command line and Python offer:
-        "certificates",
+        # What only the command line and Python offer: fitting detectors, and training.
         "certified.py",
-        "certify.py",
         "detecting.py",
-        "detectors",
+        "fitting.py",
         "organs.py",
+        "training.py",
     )
     found = []
     for path in sorted(CORE.rglob("*.py")):

@@ -69,6 +69,18 @@ def started(monkeypatch, tmp_path):
         (["--victim", "gone.py:model"], "There is no Python file '{here}/gone.py'; give FILE.py:NAME."),
         (["--victim", "a,b.py:model"], "The path of 'a,b.py:model' holds a comma, which can't be served; rename it."),
         (
+            ["--detector", "sure.safetensors"],
+            "'sure.safetensors' isn't understood; write a detector as NAME=FILE, or give a folder of them.",
+        ),
+        (
+            ["--detector", "sure=gone.safetensors"],
+            "There is no detector '{here}/gone.safetensors'; fit one with `perturbox fit-detector`.",
+        ),
+        (["--detector", "a b=c"], "A detector can't be named 'a b'; use letters, digits and dashes."),
+        (["--detector", "a=b", "--detector", "a=c"], "Two detectors are named 'a'; rename one."),
+        (["--detector", "a=b,c"], "The path of '{here}/b,c' holds a comma, which can't be served; rename it."),
+        (["--detector", "."], "The folder '.' holds no detector, no *.safetensors."),
+        (
             ["--host", "0.0.0.0"],
             "At --host 0.0.0.0 other machines reach the server; give --token or set PERTURBOX_TOKEN, "
             "or keep it to this machine with --host 127.0.0.1.",
@@ -82,7 +94,11 @@ def started(monkeypatch, tmp_path):
             "Nothing can listen at 192.0.2.1:1 (cannot assign requested address); choose another --port or --host.",
         ),
     ],
-    ids=["studies", "results", "victim", "file", "comma", "host", "token", "address"],
+    ids=[
+        *("studies", "results", "victim", "file", "comma"),
+        *("detector", "detector-gone", "detector-name", "detector-twice", "detector-comma", "detector-folder"),
+        *("host", "token", "address"),
+    ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(run, monkeypatch, tmp_path, options, sentence):
     monkeypatch.chdir(tmp_path)
@@ -237,6 +253,19 @@ def test_options_come_from_conf_and_environment(tmp_path):
     assert options.upload_limit == 1.5 * 2**20 and options.home == tmp_path / "server"
     assert options.url == "https://127.0.0.1:8000" and options.study_results == tmp_path.resolve()
     assert read_options(conf={}, PERTURBOX_HOME=str(tmp_path)).study_results is None
+
+
+def test_detectors_are_named_one_by_one_or_by_their_folder(tmp_path):
+    """A folder's are called as their files are; `monailabel start_server` and `perturbox serve` read the same."""
+    for name in ("b.safetensors", "a.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    options = read_options(conf={"detectors": f"mine=x.safetensors,{tmp_path}"}, PERTURBOX_HOME=str(tmp_path))
+    assert options.detectors == {
+        "mine": Path("x.safetensors").resolve(),
+        "a": tmp_path / "a.safetensors",
+        "b": tmp_path / "b.safetensors",
+    }
+    assert list(options.detectors) == ["mine", "a", "b"]
 
 
 # ---------------------------------------------------------------- the real thing

@@ -95,6 +95,7 @@ COMMANDS = {
         "--host": "127.0.0.1",
         "--port": 8000,
         "--victim": None,
+        "--detector": None,
         "--token": None,
         "--scheduler": None,
         "--home": None,

@@ -103,6 +103,21 @@ def test_votes_are_chosen_or_refused():
         votes_for(1_380_064, TAU, 0.001, 73)
 
 
+@pytest.mark.parametrize("tau", [1 - 1e-3, 1 - 1e-15])
+def test_more_votes_than_can_be_counted_are_refused_at_once(tau):
+    started = time.process_time()
+    with pytest.raises(InputError, match=r"Even 65535 votes that agree certify nothing at tau .* choose a smaller tau"):
+        votes_needed(1000, tau, 1e-30)
+    assert time.process_time() - started < 0.1
+
+
+def test_an_alpha_below_what_numbers_hold_is_refused():
+    """A p-value of 0 for want of digits would reject anything."""
+    with pytest.raises(InputError, match="alpha 1e-120 is too small to compute with; take 1e-100 or more"):
+        Question(SIGMA, alpha=1e-120).checked(1000)
+    assert Question(SIGMA, alpha=1e-100).checked(10**9).n == math.ceil(1.25 * math.ceil(109 / -math.log10(TAU)))
+
+
 @pytest.mark.parametrize("tau", [0.6, 0.75, 0.95])
 def test_the_radius_is_the_quantile(tau):
     assert norm.cdf(radius(12.0, tau) / 12.0) == pytest.approx(tau, abs=1e-12)

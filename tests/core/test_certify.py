@@ -101,6 +101,19 @@ def test_abstained_voxels_are_counted_by_their_distance_to_the_border(folder, do
     assert rows[0]["abstained"] > 20 > rows[2]["abstained"], "it abstains where structures meet"
 
 
+def test_what_every_face_shows_is_told(folder, document):
+    """The slice is the one in which structures abstain on the largest area, by brute force."""
+    said = document["summary"]
+    assert said["scope"].startswith("It certifies the smoothed model, not the model without noise")
+    assert said["table"]["head"][:3] == ["Structure", "Found ml", "Certified"]
+    shares = {name: f"{100 * row['same']:.1f} %" for name, row in document["structures"].items()}
+    assert {row[0]: row[2] for row in said["table"]["rows"]} == shares
+    certified, clean = (values(folder / "C" / f"{name}.nii.gz") for name in ("certified", "clean_seg"))
+    lost = (certified == 3) & (clean > 0)
+    areas = {(a, n): lost.take(n, a).sum() / tiny.SPACING[a] for a in range(3) for n in range(SHAPE[a])}
+    assert (said["look"]["axis"], said["look"]["index"]) == max(areas, key=areas.__getitem__) == (0, 6)
+
+
 def test_a_scan_without_borders_has_none():
     found = certify(victims.organ(), sure(1 - 1e-9), Question(SIGMA))
     assert border(found, found.map, sure(0.9)) == []

@@ -158,7 +158,8 @@ def test_a_file_gives_the_same_scores_to_the_last_bit_and_the_same_bytes(made, t
     assert again.detect(victim, images[3]) == found.detect(victim, images[3])
     new = scans(30)[29]
     assert again.detect(victim, new) == found.detect(victim, new)
-    again.write(tmp_path / "again.safetensors")
+    again.write(str(tmp_path / "again.safetensors"))  # as docs/detectors.md does
+    assert Detector.read(str(tmp_path / "again.safetensors")).threshold == found.threshold
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from perturbox.certificates.smoothed import Question
 from perturbox.job.execute import Job
 from perturbox.jobs import Order, Record
 from perturbox.jobs.shelf import Shelf
@@ -128,3 +129,14 @@ def test_a_record_that_says_whether_eps_was_given_still_reads(attack, capped, ep
     order = Order("attack", Job(image="x", attack=attack, eps=4.0)).to_json()
     order["job"]["capped"] = capped
     assert Order.from_json(order).job == Job(image="x", attack=attack, eps=eps)
+
+
+def test_what_is_certified_and_who_is_asked_come_back_from_disk():
+    question = Question(20.0, n=60, adaptive=True, groups={"soft": ["liver", "spleen"]}, seed=3)
+    for order in (Order("certify", Job("x"), question=question), Order("detect", Job("x"), detectors={"a": "/a.st"})):
+        assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
+
+
+def test_an_order_from_before_certificates_is_read():
+    older = {key: value for key, value in Order("attack", Job("x")).to_json().items() if key in ("kind", "job", "name")}
+    assert Order.from_json(older) == Order("attack", Job("x"))

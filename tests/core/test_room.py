@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import tiny
 import torch
 import victims
 
 import perturbox as px
+from perturbox.certificates.smoothed import Question
 from perturbox.cli import main
 from perturbox.defenses import defend
+from perturbox.job.certify import estimate_certificate, prepare_certificate
 from perturbox.job.estimate import SCAN_BUFFERS, estimate_attack, estimate_prediction, measure_costs
 from perturbox.job.execute import Job, prepare, run_job, segment
 from perturbox.job.margins import find_margin
@@ -46,7 +49,10 @@ def test_python_refuses_and_goes_on_when_forced(scan, short):
         px.margin(scan, TINY, "fgsm", max_eps=12)
     with pytest.raises(InputError, match=SAID):
         px.segment(scan, TINY)
+    with pytest.raises(InputError, match=SAID):
+        px.certify(scan, TINY, sigma=20, n=60)
     assert px.segment(scan, TINY, force=True).max() > 0
+    assert px.certify(scan, TINY, sigma=20, n0=1, n=60, force=True).record["n"] == 60
     assert px.attack(scan, TINY, "fgsm", eps=12, force=True).record["force"] is True
     assert px.margin(scan, TINY, "fgsm", max_eps=12, target="liver", force=True)["liver"] <= 12
 
@@ -63,13 +69,24 @@ def test_nothing_is_left_of_what_is_refused(scan, short, tmp_path):
     assert segment(Job(scan, victim=TINY, force=True), tmp_path / "R.nii.gz")["volumes_ml"]["liver"] > 0
 
 
-@pytest.mark.parametrize("kind", ["attack", "margin", "segment"])
-def test_the_servers_worker_refuses_before_it_begins(kind, scan, short, tmp_path):
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory) -> str:
+    """The file of a detector of the tiny victim."""
+    file = tmp_path_factory.mktemp("detector") / "sure.safetensors"
+    grid = np.diag([*tiny.SPACING, 1.0])
+    px.fit_detector(TINY, "entropy", [(tiny.scan(seed=seed), grid) for seed in range(1, 13)]).write(file)
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", ["attack", "margin", "segment", "certify", "detect"])
+def test_the_servers_worker_refuses_before_it_begins(kind, scan, short, detector, tmp_path):
     said = []
 
     def ended(force: bool, out: str) -> dict:
-        job = Job(scan, victim=TINY, force=force, **({} if kind == "segment" else FAST))
-        order = Order(kind, job, max_eps=12.0, name="case", client="test")
+        job = Job(scan, victim=TINY, force=force, **(FAST if kind in ("attack", "margin") else {}))
+        question = Question(20.0, n0=1, n=60) if kind == "certify" else None
+        asked = {"sure": detector} if kind in ("attack", "detect") else {}
+        order = Order(kind, job, max_eps=12.0, name="case", client="test", question=question, detectors=asked)
         where = {"out": str(tmp_path / out), "threads": torch.get_num_threads()}
         (tmp_path / out).mkdir()
         return carry_out("0" * 32, json.loads(json.dumps(order.to_json())), where, said.append)
@@ -78,7 +95,9 @@ def test_the_servers_worker_refuses_before_it_begins(kind, scan, short, tmp_path
     assert problem["error"] == "bad-input" and problem["detail"].startswith("This scan needs ")
     assert problem["detail"].endswith("or pass --force to try.")  # which the server says as a client would
     phases = [event["phase"] for event in said if "phase" in event]
-    assert not any(phase.startswith(("Attacking", "Segmenting", "Limit")) for phase in phases), phases
+    assert not any(phase.startswith(("Attacking", "Segmenting", "Limit", "Choosing", "Asking")) for phase in phases), (
+        phases
+    )
     assert "problem" not in ended(True, "again")
 
 
@@ -110,6 +129,17 @@ def test_a_workers_own_limit_counts(monkeypatch):
         assert memory.available_bytes(CPU) == 10 * 10**9
     finally:
         memory.limit_memory(None)
+
+
+def test_a_certificate_also_keeps_the_labels_of_the_copies_that_choose(scan, monkeypatch):
+    """One byte a voxel and copy, of a region its voxels alone; all else is a prediction's."""
+    monkeypatch.setattr("perturbox.job.estimate.peak_bytes", lambda device: 0)
+    asked = prepare_certificate(Job(scan, victim=TINY), Question(20.0, n0=1000, n=60))
+    one, all_of_it = estimate_prediction(asked.victim, asked.image, timed=False), estimate_certificate(asked, False)
+    assert all_of_it.least - one.least == all_of_it.grows - one.grows == 1000 * np.prod(tiny.SHAPE)
+    where = np.zeros(tiny.SHAPE, bool)
+    where[:5] = True
+    assert dataclasses.replace(asked, where=where).held == 1000 * where.sum()
 
 
 def test_what_this_process_takes_is_less_than_it_took_at_most():

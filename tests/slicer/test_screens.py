@@ -62,7 +62,7 @@ def test_nothing_scrolls_sideways_with_every_section_open(example, rendering, sc
     for name in ("server", "input", "attack", "result", "look", "save"):
         getattr(ui, f"{name}CollapsibleButton").collapsed = False
     ui.notesGroupBox.collapsed = ui.localServerGroupBox.collapsed = False
-    ui.advancedCollapsibleGroupBox.collapsed = False
+    ui.advancedCollapsibleGroupBox.collapsed = ui.certifyGroupBox.collapsed = False
     slicer.app.processEvents()
     draw(rendering, "panel-open", screen)
     area = area_of(ui.structureTable)

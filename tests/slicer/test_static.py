@@ -3,6 +3,7 @@ threads may touch. The Extensions Index asks for several of them."""
 
 import ast
 import re
+import symtable
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,6 +234,25 @@ def test_only_the_named_modules_start_threads_and_processes():
     assert users["subprocess"] == {"localserver"}
     assert not users["multiprocessing"] and not users["asyncio"]
     assert not [path.name for path in SOURCES if "QThread" in path.read_text(encoding="utf-8")]
+
+
+def scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from scopes(child)
+
+
+def test_nothing_takes_the_place_of_what_translates():
+    """A parameter or a variable called _ hides it, so that the sentence fails when it is to be said."""
+    hidden = []
+    for path in SOURCES:
+        for scope in scopes(symtable.symtable(path.read_text(encoding="utf-8"), str(path), "exec")):
+            if scope.get_type() != "function" or "_" not in scope.get_identifiers():
+                continue
+            name = scope.lookup("_")
+            if name.is_referenced() and not name.is_global():
+                hidden.append(f"{name_of(path)}: {scope.get_name()}")
+    assert hidden == []
 
 
 def test_every_file_can_be_read_in_a_sitting():

@@ -135,6 +135,28 @@ def test_the_whole_story(load_module, wait_until, server, ct, picture, dialogs, 
     assert panel.trouble == f"Saved: {target}"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_certificate_of_the_real_ct(load_module, wait_until, server, real_ct, picture):
+    """The numbers are those of docs/certify.md, which the command line gave."""
+    from PerturboxLib.certificates import Certificate
+
+    volume = slicer.util.loadVolume(str(real_ct))
+    panel = Driver(load_module(), wait_until)
+    panel.connect(server)
+    panel.choose(volume)
+    panel.ui.certifyButton.click()
+    panel.wait_for_end(3000)
+    assert not panel.trouble, panel.trouble
+    found = Certificate(panel.parameters.result)
+    shares = {name: round(100 * row["same"], 1) for name, row in found.record["structures"].items()}
+    assert shares == {
+        "gut": 81.5, "kidney": 82.8, "muscle": 85.3, "bone": 86.1, "liver": 90.2, "spleen": 91.4, "lung": 96.4,
+    }  # fmt: skip
+    assert panel.ui.verdictLabel.text == found.said["headline"]
+    assert picture("slicer-certified").std() > 5
+
+
 def ijk_to_ras(node) -> np.ndarray:
     import vtk
 

@@ -53,6 +53,8 @@ def test_progress_tells_a_queue_from_work_and_the_time_left():
     assert words.progress(job("queued", queue_position=1)) == "waiting for a worker"
     assert words.progress(job(step=18, steps=40, eta_s=105.0)) == "step 18 of 40 · about 1 min 45 s left"
     assert words.progress(job(kind="margin", step=3, steps=10)) == "Attacking with PGD"
+    copies = job(kind="certify", phase="Counting votes: noisy copy", step=18, steps=110, eta_s=60.0)
+    assert words.progress(copies) == "Counting votes: noisy copy 18 of 110 · about 1 min left"
 
 
 def test_the_live_line_names_the_lowest_structure_and_since_when():

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from perturbox.certificates.sampling import UNDECIDED
 from perturbox.certificates.smoothed import Certified
+from perturbox.judge.look import most
 from perturbox.judge.summary import fixed, listed, number, size
 from perturbox.model.victim import Victim
 from perturbox.types import Volume
@@ -17,6 +18,7 @@ SCHEMA = "perturbox-certificate/1"
 PAPER = "Fischer et al. 2021, arXiv 2107.00228"
 SMOOTHED_ONLY = "Nothing is certified of {model} as it is used, without noise: the certificate is for the vote."
 ADAPTIVE_PAPER = "Anani et al. 2024, arXiv 2402.08400"
+SCOPE = "It certifies the smoothed model, not the model without noise; an abstained voxel isn't proved unstable."
 # Upper ends of the distances to the model's nearest border in which abstained voxels are counted, mm (pixels).
 BORDER = (0.0, 5.0, 10.0, 20.0, math.inf)
 
@@ -205,6 +207,25 @@ def meaning(document: Mapping[str, Any], model: str) -> dict[str, list[str]]:
             "A voxel that abstains isn't proved unstable: its copies disagree too often for this many votes.",
         ],
     }
+
+
+def stopped(document: Mapping[str, Any]) -> str | None:
+    """The sentence of a certificate by fewer votes than were asked for; None of a whole one."""
+    said = f"It was stopped early: the tests are those of {document['n']} votes."
+    return said if document["stopped_early"] else None
+
+
+def look(found: Certified, clean: np.ndarray, image: Volume) -> dict[str, int] | None:
+    """Where a certificate shows best: the axis and index of the slice in which most of the structures' voxels abstain,
+    or most of all voxels, or, where none does, that holds most of the structures. None of a 2D image."""
+    if image.dims == 2:
+        return None
+    inside = found.tree.numbers(clean) > 0
+    abstained = found.map == found.names["abstained"]
+    shown = next((mask for mask in (abstained & inside, abstained) if mask.any()), inside)
+    counts = [np.asarray(shown.sum(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    axis, index = most(counts, image.spacing)
+    return {"axis": axis, "index": index}
 
 
 def rows_told(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from perturbox.certificates.sampling import UNDECIDED, Copies, Count, Stop, choose, vote
-from perturbox.certificates.statistics import LEAST, p_values, radius, votes_for, votes_needed
+from perturbox.certificates.statistics import LEAST, MOST_VOTES, p_values, radius, votes_for, votes_needed
 from perturbox.certificates.tree import Tree, tree_of
 from perturbox.defaults import ALPHA, CHOOSERS, CORRECTIONS, TAU
 from perturbox.model.victim import Victim
 from perturbox.types import Effort, InputError, Volume
 
-MOST_VOTES = 2**16 - 1  # what a count of votes holds
+LEAST_ALPHA = 1e-100  # shared by a billion voxels it is still far from what a float can't hold
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Question:
             raise InputError(f"tau must lie between 0.5 and 1, not {self.tau:g}: at 0.5 the radius is 0.")
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha must lie between 0 and 1, not {self.alpha:g}; 0.001 is usual.")
+        if self.alpha < LEAST_ALPHA:
+            raise InputError(f"alpha {self.alpha:g} is too small to compute with; take {LEAST_ALPHA:g} or more.")
         if self.correction not in CORRECTIONS:
             raise InputError(f"Unknown correction '{self.correction}'; choose {' or '.join(CORRECTIONS)}.")
         if self.groups and not self.adaptive:

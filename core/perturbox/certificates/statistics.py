@@ -17,6 +17,8 @@ from scipy.stats import binom, norm
 from perturbox.defaults import CORRECTIONS
 from perturbox.types import InputError
 
+MOST_VOTES = 2**16 - 1  # what a count of votes holds
+
 
 def p_values(n: int, tau: float) -> np.ndarray:
     """ "n+1": p-value of each count 0 ... n of n votes, falling from 1."""
@@ -50,10 +52,19 @@ LEAST: dict[str, Callable[[np.ndarray, np.ndarray, float], int]] = dict(
 
 
 def votes_needed(tests: int, tau: float, alpha: float) -> int:
-    """The least n with which a voxel can be certified at all, by all of its votes: tau^n <= alpha / tests."""
-    n = max(1, math.floor(math.log(alpha / max(tests, 1)) / math.log(tau)))  # rounding may have it one off
-    while p_values(n, tau)[n] > alpha / max(tests, 1):
-        n += 1
+    """The least n with which a voxel can be certified at all, by all of its votes: tau^n <= alpha / tests.
+
+    Raises InputError where it is more than can be counted.
+    """
+    n = max(1, math.floor((math.log(alpha) - math.log(max(tests, 1))) / math.log(tau)))  # rounding may have it one off
+    if n <= MOST_VOTES:
+        while p_values(n, tau)[n] > alpha / max(tests, 1):
+            n += 1
+    if n > MOST_VOTES:
+        raise InputError(
+            f"Even {MOST_VOTES} votes that agree certify nothing at tau {tau:g} and alpha {alpha:g}; choose a smaller "
+            "tau or a larger alpha."
+        )
     return n
 
 

@@ -19,7 +19,7 @@ from perturbox.defaults import UNITS
 from perturbox.io.files import require_new_file, require_new_folder, require_new_label_map, require_writable, suffix
 from perturbox.io.formats import VOLUMES
 from perturbox.job import demo, estimate, folder
-from perturbox.job.certify import certify_scan, prepare_certificate
+from perturbox.job.certify import certify_scan, estimate_certificate, prepare_certificate
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import prepare_margin, search
 from perturbox.judge.record import is_margin, read_margin, read_record, read_whole_record, write_json
@@ -126,8 +126,7 @@ def run_certify(job: Job, question: Question, out: Path) -> list[Any]:
     require_new_folder(out)
     asked = prepare_certificate(job, question)
     with Progress(asked.victim.labels) as progress:
-        expected = estimate.estimate_prediction(asked.victim, asked.image)
-        expected = replace(expected, seconds=asked.copies * expected.seconds)
+        expected = estimate_certificate(asked)
         line = f"Certifying {asked.victim.name} by {asked.copies - 1} noisy copies"
         progress.announce(words.estimate_line(expected, line))
         _require_room(expected, job)

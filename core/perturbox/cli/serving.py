@@ -35,6 +35,14 @@ def serve(
             "--victim", metavar="SPEC", help="A model to serve; may be repeated; the built-in ones if left out."
         ),
     ] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--detector",
+            metavar="NAME=FILE",
+            help="A detector of a served model (`perturbox fit-detector`), or a folder of them; may be repeated.",
+        ),
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -79,5 +87,6 @@ def serve(
         trust,
         verbose,
         study_results,
+        tuple(detector or ()),
     )
     start(asked, lambda: waking(f"Starting the server at {host}:{port}"))

@@ -183,16 +183,13 @@ def comparison_summary(comparison: Mapping[str, Any], folders: Sequence[Path], o
 
 def certificate_summary(document: Mapping[str, Any], out: Path) -> list[Any]:
     """Everything `perturbox certify` prints at its end."""
-    from perturbox.certificates.document import rows_told  # brings numpy, which lists do without
-
-    head, rows = rows_told(document)
-    lines: list[Any] = [document["summary"]["headline"]]
+    said = document["summary"]
+    head, rows = said["table"]["head"], said["table"]["rows"]
+    lines: list[Any] = [said["headline"]]
     lines += [table(head, rows)] if rows else []
-    lines.append(
-        "It certifies the smoothed model, not the model without noise; an abstained voxel isn't proved unstable."
-    )
-    if document["stopped_early"]:
-        lines.append(f"It was stopped early: the tests are those of {document['n']} votes.")
+    lines.append(said["scope"])
+    if said["stopped"]:
+        lines.append(said["stopped"])
     lines += [f"Note: {warning}" for warning in document["warnings"]]
     return [*lines, f"Result: {out / 'certificate.json'}", f"Report: {out / 'certificate.html'}"]
 

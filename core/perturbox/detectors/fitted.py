@@ -195,8 +195,9 @@ class Detector:
 
     # ---- its file
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write to `path`: safetensors, tensors and words only."""
+        path = Path(path)
         tensors = {f"part|{name}": part.cpu().double().contiguous() for name, part in self.parts.items()}
         tensors["clean"] = torch.from_numpy(np.ascontiguousarray(self.clean, np.float64))
         told = {
@@ -213,8 +214,9 @@ class Detector:
             part.unlink(missing_ok=True)
 
     @classmethod
-    def read(cls, path: Path) -> "Detector":
+    def read(cls, path: Path | str) -> "Detector":
         """Read what `write` wrote; raises InputError where the file is missing, damaged or something else."""
+        path = Path(path)
         if not path.is_file():
             raise InputError(f"There is no detector '{path}'; {AGAIN}")
         try:

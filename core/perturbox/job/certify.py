@@ -1,8 +1,9 @@
 """A certificate from its inputs to its folder: label maps, certificate.json and a page."""
 
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import numpy as np
 import torch
 
 from perturbox import io
-from perturbox.certificates.document import SCHEMA, headline, meaning, numbers
+from perturbox.certificates.document import SCHEMA, SCOPE, headline, look, meaning, numbers, rows_told, stopped
 from perturbox.certificates.smoothed import Certified, Question, certify
 from perturbox.io.files import new_folder, require_new_folder
+from perturbox.job.estimate import Estimate, estimate_prediction
 from perturbox.job.execute import versions
 from perturbox.job.inputs import Job, Listener, load_inputs
 from perturbox.judge.record import described, write_json
 from perturbox.model.victim import Victim
 from perturbox.plain import to_json
 from perturbox.report.certificate import build_certificate
-from perturbox.types import Effort, Volume
+from perturbox.types import Effort, InputError, Volume
 
 FILES = {"certified": "certified.nii.gz", "clean_seg": "clean_seg.nii.gz", "votes": "votes.nii.gz"}
 JSON, PAGE = "certificate.json", "certificate.html"
@@ -42,6 +44,12 @@ class Asked:
         """Predictions it takes, the one without noise among them."""
         return 1 + self.question.n0 + (self.question.n or 0)
 
+    @property
+    def held(self) -> int:
+        """Bytes of the labels that are kept until each voxel's answer is chosen."""
+        voxels = int(np.prod(self.image.shape)) if self.where is None else int(self.where.sum())
+        return self.question.n0 * voxels * np.min_scalar_type(len(self.victim.labels)).itemsize
+
 
 def prepare_certificate(
     job: Job, question: Question, image: Volume | None = None, victim: Victim | None = None
@@ -52,6 +60,47 @@ def prepare_certificate(
     where = io.read_mask(job.roi, image, warnings) if job.roi else None
     tests = int(np.prod(image.shape) if where is None else where.sum())
     return Asked(job, question.checked(tests), victim, image, where, warnings, digest)
+
+
+def estimate_certificate(asked: Asked, timed: bool = True) -> Estimate:
+    """Time and memory of a certificate; timed: False for the memory alone, which takes one batch."""
+    one = estimate_prediction(asked.victim, asked.image, timed)
+    return replace(
+        one,
+        seconds=asked.copies * one.seconds,
+        bytes=one.bytes + asked.held,
+        least=one.least + asked.held,
+        grows=one.grows + asked.held,
+    )
+
+
+def make_certificate(
+    job: Job,
+    question: Question,
+    out: Path,
+    listener: Listener | None = None,
+    image: Volume | None = None,
+    victim: Victim | None = None,
+    most: float = math.inf,
+) -> dict[str, Any]:
+    """Check everything, then certify and leave a new folder; returns certificate.json. Arguments as of
+    `prepare_certificate`; most: voxels of all copies together that are allowed.
+
+    Raises InputError for any input that can't be used, for more work than `most`, and for what would not fit in memory
+    unless the job says `force`.
+    """
+    require_new_folder(out)
+    asked = prepare_certificate(job, question, image, victim)
+    voxels = int(np.prod(asked.image.shape))
+    if asked.copies * voxels > most:
+        raise InputError(
+            f"{asked.copies:,} copies of {voxels:,} voxels are more than the {most:,.0f} voxels that are allowed "
+            f"together; crop the scan, or take {max(0, int(most // voxels) - 1):,} copies or fewer (--n0 and --n)."
+        )
+    if not job.force:
+        (listener or Listener()).say("Looking whether it fits in memory")
+        estimate_certificate(asked, timed=False).require_room()
+    return certify_scan(asked, out, listener)
 
 
 def certify_scan(asked: Asked, out: Path, listener: Listener | None = None) -> dict[str, Any]:
@@ -104,5 +153,7 @@ def _document(asked: Asked, found: Certified, clean: np.ndarray, effort: Effort,
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    said = {"headline": headline(document), **meaning(document, victim.name)}
+    head, rows = rows_told(document)
+    said = {"headline": headline(document), "scope": SCOPE, **meaning(document, victim.name)}
+    said |= {"table": {"head": head, "rows": rows}, "look": look(found, clean, image), "stopped": stopped(document)}
     return to_json({**document, "summary": said, "warnings": [*asked.warnings, *effort.notes]})  # type: ignore[return-value]

@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,19 @@ from perturbox import io
 from perturbox.detectors.fitted import Detection, Detector
 from perturbox.detectors.fitting import NOISES, RATE, Read
 from perturbox.detectors.fitting import fit_detector as fit
+from perturbox.io.files import new_folder, require_new_folder
 from perturbox.io.objects import from_object
+from perturbox.job.estimate import require_room_to_predict
+from perturbox.job.inputs import Job, Listener, load_inputs
+from perturbox.job.recompute import read_scans
+from perturbox.judge.record import write_json
 from perturbox.load import load_victim
 from perturbox.model.victim import Victim
+from perturbox.plain import to_json
 from perturbox.types import InputError, Volume
 
 SUFFIX = ".safetensors"
+JSON, SCHEMA = "detection.json", "perturbox-detection/1"
 
 
 def detect(
@@ -34,6 +41,99 @@ def detect(
     if model.unit == "HU":
         io.check_hu(scan, force)
     return found.detect(model, scan)
+
+
+# ---- several, by name
+
+
+def named(words: Sequence[str]) -> dict[str, Path]:
+    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, or a folder whose every
+    .safetensors counts under its own name. Raises InputError for what is neither, and for a name that is given twice.
+    """
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, file = word.partition("=")
+        if (folder := Path(word)).is_dir():
+            pairs = [(path.name.removesuffix(SUFFIX), path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+            if not pairs:
+                raise InputError(f"The folder '{word}' holds no detector, no *{SUFFIX}.")
+        elif equals and file:
+            pairs = [(name, Path(file))]
+        else:
+            raise InputError(f"'{word}' isn't understood; write a detector as NAME=FILE, or give a folder of them.")
+        for name, path in pairs:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
+                raise InputError(f"A detector can't be named '{name}'; use letters, digits and dashes.")
+            if name in found:
+                raise InputError(f"Two detectors are named '{name}'; rename one.")
+            found[name] = path.resolve()
+    return found
+
+
+def detect_scan(
+    job: Job, files: Mapping[str, str], out: Path, listener: Listener | None = None, victim: Victim | None = None
+) -> dict[str, Any]:
+    """Ask detectors of the job's scan and leave a new folder with detection.json; returns that.
+
+    Of the job only scan, model, device, force and trust count. files: those of the detectors, by name. Raises
+    InputError for a detector of another model, for a scan that can't be used or that they can't say anything of, and
+    where it would not fit in memory.
+    """
+    require_new_folder(out)
+    listener = listener or Listener()
+    victim, image, warnings, _ = load_inputs(job, None, victim)
+    detectors = read_detectors(files, victim)
+    if not job.force:
+        require_room_to_predict(victim, image)
+    rows = []
+    for name, detector in detectors.items():
+        listener.say(f"Asking {detector.method.title}")
+        rows.append({"scan": "scan", "name": name, **detector.detect(victim, image).to_json()})
+    document = _document(rows, victim, warnings)
+    with new_folder(out) as draft:
+        write_json(draft / JSON, document)
+    return document
+
+
+def detect_result(
+    folder: Path,
+    result: Mapping[str, Any],
+    detectors: Mapping[str, Detector],
+    victim: Victim,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Ask detectors of an attack's scan, before and after, and leave detection.json beside result.json; returns it.
+
+    Both scans are those of the folder's files. What a detector can't say anything of gets its sentence, because the
+    attack's result stands without it.
+    """
+    listener = listener or Listener()
+    clean, perturbed = read_scans(folder, result)
+    rows = []
+    for name, detector in detectors.items():
+        listener.say(f"Asking {detector.method.title}")
+        for which, scan in (("perturbed", perturbed), ("clean", clean)):
+            try:
+                told = detector.detect(victim, scan).to_json()
+            except InputError as error:
+                told = {"detector": detector.method.name, "title": detector.method.title, "sentence": str(error)}
+            rows.append({"scan": which, "name": name, **told})
+    document = _document(rows, victim, [])
+    write_json(folder / JSON, document)
+    return document
+
+
+def read_detectors(files: Mapping[str, str], victim: Victim) -> dict[str, Detector]:
+    """The detectors in files; raises InputError for one of another model."""
+    found = {name: Detector.read(Path(path)) for name, path in files.items()}
+    for detector in found.values():
+        detector.check(victim)
+    return found
+
+
+def _document(rows: list[dict[str, Any]], victim: Victim, warnings: list[str]) -> dict[str, Any]:
+    about = {"name": victim.name, "sha256": victim.sha256}
+    return to_json({"schema": SCHEMA, "victim": about, "detections": rows, "warnings": warnings})  # type: ignore[return-value]
 
 
 def fit_detector(

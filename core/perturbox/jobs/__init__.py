@@ -5,6 +5,6 @@ cancelling, workers that die, run out of memory or get stuck, a restart of the s
 """
 
 from perturbox.jobs.queue import Queue
-from perturbox.jobs.records import KINDS, STATES, Order, Problem, Record, Refused
+from perturbox.jobs.records import KINDS, MOST_COPIED, STATES, Order, Problem, Record, Refused
 
-__all__ = ["KINDS", "STATES", "Order", "Problem", "Queue", "Record", "Refused"]
+__all__ = ["KINDS", "MOST_COPIED", "STATES", "Order", "Problem", "Queue", "Record", "Refused"]

@@ -363,6 +363,8 @@ class Queue:
                 point = event["point"]
                 progress["trace"].append(point)
                 progress |= {"step": point["step"], "restart": point["restart"], "steps": event["steps"]}
+            if "count" in event:
+                progress["step"], progress["steps"] = event["count"]
             self._changed.notify_all()
 
     def _end(self, record: Record, state: str, problem: Problem | None = None) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perturbox.attacks import recipes
+from perturbox.certificates.smoothed import Question
 from perturbox.job.execute import Job
 
-KINDS = ("segment", "attack", "margin")
+KINDS = ("segment", "attack", "margin", "certify", "detect")
 STATES = ("queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted")
 READING = "Reading the scan"  # a phase with a deadline of its own
+MOST_COPIED = 10**11  # voxels of all noisy copies of one certificate together
 OVER = ("done", "cancelled", "failed", "interrupted")
 
 
@@ -20,13 +22,16 @@ LATEST = 253_402_300_800.0  # the year 10000, which no date can say
 @dataclass(frozen=True)
 class Order:
     """What to do. The job's paths are the server's own files; name: what the client calls the scan, never a path;
-    max_eps: for a margin; client: who asked, in a word."""
+    max_eps: for a margin; question: for a certificate; detectors: files by name, asked of the scan and of an attack's
+    perturbed one; client: who asked, in a word."""
 
     kind: str
     job: Job
     max_eps: float = 32.0
     name: str = ""
     client: str = ""
+    question: Question | None = None
+    detectors: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -37,7 +42,8 @@ class Order:
         # Records of 0.1 hold an eps in any case, and whether the user gave it.
         if not job.pop("capped", True) and recipes.get(job["attack"]).own is not None:
             job["eps"] = None
-        return cls(**{**document, "job": Job(**job)})
+        asked = document.get("question")
+        return cls(**{**document, "job": Job(**job), "question": Question(**asked) if asked else None})
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from perturbox.judge.record import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
-# Of a job that didn't end well, a result that holds one of these is worth keeping.
-KEPT = ("result.json", "margin.json", UNFINISHED)
+# Of a job that was cancelled, a result that holds one of these is worth keeping; of one that failed, also what isn't
+# measured, which whoever cancels doesn't ask for.
+KEPT = ("result.json", "margin.json", "certificate.json")
 
 
 class Shelf:
@@ -61,7 +62,7 @@ class Shelf:
         record.progress["phase"] = state.capitalize()
         record.progress.pop("eta_s", None)
         result = self.folder(record.id) / "result"
-        kept = KEPT[:2] if state == "cancelled" else KEPT  # what isn't measured nobody asked to keep
+        kept = KEPT if state == "cancelled" else (*KEPT, UNFINISHED)
         if state != "done" and not any((result / name).is_file() for name in kept):
             shutil.rmtree(result, ignore_errors=True)
         record.bytes = files.size(self.folder(record.id))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import logging
 import os
 import shutil
@@ -86,8 +85,7 @@ def carry_out(id: str, document: Mapping[str, Any], where: Mapping[str, Any], te
 
 
 def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
-    from perturbox.job.execute import run_job, segment
-    from perturbox.job.margins import find_margin
+    from perturbox.jobs.kinds import do
 
     reporter = _Reporter(id, tell)
     reporter.say("Loading the model")
@@ -95,15 +93,13 @@ def _run(id: str, order: Order, out: Path, tell: Tell) -> dict:
     reporter.say(READING)
     hook = victim.network.register_forward_pre_hook(lambda *_: reporter.check())
     try:
-        listener = reporter.listener(victim)
-        if order.kind == "segment":
-            result = segment(order.job, out / "segmentation.nii.gz", listener, victim=victim)
-            (out / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        elif order.kind == "attack":
-            result = run_job(order.job, out, listener, victim=victim)
-        else:
-            result = find_margin(order.job, out, order.max_eps, listener, victim=victim)
+        result = do(order, out, reporter.listener(victim), victim)
     except Unfinished:  # what the attack found is kept
+        raise
+    except InputError:
+        shutil.rmtree(out, ignore_errors=True)
+        if id in _asked:  # stopped before there was anything to keep
+            raise Dropped from None
         raise
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
@@ -152,19 +148,23 @@ class _Reporter:
         names = {value: name for name, value in victim.labels.items()}
 
         def step(step: Step) -> None:
-            self.expect(step)
+            self.expect(step.steps - step.step, (self.prediction or 0.0) * (JUDGING - 1))
             self.send({"point": step.describe(names), "steps": step.steps})
             self.check()
 
-        return Listener(self.say, step, lambda: self.id in _asked)
+        def count(what: str, done: int, total: int) -> None:
+            self.expect(total - done, 0.0)
+            self.send({"phase": what, "count": [done, total]})
+            self.check()
 
-    def expect(self, step: Any) -> None:
-        """Expect the end after the rest of the steps, at the pace of the last five, and the judging."""
+        return Listener(self.say, step, lambda: self.id in _asked, count)
+
+    def expect(self, left: int, afterwards: float) -> None:
+        """Expect the end after so many more parts, at the pace of the last five, and so many seconds after them."""
         self.times = [*self.times[-5:], time.monotonic()]
         if len(self.times) > 3:
             pace = statistics.median(b - a for a, b in zip(self.times, self.times[1:], strict=False))
-            judging = (self.prediction or 0.0) * (JUDGING - 1)
-            self.end = self.times[-1] + pace * max(0, step.steps - step.step) + judging
+            self.end = self.times[-1] + pace * max(0, left) + afterwards
 
 
 def load_cached(spec: str, device: str) -> Victim:

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from perturbox.certificates.document import percent, rows_told, unit_of
+from perturbox.certificates.document import percent, unit_of
 from perturbox.certificates.smoothed import Certified
 from perturbox.io.formats import PHOTOGRAPHS
-from perturbox.judge.look import most
 from perturbox.report import charts, colours
 from perturbox.report.display import Axes, axes_of, crop, pick
 from perturbox.report.encode import png, text
@@ -63,8 +62,8 @@ def _title(share: float | None) -> str:
 
 
 def _caveats(document: Mapping[str, Any]) -> list[str]:
-    stopped = f"*Stopped early:* the tests are those of {document['n']} votes."
-    return [stopped] * document["stopped_early"] + list(document["warnings"])
+    stopped = document["summary"]["stopped"]
+    return [*([stopped] if stopped else []), *document["warnings"]]
 
 
 def _listed(sentences: list[str]) -> str:
@@ -75,7 +74,7 @@ def _listed(sentences: list[str]) -> str:
 
 
 def structures_table(document: Mapping[str, Any]) -> str:
-    head, rows = rows_told(document)
+    head, rows = (document["summary"]["table"][part] for part in ("head", "rows"))
     numbers = {name: n for n, name in enumerate(document["structures"], 1)}
     top = "".join(f'<th scope="col">{escape(one)}</th>' for one in head)
     body = "".join(
@@ -146,10 +145,8 @@ def pictures(document: Mapping[str, Any], found: Certified, clean: np.ndarray, i
 
     before, certified = deep(tree.numbers(clean)), deep(found.map)
     abstained = certified == names["abstained"]
-    moved = abstained & (before > 0)
-    moved = moved if moved.any() else abstained if abstained.any() else before > 0
-    counts = [np.asarray(moved.sum(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    file, index = (2, 0) if flat else most(counts, image.spacing)
+    look = document["summary"]["look"] or {"axis": 2, "index": 0}
+    file, index = look["axis"], look["index"]
     axes = crop(axes, before > 0)
     plane = next(a for a, axis in enumerate(axes) if axis.file == file)
     axes = _at(axes, plane, index)

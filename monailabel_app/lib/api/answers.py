@@ -49,7 +49,7 @@ class Status(BaseModel):
     """A job and how it goes. Times are ISO 8601, UTC."""
 
     id: str
-    kind: Literal["segment", "attack", "margin"]
+    kind: Literal["segment", "attack", "margin", "certify", "detect"]
     state: Literal["queued", "running", "cancelling", "done", "cancelled", "failed", "interrupted"]
     queue_position: int | None = Field(None, description="1 is next; null once it has started.")
     progress: Progress
@@ -145,10 +145,14 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
     job, order = record.order.job, record.order
     request: dict[str, Any] = {"kind": order.kind, "victim": offer.name(job.victim), "device": job.device}
     request |= {"force": job.force}
-    if order.kind != "segment":
+    if order.question is not None:
+        request |= {**vars(order.question), "roi": job.roi is not None}
+    elif order.kind not in ("segment", "detect"):
         request |= {key: getattr(job, key) for key in ("attack", "eps_unit", "norm", "steps", "goal", "seed")}
         request |= {"target": list(job.target), "settings": dict(job.settings)}
         request["surrogate"] = [offer.name(spec) for spec in job.surrogate]
+    if order.detectors:
+        request["detector"] = list(order.detectors)
     if job.defense:
         request["defense"] = list(job.defense)
     if order.kind == "margin":
@@ -189,7 +193,7 @@ def status(record: Record, offer: Offer, since: int | None = 0) -> dict[str, Any
 def warnings(record: Record) -> list[str]:
     """What the job warns of, and that DICOM does not come back as DICOM."""
     read = Path(record.order.job.image).suffix
-    if record.state == "done" and record.order.kind != "segment" and read in (".folder", ".dcm"):
+    if record.state == "done" and record.order.kind in ("attack", "margin") and read in (".folder", ".dcm"):
         return [NO_DICOM, *record.warnings]
     return record.warnings
 
@@ -211,7 +215,8 @@ def explained(problem: Problem, record: Record) -> dict[str, str]:
 def in_words(text: str, record: Record) -> str:
     """A sentence with the client's own name for a file where it tells the server's path, and fields for options."""
     job = record.order.job
-    for path, name in ((job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")):
+    named = [(job.label, "the label"), (job.roi, "the ROI"), (job.image, record.order.name or "the scan")]
+    for path, name in (*named, *((path, name) for name, path in record.order.detectors.items())):
         if path:
             text = text.replace(path, name)
     if len(folder := Path(job.image).parents) > 2 and folder[2].name == record.id:  # jobs/ID/inputs/image/scan.nii.gz

@@ -4,6 +4,7 @@ Whatever can be known without reading the scan is refused here, with the sentenc
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from lib.api.schema import MOST_EPS, MOST_SEED, MOST_STEPS, Offer
 from perturbox.attacks import recipes
 from perturbox.attacks.goals import Goal
-from perturbox.defaults import MAX_EPS
+from perturbox.certificates.smoothed import Question
+from perturbox.certificates.statistics import MOST_VOTES
+from perturbox.certificates.tree import tree_of
+from perturbox.defaults import ALPHA, CHOOSERS, MAX_EPS, TAU
 from perturbox.defenses import chain_of
 from perturbox.errors import InputError, did_you_mean
 from perturbox.job.execute import Job
@@ -28,12 +32,17 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Value = bool | int | float | Annotated[str, StringConstraints(max_length=200)] | None
 # Which fields mean something for a kind; the rest, if sent, would be ignored in silence.
 ALWAYS = {"kind", "image", "session", "victim", "device", "force"}
+CERTIFYING = ("sigma", "tau", "alpha", "n0", "n", "correction", "adaptive", "groups")
 CLIMBING = ALWAYS | {"attack", "eps_unit", "norm", "steps", "goal", "target", "settings", "seed", "surrogate"}
 MEANT = {
     "segment": ALWAYS | {"defense"},
-    "attack": CLIMBING | {"eps", "label", "label_map", "defense"},
+    "attack": CLIMBING | {"eps", "label", "label_map", "defense", "detector"},
     "margin": CLIMBING | {"max_eps", "defense"},
+    "certify": ALWAYS | {"seed", *CERTIFYING},
+    "detect": ALWAYS | {"detector"},
 }
+
+BESIDE = {"attack": {"label", "roi"}, "certify": {"roi"}}  # files that may come with the scan
 
 
 class Submission(BaseModel):
@@ -55,11 +64,15 @@ class Submission(BaseModel):
                     "target": ["liver"],
                 },
                 {"kind": "margin", "image": "liver_17", "max_eps": 16, "steps": 10},
+                {"kind": "certify", "image": "liver_17", "sigma": 20},
+                {"kind": "detect", "image": "liver_17", "detector": ["NAME"]},
             ]
         },
     )
 
-    kind: Literal["segment", "attack", "margin"] = Field("attack", description="What to do with the scan.")
+    kind: Literal["segment", "attack", "margin", "certify", "detect"] = Field(
+        "attack", description="What to do with the scan."
+    )
     image: Word | None = Field(None, description="Id of an image in the datastore; else session, or the file `image`.")
     session: Word | None = Field(None, description="Id of a session made by PUT /session/.")
     victim: Word | None = Field(None, description="Name of a served model; the server's default if left out.")
@@ -104,10 +117,38 @@ class Submission(BaseModel):
     max_eps: float | None = Field(
         None, gt=0, le=MOST_EPS, description="Largest change a margin tries; left out: 32 in the scan's unit."
     )
+    detector: list[Word] = Field(
+        [],
+        max_length=8,
+        description="Detectors of the victim, as in GET /perturbox/schema; of an attack they see both scans.",
+    )
+    sigma: float | None = Field(
+        None, gt=0, le=MOST_EPS, description="A certificate's noise: its standard deviation in the scan's unit (HU)."
+    )
+    tau: float = Field(TAU, gt=0.5, lt=1, description="Share of noisy copies that must agree.")
+    alpha: float = Field(ALPHA, gt=0, lt=1, description="Chance that any certified voxel at all is wrong in that.")
+    n0: int = Field(CHOOSERS, ge=1, le=MOST_VOTES, description="Noisy copies that choose each voxel's answer.")
+    n: int | None = Field(
+        None, ge=1, le=MOST_VOTES, description="Other copies that vote on it; as many as it takes if left out."
+    )
+    correction: Literal["holm", "bonferroni"] = Field("holm", description="How the tests of many voxels are corrected.")
+    adaptive: bool = Field(False, description="Answer with a group of structures where single ones are too close.")
+    groups: dict[Word, Annotated[list[Word], Field(max_length=200)]] = Field(
+        {}, max_length=100, description="Groups for an adaptive certificate, each with the structures it holds."
+    )
 
     def sent(self) -> set[str]:
         """Fields that ask for something: those sent with another value than none."""
         return {name for name in self.model_fields_set if getattr(self, name) is not None}
+
+    def question(self) -> Question | None:
+        """What a certificate is asked for; None of another kind. Raises InputError where no sigma is given."""
+        if self.kind != "certify":
+            return None
+        if self.sigma is None:
+            raise InputError("A certificate needs 'sigma', the noise in the scan's unit; on CT 20 is a start.")
+        asked = {name: getattr(self, name) for name in CERTIFYING}
+        return Question(**asked | {"groups": self.groups or None}, seed=self.seed)
 
 
 class Cancel(BaseModel):
@@ -185,8 +226,19 @@ def check(submission: Submission, offer: Offer) -> Job:
     check_device(device)
     require_unit(chain_of(submission.defense, offer.visible(victim), victim, local=False), offer.unit(victim), victim)
     defense = tuple(submission.defense)
+    plain = Job(image="", victim=spec, device=device, force=submission.force, defense=defense)
     if kind == "segment":
-        return Job(image="", victim=spec, device=device, force=submission.force, defense=defense)
+        return plain
+    if submission.detector and submission.defense:
+        raise InputError("A detector looks at a model without defences before it; leave 'detector' or 'defense' out.")
+    if kind == "detect":
+        if not submission.detector:
+            raise InputError("A detection needs 'detector', a list of names as GET /perturbox/schema has them.")
+        return plain
+    if (question := submission.question()) is not None:
+        replace(question, n=None).checked(tests=1)  # how many votes it takes is known with the scan
+        tree_of(offer.victims[victim].described["labels"], question.adaptive, question.groups)
+        return replace(plain, seed=submission.seed)
     recipe = recipes.get(submission.attack)
     steps = submission.steps or (recipe.margin_steps if kind == "margin" else recipe.steps)
     structures = offer.structures(victim)
@@ -236,8 +288,7 @@ def check_label_map(text: str, structures: dict[str, int]) -> None:
 def check_files(submission: Submission, uploaded: set[str]) -> None:
     """Raises InputError where the files that came along don't fit what is asked for."""
     kind = submission.kind
-    if kind != "attack" and uploaded & {"label", "roi"}:
-        odd = sorted(uploaded & {"label", "roi"})[0]
+    for odd in sorted((uploaded & {"label", "roi"}) - BESIDE.get(kind, set())):
         raise InputError(f"The file '{odd}' means nothing for kind '{kind}'; leave it out.")
     if "label" in uploaded and submission.label is not None:
         raise InputError("The reference is named twice, by a tag and by a file; send one of them.")
@@ -257,8 +308,8 @@ def check_channels(count: int, victim: str, offer: Offer) -> None:
         )
 
 
-def order(submission: Submission, job: Job, files: Files) -> Order:
-    """What goes into the queue."""
+def order(submission: Submission, job: Job, files: Files, detectors: Mapping[str, str] | None = None) -> Order:
+    """What goes into the queue; detectors: the files of those that are asked for, by name."""
     job = replace(
         job,
         image=str(files.image),
@@ -266,4 +317,12 @@ def order(submission: Submission, job: Job, files: Files) -> Order:
         roi=None if files.roi is None else str(files.roi),
         label_map=job.label_map or files.label_map,
     )
-    return Order(submission.kind, job, max_eps=submission.max_eps or MAX_EPS, name=files.name, client="job API")
+    return Order(
+        submission.kind,
+        job,
+        max_eps=submission.max_eps or MAX_EPS,
+        name=files.name,
+        client="job API",
+        question=submission.question(),
+        detectors=detectors or {},
+    )

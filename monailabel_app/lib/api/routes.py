@@ -45,7 +45,11 @@ BODY = {
                     "request": {"type": "string", "description": "The JSON object, as text."},
                     "image": {"type": "string", "format": "binary", "description": SCAN_FILE},
                     "label": {"type": "string", "format": "binary", "description": "Reference label map."},
-                    "roi": {"type": "string", "format": "binary", "description": "Mask of what may change."},
+                    "roi": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "Mask of what may change, or is certified.",
+                    },
                 },
                 "additionalProperties": False,
             }
@@ -127,7 +131,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
     @routes.post(
         "/jobs",
         status_code=202,
-        summary="Submit a job: segment, attack or margin",
+        summary="Submit a job: segment, attack, margin, certify or detect",
         response_model=answers.Status,
         responses=refusals(404, 413, 415, 429, 503),
         openapi_extra={"requestBody": BODY},
@@ -153,6 +157,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
         requests.require_one_source(submission, "image" in sent)
         requests.check_files(submission, set(sent))
         job = requests.check(submission, offer)
+        detectors = offer.detectors(submission.victim or offer.default, submission.detector)
         channels = [field for field in sent if field.startswith("image")]
         requests.check_channels(len(channels), submission.victim or offer.default, offer)
         folder = Path(tempfile.mkdtemp(dir=uploads))
@@ -165,7 +170,7 @@ def router(offer: Offer, instance: Any, queue: Queue, uploads: Path) -> APIRoute
                 local["image"] = files.together([local[field] for field in channels], folder)
             structures = offer.structures(submission.victim or offer.default)
             found = sources.locate(instance, submission, local, sent, structures)
-            return queue.submit(requests.order(submission, job, found))
+            return queue.submit(requests.order(submission, job, found, detectors))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,7 +4,7 @@
 `Perturbox-API`; another major is refused with the sentence which of the two to update.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from perturbox.attacks import recipes
 from perturbox.defaults import MAX_EPS, UNITS
 from perturbox.defenses import Offer as Defence
 from perturbox.defenses import offered
-from perturbox.jobs import KINDS, Problem, Refused
+from perturbox.jobs import KINDS, MOST_COPIED, Problem, Refused
 from perturbox.types import ADVERSARIAL_NOTICE, InputError
 
 API = "1.0"
@@ -45,6 +45,8 @@ class Served(Protocol):
     def spec(self) -> str: ...
     @property
     def described(self) -> Mapping[str, Any]: ...
+    @property
+    def detectors(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +87,26 @@ class Offer:
         """Of the scans that a victim reads."""
         return str(self.victims[name].described["unit"])
 
+    def detectors(self, victim: str, names: Sequence[str]) -> dict[str, str]:
+        """The files of a victim's detectors by name; raises InputError for a name that is none of these."""
+        known = self.victims[victim].detectors
+        for name in names:
+            if name not in known:
+                there = f"it has {', '.join(known)}" if known else "its operator names detectors at the start"
+                raise InputError(f"This server has no detector '{name[:80]}' of {victim}; {there}.")
+        return {name: known[name].file for name in names}
+
     def document(self) -> dict[str, Any]:
         """The answer of GET /perturbox/schema."""
-        return _document(self, tuple(self.victims))
+        return _document(self, tuple((name, tuple(served.detectors)) for name, served in self.victims.items()))
 
 
 @lru_cache(maxsize=4)
-def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
+def _document(offer: Offer, names: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Any]:
     attacks = [attack for attack in recipes.offered() if attack.remote]
     defenses = offered()
     models: dict[str, Any] = {}
-    for victim in names:
+    for victim, _ in names:
         described = offer.victims[victim].described
         models[victim] = {
             "kind": "segment",
@@ -125,9 +136,10 @@ def _document(offer: Offer, names: tuple[str, ...]) -> dict[str, Any]:
         "attacks": [attack.describe() for attack in attacks],
         "families": recipes.FAMILIES,
         "defenses": [one.describe() for one in defenses],
+        "detectors": [dict(one.described) for own in offer.victims.values() for one in own.detectors.values()],
         "models": models,
         "defaults": {"victim": offer.default, "attack": first.name, "steps": steps, "max_eps": MAX_EPS},
-        "limits": dict(offer.limits),
+        "limits": {**offer.limits, "certify_voxels": MOST_COPIED},
         "device": offer.device,
         "notice": ADVERSARIAL_NOTICE,
     }

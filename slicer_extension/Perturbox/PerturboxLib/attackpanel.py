@@ -7,7 +7,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import limits, presets, session, settings, words
+from . import certifypanel, limits, presets, session, settings, words
 from .charts import LiveTrace
 from .form import Form, kinds
 from .mistakes import told
@@ -15,6 +15,7 @@ from .results import DICE_LIMIT
 from .serverpanel import mayGo
 from .trouble import Trouble
 
+MOST_DETECTORS = 8  # that a server takes at once
 OWN = ("eps", "eps_unit", "target")  # fields of the form that have a place of their own in the panel
 
 
@@ -29,6 +30,7 @@ class AttackPanel:
         self.traceView.setMRMLScene(slicer.mrmlScene)
         self.ui.traceContainer.layout().addWidget(self.traceView)
         self.live = LiveTrace(self.traceView, DICE_LIMIT)
+        self.certify = certifypanel.Certify(module)
         self._methods = self._built = None
         self._drawn = 0
         for effort in presets.EFFORTS:
@@ -113,8 +115,8 @@ class AttackPanel:
             return self.module.input.preflight.text
         if self.defence.obstacle():
             return self.defence.obstacle()
-        if kind == "segment":
-            return ""
+        if kind != "attack":
+            return self.certify.obstacle() if kind == certifypanel.KIND else ""
         try:
             self.form.values()
         except ValueError as error:
@@ -128,13 +130,13 @@ class AttackPanel:
             return
         scan = self.parameters.inputVolume
         if self.module.input.preflight.level == "warn" and not slicer.util.confirmOkCancelDisplay(
-            _("This scan was perturbed already: it is synthetic. Attack it all the same?"), _("A synthetic scan")
+            _("This scan was perturbed already: it is synthetic. Use it all the same?"), _("A synthetic scan")
         ):
             return
         if not mayGo(self.session.client, scan.GetName()):
             return
         try:
-            parcel = self.module.input.parcel(scanOnly=kind == "segment")
+            parcel = self.module.input.parcel(kind)
             request = self.request(kind, parcel)
         except Trouble as trouble:
             refused = self._asked()
@@ -165,8 +167,8 @@ class AttackPanel:
     def request(self, kind: str, parcel) -> dict:
         """The job as the server understands it. Raises Trouble where nothing is left to attack."""
         request = {"kind": kind, "victim": self.parameters.model, **self.defence.request()}
-        if kind == "segment":
-            return request
+        if kind != "attack":
+            return request | (self.certify.request() if kind == certifypanel.KIND else {})
         targets = self.module.input.targets
         if parcel.structures:
             targets = [name for name in targets if name in parcel.structures] if targets else list(parcel.structures)
@@ -179,12 +181,19 @@ class AttackPanel:
         request |= {"attack": self.parameters.attack, "target": targets, **self.form.request()}
         if not self.ownBudget():
             request |= {"eps": self.eps(), "eps_unit": self.unit()}
+        if (detectors := self.detectors()) and not self.defence.name:
+            request["detector"] = detectors
         return request
+
+    def detectors(self) -> list:
+        """Names of the server's detectors of this model, which are asked of an attack's scans."""
+        offered = (self.session.schema.get("detectors") or []) if self.session.schema else []
+        return [each["name"] for each in offered if each["victim"] == self.parameters.model][:MOST_DETECTORS]
 
     def findMargin(self, node, record: dict) -> None:
         """Look for the breaking points of a result, if that is asked for and the attack came to its end."""
         if self.parameters.findMargin and not record.get("stopped_early") and not self.obstacle():
-            request, parcel = self.marginRequest(), self.module.input.parcel(scanOnly=True)
+            request, parcel = self.marginRequest(), self.module.input.parcel("margin")
             self.session.run(request, parcel, self.parameters.inputVolume, node)
 
     def marginRequest(self) -> dict:
@@ -230,7 +239,9 @@ class AttackPanel:
             getattr(self.ui, name).enabled = not busy
         self.ui.epsSlider.enabled = not busy and not self.ownBudget()
         self.ui.epsUnitComboBox.enabled = self.ui.epsSlider.enabled and self.norm() != "l0"
-        for kind, button in (("segment", self.ui.segmentButton), ("attack", self.ui.attackButton)):
+        self.certify.update()
+        for kind in TIPS:
+            button = getattr(self.ui, f"{kind}Button")
             obstacle = self.obstacle(kind)
             button.enabled = not obstacle
             button.toolTip = obstacle or TIPS[kind]
@@ -376,4 +387,5 @@ OWN_BUDGET = _("This method has a budget of its own, under Advanced; don't compa
 TIPS = {
     "segment": _("Let the model segment the scan as it is; also measures the scan's noise"),
     "attack": _("Search for a change that makes the model wrong (Ctrl+Enter)"),
+    "certify": _("Prove by about a hundred noisy copies of the scan which voxels no small change can alter"),
 }

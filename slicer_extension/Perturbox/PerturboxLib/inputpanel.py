@@ -69,16 +69,17 @@ class InputPanel:
             return
         self.parameters.roiSegment = self.ui.roiSegmentComboBox.itemData(index)
 
-    def parcel(self, scanOnly: bool = False):
-        """What is sent; scanOnly: neither outline nor region. Raises Trouble for whatever doesn't fit."""
+    def parcel(self, kind: str = "attack"):
+        """What a job of this kind sends: the scan, an attack's outline, the region of an attack or a certificate.
+        Raises Trouble for whatever doesn't fit."""
         parameters = self.parameters
         if parameters.inputVolume is None:
             raise Trouble("no-scan", _("No scan is chosen."), _("Choose a scan."))
         return sending.pack(
             parameters.inputVolume,
             self.victim,
-            None if scanOnly else parameters.referenceSegmentation,
-            None if scanOnly else parameters.roi,
+            parameters.referenceSegmentation if kind == "attack" else None,
+            parameters.roi if kind in ("attack", "certify") else None,
             parameters.roiSegment,
             self.channels.nodes(),
         )

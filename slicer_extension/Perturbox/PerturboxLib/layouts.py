@@ -1,13 +1,14 @@
-"""The four layouts of the module and the views in them, by their singleton tags."""
+"""The layouts of the module and the views in them, by their singleton tags: four of a result, one of a certificate."""
 
 import slicer
 from slicer.i18n import tr as _
 
-COMPARE, DIFFERENCE, HEAT, FOUR_UP = 7301, 7302, 7303, 7304
+COMPARE, DIFFERENCE, HEAT, FOUR_UP, CERTIFICATE = 7301, 7302, 7303, 7304, 7305
 LAYOUTS = {"compare": COMPARE, "difference": DIFFERENCE, "heat": HEAT, "fourUp": FOUR_UP}
 # Tags of the views, which Slicer shows as their names; without spaces, because ids are made of them.
 BEFORE_VIEW, AFTER_VIEW, DIFFERENCE_VIEW = "Before", "After", "Difference"
 SURFACE_VIEW, PLOT_VIEW = "Surfaces", "DicePerSlice"
+SEGMENTATION_VIEW, CERTIFIED_VIEW = "Segmentation", "Certified"
 OWN_VIEWS = (BEFORE_VIEW, AFTER_VIEW, DIFFERENCE_VIEW)
 STANDARD_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 SHOWN = {
@@ -16,7 +17,13 @@ SHOWN = {
     "heat": (BEFORE_VIEW, AFTER_VIEW),
     "fourUp": tuple(STANDARD_VIEWS),
 }
-COLOURS = {BEFORE_VIEW: "#8FC1E8", AFTER_VIEW: "#F2C26B", DIFFERENCE_VIEW: "#C9C9C9"}
+COLOURS = {
+    BEFORE_VIEW: "#8FC1E8",
+    AFTER_VIEW: "#F2C26B",
+    DIFFERENCE_VIEW: "#C9C9C9",
+    SEGMENTATION_VIEW: "#8FC1E8",
+    CERTIFIED_VIEW: "#F2C26B",
+}
 STANDARD_COLOURS = {"Red": ("R", "#F34A33"), "Green": ("G", "#6EB04B"), "Yellow": ("Y", "#EDD54C")}
 VIEW_GROUP = 73
 
@@ -27,6 +34,8 @@ def titles() -> dict[str, str]:
         BEFORE_VIEW: _("Before"),
         AFTER_VIEW: _("After"),
         DIFFERENCE_VIEW: _("Difference"),
+        SEGMENTATION_VIEW: _("Segmentation"),
+        CERTIFIED_VIEW: _("Certified"),
         SURFACE_VIEW: _("Surfaces"),
         PLOT_VIEW: _("Dice per slice"),
     }
@@ -44,11 +53,12 @@ def nameViews() -> None:
 def register(layoutManager) -> None:
     """Make the layouts known, or bring those of an earlier load up to date."""
     node = layoutManager.layoutLogic().GetLayoutNode()
-    for mode, number in LAYOUTS.items():
+    known = {number: description(mode) for mode, number in LAYOUTS.items()}
+    for number, xml in (known | {CERTIFICATE: _row(_slice(SEGMENTATION_VIEW), _slice(CERTIFIED_VIEW))}).items():
         if node.IsLayoutDescription(number):
-            node.SetLayoutDescription(number, description(mode))
+            node.SetLayoutDescription(number, xml)
         else:
-            node.AddLayoutDescription(number, description(mode))
+            node.AddLayoutDescription(number, xml)
 
 
 def description(mode: str) -> str:
@@ -57,7 +67,7 @@ def description(mode: str) -> str:
 
 
 def isOwn(layout: int) -> bool:
-    return layout in LAYOUTS.values()
+    return layout in (*LAYOUTS.values(), CERTIFICATE)
 
 
 def plotView(layoutManager):

@@ -5,6 +5,7 @@ import slicer
 
 from . import blindread, scene
 from .blink import Blink
+from .certificateview import CertificateView
 from .mistakes import told
 from .navigation import Navigation
 from .results import Result
@@ -21,6 +22,7 @@ class LookPanel:
         self.module, self.ui = module, module.ui
         manager = slicer.app.layoutManager()
         self.viewer = Viewer(manager) if manager else None
+        self.certificates = CertificateView(manager) if manager else None
         self.blink = Blink(self.viewer) if self.viewer else None
         self.navigation = Navigation(self.viewer) if self.viewer else None
         self._shown = None
@@ -132,7 +134,9 @@ class LookPanel:
     def update(self) -> None:
         """Bring the views to what the parameters say; an unchanged part is left as the user has it."""
         has = self.module.result.node is not None
-        for name in ("lookCollapsibleButton", "saveCollapsibleButton"):
+        self.ui.lookCollapsibleButton.enabled = has
+        self.ui.saveCollapsibleButton.enabled = self.module.result.chosen is not None
+        for name in ("exportFolderButton", "slicesButton"):
             getattr(self.ui, name).enabled = has
         parameters = self.parameters
         if parameters is None:
@@ -148,7 +152,9 @@ class LookPanel:
         self.ui.labelStyleComboBox.currentIndex = styles.index(parameters.labelStyle)
         names = [window.name for window in WINDOWS]
         self.ui.windowComboBox.currentIndex = names.index(parameters.window)
-        if self.ready() and self.module.entered:
+        if self.module.result.certificate is not None and self.viewer is not None and self.module.entered:
+            self._showCertificate()
+        elif self.ready() and self.module.entered:
             self._show(parameters)
 
     def _show(self, parameters) -> None:
@@ -156,6 +162,7 @@ class LookPanel:
         if what != self._shown:
             first = self._shown is None or self._shown[0] != what[0]
             self.ui.blinkButton.checked = False
+            self.certificates.leave()
             self._shown = what
             try:
                 self.viewer.show(self.module.result.node, parameters.mode)
@@ -172,6 +179,20 @@ class LookPanel:
         self.viewer.setLabelStyle(parameters.labelStyle)
         self.viewer.setWindow(parameters.window)
         self.isolate()
+
+    def _showCertificate(self) -> None:
+        node = self.module.result.certificate
+        what = (node.GetID(), "certificate")
+        if what == self._shown:
+            return
+        self.leave()
+        self._shown = what
+        try:
+            self.certificates.show(node)
+        except Trouble as trouble:
+            self.module.show(trouble, lambda: self.parameters.result == node)
+            return
+        self.ui.saveCollapsibleButton.collapsed = False
 
     def open(self) -> None:
         """Begin with what the sentence is about: its structure alone, at its worst slice; else where most differs."""
@@ -195,3 +216,4 @@ class LookPanel:
         self._shown = None
         if self.viewer:
             self.viewer.leave()
+            self.certificates.leave()

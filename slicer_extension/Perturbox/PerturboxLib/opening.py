@@ -92,8 +92,10 @@ def _loading(case: Case) -> Iterator:
     images = {role: _image(case.folder / name) for role, name in roles.items()}
     report = case.folder / REPORT
     page = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
+    detection = tasks.detected(_content(case.folder / tasks.DETECTION)) if tasks.DETECTION in known else {}
     try:
-        node = scene.addResultNow(tasks.Bundle("attack", "", record, images, page), _scan(images, case.scan))
+        bundle = tasks.Bundle("attack", "", record, images, page, detection=detection)
+        node = scene.addResultNow(bundle, _scan(images, case.scan))
         if (case.folder / MARGIN).is_file():
             scene.addMargin(node, _record(case.folder / MARGIN))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -134,7 +136,11 @@ def _image(path: Path) -> nrrd.Image:
 
 
 def _record(path: Path) -> dict:
+    return tasks.document(_content(path), path.name)
+
+
+def _content(path: Path) -> bytes:
     try:
-        return tasks.document(path.read_bytes(), path.name)
+        return path.read_bytes()
     except OSError as error:
         raise trouble("bad-file", f"{path.name}: {error.strerror or error}") from None

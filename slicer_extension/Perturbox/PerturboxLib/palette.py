@@ -10,6 +10,7 @@ PALETTE = (
     "#009E73", "#56B4E9", "#F0E442", "#CC79A7", "#D55E00",
     "#C7B8EA", "#B6E34B", "#F5B7B1", "#8ED1C6", "#D9C08B", "#A9B4FF", "#E0E0E0",
 )  # fmt: skip
+ABSTAINED = "#E69F00"  # of a certificate, as on its page
 LOST, ADDED, RELABELLED = "#56B4E9", "#E69F00", "#CC79A7"
 BEFORE, AFTER, CURSOR, LIMIT = "#8FC1E8", "#F2C26B", "#C2185B", "#666666"
 LINE_STYLES = ("Solid", "Dash", "Dot", "DashDot", "DashDotDot")

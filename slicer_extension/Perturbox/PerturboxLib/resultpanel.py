@@ -6,11 +6,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import flow, scene, sentences
+from . import certificates, flow, scene, sentences
 from .mistakes import told
 from .rows import VERDICTS
 
 STRUCTURE, VERDICT, DELTA, DICE = range(4)  # what fits beside each other; the other numbers follow a click on the row
+SCANS = {"perturbed": _("Perturbed scan"), "clean": _("Scan as it is")}  # as a detection names them
 TALLEST = 300  # pixels of the table, which scrolls if there are more structures
 
 
@@ -35,10 +36,20 @@ class ResultPanel:
         table.selectionModel().connect("selectionChanged(QItemSelection,QItemSelection)", self.onSelection)
 
     @property
-    def node(self):
-        """The result that is shown; None if there is none."""
+    def chosen(self):
+        """What is chosen of the results and certificates in the scene; None if nothing is."""
         parameters = self.module.parameters
         return parameters.result if parameters else None
+
+    @property
+    def node(self):
+        """The attack's result that is shown; None if there is none."""
+        return None if certificates.isCertificate(self.chosen) else self.chosen
+
+    @property
+    def certificate(self):
+        """The node of the certificate that is shown; None if there is none."""
+        return self.chosen if certificates.isCertificate(self.chosen) else None
 
     @told
     def onSelection(self, *_) -> None:
@@ -70,24 +81,29 @@ class ResultPanel:
 
     def update(self) -> None:
         """Show the chosen result, once for each that is chosen and each margin that comes in."""
-        node = self.node
-        key = node and (node.GetID(), node.GetMTime())
+        node, chosen = self.node, self.chosen
+        key = chosen and (chosen.GetID(), chosen.GetMTime())
         if key == self._shown:
             return
-        other = node is not None and (self._shown is None or self._shown[0] != node.GetID())
+        other = chosen is not None and (self._shown is None or self._shown[0] != chosen.GetID())
         self._shown = key
-        for widget in (self.ui.verdictLabel, self.ui.structureTable):
-            widget.visible = node is not None
-        self.ui.emptyLabel.visible = node is None
+        self.ui.verdictLabel.visible = chosen is not None
+        self.ui.structureTable.visible = node is not None
+        self.ui.certificateLabel.visible = self.certificate is not None
+        self.ui.emptyLabel.visible = chosen is None
+        self.ui.detectionLabel.visible = False
         if node is None:
             self.rows = []
             self.model.clear()
             self.ui.notesGroupBox.visible = False
             self.explain()
+            if self.certificate is not None:
+                self._certify(other)
             return
         result = scene.Nodes(node).result
         self.rows = result.rows()
         self._say(result)
+        self._detect(scene.Nodes(node).detections)
         chosen = [] if other else self.selected()
         self._fill(result)
         for name in chosen:
@@ -124,7 +140,33 @@ class ResultPanel:
         warnings = result.warnings()
         stopped = [warnings.pop(0)] if result.record.get("stopped_early") else []
         self.ui.verdictLabel.text = " ".join([result.verdict(), *stopped])
-        notes = [*result.flags(), *warnings, result.agreementNote()]
+        self._note([*result.flags(), *warnings, result.agreementNote()])
+
+    def _detect(self, rows: list) -> None:
+        """What each detector says of either scan, in its own sentence."""
+        names = list(dict.fromkeys(row["name"] for row in rows))
+        lines = []
+        for name in names:
+            own = [row for row in rows if row["name"] == name]
+            title = own[0].get("title") or name
+            lines.append(f"<b>{html.escape(_('Detector {name}: {title}').format(name=name, title=title))}</b>")
+            lines += [f"{SCANS.get(row['scan'], row['scan'])}: {html.escape(row['sentence'])}" for row in own]
+        self.ui.detectionLabel.text = "<br>".join(lines)
+        self.ui.detectionLabel.visible = bool(lines)
+
+    def _certify(self, other: bool) -> None:
+        """A certificate in the words of its document."""
+        found = certificates.Certificate(self.certificate)
+        self.ui.verdictLabel.text = found.headline()
+        self.ui.certificateLabel.text = found.text()
+        self.ui.certificateLabel.toolTip = found.table()
+        self._note(found.notes())
+        self.ui.resultCollapsibleButton.collapsed = False
+        if other:
+            self.reveal()
+
+    def _note(self, notes: list) -> None:
+        """Sentences in one line that unfolds."""
         self.ui.notesLabel.text = "\n".join(f"• {text}" for text in notes)
         self.ui.notesGroupBox.title = _("Notes ({count})").format(count=len(notes))
         self.ui.notesGroupBox.collapsed = True

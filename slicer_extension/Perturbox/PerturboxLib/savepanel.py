@@ -38,12 +38,12 @@ class SavePanel:
             slicer.util.mainWindow(), _("Save the report"), "perturbox-report.html", "HTML (*.html)"
         )
         if path:
-            self._try(lambda: saving.saveReport(self.module.result.node, path, replace=True))
+            self._try(lambda: saving.saveReport(self.module.result.chosen, path, replace=True))
 
     @told
     def remove(self) -> None:
         """Delete the result from the scene, after a question."""
-        node = self.module.result.node
+        node = self.module.result.chosen
         if node is None or not slicer.util.confirmOkCancelDisplay(
             _("Delete '{name}' and all its volumes and segmentations from the scene? The scan stays.").format(
                 name=node.GetName()

@@ -45,8 +45,9 @@ def saveFolder(resultNode, parent: str) -> str:
                 )
             _writeNode(node, folder / name)
         (folder / "result.json").write_text(nodes.recordText + "\n", encoding="utf-8")
-        if nodes.node.GetParameter("margin"):
-            (folder / "margin.json").write_text(nodes.node.GetParameter("margin") + "\n", encoding="utf-8")
+        for kept in ("margin", "detection"):
+            if nodes.node.GetParameter(kept):
+                (folder / f"{kept}.json").write_text(nodes.node.GetParameter(kept) + "\n", encoding="utf-8")
         for role, name in TABLES.items():
             table = getattr(nodes, role)
             if table is not None:
@@ -178,7 +179,7 @@ def _array(image) -> np.ndarray:
 
 def writePng(picture: np.ndarray, path: Path, description: str) -> None:
     """Write a picture "row column 3" with the notice and a description in its text; raises OSError where it can't."""
-    height, width, _ = picture.shape
+    height, width = picture.shape[:2]
     image = vtk.vtkImageData()
     image.SetDimensions(width, height, 1)
     rows = np.ascontiguousarray(picture[::-1, :, :3]).reshape(-1, 3)

@@ -26,7 +26,7 @@ ATTRIBUTE, PREFIX = "Perturbox.Result", "Perturbox."
 FOLDER_ATTRIBUTE = "Perturbox.Folder"
 # In the order of the subject hierarchy.
 ROLES = (
-    *("perturbed", "perturbation", "influence", "clean", "adversarial", "difference", "became"),
+    *("perturbed", "perturbation", "influence", "clean", "adversarial", "certified", "difference", "became"),
     *("structures", "slices", "trace", "chart", "traceChart", "record", "report"),
     *("series", "cursor", "signedColours", "influenceColours"),
 )
@@ -62,6 +62,11 @@ class Nodes:
     @property
     def report(self) -> str:
         return self._text("report")
+
+    @property
+    def detections(self) -> list[dict]:
+        """What each detector said of which scan; empty where none was asked."""
+        return json.loads(self.node.GetParameter("detection") or "{}").get("detections") or []
 
     @property
     def result(self) -> Result:
@@ -133,7 +138,7 @@ def addSegmentation(bundle, sourceNode) -> Iterator:
     made = []
 
     def steps() -> Iterator[str]:
-        _requireGrid(sourceNode, "segmentation", image)
+        requireGrid(sourceNode, "segmentation", image)
         yield _("the segmentation")
         title = f"{victim.get('name', 'model')} of {sourceNode.GetName()}"
         made.append(segments.addSegmentation(sourceNode, np.asarray(image.array), victim["labels"], title))
@@ -200,7 +205,7 @@ class _Draft:
             if name not in self.bundle.images:
                 raise trouble("no-file", name=name)
         for name, image in self.bundle.images.items():
-            _requireGrid(self.source, name, image)
+            requireGrid(self.source, name, image)
         yield _("the perturbed scan")
         self._perturbed()
         yield _("the perturbation")
@@ -301,30 +306,17 @@ class _Draft:
         self.node.SetHideFromEditors(False)
         self.node.SetAttribute(ATTRIBUTE, "1")
         self.node.SetParameter("jobId", self.bundle.jobId or "")
+        if self.bundle.detection:
+            self.node.SetParameter("detection", json.dumps(self.bundle.detection))
         self.node.SetParameter("counts", json.dumps([each.packed() for each in counts]))
         self.node.SetNodeReferenceID(PREFIX + "original", self.source.GetID())
         for role, node in self.made:
             self.node.AddNodeReferenceID(PREFIX + role, node.GetID())
-        self._file(f"Perturbox – {self.node.GetName()}")
+        fileAway(self.node, self.made)
 
     def _text(self, role: str, name: str, text: str) -> None:
         node = self._keep(role, slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", name))
         node.SetText(text)
-
-    def _file(self, title: str) -> None:
-        """Put what a user may want to see into a folder of the subject hierarchy."""
-        hierarchy = _hierarchy()
-        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), title)
-        hierarchy.SetItemAttribute(folder, FOLDER_ATTRIBUTE, "1")
-        listed = [node for role in ROLES if role not in INNER for made, node in self.made if made == role]
-        try:
-            for node in [self.node, *listed]:
-                item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
-                hierarchy.SetItemParent(item, folder)
-            hierarchy.SetItemExpanded(folder, False)
-        except BaseException:
-            hierarchy.RemoveItem(folder, False, False)
-            raise
 
     def _limit(self) -> float:
         """What the colours reach: the limit, or the largest change where the limit is on something else."""
@@ -338,7 +330,23 @@ class _Draft:
         return "HU" if self._hounsfield() else "units"
 
 
-def _requireGrid(source, name: str, image) -> None:
+def fileAway(resultNode, made: list[tuple[str, object]]) -> None:
+    """Put what a user may want to see of a result into a folder of the subject hierarchy; made: (role, node)."""
+    hierarchy = _hierarchy()
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), f"Perturbox – {resultNode.GetName()}")
+    hierarchy.SetItemAttribute(folder, FOLDER_ATTRIBUTE, "1")
+    listed = [node for role in ROLES if role not in INNER for of, node in made if of == role]
+    try:
+        for node in [resultNode, *listed]:
+            item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
+            hierarchy.SetItemParent(item, folder)
+        hierarchy.SetItemExpanded(folder, False)
+    except BaseException:
+        hierarchy.RemoveItem(folder, False, False)
+        raise
+
+
+def requireGrid(source, name: str, image) -> None:
     """Raises Trouble unless an image lies on the scan's grid."""
     size = source.GetImageData().GetDimensions()
     if not geometry.sameGrid(size[::-1], geometry.worldGrid(source), image.array.shape, image.ijkToRas):

@@ -18,17 +18,21 @@ MOST_PAIRS, ARROW = 250, "→"
 LINE_OPACITY, LINE_WIDTH = 0.9, 1
 
 
-def addSegmentation(source, array: np.ndarray, labels: dict[str, int], name: str):
+def addSegmentation(
+    source, array: np.ndarray, labels: dict[str, int], name: str, colours: dict[str, str] | None = None
+):
     """A new segmentation of a label map "k j i"; ids of the segments are the labels' names, their values kept.
 
-    Structures that the map doesn't hold get no segment. Hidden until a view shows it.
+    Structures that the map doesn't hold get no segment. colours: of labels that have one of their own. Hidden until a
+    view shows it.
     """
+    own = colours or {}
     held = set(np.unique(array).tolist())
     image = _labelImage(source, array)
     node = _newSegmentation(source, name)
     for number, (label, value) in enumerate(_structures(labels).items(), 1):
         if value in held:
-            _addSegment(node, label, readable(label), structureColour(number), value, image, label)
+            _addSegment(node, label, readable(label), own.get(label, structureColour(number)), value, image, label)
     shown = node.GetDisplayNode()
     shown.SetOpacity2DFill(FILL)
     shown.SetOpacity2DOutline(1.0)

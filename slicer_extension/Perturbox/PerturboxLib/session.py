@@ -6,7 +6,7 @@
 import slicer
 from slicer.i18n import tr as _
 
-from . import scene, tasks
+from . import certificates, scene, tasks
 from .background import ENDS
 from .client import Client
 from .mistakes import report, tried
@@ -156,9 +156,8 @@ class Session:
         if bundle.kind == "margin":
             self._addMargin(bundle.record)
             return
-        self._importing = (
-            scene.addSegmentation(bundle, source) if bundle.kind == "segment" else scene.addResult(bundle, source)
-        )
+        makers = {"segment": scene.addSegmentation, "certify": certificates.addCertificate}
+        self._importing = makers.get(bundle.kind, scene.addResult)(bundle, source)
         self._bundle, self._node = bundle, None
         self._set(IMPORTING)
 
@@ -184,7 +183,7 @@ class Session:
         self._over("" if node is not None else _("The result was removed, so its breaking points were not kept."))
         tried(self.finished, "margin", node, record)
 
-    def _onOver(self, _) -> None:
+    def _onOver(self, status) -> None:
         self._over(_("Stopped before there was anything to keep."))
 
     def _onTrouble(self, trouble) -> None:

@@ -32,16 +32,25 @@ IMAGES = {
     },
     "segment": {"segmentation": "segmentation"},
     "margin": {},
+    "certify": {"certified": "certified", "clean": "clean_seg"},
 }
 OPTIONAL = {"influence": "influence"}  # of attacks that took a gradient
-RECORDS = {"attack": "result.json", "segment": "result.json", "margin": "margin.json"}
+RECORDS = {
+    "attack": "result.json",
+    "segment": "result.json",
+    "margin": "margin.json",
+    "certify": "certificate.json",
+}
+PAGES = {"attack": "report.html", "certify": "certificate.html"}
+DETECTION = "detection.json"  # of attacks that detectors were asked about
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """What a job left. record: result.json or margin.json; images by role: perturbed, perturbation, clean, adversarial,
-    difference and, of attacks that took a gradient, influence, or segmentation; report: HTML, "" for kinds that have
-    none; status: the job's last."""
+    """What a job left. record: result.json, margin.json or certificate.json; images by role: perturbed, perturbation,
+    clean, adversarial, difference and, of attacks that took a gradient, influence; or segmentation; or clean and
+    certified. report: HTML, "" for kinds that have none; status: the job's last; detection: detection.json where
+    detectors were asked, else empty."""
 
     kind: str
     jobId: str
@@ -49,6 +58,7 @@ class Bundle:
     images: dict[str, nrrd.Image]
     report: str = ""
     status: dict = field(default_factory=dict)
+    detection: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,8 +248,9 @@ class _Follower:
         if kind == "attack":
             roles |= {role: f"{stem}.nii.gz" for role, stem in OPTIONAL.items() if f"{stem}.nii.gz" in known}
         record = fileOf(known, RECORDS[kind])
-        report = ["report.html"] if kind == "attack" and "report.html" in known else []
-        names = [record, *roles.values(), *report]
+        report = [PAGES[kind]] if PAGES.get(kind) in known else []
+        seen = [DETECTION] if kind == "attack" and DETECTION in known else []
+        names = [record, *roles.values(), *report, *seen]
 
         def content(name: str, asNrrd: bool) -> bytes:
             def tell(received: int, size: int | None) -> None:
@@ -262,7 +273,8 @@ class _Follower:
                 raise trouble("mismatch", f"{name}: {came} instead of {tuple(shape)} {affine}")
             images[role] = image
         page = self.insist(content, report[0], False).decode("utf-8", "replace") if report else ""
-        return Bundle(kind, self.jobId, told, images, page, status)
+        detection = detected(self.insist(content, DETECTION, False)) if seen else {}
+        return Bundle(kind, self.jobId, told, images, page, status, detection)
 
 
 def problem(status: dict) -> Trouble:
@@ -281,6 +293,16 @@ def fileOf(known: dict, stem: str) -> str:
         if name == stem or ("/" not in name and name.partition(".")[0] in (stem, f"{stem}_0000")):
             return name
     raise trouble("no-file", f"There are {', '.join(known) or 'no files'}.", name=stem)
+
+
+def detected(content: bytes) -> dict:
+    """What is in detection.json; raises Trouble "bad-file" where its rows aren't what they should be."""
+    found = document(content, DETECTION)
+    rows = found.get("detections")
+    for row in rows if isinstance(rows, list) else [None]:
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("scan", "name", "sentence")):
+            raise trouble("bad-file", f"{DETECTION}: {str(row)[:200]}")
+    return found
 
 
 def document(content: bytes, name: str) -> dict:

@@ -41,6 +41,8 @@ def progress(job: dict) -> str:
     parts = []
     if at.get("steps") and at.get("step") is not None and job["kind"] == "attack":
         parts.append(_("step {step} of {steps}").format(step=at["step"], steps=at["steps"]))
+    elif at.get("steps") and at.get("step") is not None and job["kind"] == "certify":
+        parts.append(_("{phase} {step} of {steps}").format(phase=at["phase"], step=at["step"], steps=at["steps"]))
     else:
         parts.append(at["phase"] or "starting")
     if at.get("eta_s"):

@@ -90,14 +90,15 @@ def start_server(
     folder: Path,
     *,
     victims: Sequence[str] = (),
+    detectors: Sequence[str] = (),
     token: str = "",
     port: int | None = None,
     core: Path = ROOT / "core",
 ) -> Server:
     """Start a server on a free port of this machine and wait until it answers; all it keeps lies in `folder`.
 
-    `victims` as for `--victim`, the built-in models where there are none; `core` holds the package perturbox it runs,
-    with this checkout's app. Raises RuntimeError with its log where it doesn't come up."""
+    `victims` as for `--victim`, the built-in models where there are none; `detectors` as for `--detector`; `core` holds
+    the package perturbox it runs, with this checkout's app. Raises RuntimeError with its log if it doesn't come up."""
     if not (core.parent / "monailabel_app").exists():
         (core.parent / "monailabel_app").symlink_to(ROOT / "monailabel_app")
     port = port or free_port()
@@ -105,6 +106,7 @@ def start_server(
     command = [str(server_python()), "-m", "perturbox", "serve", "--port", str(port), "--verbose"]
     command += ["--studies", str(folder / "studies"), "--home", str(folder / "home")]
     command += [word for victim in victims for word in ("--victim", victim)]
+    command += [word for detector in detectors for word in ("--detector", detector)]
     command += ["--token", token] if token else []
     log = folder / "server.log"
     process = _launch(command, folder, log, core)
