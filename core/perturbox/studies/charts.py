@@ -193,7 +193,7 @@ def detectors(rows: Sequence[Mapping[str, Any]], places: Sequence[str], joined: 
     lines where they are a series."""
     data = [{key: row[key] for key in ("model", "place", "series", "auroc", "low", "high")} for row in rows]
     series = list(dict.fromkeys(row["series"] for row in rows))
-    legend = alt.Legend(orient="bottom", columns=3, labelLimit=300)
+    legend = alt.Legend(orient="bottom", columns=3, labelLimit=300, symbolOpacity=1)
     colour = alt.Color("series:N", title=None, legend=legend, sort=series, scale=alt.Scale(scheme="tableau10"))
     title = "λ: how much the attack hides" if joined else None
     x = alt.X(

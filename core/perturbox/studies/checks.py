@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from perturbox.attacks import recipes
+from perturbox.judge.summary import listed
 from perturbox.studies import certified, defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
@@ -20,6 +21,11 @@ CLAIM_STEPS = 100
 COSTLY = 0.05  # of Dice
 SLACK = 0.02  # of Dice: what may differ by chance
 NOISE_SHARE = 0.5
+NO_ATTACK = {  # what a detector may see that is none
+    "noise": "noise as large as {attack}",
+    "rolled": "the rolled change of {attack}",
+    "corruption": "{corruption} in grade {grade}",
+}
 
 
 @dataclass(frozen=True)
@@ -336,18 +342,17 @@ def of_detectors(found: Mapping[str, Any]) -> Iterator[Finding]:
     if reasons := found.get("unseen"):
         told = f"Of {len(reasons)} scans or attacks detectors saw nothing; the first because: {reasons[0]}"
         yield Finding("unseen", "note", told, len(reasons))
+    seen: dict[tuple[str, str, bool], list[tuple[float, str]]] = {}  # what is no attack, by who sees it
     for row in found["evaluations"]:
-        if row["positives"] == "attacked" or row["auroc"] is None or row["low"] <= 0.5:
-            continue
-        learned = f" (learned {row['fitted_on']})" if row["fitted_on"] else ""
-        area = f"AUROC {row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        if row["positives"] == "corruption":
-            told = f"{row['corruption']} in grade {row['grade']} ({area}): it fires at what a clinic does to scans"
-            yield Finding("sees-ordinary", "note", f"{row['detector']}{learned} sees {told}.", 1)
-        else:
-            what = "noise as large as" if row["positives"] == "noise" else "the rolled change of"
-            told = f"{what} {row['attack']} ({area}): part of what it sees of the attack is no aim"
-            yield Finding("sees-no-attack", "loud", f"{row['detector']}{learned} sees {told}.", 1)
+        if row["positives"] != "attacked" and row["auroc"] is not None and row["low"] > 0.5:
+            learned = f" (learned {row['fitted_on']})" if row["fitted_on"] else ""
+            who = (row["model"], f"{row['detector']}{learned}", row["positives"] == "corruption")
+            seen.setdefault(who, []).append((row["auroc"], NO_ATTACK[row["positives"]].format(**row)))
+    for (model, who, ordinary), told in seen.items():
+        what = f"{listed([name for _, name in told])} ({model}, AUROC up to {max(told)[0]:.2f})"
+        why = "at what a clinic does to scans" if ordinary else "in part at least at any change of that size"
+        rule, level = ("sees-ordinary", "note") if ordinary else ("sees-no-attack", "loud")
+        yield Finding(rule, level, f"{who} sees {what}: it fires {why}.", len(told))
 
 
 RULES: tuple[Rule, ...] = (

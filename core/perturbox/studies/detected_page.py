@@ -31,9 +31,11 @@ def _figure(plan: Plan, found: Mapping[str, Any]) -> str:
     places = {name: f"λ {attacks[name]:g}" for name in hiding}
     places = {**{name: f"0 ({name})" for name in under}, **places} or {name: name for name in attacks}
     rows = [
-        {**row, "place": places[row["attack"]], "series": detected_words.named(row)}
+        {**row, "place": places[row["attack"]], "series": series}
         for row in found["evaluations"]
         if row["positives"] == "attacked" and row["auroc"] is not None and row["attack"] in places
+        # What learned the attack beneath begins both lines of its detector.
+        for series in {_series(row): 0, **({detected_words.named(row): 0} if row["attack"] in under else {})}
     ]
     if not rows:
         return ""
