@@ -151,6 +151,8 @@ def test_it_stands_beside_the_segmentation_at_the_slice_where_most_abstains(cert
         assert display.GetVisibility() and display.GetViewNodeIDs() == (node.GetID(),)
         composite = manager.sliceWidget(node.GetLayoutName()).sliceLogic().GetSliceCompositeNode()
         assert composite.GetBackgroundVolumeID() == certified.volume.GetID()
+    display = certified.volume.GetDisplayNode()
+    assert (display.GetWindow(), display.GetLevel()) == (400, 40), "soft tissue, as on its page"
     said = {name: annotation.lines for name, annotation in view._annotations.items()}
     plane, length = ("Sagittal", "Coronal", "Axial")[axis], scans.SHAPE[::-1][axis]
     place = f"{plane} {index + 1} / {length}"

@@ -13,7 +13,7 @@ from .mistakes import told
 from .placing import centre, fit, indexAt, jumpTo, orient
 from .results import planes
 from .trouble import Trouble
-from .views import COMPOSITE_FLAGS
+from .views import COMPOSITE_FLAGS, WINDOWS
 
 SHOWN = {SEGMENTATION_VIEW: "clean", CERTIFIED_VIEW: "certified"}  # views, and the role of what each draws
 
@@ -28,8 +28,11 @@ class CertificateView:
         self._annotations: dict[str, Annotation] = {}
         self._observed: tuple[object, int] | None = None
 
-    def show(self, node) -> None:
-        """Show a certificate, at the slice where most abstains. Raises Trouble where its scan or a map is gone."""
+    def show(self, node, window: str = "soft") -> None:
+        """Show a certificate at the slice where most abstains; window: of `views.WINDOWS`, for a CT.
+
+        Raises Trouble where the scan or a map is gone.
+        """
         certificate = Certificate(node)
         for role in ("original", *SHOWN.values()):
             if getattr(certificate.nodes, role) is None:
@@ -44,6 +47,10 @@ class CertificateView:
             self._previousLayout = standard if layouts.isOwn(current) else current
         self.manager.setLayout(layouts.CERTIFICATE)
         layouts.nameViews()
+        if certificate.record["unit"] == "HU" and (display := self.scan.GetDisplayNode()) is not None:
+            grey = next(each for each in WINDOWS if each.name == window)
+            display.SetAutoWindowLevel(0)
+            display.SetWindowLevel(grey.width, grey.level)
         axis, index = certificate.look
         plane = planes(worldGrid(self.scan))[axis]
         for name, role in SHOWN.items():

@@ -188,7 +188,7 @@ class LookPanel:
         self.leave()
         self._shown = what
         try:
-            self.certificates.show(node)
+            self.certificates.show(node, self.parameters.window)
         except Trouble as trouble:
             self.module.show(trouble, lambda: self.parameters.result == node)
             return
