@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from perturbox.studies.drive import Driver
 from perturbox.studies.gather import make_plan
-from perturbox.studies.looking import kept_in
+from perturbox.studies.plan import kept_in
 from perturbox.studies.run import load, run_study
 
 TEXT = """\

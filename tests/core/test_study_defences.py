@@ -22,8 +22,7 @@ from perturbox.load import load_victim
 from perturbox.studies import defended, story
 from perturbox.studies.checks import check
 from perturbox.studies.design import Study
-from perturbox.studies.looking import kept_in
-from perturbox.studies.plan import Plan, Target
+from perturbox.studies.plan import Plan, Target, kept_in
 from perturbox.studies.pricing import price
 from perturbox.studies.run import load, run_study
 from perturbox.types import InputError
