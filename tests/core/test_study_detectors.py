@@ -367,6 +367,21 @@ def test_what_failed_is_told_and_tried_again_when_asked(done, plan, ledger):
     assert entries[0] is None and all(entry["status"] == "ok" for entry in entries[1:] if entry)
 
 
+def test_without_its_features_an_attack_is_not_made(folder, tmp_path):
+    """Other scans that the model can't read: HFC's ladders fail with the reason, without a path, PGD's don't."""
+    nib.save(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)), folder / "flat.nii.gz")
+    text = TEXT.replace('"other*.nii.gz"', '"flat.nii.gz"').replace("keep_worst: 1", "keep_worst: 0")
+    text = text.replace("corruptions: [offset]\ngrades: [2]\n", "").replace("[60, 15, 30]", "[60]")
+    done = run_study(written(folder, text, "unfitted.yaml"), tmp_path / "out")
+    lines = [json.loads(line) for line in (done.out / "ledger.jsonl").read_text().splitlines()]
+    failed = [line for line in lines if line["status"] == "failed"]
+    assert [line["kind"] for line in failed] == ["features"] + ["ladder"] * 2 * CASES
+    assert all("features of clean scans couldn't be fitted: " in line["reason"] for line in failed[1:])
+    assert not any(str(folder) in line["reason"] for line in failed)
+    assert [row["attack"] for row in done.found["attempts"]] == ["pgd"]
+    assert "unseen" in {finding.rule for finding in done.findings}
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -48,7 +48,7 @@ def climb(task: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Entry]:
     noise as large and of the same change rolled elsewhere."""
     made: list[Entry] = []
     tried, fell, failed = [], None, []
-    for rung in asked["rungs"]:
+    for rung in asked["rungs"] if asked["failed"] is None else ():
         craft, judge = rung["craft"], rung["judge"]
         found = craft["entry"] or entry_of(craft["key"], "craft", lambda c=craft: pieces.craft(task, c))
         made += [] if craft["entry"] else [found]
@@ -67,8 +67,8 @@ def climb(task: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Entry]:
             break
 
     def finish() -> Entry:
-        if len(failed) == len(asked["rungs"]):
-            raise InputError(failed[0]["reason"])
+        if asked["failed"] is not None or len(failed) == len(asked["rungs"]):
+            raise InputError(asked["failed"] or failed[0]["reason"])
         if fell is None:
             return {"rungs": tried, "fell": None}
         craft: Mapping[str, Any] = fell

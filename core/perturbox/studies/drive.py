@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
+from perturbox.studies.design import needs_features
 from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Craft, Ladder, Look, Plan, kept_in
 from perturbox.types import InputError
@@ -228,7 +229,10 @@ class Driver:
             document = {"key": craft.key, "job": asdict(plan.job(craft, self.device, self.fits)), "entry": made}
             rungs.append({"craft": document, "judge": {**judge, "entry": judged}})
         document = {**self._seeing(ladder.key, ladder.model), "rungs": rungs}
-        document |= {"success": plan.study.success, "target": list(plan.study.target)}
+        document |= {"success": plan.study.success, "target": list(plan.study.target), "failed": None}
+        fit = done.get(plan.fit_key(ladder.model), {})
+        if needs_features(plan.study.attacks[ladder.attack]) and fit.get("status") == "failed":
+            document["failed"] = f"features of clean scans couldn't be fitted: {fit['reason']}"
         return Task({**self._common(ladder.case), "ladder": document}, [ladder.key], ladder.model)
 
     def _there(self, done: Mapping[str, Mapping[str, Any]], key: str) -> bool:

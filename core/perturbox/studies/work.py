@@ -61,6 +61,7 @@ def _without_paths(entry: Entry, task: Mapping[str, Any]) -> Entry:
     """A reason names files, not where they lie here: the same study elsewhere gives the same bytes, and tells nobody of
     this machine."""
     if entry["status"] == "failed":
-        for path in (task["scan"]["image"], task["scan"]["label"], task["crafts"]):
+        others = task.get("features", {}).get("scans", ())
+        for path in (task["scan"]["image"], task["scan"]["label"], task["crafts"], *others):
             entry["reason"] = entry["reason"].replace(path, Path(path).name) if path else entry["reason"]
     return entry
