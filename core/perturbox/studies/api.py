@@ -41,8 +41,8 @@ class Study:
         return self.record["verdict"]
 
     def to_frame(self, table: str = "results") -> Any:
-        """One of its tables ("results", "models", "cases", "checks", "effort", and "scores" and "detectors" of a study of
-        detectors) as a pandas DataFrame."""
+        """One of its tables ("results", "models", "cases", "checks", "effort"; of a study of detectors also "scores"
+        and "detectors") as a pandas DataFrame."""
         import pandas
 
         return pandas.read_parquet(self.folder / f"{table}.parquet")
