@@ -198,7 +198,7 @@ def test_a_refusal_goes_with_what_was_refused_and_why_a_job_failed_stays(ready, 
     ready.set_form(steps=4)
     assert ready.trouble == failed, "another setting doesn't undo that it failed"
 
-    def refused(**_):
+    def refused(*_, **__):
         raise trouble("no-size")
 
     monkeypatch.setattr(ready.widget.input, "parcel", refused)
