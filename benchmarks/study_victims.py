@@ -236,7 +236,7 @@ def studies(models: list[Made], test: list[Path], count: int, folder: Path) -> N
             "models": {plain: named[plain]},
             "attacks": [{"name": "pgd", "steps": 10}, {"name": "smia", "steps": 10}, *hfc],
             "eps": {"values": [1, 2, 4, 8, 16], "unit": "percent"},
-            "detectors": ["mahalanobis", "kernel-density", "lid", "svm", "dnn", "entropy", "one-class"],
+            "detectors": ["mahalanobis", "kernel-density", "lid", "svm", "dnn", "entropy", "one-class", "shield"],
             "success": 0.5,
             "features_on": [str(path) for path in test[JUDGED:]],
         },

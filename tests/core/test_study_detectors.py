@@ -227,7 +227,7 @@ def test_a_learned_score_is_that_of_a_machine_that_never_saw_the_patient(done, p
 def test_what_was_seen_is_read_as_it_was_written(tmp_path):
     victim = load_victim(VICTIM)
     scan = victims.random_scan((10, 9, 8))
-    found = sights.see(victim, {"clean": scan}, ["mahalanobis", "lid", "svm", "entropy"])
+    found = sights.see(victim, {"clean": scan}, ["mahalanobis", "lid", "svm", "entropy", "shield"])
     sights.write(tmp_path, found)
     again = sights.read(tmp_path)
     for name, sample in found["clean"].items():
