@@ -76,6 +76,7 @@ def craft(task: Mapping[str, Any], craft: Mapping[str, Any]) -> Entry:
         _, outcome, _ = attack_scan(ready, effort, Listener())
     with whole(kept_in(task["crafts"], craft["key"])) as draft:
         write_adversarial(draft, ready, outcome)
+    _saved.clear()
     saved = saved_scan(task, craft, ready.image)
     scan = ready.scan
     delta = ready.counted(saved).data.astype(np.float64) - scan.data
@@ -100,10 +101,18 @@ def without_craft(made: Entry) -> Entry:
     return {"status": "failed", "reason": f"its craft failed: {made['reason']}", "again": made.get("again", False)}
 
 
+_saved: dict[tuple[str, str], Volume] = {}  # the last one, which many judge
+
+
 def saved_scan(task: Mapping[str, Any], craft: Mapping[str, Any], image: Volume) -> Volume:
     """The perturbed scan as its file holds it."""
-    files = file_names(image, expert=False, roi=False, influence=False)
-    return read_adversarial(kept_in(task["crafts"], craft["key"]), files, image.unit)
+    key = (str(kept_in(task["crafts"], craft["key"])), image.unit)
+    if key not in _saved:
+        files = file_names(image, expert=False, roi=False, influence=False)
+        found = read_adversarial(kept_in(task["crafts"], craft["key"]), files, image.unit)
+        _saved.clear()
+        _saved[key] = found
+    return _saved[key]
 
 
 def judge(task: Mapping[str, Any], craft: Mapping[str, Any], judge: Mapping[str, Any]) -> Entry:

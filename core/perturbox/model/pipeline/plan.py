@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from perturbox.model.pipeline import nnunet, space, totalsegmentator  # noqa: F401  (their steps are known by name)
 from perturbox.model.pipeline.step import Bound, Frame, Step
+
+BACK_AT_ONCE = 2**22  # voxels of all classes that are brought back to the scan's grid together
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,12 @@ class Plan:
     def argmax_to_native(self, scores: Tensor, painted: Sequence[int] | None = None) -> np.ndarray:
         """Scores "k *g" -> the label of the highest score on the scan's grid, "*s"; see `Regrid.argmax_to_native`.
 
-        Class by class, so that k volumes of the scan's size never exist at once.
+        Class by class where a scan is large, so that k volumes of its size never exist at once.
         """
         largest = len(scores) - 1 if painted is None else max(painted)
         labels = torch.zeros(self.shape, dtype=torch.uint8 if largest <= 255 else torch.int16)
         best: Tensor | None = None
-        for k in range(len(scores)):
-            found = self.back(scores[k : k + 1])[0]
+        for k, found in enumerate(self._class_by_class(scores)):
             if painted is not None:
                 # A logit so small that its sigmoid rounds to one half says no, as in the framework.
                 labels[(torch.sigmoid(found.float()) > 0.5).cpu()] = painted[k]
@@ -142,6 +144,11 @@ class Plan:
                 labels[(found > best).cpu()] = k
                 best = torch.maximum(best, found)
         return labels.numpy()
+
+    def _class_by_class(self, scores: Tensor) -> Iterator[Tensor]:
+        """Each class of `back`; several are brought back at once while they are small, for its grid is made once."""
+        for some in scores.split(max(1, BACK_AT_ONCE // math.prod(self.shape))):
+            yield from self.back(some)
 
     @cached_property
     def reach(self) -> np.ndarray:
