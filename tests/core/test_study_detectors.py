@@ -150,7 +150,7 @@ def test_hfc_without_weight_is_the_attack_beneath_it(done, plan):
         base, same, other = (file.get_fdata() for file in files)
         assert np.array_equal(base, same) and not np.array_equal(base, other)
     (features,) = (done.out / "features").glob("*/*/features.safetensors")
-    assert features.parent.name == plan.fit_key("net")
+    assert features.parent.name == plan.fit_key("net", "features")
     job = plan.job(crafts["hfc 5", "scan00", 15], "cpu", done.out / "features")
     assert job.settings["features"] == str(features)
 

@@ -13,7 +13,7 @@ from perturbox.judge.summary import listed
 from perturbox.studies import certified, defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
-from perturbox.studies.detected import BROKEN, PATIENTS
+from perturbox.studies.detected import BROKEN, PATIENTS, false_sights
 from perturbox.studies.frames import Frame, corrupted, own, usable
 from perturbox.studies.statistics import FEWEST
 
@@ -342,17 +342,16 @@ def of_detectors(found: Mapping[str, Any]) -> Iterator[Finding]:
     if reasons := found.get("unseen"):
         told = f"Of {len(reasons)} scans or attacks detectors saw nothing; the first because: {reasons[0]}"
         yield Finding("unseen", "note", told, len(reasons))
-    seen: dict[tuple[str, str, bool], list[tuple[float, str]]] = {}  # what is no attack, by who sees it
-    for row in found["evaluations"]:
-        if row["positives"] != "attacked" and row["auroc"] is not None and row["low"] > 0.5:
-            learned = f" (learned {row['fitted_on']})" if row["fitted_on"] else ""
-            who = (row["model"], f"{row['detector']}{learned}", row["positives"] == "corruption")
-            seen.setdefault(who, []).append((row["auroc"], NO_ATTACK[row["positives"]].format(**row)))
-    for (model, who, ordinary), told in seen.items():
+    seen: dict[tuple[str, str, bool, bool], list[tuple[float, str]]] = {}  # what is no attack, by who sees it
+    for row, much in false_sights(found["evaluations"]):
+        learned = f" (learned {row['fitted_on']})" if row["fitted_on"] else ""
+        who = (row["model"], f"{row['detector']}{learned}", row["positives"] == "corruption", much)
+        seen.setdefault(who, []).append((row["auroc"], NO_ATTACK[row["positives"]].format(**row)))
+    for (model, who, ordinary, much), told in seen.items():
         what = f"{listed([name for _, name in told])} ({model}, AUROC up to {max(told)[0]:.2f})"
-        why = "at what a clinic does to scans" if ordinary else "in part at least at any change of that size"
-        rule, level = ("sees-ordinary", "note") if ordinary else ("sees-no-attack", "loud")
-        yield Finding(rule, level, f"{who} sees {what}: it fires {why}.", len(told))
+        where = "what a clinic does to scans" if ordinary else "any change of that size"
+        rule, level = ("sees-ordinary", "note") if ordinary else ("sees-no-attack", "loud" if much else "note")
+        yield Finding(rule, level, f"{who} sees {what}: it fires {'' if much else 'a little '}at {where}.", len(told))
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,5 +1,5 @@
 """Pieces of a study of detectors: an attack with ever larger limits until the answer has fallen, what detectors see of
-it and of what is none, and features of clean scans for an attack to hide among."""
+it and of what is none, and what attacks need of clean scans."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,23 +9,31 @@ import numpy as np
 
 from perturbox import io
 from perturbox.attacks.fitting import fit_features
+from perturbox.detectors.fitting import fit_detector
 from perturbox.jobs.worker import load_cached
 from perturbox.studies import pieces, sights
+from perturbox.studies.design import FEATURES
 from perturbox.studies.detected import SLACK
 from perturbox.studies.looking import Entry, Seen, entry_of, look, whole
-from perturbox.studies.plan import FEATURES, PASSES
+from perturbox.studies.plan import PASSES, fit_file
 from perturbox.types import InputError, Volume
 
 CLEAN, ATTACKED = "clean", "attacked"
 
 
 def fit(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Entry:
-    """Fit a model's features on clean scans, for HFC."""
+    """Fit what an attack needs of clean scans: a model's features to hide among, or the detector that is to be
+    passed."""
     victim = load_cached(asked["spec"], task["device"])
     scans = [io.read_scan(path, unit=victim.unit, channels=victim.channels) for path in asked["scans"]]
     with whole(Path(asked["place"])) as draft:
-        fit_features(victim, scans, passes=PASSES).write(draft / FEATURES)
-    return {"forwards": len(scans) * PASSES}
+        if asked["what"] == FEATURES:
+            fit_features(victim, scans, passes=PASSES).write(draft / fit_file(FEATURES))
+        else:
+            fit_detector(victim, asked["what"], [lambda scan=scan: scan for scan in scans]).write(
+                draft / fit_file(asked["what"])
+            )
+    return {"forwards": len(scans) * (PASSES if asked["what"] == FEATURES else 1)}
 
 
 def _sight(task: Mapping[str, Any], asked: Mapping[str, Any], scans: Callable[[Seen], Mapping[str, Volume]]) -> Entry:

@@ -30,6 +30,8 @@ Kind = Literal[
 ]
 Unit = Literal["native", "sigma", "percent"]
 ADAPTIVE, OBLIVIOUS = "adaptive", "oblivious"  # attacks on a defended model, with and without knowledge of its defence
+HIDING = ("hfc", "evade")  # attacks that add to another what hides it from detectors
+FEATURES = "features"  # of clean scans, for an attack to hide among
 # Keys that are left out of a study's record where they aren't given.
 OF_SOME_KINDS = {"attacks", "eps", "certify", "detectors", "success", "features_on"}
 Factor = str | int | float | bool
@@ -300,14 +302,25 @@ class Study(Strict):
             raise ValueError("a detectors study needs `detectors`, as in detectors: [mahalanobis, entropy]")
         if self.criterion is not None:
             raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
-        needing = [attack.called for attack in self.attacks if needs_features(attack)]
+        needing = {attack.called: what for attack in self.attacks if (what := fitted_for(attack)) is not None}
+        for called, what in needing.items():
+            if what != FEATURES and detectors.get(what).supervised:
+                raise ValueError(
+                    f"{called} is to pass {what}, which learns from attacked scans; fit one with `perturbox "
+                    "fit-detector` and give its file, or name one that knows clean scans alone"
+                )
         if needing and not self.features_on:
+            called, what = next(iter(needing.items()))
+            hides = "hides among features of" if what == FEATURES else f"is to pass a {what} detector of"
             raise ValueError(
-                f"{needing[0]} hides among features of clean scans; name others than `cases` in `features_on`, or give "
-                "it `features` of your own"
+                f"{called} {hides} clean scans; name others than `cases` in `features_on`, or give it a file of your "
+                "own"
             )
         if self.features_on and not needing:
-            raise ValueError("`features_on` is for hfc without `features` of its own, and no attack here is one")
+            raise ValueError(
+                "`features_on` is for hfc without `features` of its own and for evade whose `detector` is one's name, "
+                "and no attack here is either"
+            )
 
     def document(self) -> dict[str, Any]:
         """As plain JSON, without what only other kinds ask for: what is written down of a study stays as it was where a
@@ -319,9 +332,13 @@ class Study(Strict):
         return _plain_of(self.models, name) if self.models[name].defense else None
 
 
-def needs_features(attack: AttackOf) -> bool:
-    """Whether a study fits the features that an attack hides among."""
-    return attack.name == "hfc" and "features" not in attack.settings
+def fitted_for(attack: AttackOf) -> str | None:
+    """What a study fits on clean scans for an attack: FEATURES to hide among, or the detector of that name, which is to
+    be passed; None of other attacks, and of those that bring a file."""
+    if attack.name == "hfc" and FEATURES not in attack.settings:
+        return FEATURES
+    passed = attack.settings.get("detector") if attack.name == "evade" else None
+    return passed if passed in detectors.discover() else None
 
 
 def _plain_of(models: Mapping[str, Model], name: str) -> str | None:

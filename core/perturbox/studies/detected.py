@@ -10,11 +10,12 @@ from perturbox import detectors
 from perturbox.attacks import recipes
 from perturbox.detectors.evaluation import RATES, Scores, difference, evaluate, least_rate
 from perturbox.detectors.evaluation import auroc as area
-from perturbox.studies.design import AttackOf, Study
+from perturbox.studies.design import HIDING, AttackOf, Study
 from perturbox.studies.frames import Found, Frame
 
 PATIENTS = 30  # below which nothing is claimed: what 30 patients don't show can still be 9.5 % of all
 BROKEN = 10  # patients that an attack must have broken for a claim about it
+MUCH = 0.5  # of what a detector sees of an attack
 SLACK = 1e-12  # of a mean Dice: the order of a sum must not decide
 NEGATIVES = ("clean", "noise", "rolled", "corruption")
 FOUND, NOT_FOUND, UNKNOWN = "found", "not found", "can't be told"
@@ -187,9 +188,13 @@ def column(rate: float) -> str:
 def base_of(study: Study, called: str) -> AttackOf | None:
     """The attack of a study that another, which hides from detectors, is made of; None where there is none."""
     attack = next(attack for attack in study.attacks if attack.called == called)
-    if attack.name != "hfc":
+    if attack.name not in HIDING:
         return None
-    base = recipes.get("hfc").build(1.0, study.eps.norm, attack.steps, attack.settings, local=True).parameters["base"]
+    base = (
+        recipes.get(attack.name)
+        .build(1.0, study.eps.norm, attack.steps, attack.settings, local=True)
+        .parameters["base"]
+    )
     return next((other for other in study.attacks if other.name == base), None)
 
 
@@ -223,6 +228,22 @@ def claims(study: Study, evaluations: Sequence[Found], scores: Frame) -> list[Fo
         hides = UNKNOWN if not enough or apart is None else FOUND if apart["low"] > 0 else NOT_FOUND
         found.append({**about, "claim": "hides", "answer": hides, "from": under.called, **(apart or {})})
     return found
+
+
+def false_sights(evaluations: Sequence[Found]) -> list[tuple[Found, bool]]:
+    """Rows of what is no attack that a detector sees all the same, each with whether it sees much of it: the AUROC is
+    at least half as far above chance as that of the attack it is the control of."""
+
+    def whose(row: Found) -> tuple[Any, ...]:
+        return tuple(row[key] for key in ("model", "detector", "fitted_on", "attack"))
+
+    aimed = {whose(row): row["auroc"] for row in evaluations if row["positives"] == "attacked"}
+    seen = [row for row in evaluations if row["positives"] != "attacked" and row["auroc"] is not None]
+    return [
+        (row, (attack := aimed.get(whose(row))) is None or row["auroc"] - 0.5 >= MUCH * (attack - 0.5))
+        for row in seen
+        if row["low"] > 0.5
+    ]
 
 
 def _scores(scores: Frame, row: Found, learned: str | None, attack: str) -> Scores | None:

@@ -6,6 +6,7 @@ from typing import Any
 from perturbox.judge.summary import listed
 from perturbox.judge.summary import number as rounded
 from perturbox.studies import detected
+from perturbox.studies.design import FEATURES
 from perturbox.studies.detected import BROKEN, FOUND, PATIENTS, UNKNOWN
 from perturbox.studies.plan import Plan
 from perturbox.studies.words import counted, interval, limit, patients
@@ -63,16 +64,25 @@ def _falls(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _of_controls(found: Mapping[str, Any], model: str) -> list[str]:
     """Whether noise and rolled changes are seen as well."""
-    rows = [row for row in found["evaluations"] if row["model"] == model and row["positives"] in ("noise", "rolled")]
-    rows = [row for row in rows if row["auroc"] is not None]
+    mine = [row for row in found["evaluations"] if row["model"] == model and row["positives"] in ("noise", "rolled")]
+    rows = [row for row in mine if row["auroc"] is not None]
     if not rows:
         return []
-    seen = list(dict.fromkeys(named(row) for row in rows if row["low"] > 0.5))
-    if seen:
-        return [f"{listed(seen)} also {'sees' if len(seen) == 1 else 'see'} changes as large that aim at nothing."]
+    seen = [(row, much) for row, much in detected.false_sights(found["evaluations"]) if row in mine]
+    much = list(dict.fromkeys(named(row) for row, much in seen if much))
+    little = [name for name in dict.fromkeys(named(row) for row, _ in seen) if name not in much]
+    said = []
+    if much:
+        said.append(f"{listed(much)} also {'sees' if len(much) == 1 else 'see'} changes as large that aim at nothing.")
+    if little:
+        most = max(row["auroc"] for row, _ in seen if named(row) in little)
+        said.append(
+            f"{listed(little)} {'sees' if len(little) == 1 else 'see'} a little of changes as large that aim at "
+            f"nothing (AUROC up to {most:.2f})."
+        )
     rows = [row for row in rows if row["patients"] >= PATIENTS and row["patients_fell"] >= BROKEN]
-    if not rows:
-        return []
+    if said or not rows:
+        return said
     most = max(rows, key=lambda row: row["auroc"])
     told = f"the highest AUROC is {most['auroc']:.2f}, {named(most)}"
     return [f"No detector sees changes as large that aim at nothing ({told}): what is seen of attacks is their aim."]
@@ -100,11 +110,7 @@ def methods(plan: Plan) -> str:
     ladder = listed([limit(plan, eps) for eps in sorted(study.eps.values)])
     learning = [name for name, taught in detected.fits(study, study.attacks[0].called) if taught is not None]
     taught = f" {listed(learning)} learned attacked scans, with noise as large as none of them." if learning else ""
-    hidden = (
-        f" HFC's features were fitted on {counted(len(plan.features_on), 'scan')} of other patients."
-        if plan.features_on
-        else ""
-    )
+    hidden = _fitted_for_attacks(plan)
     return (
         f"Attacks are compared at equal success: each with the first limit of {ladder} at which the mean Dice of the "
         f"saved scan with the model's own answer is {study.success:g} or lower. Detectors ({listed(study.detectors)}) "
@@ -113,6 +119,16 @@ def methods(plan: Plan) -> str:
         "(95%), shares found have Clopper and Pearson's; where so many patients can't resolve a false alarm rate "
         "nothing is told of it."
     )
+
+
+def _fitted_for_attacks(plan: Plan) -> str:
+    """On what scans stood what attacks hide from, a sentence of the methods."""
+    if not plan.fitted:
+        return ""
+    told = ["HFC's features"] if FEATURES in plan.fitted else []
+    told += [f"the {what} detector that evade passes" for what in plan.fitted if what != FEATURES]
+    scans = counted(len(plan.features_on), "scan")
+    return f" What attacks hide from ({', '.join(told)}) was fitted on {scans} of other patients."
 
 
 def threat(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
-from perturbox.studies.design import needs_features
+from perturbox.studies.design import FEATURES, fitted_for
 from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Craft, Ladder, Look, Plan, kept_in
 from perturbox.types import InputError
@@ -99,7 +99,7 @@ class Driver:
 
     @property
     def fits(self) -> Path:
-        """Features of clean scans."""
+        """What was fitted on clean scans."""
         return (self.out / "features").resolve()
 
     @property
@@ -108,12 +108,13 @@ class Driver:
         return (self.out / "seen").resolve()
 
     def features(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
-        """Features of clean scans that aren't fitted yet, one task for each model."""
-        for model in self.plan.models if self.plan.features_on else ():
-            key = self.plan.fit_key(model)
+        """What attacks need of clean scans and isn't fitted yet, a task each."""
+        for model, what in product(self.plan.models, self.plan.fitted):
+            key = self.plan.fit_key(model, what)
             if not self._kept(done, self.fits, key):
                 scans = [scan.image for scan in self.plan.features_on]
-                document = {"key": key, **self._asked(model), "scans": scans, "place": str(kept_in(self.fits, key))}
+                place = str(kept_in(self.fits, key))
+                document = {"key": key, **self._asked(model), "what": what, "scans": scans, "place": place}
                 yield Task({**self._common(next(iter(self.plan.cases))), "features": document}, [key], model)
 
     def missing(self, done: Mapping[str, Mapping[str, Any]]) -> Iterator[Task]:
@@ -230,9 +231,11 @@ class Driver:
             rungs.append({"craft": document, "judge": {**judge, "entry": judged}})
         document = {**self._seeing(ladder.key, ladder.model), "rungs": rungs}
         document |= {"success": plan.study.success, "target": list(plan.study.target), "failed": None}
-        fit = done.get(plan.fit_key(ladder.model), {})
-        if needs_features(plan.study.attacks[ladder.attack]) and fit.get("status") == "failed":
-            document["failed"] = f"features of clean scans couldn't be fitted: {fit['reason']}"
+        what = fitted_for(plan.study.attacks[ladder.attack])
+        fit = done.get(plan.fit_key(ladder.model, what), {}) if what is not None else {}
+        if fit.get("status") == "failed":
+            named = "features of clean scans" if what == FEATURES else f"the {what} detector"
+            document["failed"] = f"{named} couldn't be fitted: {fit['reason']}"
         return Task({**self._common(ladder.case), "ladder": document}, [ladder.key], ladder.model)
 
     def _there(self, done: Mapping[str, Mapping[str, Any]], key: str) -> bool:

@@ -1,6 +1,7 @@
 """Reads what a study names, models and scans with their labels, and makes its plan of them."""
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from math import prod
@@ -15,7 +16,7 @@ from perturbox.detectors.fitting import require_layers
 from perturbox.io.files import sha256, suffix
 from perturbox.load import load_victim
 from perturbox.model.defended import Defended
-from perturbox.studies.design import Certify, Model, Study, needs_features
+from perturbox.studies.design import FEATURES, AttackOf, Certify, Model, Study, fitted_for
 from perturbox.studies.detected import PATIENTS
 from perturbox.studies.plan import Craft, Plan, Scan, Target, changes_of, fit_key, key_of
 from perturbox.types import InputError
@@ -41,19 +42,27 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
     if missing:
         raise InputError(f"`target` names '{missing[0]}', which no model of the study knows.")
     features_on = _scans(study.features_on, study, folder, labelled=False) if study.features_on else []
-    _require_others("features_on", features_on, kept, "its features must be hidden among those of others")
+    _require_others("features_on", features_on, kept, "what is fitted on clean scans must know others")
+    files = [_files(attack, folder) for attack in study.attacks]
+    hashes = [{name: _hashes(paths) for name, paths in own.items()} for own in files]
     crafts = [
-        _craft(study, models[model], index, eps, scan, seed, craft_on, features_on)
+        _craft(study, models[model], index, eps, scan, seed, craft_on, features_on, hashes[index])
         for model, index, eps, scan, seed in product(
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust, features_on)
+    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust, features_on, files)
     changes_of(plan)
     if study.kind == "detectors" and (count := len({scan.patient for scan in kept.values()})) < LEAST_CASES:
         raise InputError(
             f"`cases` has {count} patient{'s' * (count != 1)}; a detectors study needs {LEAST_CASES} to fit detectors "
             f"on, and {PATIENTS} to say anything of them."
+        )
+    passed = [what for what in plan.fitted if what != FEATURES]
+    if passed and (count := len({scan.patient for scan in features_on})) < LEAST_CASES:
+        raise InputError(
+            f"`features_on` has {count} patient{'s' * (count != 1)}; the {passed[0]} detector that evade is to pass "
+            f"needs {LEAST_CASES}."
         )
     if study.certify is not None and study.certify.n is not None:
         _require_votes(study.certify, study.certify.n, plan)
@@ -93,13 +102,14 @@ def _craft(
     seed: int,
     craft_on: Sequence[Scan],
     features_on: Sequence[Scan],
+    hashes: Mapping[str, Sequence[str]],
 ) -> Craft:
     attack = study.attacks[index]
     parameters = recipes.get(attack.name).build(eps, study.eps.norm, attack.steps, attack.settings, local=True)
     content = {
         "model": model.sha256,
         "attack": attack.name,
-        "parameters": {**parameters.parameters, "eps": eps},
+        "parameters": {**parameters.parameters, "eps": eps, **hashes},
         "unit": study.eps.unit,
         "norm": study.eps.norm,
         "target": sorted(study.target),
@@ -109,9 +119,33 @@ def _craft(
         "seed": seed,
         "threads": study.threads,
     }
-    if features_on and needs_features(attack):
-        content["features"] = fit_key(model, features_on, study.threads)
+    what = fitted_for(attack)
+    if what is not None:
+        content["features"] = fit_key(model, what, features_on, study.threads)
+        content["parameters"].pop("detector", None)
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
+
+
+def _files(attack: AttackOf, folder: Path) -> dict[str, str]:
+    """The settings of an attack that name files, by absolute paths; raises InputError where there is no such file."""
+    found = {}
+    for name in recipes.get(attack.name).local:
+        given = attack.settings.get(name)
+        if not isinstance(given, str) or not given or given == fitted_for(attack):
+            continue
+        paths = [(folder / path).resolve() for path in given.split(os.pathsep)]
+        for path in paths:
+            if not path.exists():
+                raise InputError(
+                    f"`attacks`: there is no file '{path}', the {name} of {attack.called}; relative paths start at the "
+                    "study file's folder."
+                )
+        found[name] = os.pathsep.join(map(str, paths))
+    return found
+
+
+def _hashes(paths: str) -> list[str]:
+    return [sha256(Path(path)) for path in paths.split(os.pathsep)]
 
 
 def _target(name: str, model: Model, folder: Path, device: str, trust: bool, looking: Sequence[str]) -> Target:

@@ -16,11 +16,10 @@ from typing import Any
 from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.job.inputs import Job
-from perturbox.studies.design import Study, needs_features
+from perturbox.studies.design import FEATURES, Study, fitted_for
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
-FEATURES = "features.safetensors"
 PASSES = 8  # predictions of each scan for its features, as many as `perturbox fit-features` takes
 VERSION = 2  # of what a piece's rows hold: another number does everything again
 
@@ -106,7 +105,8 @@ class Certificate:
 @dataclass(frozen=True)
 class Plan:
     """Everything a study asks for: one clean look per model and case, crafts, who judges each, looks at ordinary
-    changes, certificates, and what detectors see. features_on: scans on which features of clean ones are fitted."""
+    changes, certificates, and what detectors see. features_on: clean scans on which what attacks need is fitted; files:
+    per attack, its settings that name files, by absolute paths."""
 
     study: Study
     models: Mapping[str, Target]
@@ -116,6 +116,7 @@ class Plan:
     crafts: Sequence[Craft]
     trust: bool = False
     features_on: Sequence[Scan] = ()
+    files: Sequence[Mapping[str, str]] = ()
 
     def judges(self, craft: Craft) -> Sequence[str]:
         """Names of the models that look at a craft's file: what was made for a plain model is what those behind
@@ -127,11 +128,13 @@ class Plan:
     def job(self, craft: Craft, device: str, fits: Path | None = None) -> Job:
         """The job that a craft is; fits: the folder of what was fitted for it."""
         study, scan, attack = self.study, self.cases[craft.case], self.study.attacks[craft.attack]
-        settings = dict(attack.settings)
+        settings = {**attack.settings, **(self.files[craft.attack] if self.files else {})}
         if self.craft_on:
             settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
-        if fits is not None and needs_features(attack):
-            settings["features"] = str(kept_in(fits, self.fit_key(craft.model)) / FEATURES)
+        what = fitted_for(attack)
+        if fits is not None and what is not None:
+            setting = FEATURES if what == FEATURES else "detector"
+            settings[setting] = str(kept_in(fits, self.fit_key(craft.model, what)) / fit_file(what))
         return Job(
             image=scan.image,
             victim=self.models[craft.model].spec,
@@ -159,9 +162,14 @@ class Plan:
     def judge_key(self, craft: Craft, model: str) -> str:
         return key_of("judge", craft.key, self.clean_key(model, craft.case))
 
-    def fit_key(self, model: str) -> str:
-        """Of a model's features on clean scans."""
-        return fit_key(self.models[model], self.features_on, self.study.threads)
+    @property
+    def fitted(self) -> Sequence[str]:
+        """What is fitted on clean scans for attacks, see `fitted_for`."""
+        return sorted({what for attack in self.study.attacks if (what := fitted_for(attack)) is not None})
+
+    def fit_key(self, model: str, what: str) -> str:
+        """Of what is fitted on clean scans for the attacks on a model."""
+        return fit_key(self.models[model], what, self.features_on, self.study.threads)
 
     def sight_key(self, what: str) -> str:
         """Of what the detectors see of something that has a key."""
@@ -212,7 +220,7 @@ class Plan:
         yield from (certificate.key for certificate in self.certificates)
 
     def _pieces_of_detection(self) -> Iterator[str]:
-        yield from (self.fit_key(model) for model in self.models if self.features_on)
+        yield from (self.fit_key(model, what) for model, what in product(self.models, self.fitted))
         yield from (self.sight_key(self.clean_key(model, case)) for model, case in product(self.models, self.cases))
         yield from (ladder.key for ladder in self.ladders)
         yield from (self.sight_key(look.key) for look in self.looks)
@@ -304,9 +312,15 @@ def _ladders(plan: Plan) -> Iterator[Ladder]:
         yield Ladder(plan.sight_key(key_of("ladder", content)), model, attack, case, seed, rungs)
 
 
-def fit_key(model: Target, scans: Sequence[Scan], threads: int) -> str:
-    """Of a model's features on clean scans."""
-    return key_of("features", model.sha256, [scan.sha256 for scan in scans], PASSES, threads)
+def fit_key(model: Target, what: str, scans: Sequence[Scan], threads: int) -> str:
+    """Of what is fitted on clean scans for the attacks on a model."""
+    passes = PASSES if what == FEATURES else 1
+    return key_of(what, model.sha256, [scan.sha256 for scan in scans], passes, threads)
+
+
+def fit_file(what: str) -> str:
+    """The name of the file of what was fitted."""
+    return f"{what}.safetensors"
 
 
 def kept_in(place: str | Path, key: str) -> Path:

@@ -16,7 +16,7 @@ from perturbox.detectors.method import INSIDE
 from perturbox.io.files import suffix
 from perturbox.job.estimate import estimate_attack, estimate_prediction
 from perturbox.job.inputs import Job, load_inputs, prepare
-from perturbox.studies.design import needs_features
+from perturbox.studies.design import FEATURES, fitted_for
 from perturbox.studies.plan import PASSES, Craft, Plan
 from perturbox.types import Volume
 
@@ -94,10 +94,10 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
 
 
 def _priced(plan: Plan, craft: Craft, device: str) -> tuple[Job, float]:
-    """A craft's job as it can be timed before it runs, and how many times that it takes: one that hides among features
-    which aren't fitted yet is timed as the attack it is made of."""
+    """A craft's job as it can be timed before it runs, and how many times that it takes: one that needs what isn't
+    fitted yet is timed as the attack it is made of."""
     job, attack = plan.job(craft, device), plan.study.attacks[craft.attack]
-    if not needs_features(attack):
+    if not fitted_for(attack):
         return job, 1.0
     base = recipes.get(attack.name).build(1.0, job.norm, job.steps, job.settings, local=True).parameters["base"]
     return replace(job, attack=base, settings={}), HIDING
@@ -107,9 +107,10 @@ def _looked_at(plan: Plan, model: str) -> int:
     """Predictions that detectors take of a model, and its features on clean scans."""
     sees = {detectors.get(name).sees for name in plan.study.detectors}
     one = sum(MASKS if kind == "dropout" else 2 if kind in INSIDE else 1 for kind in sees)
+    passes = sum(PASSES if what == FEATURES else 1 for what in plan.fitted)
     ladders = sum(ladder.model == model for ladder in plan.ladders)
     changed = sum(look.model == model for look in plan.looks)
-    return one * (len(plan.cases) + 3 * ladders + changed) + len(plan.features_on) * PASSES
+    return one * (len(plan.cases) + 3 * ladders + changed) + len(plan.features_on) * passes
 
 
 def _copies(plan: Plan, image: Volume) -> int:

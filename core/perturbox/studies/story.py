@@ -171,14 +171,19 @@ def _of_comparison(plan: Plan, found: Mapping[str, Any]) -> list[str]:
         where = f"{row['attack']}, {limit(plan, row['eps'])}"
         if row["difference"] is None:
             continue
-        bound = (
-            "" if row["bound"] is None else f", at most {row['bound']:+.3f} with {plan.study.confidence:.0%} confidence"
-        )
+        bound = ""
+        if row["bound"] is not None:
+            end = "at most" if row["bound"] >= 0 else "at least"
+            bound = f", {end} {_further(row['bound'])} with {plan.study.confidence:.0%} confidence"
         said.append(
-            f"{where}: the Dice of {compare.new} falls {row['difference']:+.3f} further than that of {compare.old} "
+            f"{where}: the Dice of {compare.new} falls {_further(row['difference'])} than that of {compare.old} "
             f"over {patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
         )
     return said
+
+
+def _further(difference: float) -> str:
+    return f"{difference:.3f} further" if difference >= 0 else f"{-difference:.3f} less"
 
 
 def _of_criterion(plan: Plan, row: Mapping[str, Any]) -> str:

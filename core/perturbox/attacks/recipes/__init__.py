@@ -181,8 +181,8 @@ class Recipe:
             raise InputError(f"steps must be at least 1, not {steps}.")
         if not local and not self.remote:
             raise InputError(
-                f"{self.name} needs files of the machine it runs on ({', '.join(self._files())}); run it "
-                "there with `perturbox attack`."
+                f"{self.name} needs files of the machine it runs on ({', '.join(self.needed_files)}); run "
+                "it there with `perturbox attack`."
             )
         known = {entry["name"]: entry for entry in self.parameters}
         given = {name: checked(name, value, known, self.name) for name, value in settings.items()}
@@ -204,13 +204,19 @@ class Recipe:
     @property
     def remote(self) -> bool:
         """Whether it can be asked for from another machine: it needs no files of the one it runs on."""
-        return not self._files()
+        return not self.needed_files
 
-    def _files(self) -> list[str]:
+    @property
+    def needed_files(self) -> list[str]:
         """The parameters that name files it can't do without."""
+        return [name for name, param in self.local.items() if param.required]
+
+    @property
+    def local(self) -> dict[str, Param]:
+        """The parameters that name files of the machine it runs on."""
         hints = get_type_hints(self.function, include_extras=True)
         told = {name: get_args(hint)[1] for name, hint in hints.items() if get_origin(hint) is Annotated}
-        return [name for name, param in told.items() if isinstance(param, Param) and param.local and param.required]
+        return {name: param for name, param in told.items() if isinstance(param, Param) and param.local}
 
 
 @dataclass(frozen=True, eq=False)
