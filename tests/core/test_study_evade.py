@@ -1,6 +1,7 @@
 """A study of detectors in which attacks are told to pass one: it is fitted on other patients' scans, known by its
 contents, and what passes it is compared with the attack it is made of."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,7 @@ from perturbox import io
 from perturbox.detectors.fitted import Detector
 from perturbox.load import load_victim
 from perturbox.studies import detected, detected_words
-from perturbox.studies.plan import kept_in
+from perturbox.studies.plan import Plan, kept_in
 from perturbox.studies.pricing import price
 from perturbox.studies.run import load, run_study
 from perturbox.types import InputError
@@ -162,3 +163,12 @@ def test_the_document_names_what_is_passed_as_the_file_does(plan):
     asked = yaml.safe_load(TEXT)["attacks"][2]["settings"]
     assert plan.document()["study"]["attacks"][2]["settings"] == asked
     assert Path(plan.features_on[0].image).is_absolute()
+
+
+def test_a_plan_with_files_reads_as_it_was_written(folder):
+    text = TEXT.replace("detector: mahalanobis", "detector: one.safetensors").replace(
+        'features_on: "other*.nii.gz"\n', ""
+    )
+    plan = load(written(folder, text, "files.yaml"))[0]
+    assert plan.files == ({}, *[{"detector": str(folder / "one.safetensors")}] * 2)
+    assert Plan.read(json.loads(json.dumps(plan.document()))) == plan

@@ -138,6 +138,22 @@ def test_non_inferiority(tmp_path):
         assert (told["answer"] == "no more fragile by the margin") is bool(bound < 0.05)
 
 
+@pytest.mark.parametrize("kind", ["worst-case", "transfer", "non-inferiority", "curve"])
+def test_means_are_of_the_structures_that_were_attacked(kind):
+    """A study aimed at s says of means what one does that knows no other structure."""
+    pairs = product(MODELS, MODELS) if kind == "transfer" else own(MODELS)
+    asked = {"models": list(MODELS), "factors": MODELS, "attacks": TWO, "eps": [5, 10]}
+    asked |= {"compare": {"new": "r1", "old": "p1", "margin": 0.05}} if kind == "non-inferiority" else {}
+    rows = drawn(MODELS, pairs)
+    found = analysis.analyse(study(kind, **asked, target=["s"]), rows)
+    alone = analysis.analyse(study(kind, **asked), [one for one in rows if one["structure"] == "s"])
+    both = analysis.analyse(study(kind, **asked), rows)
+    for name in {"worst_cases", "worst", "matrix", "contrasts", "comparison"} & set(found):
+        assert found[name] == alone[name] != both[name]
+    for name in ("curves", "verdicts", "strata"):
+        assert found[name] == both[name]
+
+
 def test_corruptions(tmp_path):
     design = study("corruptions", attacks=TWO, eps=[5, 10])
     rows = drawn("m", own("m"))

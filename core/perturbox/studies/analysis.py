@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbox.studies import certified, changes, defended, statistics
 from perturbox.studies.design import Study
-from perturbox.studies.frames import Found, Frame, corrupted, own, usable
+from perturbox.studies.frames import Found, Frame, aimed, corrupted, own, usable
 
 MIN_WHITE_BOX = 0.05  # a smaller fall of the target's own attack makes "relative to it" meaningless
 FEWEST_MODELS = 3  # per level of a factor, to say anything of it
@@ -24,28 +24,26 @@ def analyse(study: Study, rows: Sequence[Mapping[str, Any]]) -> Found:
     if study.kind == "certify":
         return certified.analyse(study, rows)
     frame = usable(rows)
+    means = aimed(study, frame)
     found: Found = {"curves": curves(frame, study.confidence), "verdicts": verdicts(frame)}
-    found |= {"strata": size_strata(frame), "worst_cases": worst_of_all(frame, study.keep_worst)}
+    found |= {"strata": size_strata(frame), "worst_cases": worst_of_all(means, study.keep_worst)}
     if study.criterion is not None:
         found["criterion"] = criterion(found["curves"], list(study.models), study.criterion.eps, study.criterion.dice)
     if study.kind == "worst-case":
-        found["worst"] = worst_cases(frame, study.confidence)
+        found["worst"] = worst_cases(means, study.confidence)
     if study.kind == "transfer":
         factors = {name: dict(model.factors) for name, model in study.models.items()}
-        found |= {"matrix": matrix(frame), "contrasts": contrasts(frame, factors, study.confidence)}
+        found |= {"matrix": matrix(means), "contrasts": contrasts(means, factors, study.confidence)}
     if study.kind == "corruptions":
         changed = corrupted(rows)
         found["corruptions"] = changes.each(frame, changed, study.confidence)
-        aimed = set(study.target or frame["structure"])
-        ours, theirs = (part[part["structure"].isin(aimed)] for part in (frame, changed))
-        found["beside"] = changes.beside(ours, theirs, study.confidence)
+        found["beside"] = changes.beside(means, aimed(study, changed), study.confidence)
     if study.kind == "defences":
-        aimed = defended.aimed(study, frame)
-        found["knowledge"] = defended.curves(aimed, study.confidence)
-        found["defences"] = defended.worth(aimed, defended.beside(study), study.confidence)
+        found["knowledge"] = defended.curves(means, study.confidence)
+        found["defences"] = defended.worth(means, defended.beside(study), study.confidence)
     if study.kind == "non-inferiority" and study.compare is not None:
         found["comparison"] = comparison(
-            frame, study.compare.new, study.compare.old, study.compare.margin, study.confidence
+            means, study.compare.new, study.compare.old, study.compare.margin, study.confidence
         )
     return found
 

@@ -104,7 +104,7 @@ def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: s
     return svg(layers.properties(width=side * len(shown), height=side * len(shown)))
 
 
-def changes(rows: Sequence[Mapping[str, Any]]) -> str:
+def changes(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
     """Dice against the RMS of the change, a panel for each model and structure: ordinary changes by their grades as
     lines, attacks as black diamonds."""
     data = [
@@ -113,7 +113,7 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["rms"] > 0 and (row["grade"] is not None or row["corruption"] is None)
     ]
     base = alt.Chart(pd.DataFrame(data)).encode(
-        x=alt.X("rms:Q", title="RMS of the change, in the scan's unit", scale=alt.Scale(type="log")),
+        x=alt.X("rms:Q", title=f"RMS of the change, {unit}", scale=alt.Scale(type="log")),
         y=alt.Y("dice:Q", title="Dice", scale=alt.Scale(domain=[0, 1])),
     )
     legend = alt.Legend(orient="bottom", columns=5)

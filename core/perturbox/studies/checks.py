@@ -14,7 +14,7 @@ from perturbox.studies import certified, defended
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.design import AttackOf, Study
 from perturbox.studies.detected import BROKEN, PATIENTS, false_sights
-from perturbox.studies.frames import Frame, corrupted, own, usable
+from perturbox.studies.frames import Frame, aimed, corrupted, own, usable
 from perturbox.studies.statistics import FEWEST
 
 CLAIM_STEPS = 100
@@ -46,7 +46,7 @@ def check(study: Study, rows: Sequence[Mapping[str, Any]], found: Mapping[str, A
     if study.kind == "certify":
         told = certified.usable(rows)
         return [finding for rule in OF_CERTIFICATES for finding in rule(study, told, rows)]
-    frame = usable(rows)
+    frame = aimed(study, usable(rows))
     controls = [attack.called for attack in study.attacks if recipes.get(attack.name).family == "control"]
     attacks = frame[~frame["attack"].isin(controls)]
     rules = OF_LADDERS if study.kind == "detectors" else RULES
@@ -155,7 +155,7 @@ def noise_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any
 
 def ordinary_is_as_good(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs a study of kind corruptions. What a clinic does anyway nearly equals the attack at its own size."""
-    changed = corrupted(rows)
+    changed = aimed(study, corrupted(rows))
     same = changed[changed["grade"].isna()].groupby(["target", "attack", "eps", "corruption"])["drop"].mean()
     mean = own(frame).groupby(["target", "attack", "eps"])["drop"].mean()
     for (model, attack, eps, name), drop in same.items():
@@ -192,7 +192,7 @@ def masking(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> It
     by it."""
     if study.kind != "defences":
         return
-    for row in defended.worth(defended.aimed(study, frame), defended.beside(study), study.confidence):
+    for row in defended.worth(frame, defended.beside(study), study.confidence):
         if row["masking"]:
             yield Finding(
                 "masking",

@@ -21,11 +21,6 @@ def beside(study: Study) -> dict[str, str]:
     return {name: other or first for name, other in plain.items() if name != first}
 
 
-def aimed(study: Study, frame: Frame) -> Frame:
-    """Rows of the structures that were attacked."""
-    return frame[frame["structure"].isin(study.target)] if study.target else frame
-
-
 def curves(frame: Frame, confidence: float) -> list[Found]:
     """Per model, attack, knowledge and limit: mean Dice of the structures over patients with its interval, before and
     after."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from perturbox.studies.design import Study
+
 Found = dict[str, Any]
 Frame = Any  # a pandas DataFrame, whose own types can't tell one column from several
 
@@ -28,6 +30,11 @@ def _known(rows: Sequence[Mapping[str, Any]], which: Callable[[Any], Any]) -> Fr
     frame = frame[which(frame["corruption"])].copy()
     frame["drop"] = frame["dice_clean"] - frame["dice"]
     return frame
+
+
+def aimed(study: Study, frame: Frame) -> Frame:
+    """Rows of the structures that were attacked: means over structures are of these."""
+    return frame[frame["structure"].isin(study.target)] if study.target else frame
 
 
 def own(frame: Frame) -> Frame:

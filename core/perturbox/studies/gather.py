@@ -51,7 +51,7 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
             models, range(len(study.attacks)), study.eps.values, kept.values(), study.seeds
         )
     ]
-    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust, features_on, files)
+    plan = Plan(study, models, kept, left_out, craft_on, crafts, trust, features_on, tuple(files) if any(files) else ())
     changes_of(plan)
     if study.kind == "detectors" and (count := len({scan.patient for scan in kept.values()})) < LEAST_CASES:
         raise InputError(

@@ -13,7 +13,7 @@ from perturbox.studies import certified_page, charts, detected_page, marks, stor
 from perturbox.studies.analysis import pair_drops
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
-from perturbox.studies.frames import own, usable
+from perturbox.studies.frames import aimed, own, usable
 from perturbox.studies.plan import Plan
 
 MEASURES = {"drop": "fall of Dice", "relative": "share of the fall that an attack on the target takes"}
@@ -96,7 +96,8 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
     if study.kind == "transfer":
         return marks.section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
     if study.kind == "corruptions":
-        picture = f"<figure>{charts.changes(found['corruptions'])}</figure>" if found["corruptions"] else ""
+        changed, measured = found["corruptions"], plan.models[plan.first].unit
+        picture = f"<figure>{charts.changes(changed, measured)}</figure>" if changed else ""
         return marks.section("Ordinary changes and the attack", picture, "figure")
     if study.kind == "defences":
         caption = (
@@ -106,7 +107,7 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
         picture = f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>" if drawn else ""
         return marks.section("With and without knowledge of the defence", picture, "figure")
     if study.kind == "non-inferiority" and study.compare is not None:
-        drops, compare = pair_drops(own(usable(rows))), study.compare
+        drops, compare = pair_drops(own(aimed(study, usable(rows)))), study.compare
         pictures = []
         for row in found["comparison"]:
             these = drops[(drops["attack"] == row["attack"]) & (drops["eps"] == row["eps"])]
@@ -189,7 +190,7 @@ def _changes(plan: Plan, found: Mapping[str, Any]) -> str:
             grade = f"as large as {attack}" if row["grade"] is None else str(row["grade"])
             named = (attack, "the attack") if row["corruption"] is None else (row["corruption"], grade)
             lines.append((*named, f"{row['rms']:.2f}", marks.number(row["dice_clean"]), _spread(row), str(row["n"])))
-        head = ("change", "grade", "RMS, in the scan's unit", "Dice before", "after, interval", "patients")
+        head = ("change", "grade", f"RMS, {plan.models[plan.first].unit}", "Dice before", "after, interval", "patients")
         tables.append(marks.table(head, lines, f"{structure} ({model})", most=len(lines)))
     return marks.section("Ordinary changes beside the attack", "".join(tables), "changes")
 

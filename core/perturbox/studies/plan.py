@@ -186,6 +186,7 @@ class Plan:
             "craft_on": [asdict(scan) for scan in self.craft_on],
             "crafts": [asdict(craft) for craft in self.crafts],
             **({"features_on": [asdict(scan) for scan in self.features_on]} if self.features_on else {}),
+            **({"files": [dict(own) for own in self.files]} if self.files else {}),
         }
 
     @classmethod
@@ -204,6 +205,7 @@ class Plan:
             [Scan(**scan) for scan in document["craft_on"]],
             [Craft(**craft) for craft in document["crafts"]],
             features_on=[Scan(**scan) for scan in document.get("features_on", ())],
+            files=tuple(dict(own) for own in document.get("files", ())),
         )
 
     def pieces(self) -> Iterator[str]:

@@ -19,7 +19,7 @@ from perturbox.studies.analysis import analyse, worst_of_all
 from perturbox.studies.checks import Finding, check
 from perturbox.studies.columns import DETECTORS, SCORES, Columns
 from perturbox.studies.drive import LOCK, Driver, Progress, claimed, write_whole
-from perturbox.studies.frames import usable
+from perturbox.studies.frames import aimed, usable
 from perturbox.studies.gather import make_plan
 from perturbox.studies.plan import Plan
 from perturbox.studies.reading import read_study
@@ -99,7 +99,7 @@ def _detected(plan: Plan, done: Any, rows: Sequence[Any], out: Path, about: dict
     found = detected.analyse(plan.study, rows, scores, unfitted)
     tables.write_table(out / "detectors.parquet", found["evaluations"], DETECTORS, about)
     found["unseen"] = scoring.unseen(plan, done)
-    return {**found, "worst_cases": worst_of_all(usable(rows), plan.study.keep_worst)}
+    return {**found, "worst_cases": worst_of_all(aimed(plan.study, usable(rows)), plan.study.keep_worst)}
 
 
 def _record(plan: Plan, said: Sequence[str], found: Mapping[str, Any], folders: Mapping[str, str], digest: str) -> Any:

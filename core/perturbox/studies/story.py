@@ -78,9 +78,10 @@ def _of_worst(plan: Plan, found: Mapping[str, Any]) -> list[str]:
         most = max(row["worst_of"], key=lambda name: row["worst_of"][name])
         alone = min(row["attacks"].values())
         said.append(
-            f"At {limit(plan, row['eps'])} the worst of {len(row['attacks'])} attacks leaves {model} a {MEANS} of "
-            f"{row['mean']:.2f}{interval(row['low'], row['high'])} over {patients(row['n'])}, from {row['clean']:.2f}; "
-            f"the best single attack leaves {alone:.2f}, and {most} is the worst of {row['worst_of'][most]} cases."
+            f"At {limit(plan, row['eps'])} the worst of {len(row['attacks'])} attacks leaves {model} a "
+            f"{_means(plan)} of {row['mean']:.2f}{interval(row['low'], row['high'])} over {patients(row['n'])}, from "
+            f"{row['clean']:.2f}; the best single attack leaves {alone:.2f}, and {most} is the worst of "
+            f"{row['worst_of'][most]} cases."
         )
     return said
 
@@ -176,8 +177,8 @@ def _of_comparison(plan: Plan, found: Mapping[str, Any]) -> list[str]:
             end = "at most" if row["bound"] >= 0 else "at least"
             bound = f", {end} {_further(row['bound'])} with {plan.study.confidence:.0%} confidence"
         said.append(
-            f"{where}: the Dice of {compare.new} falls {_further(row['difference'])} than that of {compare.old} "
-            f"over {patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
+            f"{where}: the {_means(plan)} of {compare.new} falls {_further(row['difference'])} than that of "
+            f"{compare.old} over {patients(row['n'])}{bound}; margin {row['margin']:g}: {row['answer']}."
         )
     return said
 
