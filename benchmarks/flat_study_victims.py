@@ -1,11 +1,12 @@
 """Small 2D models for studies: retina U-Nets with two kinds of start, and CT nets of slices beside ct-organs-2d.
 
-    python benchmarks/flat_study_victims.py FOLDER [--photographs PLACE] [--seeds 4]   CPU minutes; those that exist stay
+    python benchmarks/flat_study_victims.py FOLDER [--photographs PLACE] [--seeds 4] [--starts 2]
 
 Writes FOLDER/retina and FOLDER/slices, each with models/*.safetensors, their sidecars and training lists, and
 transfer.yaml, curve.yaml and universal.yaml. The photographs with an expert's vessels are those of CHASE_DB1, from
 PERTURBOX_DATA/fundus_chase; slices with their true labels are cut from this package's own phantoms and written as 2D
-files. Every model has a random start of its own: two that share one transfer as if they shared pre-training.
+files. Every model has a random start of its own: two that share one transfer as if they shared pre-training. It takes
+some CPU minutes; models and slices that exist stay.
 """
 
 import argparse
@@ -134,7 +135,7 @@ class Made:
 
 
 def branching(rng: np.random.Generator, side: int = CROP) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A phantom of a retina (values "c y x", vessels "y x"): curves that branch and thin out on an uneven red ground."""
+    """A phantom of a retina (values "c y x", vessels "y x"): curves that branch and thin out on uneven ground."""
     centres: dict[float, NDArray[np.bool_]] = {}
     waiting = [
         (rng.uniform(0, side, 2), rng.uniform(0, 2 * np.pi), rng.choice([1.0, 1.6, 2.4]))
@@ -167,9 +168,8 @@ def branching(rng: np.random.Generator, side: int = CROP) -> tuple[NDArray[np.fl
 def phantoms(count: int, rng: np.random.Generator) -> Examples:
     """Phantoms of retinas as examples."""
     pairs = [branching(rng) for _ in range(count)]
-    return tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))[0], torch.from_numpy(
-        np.stack([labels for _, labels in pairs])
-    )[:, None]
+    pictures, vessels = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+    return pictures, vessels[:, None]
 
 
 def fit(net: nn.Module, examples: Examples, steps: int, rng: np.random.Generator) -> None:

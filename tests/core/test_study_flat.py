@@ -110,7 +110,7 @@ def test_a_row_is_what_the_saved_photograph_does(kind, request):
 
 @pytest.mark.parametrize("kind", ["curve", "transfer", "universal"])
 def test_the_page_follows_from_the_table(kind, request):
-    done, plan, table, _ = request.getfixturevalue(kind)
+    done, _, table, _ = request.getfixturevalue(kind)
     found = json.loads((done.out / "study.json").read_text())["found"]
     check_common(found, table, 1)
     if kind == "transfer":
@@ -188,7 +188,7 @@ def test_flat_ct_counts_square_centimetres_and_leaves_out_what_a_label_says_noth
     cases = {"images": "ct?.nii.gz", "labels": "{name}_label.nii.gz"}
     models = {"tiny": {"victim": f"{tiny.__file__}:flat"}}
     study = {"kind": "curve", "models": models, "attacks": PGD, "eps": {"values": [10]}, "gate": {"clean_dice": 0.5}}
-    done, plan, table, page = carried_out(tmp_path, cases=cases, **study)
+    done, _, table, page = carried_out(tmp_path, cases=cases, **study)
     bone = table[table["structure"] == "bone"].set_index("case")
     assert bone.loc["ct0", ["dice_clean", "dice", "dice_noise"]].isna().all() and bone.loc["ct0", "volume"] > 0
     assert bone.drop("ct0")["dice_clean"].gt(0.5).all()

@@ -339,12 +339,10 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"The saved perturbation measures {size:g} in {budget['norm']}, above its limit of {budget['eps']:g}."
     spacing = 0.0 if result["source"]["sizes"] == "pixels" else max(result["source"]["spacing_mm"])
     tolerance = result["metrics"].get("tolerance_mm", TOLERANCE_MM)
-    flat = len(result["source"]["shape"]) == 2
     if spacing > tolerance * (1 + 1e-6):
-        yield (
-            f"{summary.NSD_NOTE} of {tolerance:g} mm is below the {'' if flat else 'slice '}spacing of {spacing:g} mm: "
-            f"a shift by one {'pixel' if flat else 'voxel'} already counts as wrong."
-        )
+        where, one = ("spacing", "pixel") if len(result["source"]["shape"]) == 2 else ("slice spacing", "voxel")
+        said = f"{summary.NSD_NOTE} of {tolerance:g} mm is below the {where} of {spacing:g} mm"
+        yield f"{said}: a shift by one {one} already counts as wrong."
     if result["noise"]["sigma"] is None:
         yield f"The scan's own noise is {result['noise']['region']}, so the limit can't be compared with it."
     above = result["image_metrics"].get("energy_above_grid")

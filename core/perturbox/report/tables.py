@@ -227,7 +227,9 @@ def members_section(story: Story) -> str:
     seen = {name for member in members for name in member["lowest_dice"]}
     drawn = sorted((f for f in story.findings if f.name in seen), key=lambda f: f.number)
     norm, unit = story.result.record["budget"]["norm"], story.units.value
-    change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(norm, f"Change, share of {story.units.points}")
+    change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(
+        norm, f"Change, share of {story.units.points}"
+    )
     rows = [
         [
             member["name"],

@@ -165,14 +165,15 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
     )
     head = (
         "factor", "attack", "limit", "models per level", "same level", "other level",
-        "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "least possible", "within a level",
+        "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "least possible",
+        "within a level",
         "p of that", "effect",
     )  # fmt: skip
     caption = (
         "Numbers are shares of the fall that an attack on the target itself takes, over pairs that are equal in every "
         "other factor. Models are the unit of a claim about training: read “p, models”; the one over patients is what "
-        "a matrix with too few models tempts one to read. “Least possible” is the adjusted p of the clearest differences "
-        "that so many models could show; where it is no proof, nothing can be told."
+        "a matrix with too few models tempts one to read. “Least possible” is the adjusted p of the clearest "
+        "differences that so many models could show; where that is no proof, nothing can be told."
     )
     return marks.section(
         "Which factor of training matters", marks.table(head, rows) + f"<p class=sub>{caption}</p>", "contrasts"

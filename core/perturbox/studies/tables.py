@@ -98,7 +98,9 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 told = outlined(plan, clean, structure)
                 yield {
                     **row,
-                    **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"], told),
+                    **_numbers(
+                        made, judged["structures"][structure], clean["structures"][structure], clean["sigma"], told
+                    ),
                     **{name: controls[structure][name] if controls and told else None for name in CONTROLS},
                     "stand_in": made.get("stand_in"),
                     "gradients": made.get("gradients", made["backwards"]),
@@ -210,8 +212,8 @@ def _knowledge(plan: Plan, craft: Craft, target: str) -> str:
 
 
 def outlined(plan: Plan, clean: Mapping[str, Any], structure: str) -> bool:
-    """Whether a case's reference says anything of a structure; clean: its look. A label without any of it, as of a slice
-    that passes it by, doesn't, unless the study's label map names it."""
+    """Whether a case's reference says anything of a structure; clean: its look. A label without any of it, as that of
+    a slice which passes it by, doesn't, unless the study's label map names it."""
     return (
         plan.study.cases.labels is None
         or clean["structures"][structure]["size"] > 0

@@ -116,7 +116,9 @@ class Resample(Step):
             affine[:3, 3] += affine[:3, axis] * (n / m - 1) / 2
             affine[:3, axis] *= n / m
         after = Frame(shape, affine)
-        words = f"resampled to {' × '.join(f'{s:g}' for s in there)} mm, {' × '.join(map(str, shape))} {points(len(shape))}"
+        words = (
+            f"resampled to {' × '.join(f'{s:g}' for s in there)} mm, {' × '.join(map(str, shape))} {points(len(shape))}"
+        )
         return Resampled(self, frame, after, here, there, words)
 
 

@@ -122,7 +122,8 @@ class Spacing(Step):
         affine = np.array(frame.affine, dtype=float)
         affine[:dims, :dims], affine[:dims, 3] = new[:dims, :dims], new[:dims, -1]
         after = Frame(shape, affine)
-        words = f"resampled to {' × '.join(f'{s:g}' for s in wanted)} mm, {' × '.join(map(str, shape))} {points(len(shape))}"
+        size = f"{' × '.join(map(str, shape))} {points(len(shape))}"
+        words = f"resampled to {' × '.join(f'{s:g}' for s in wanted)} mm, {size}"
         off = np.abs(move[:dims, :dims] - np.diag(np.diag(move)[:dims])).max()
         if off > 1e-4:
             return ByMonai(frame, after, here, new, f"{words} (sheared grid, by MONAI's own function)")
