@@ -5,6 +5,7 @@ says the same in NumPy.
 """
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,5 +55,5 @@ def write(folder, count: int, suffix: str = ".png") -> None:
     """Photographs eye1…, and their masks as drawing programs save them, white on black."""
     for number in range(1, count + 1):
         picture, spot = draw(number)
-        Image.fromarray(picture).save(folder / f"eye{number}{suffix}", quality=95)
-        Image.fromarray((255 * spot).astype(np.uint8)).save(folder / f"eye{number}_mask.png")
+        Image.fromarray(picture).save(Path(folder) / f"eye{number}{suffix}", quality=95)
+        Image.fromarray((255 * spot).astype(np.uint8)).save(Path(folder) / f"eye{number}_mask.png")

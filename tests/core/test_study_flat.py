@@ -3,6 +3,7 @@ number of the page by pandas, and no word that belongs to volumes."""
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import at_once
@@ -14,9 +15,13 @@ import study_by_pandas as again
 import tiny
 import yaml
 from PIL import Image
+from scipy import ndimage
 from test_study_recomputed import check_common, near
 
 from perturbox.types import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import flat_study_victims
 
 pytest.importorskip("pyarrow", reason="studies need the extra 'study'")
 import pandas as pd
@@ -171,6 +176,17 @@ def test_the_price_of_photographs_counts_what_is_written(curve, tmp_path):
     plan, _ = load(written(tmp_path, kind="curve", models=RED, attacks=PGD, eps={"values": [2, 4]}, cases=cases))
     written_bytes = 12 * 40 * 32 * 3
     assert 0.5 * written_bytes < price(plan, 1).bytes < written_bytes
+
+
+def test_phantoms_of_retinas_are_dark_curves_of_a_seed():
+    picture, vessels = flat_study_victims.branching(np.random.default_rng(1))
+    again_, _ = flat_study_victims.branching(np.random.default_rng(1))
+    assert np.array_equal(picture, again_) and picture.shape == (3, 96, 96)
+    assert 0.03 < vessels.mean() < 0.5
+    thickest = 2 * ndimage.distance_transform_edt(vessels).max()
+    assert 2 < thickest < 12
+    inside, outside = picture[1][vessels == 1], picture[1][vessels == 0]
+    assert inside.mean() < outside.mean() - 0.3
 
 
 # ---------------------------------------------------------------- slices of CT
