@@ -243,6 +243,7 @@ def _contrast(
         if (values := [v for (a, b), v in matched.items() if levels[a] == levels[b] == level])
     }
     spread = statistics.mean_interval(by_patient.tolist(), confidence)
+    p_models = statistics.permutation_p(order, difference) if enough else None
     return {
         "factor": factor,
         "levels": counts,
@@ -253,8 +254,8 @@ def _contrast(
         "high": spread.high if spread else None,
         "patients": len(by_patient),
         "p_patients": statistics.paired_p(by_patient.tolist()),
-        "p_models": statistics.permutation_p(order, difference) if enough else None,
-        "p_least": statistics.least_p(order) if enough else None,
+        "p_models": p_models,
+        "p_least": None if p_models is None else statistics.least_p(order),
         "within": within,
         "p_within": _within_p(matched, place, order),
     }
