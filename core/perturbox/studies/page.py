@@ -116,12 +116,13 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
         return marks.section(
             "Each patient, old model and new", "".join(f"<figure>{p}</figure>" for p in pictures), "figure"
         )
-    if not found["curves"]:
+    shown = [row for row in found["curves"] if not study.target or row["structure"] in study.target]
+    if not shown:
         return ""
     caption = (
         "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
     )
-    picture = f"<figure>{charts.curve(found['curves'], unit)}<figcaption>{caption}</figcaption></figure>"
+    picture = f"<figure>{charts.curve(shown, unit)}<figcaption>{caption}</figcaption></figure>"
     return marks.section("Dice against the limit", picture, "figure")
 
 
