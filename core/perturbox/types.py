@@ -9,12 +9,17 @@ import numpy as np
 
 from perturbox.errors import InputError
 
-__all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Undefined", "Volume"]
+__all__ = ["ADVERSARIAL_NOTICE", "Case", "Effort", "Geometry", "InputError", "Undefined", "Volume", "points"]
 
 Geometry = Literal["patient", "spacing", "none"]
 
 FINEST = 1e-30  # stands for no step at all
 ADVERSARIAL_NOTICE = "ADVERSARIAL - NOT FOR CLINICAL USE"
+
+
+def points(dims: int) -> str:
+    """What the points of a grid of so many axes are called: "voxels", of a flat one "pixels"."""
+    return "pixels" if dims == 2 else "voxels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,11 @@ class Volume:
         if not self.in_mm:
             return "pixels"
         return "ml" if self.dims == 3 else "cm²"
+
+    @property
+    def points(self) -> str:
+        """What the points of this grid are called."""
+        return points(self.dims)
 
     @property
     def voxel_size(self) -> float:

@@ -63,7 +63,7 @@ def test_the_table_says_what_margin_json_says(searched):
     assert table["Liver"]["Breaks at, HU"] == f"≤ {number(liver['breaks_at'])}"
     assert table["Liver"]["Held at, HU"] == number(liver["above"])
     assert table["Bone"]["Breaks at, HU"] == f"> {number(bone['above'])}"
-    assert (table["Liver"]["Verdict"], table["Bone"]["Verdict"]) == ("▼ volume", "● held")
+    assert (table["Liver"]["Verdict"], table["Bone"]["Verdict"]) == ("▼ size", "● held")
 
 
 def bars(page: str) -> list[tuple[float, float]]:

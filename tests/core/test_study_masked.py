@@ -82,7 +82,7 @@ def test_a_rounded_model_is_caught_although_it_holds(done, liver):
     assert (own["linf"] == 0).all() and (own["dice"] == 1).all()
     assert set(own["verdict"]) == {"not-tested"}
     (said,) = [sentence for rule, sentence in loud(done) if rule == "untouched"]
-    assert said.startswith("pgd changed no voxel in 2 attack(s) on rounded")
+    assert said.startswith("pgd changed nothing in 2 attack(s) on rounded")
 
 
 def test_what_was_made_for_its_plain_twin_breaks_it(done, liver):

@@ -201,6 +201,22 @@ def test_two_models_per_level_tell_nothing_of_a_factor():
     assert contrast["p_models"] is None
 
 
+def test_three_models_per_level_can_find_nothing_and_four_can():
+    """Of 20 ways to label three and three, the true one and its mirror are the clearest: p is 0.1 at best."""
+    for count, answer in ((3, "can't be told with this design"), (4, "found")):
+        factors = {f"{arch}{n}": {"arch": arch} for arch, n in product("ab", range(count))}
+        rows = [
+            row(surrogate=a, target=b, case=f"c{i}", dice=0.1 if a == b else 0.2 + 0.4 * (a[0] != b[0]) + 0.001 * i)
+            for a, b, i in product(factors, factors, range(6))
+        ]
+        design = study("transfer", models=list(factors), factors=factors)
+        (contrast,) = analysis.analyse(design, rows)["contrasts"]
+        assert contrast["p_models"] == contrast["p_least"] == pytest.approx({3: 2 / 20, 4: 2 / 70}[count])
+        assert contrast["answer"] == answer
+    few = {**contrast, "answer": "can't be told with this design", "p_least_holm": 0.1}
+    assert story.effect(few).endswith("models per level: a: 4, b: 4; the clearest difference of so few has p 0.1).")
+
+
 @pytest.mark.parametrize(
     ("further", "n", "answer"),
     [

@@ -179,17 +179,14 @@ def test_a_damaged_result_leaves_nothing_behind(panel, dialogs, study, worst, tm
     assert nodes() == before
 
 
-@pytest.mark.slow
-def test_what_perturbox_study_leaves_opens(panel, dialogs, tmp_path):
-    """By the real command line, on a scan of its own: the very voxels of that scan."""
-    from PerturboxLib import scene
-
+def carried_out(tmp_path, victim: str, images: str, write: str) -> None:
+    """A study by the real command line, on what a line of Python writes, in `out`."""
     text = f"""\
 schema: perturbox-study/1
 name: tiny curve
 kind: curve
-models: {{tiny: {{victim: "{TINY}"}}}}
-cases: {{images: "*.nii.gz"}}
+models: {{tiny: {{victim: "{victim}"}}}}
+cases: {{images: "{images}"}}
 attacks: [{{name: pgd, steps: 2}}]
 eps: {{values: [40]}}
 keep_worst: 1
@@ -203,11 +200,31 @@ keep_worst: 1
             pytest.skip("studies need the extra 'study' where the server is")
         assert ran.returncode == 0, ran.stderr
 
-    python("-c", "import tiny; tiny.write_scan('case_0.nii.gz')")
+    python("-c", write)
     (tmp_path / "study.yaml").write_text(text)
     python("-m", "perturbox", "study", "study.yaml", "--out", "out", "--workers", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "shape"), [("volume", "tiny.SHAPE"), ("flat", "(24, 22)")])
+def test_what_perturbox_study_leaves_opens(panel, dialogs, tmp_path, victim, shape):
+    """By the real command line, on a scan of its own, whole or one slice: the very voxels of that scan."""
+    from PerturboxLib import scene
+
+    written = f"import tiny; tiny.write_scan('case_0.nii.gz', {shape})"
+    carried_out(tmp_path, TINY.replace(":volume", f":{victim}"), "*.nii.gz", written)
     opened(panel, dialogs, str(tmp_path / "out"))
     shown = scene.Nodes(panel.parameters.result)
     scan = slicer.util.loadVolume(str(tmp_path / "case_0.nii.gz"))
     assert shown.original.GetName() == "case_0"
     assert np.array_equal(slicer.util.arrayFromVolume(shown.original), slicer.util.arrayFromVolume(scan))
+
+
+@pytest.mark.slow
+def test_a_photograph_of_a_study_leads_to_its_page(panel, dialogs, tmp_path):
+    carried_out(
+        tmp_path, TINY.replace("tiny.py:volume", "mixes.py:red1"), "eye1.png", "import mixes; mixes.write('.', 1)"
+    )
+    opened(panel, dialogs, str(tmp_path / "out"))
+    assert "is no scan of one channel" in panel.trouble and "report.html" in panel.trouble
+    assert panel.parameters.result is None

@@ -139,7 +139,7 @@ def test_a_break_counts_only_below_what_harmless_changes_do():
 
 def test_dice_above_the_limit_with_verdict_dice_is_a_change_of_volume():
     result = made(verdicts={"liver": "dice", "spleen": "held", "kidney_left": "held", "aorta": "held"})
-    assert row(result, "liver").reason == "volume" and row(result, "liver").verdict == "▼ volume"
+    assert row(result, "liver").reason == "volume" and row(result, "liver").verdict == "▼ size"
     assert row(result, "spleen").verdict == "● held"
 
 

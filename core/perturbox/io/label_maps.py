@@ -110,6 +110,8 @@ def _different_grid(path: Path, volume: Volume, like: Volume) -> str:
     """The refusal for a label map that doesn't lie on the scan's voxels."""
     mine, other = ("×".join(map(str, v.shape)) for v in (volume, like))
     what = (
-        f"{mine} voxels instead of {other}" if mine != other else "the same size at another place, spacing or direction"
+        f"{mine} {like.points} instead of {other}"
+        if mine != other
+        else "the same size at another place, spacing or direction"
     )
     return f"{path} lies on another grid than the scan ({what}); resample it to the scan by nearest neighbour."

@@ -310,9 +310,13 @@ def read_expert(
 def outlined_by(expert: np.ndarray, label_map: str | None, victim: Victim) -> tuple[str, ...]:
     """Names of the structures an expert's label map "*s" (in the victim's values) says anything about: those it holds,
     and those that label_map names, for there the expert looked and found none."""
-    named = {part.partition("=")[0] for part in label_map.split(",")} if label_map else set()
-    held = set(np.unique(expert).tolist())
+    held, named = set(np.unique(expert).tolist()), named_in(label_map)
     return tuple(name for name, value in victim.structures.items() if value in held or name in named)
+
+
+def named_in(label_map: str | None) -> set[str]:
+    """The structures that a label map "liver=5,bone=25+26" names."""
+    return {part.partition("=")[0] for part in label_map.split(",")} if label_map else set()
 
 
 def present_targets(

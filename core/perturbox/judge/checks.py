@@ -340,10 +340,9 @@ def _about_measuring(result: Mapping[str, Any]) -> Iterator[str]:
     spacing = 0.0 if result["source"]["sizes"] == "pixels" else max(result["source"]["spacing_mm"])
     tolerance = result["metrics"].get("tolerance_mm", TOLERANCE_MM)
     if spacing > tolerance * (1 + 1e-6):
-        yield (
-            f"{summary.NSD_NOTE} of {tolerance:g} mm is below the slice spacing of {spacing:g} mm: "
-            "a shift by one voxel already counts as wrong."
-        )
+        where, one = ("spacing", "pixel") if len(result["source"]["shape"]) == 2 else ("slice spacing", "voxel")
+        said = f"{summary.NSD_NOTE} of {tolerance:g} mm is below the {where} of {spacing:g} mm"
+        yield f"{said}: a shift by one {one} already counts as wrong."
     if result["noise"]["sigma"] is None:
         yield f"The scan's own noise is {result['noise']['region']}, so the limit can't be compared with it."
     above = result["image_metrics"].get("energy_above_grid")

@@ -135,12 +135,16 @@ def behind(record: Mapping[str, Any]) -> str | None:
 # ---------------------------------------------------------------- the change
 
 
+def unit_named(unit: str) -> str:
+    """What a scan's values and changes are counted in, as sentences say it."""
+    # Channels that are files of their own may each count in its own noise or range.
+    named = {"HU": "HU", "sigma": "σ of each channel", "percent": "% of each channel's range"}
+    return named.get(unit, "intensity units")
+
+
 def amount(budget: Mapping[str, Any], size: float) -> str:
     """A size in the budget's norm and unit."""
-    # Channels that are files of their own may each count in its own noise or range.
-    unit = {"HU": "HU", "sigma": "σ of each channel", "percent": "% of each channel's range"}.get(
-        budget["unit"], "intensity units"
-    )
+    unit = unit_named(budget["unit"])
     if budget["norm"] == "l2":
         return f"{number(size)} {unit} RMS"
     if budget["norm"] == "l0":

@@ -8,7 +8,7 @@ SAID = {
     "vanished": ("✕", "vanished"),
     "appeared": ("✚", "appeared"),
     "dice": ("▼", "Dice"),
-    "volume": ("▼", "volume"),
+    "volume": ("▼", "size"),
     "distance": ("▲", "distance"),
     "local": ("◐", "locally"),
     "benign": ("●", "as under harmless changes"),

@@ -17,7 +17,7 @@ from perturbox.model.gradient import cut_in
 from perturbox.model.memory import peak_bytes
 from perturbox.model.pipeline import Plan, frozen_statistics
 from perturbox.model.victim import BoundVictim, Victim, as_input, count_windows
-from perturbox.types import InputError, Volume
+from perturbox.types import InputError, Volume, points
 
 # Away from the whole numbers on which clips have a kink, and small enough not to move anything.
 JITTER, STEP = 1e-3, 1e-2
@@ -77,7 +77,7 @@ def told(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     window = " × ".join(map(str, found["victim"]["window"]))
     count = f"{found['windows']:,} window{'s' * (found['windows'] != 1)}"
     pairs = [
-        ("Grid", f"{grid} voxels of {spacing} mm, {count} of {window}"),
+        ("Grid", f"{grid} {points(len(found['grid']))} of {spacing} mm, {count} of {window}"),
         ("Labels", ", ".join(f"{name} = {value}" for name, value in found["labels"].items())),
     ]
     if found["cut"] is not None:
@@ -93,16 +93,16 @@ def told(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         pairs.append(("Not differentiable", f"{names}; the identity's gradient stands in, the judge takes the step"))
     if found["executed"]:
         pairs.append(("Executed", "; ".join(found["executed"])))
-    pairs += _told_against(found["against"]) if found["against"] else []
+    pairs += _told_against(found["against"], len(found["grid"])) if found["against"] else []
     needed = found["memory_bytes"]
     memory = f", {needed / 1e9:.1f} GB of memory at most so far" if needed else ""
     return [*pairs, ("Cost", f"{found['seconds']:.1f} s a prediction{memory}")]
 
 
-def _told_against(against: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _told_against(against: Mapping[str, Any], dims: int) -> list[tuple[str, str]]:
     differ, voxels = against["differ"], against["voxels"]
     took = f" ({against['seconds']:.1f} s)" if against["seconds"] is not None else ""
-    pairs = [(f"Against {against['what']}", f"{differ:,} of {voxels:,} voxels have another label{took}")]
+    pairs = [(f"Against {against['what']}", f"{differ:,} of {voxels:,} {points(dims)} have another label{took}")]
     for key, title in (("input", "Network input"), ("scores", "Scores")):
         if (row := against[key]) is None:
             continue
@@ -143,9 +143,9 @@ def _steps(bound: BoundVictim) -> list[dict[str, str]]:
         assert pipeline is not None
         pairs = zip(pipeline.steps, bound.grid.bound, strict=True)
         return [{"name": step.name, "kind": made.kind, "sentence": made.sentence} for step, made in pairs]
-    size = " × ".join(map(str, bound.grid.target))
+    size = f"{' × '.join(map(str, bound.grid.target))} {points(len(bound.grid.target))}"
     return [
-        {"name": "grid", "kind": "linear", "sentence": f"turned and resampled to {size} voxels"},
+        {"name": "grid", "kind": "linear", "sentence": f"turned and resampled to {size}"},
         {"name": "normalise", "kind": "clip" if bound.victim.visible else "opaque", "sentence": "as the model says"},
     ]
 

@@ -9,6 +9,7 @@ from perturbox.report.facts import facts, model_facts
 from perturbox.report.frame import RESEARCH, fill, page
 from perturbox.report.tables import table
 from perturbox.report.words import fixed
+from perturbox.types import points
 
 
 def write_check(folder: Path, found: Mapping[str, Any]) -> Path:
@@ -33,7 +34,7 @@ def build_check(found: Mapping[str, Any]) -> str:
     return page(
         body,
         title=f"{victim['title']}: what it does to a scan",
-        subtitle=f"A scan of {shape} voxels of {spacing} mm, in {scan['unit']}",
+        subtitle=f"A scan of {shape} {points(len(scan['shape']))} of {spacing} mm, in {scan['unit']}",
         footer="All of it stands in check.json beside this page.",
         structures=0,
         notice=RESEARCH.capitalize(),

@@ -23,7 +23,7 @@ from perturbox.report.story import Plane, Story, plane_name, plane_order, voxel_
 from perturbox.report.tables import table
 from perturbox.report.viewer import DRAWN_ALONG, colour_key, plane_buttons
 from perturbox.report.words import Units, fixed, size
-from perturbox.types import InputError
+from perturbox.types import InputError, points
 
 AROUND = 330  # pixels of the first screen above and below the pictures
 
@@ -65,7 +65,7 @@ def _unlike(first: Result, other: Result) -> str | None:
     if units[0] != units[1]:
         return f"its values are in {units[0]}, not in {units[1]}"
     differ = int(np.count_nonzero(np.abs(_original(first) - _original(other)) > 1e-3))
-    return f"{differ:,} voxels of the original differ" if differ else None
+    return f"{differ:,} {points(2 if first.flat else 3)} of the original differ" if differ else None
 
 
 def _original(result: Result) -> np.ndarray:
@@ -355,7 +355,7 @@ def _flows(document: dict[str, Any]) -> str:
         for row in document["flow"]
     ]
     if not rows:
-        return "<p>No voxel has another label after the attack.</p>"
+        return "<p>Nothing has another label after the attack.</p>"
     head = ["Before → after", *(f"{letter}, {sizes}" for letter in letters)]
     rest = rows[12:]
     more = f"<details><summary>{len(rest)} more</summary>{table(head, rest)}</details>" if rest else ""

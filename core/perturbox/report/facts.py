@@ -7,6 +7,7 @@ from typing import Any
 from perturbox.report import words
 from perturbox.report.story import Story
 from perturbox.report.words import fixed, number
+from perturbox.types import points
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -53,7 +54,7 @@ def model_facts(victim: dict[str, Any]) -> str:
             ("Known limits", stated("limits")),
             ("Structures", ", ".join(name.replace("_", " ") for name, value in victim["labels"].items() if value)),
             ("Working grid", " × ".join(number(s) for s in spacing) + " mm" if spacing else "the scan’s own"),
-            ("Window", " × ".join(str(n) for n in window) + " voxels" if window else "not stated"),
+            ("Window", " × ".join(str(n) for n in window) + f" {points(len(window))}" if window else "not stated"),
             ("Licence", stated("licence")),
         ]
     )
@@ -102,7 +103,7 @@ def _change(story: Story) -> str:
     measured, unit = story.result.record["budget"]["measured"], story.units.value
     return (
         f"largest {number(measured['linf'])} {unit}, RMS {number(measured['l2'])} {unit}, "
-        f"{number(_percent(measured['l0']))} % of voxels"
+        f"{number(_percent(measured['l0']))} % of {story.units.points}"
     )
 
 
@@ -143,13 +144,13 @@ def _visibility(story: Story) -> str:
 def _reach(image: dict[str, Any]) -> str:
     parts = []
     if image.get("uninfluential_fraction") is not None:
-        parts.append(f"{number(_percent(image['uninfluential_fraction']), 2)} % of voxels never got a gradient")
+        parts.append(f"{number(_percent(image['uninfluential_fraction']), 2)} % of values never got a gradient")
     if image.get("energy_above_grid") is not None:
         percent = number(_percent(image["energy_above_grid"]), 2)
         parts.append(f"{percent} % of the change’s energy is finer than the model’s grid")
     if image.get("unreachable_fraction"):
         parts.append(
-            f"{number(_percent(image['unreachable_fraction']), 2)} % of voxels lie outside what the model looks at"
+            f"{number(_percent(image['unreachable_fraction']), 2)} % of the scan lies outside what the model looks at"
         )
     return "; ".join(parts) or "not measured"
 

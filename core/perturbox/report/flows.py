@@ -21,7 +21,7 @@ def section(story: Story) -> str:
     """The picture with its table; a sentence where no label changed."""
     rows = [(row["from"], row["to"], row["ml"]) for row in story.result.record["flow"] or []]
     if not rows:
-        return "<p>No voxel has another label after the attack.</p>"
+        return "<p>Nothing has another label after the attack.</p>"
     numbers = {f.name: f.number for f in story.findings}
     return f'<div class="two flow"><div>{diagram(rows, numbers, story)}</div><div>{flow_table(rows, story)}</div></div>'
 

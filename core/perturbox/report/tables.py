@@ -14,13 +14,13 @@ from perturbox.report.story import Plane, Story
 from perturbox.report.words import fixed, number, signed, size
 
 CONTROLS = (
-    ("noise", "Random noise", "white noise of the same RMS on the same voxels (worst of the seeds)."),
+    ("noise", "Random noise", "white noise of the same RMS at the same places (worst of the seeds)."),
     ("rolled", "Rolled", "this very perturbation moved to another place: the same size, nearly the same spectrum."),
     ("own", "Random draw", "a random point of the attack’s own space, as far out as its budget allows, not aimed."),
     (
         "benign",
         "Benign",
-        "saving again, half a voxel of shift, noise of the scan’s own σ: what a model should shrug off.",
+        "saving again, a shift of half a grid step, noise of the scan’s own σ: what a model should shrug off.",
     ),
 )
 
@@ -100,7 +100,7 @@ def structure_table(story: Story) -> str:
         )
     if any(f.reason == "benign" for f in story.findings):
         notes.append(
-            "“As under benign changes”: no worse than saving again, half a voxel of shift or the scan’s noise."
+            "“As under benign changes”: no worse than saving again, a shift of half a grid step or the scan’s noise."
         )
     if margin:
         notes.append(
@@ -227,7 +227,9 @@ def members_section(story: Story) -> str:
     seen = {name for member in members for name in member["lowest_dice"]}
     drawn = sorted((f for f in story.findings if f.name in seen), key=lambda f: f.number)
     norm, unit = story.result.record["budget"]["norm"], story.units.value
-    change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(norm, "Change, share of voxels")
+    change = {"linf": f"Change, {unit}", "l2": f"Change, RMS {unit}"}.get(
+        norm, f"Change, share of {story.units.points}"
+    )
     rows = [
         [
             member["name"],

@@ -8,6 +8,7 @@ from perturbox.judge import summary
 from perturbox.judge.summary import fixed, number, size
 from perturbox.report.findings import LIMITS, Finding
 from perturbox.report.load import Result
+from perturbox.types import points
 
 NO_PROOF = "An attack shows that a model can fail; not failing is no proof of safety."
 
@@ -26,6 +27,11 @@ class Units:
         unit, sizes = record["unit"] if "unit" in record else record["budget"]["unit"], record["source"]["sizes"]
         values = {"HU": "HU", "sigma": "σ", "percent": "% of range"}
         return cls(values.get(unit, "units"), sizes, "pixels" if sizes == "pixels" else "mm")
+
+    @property
+    def points(self) -> str:
+        """What the points of the scan's grid are called."""
+        return points(3 if self.size == "ml" else 2)
 
 
 def channels_shown(record: dict[str, Any]) -> str:

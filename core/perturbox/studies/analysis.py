@@ -200,9 +200,10 @@ def contrasts(frame: Frame, factors: Mapping[str, Mapping[str, Any]], confidence
         pairs = relative_drops(frame, attack, eps)
         for name in names:
             found += [_contrast(pairs, factors, names, name, confidence) | {"attack": attack, "eps": eps}]
-    adjusted = statistics.holm([contrast["p_models"] for contrast in found])
-    for contrast, p in zip(found, adjusted, strict=True):
-        contrast["p_models_holm"] = p
+    for name in ("p_models", "p_least"):
+        for contrast, p in zip(found, statistics.holm([contrast[name] for contrast in found]), strict=True):
+            contrast[f"{name}_holm"] = p
+    for contrast in found:
         contrast["answer"] = _answer(contrast, confidence)
     return found
 
@@ -242,6 +243,7 @@ def _contrast(
         if (values := [v for (a, b), v in matched.items() if levels[a] == levels[b] == level])
     }
     spread = statistics.mean_interval(by_patient.tolist(), confidence)
+    p_models = statistics.permutation_p(order, difference) if enough else None
     return {
         "factor": factor,
         "levels": counts,
@@ -252,7 +254,8 @@ def _contrast(
         "high": spread.high if spread else None,
         "patients": len(by_patient),
         "p_patients": statistics.paired_p(by_patient.tolist()),
-        "p_models": statistics.permutation_p(order, difference) if enough else None,
+        "p_models": p_models,
+        "p_least": None if p_models is None else statistics.least_p(order),
         "within": within,
         "p_within": _within_p(matched, place, order),
     }
@@ -275,6 +278,8 @@ def _within_p(matched: Mapping[Any, float], place: Mapping[str, int], order: Seq
 
 def _answer(contrast: Mapping[str, Any], confidence: float) -> str:
     if len(contrast["levels"]) < 2 or contrast["difference"] is None or contrast["p_models"] is None:
+        return "can't be told with this design"
+    if contrast["p_least_holm"] >= 1 - confidence:  # so few models that nothing could ever be found
         return "can't be told with this design"
     return "found" if contrast["p_models_holm"] < 1 - confidence else "not found"
 

@@ -25,7 +25,7 @@ def _figure(plan: Plan, found: Mapping[str, Any]) -> str:
     told = [row for row in found["certificates"] if row["structure"] in certified_words.aimed(plan, row["model"])]
     if not told:
         return ""
-    unit = words.limit(plan, 1, certified_words.unit(plan)).removeprefix("1").strip() or "the scan's unit"
+    unit = words.unit_of(plan, certified_words.unit(plan))
     caption = "Lines: mean over patients, its interval; hairs: each patient. Of what the model finds without noise."
     return f"<figure>{charts.certificates(told, unit)}<figcaption>{caption}</figcaption></figure>"
 
@@ -79,7 +79,7 @@ def _radii(plan: Plan, found: Mapping[str, Any]) -> str:
     ]
     head = ("model", "noise", "radius R, L2 norm", "R/√N, RMS", "votes", "needed to certify")
     caption = (
-        "In the scan's unit, smallest to largest over the cases. R is what one voxel alone may change by; where all "
+        "In the scan's unit, smallest to largest over the cases. R is what one value alone may change by; where all "
         "change, their RMS may be R/√N for N values."
     )
     return marks.table(head, rows, most=len(rows)) + f"<p class=sub>{caption}</p>" if rows else ""

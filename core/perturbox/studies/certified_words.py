@@ -8,8 +8,9 @@ from scipy.stats import norm
 from perturbox.certificates.document import PAPER, SMOOTHED_ONLY, percent
 from perturbox.judge.summary import listed
 from perturbox.judge.summary import number as rounded
+from perturbox.judge.units import NATIVE
 from perturbox.studies.plan import Plan
-from perturbox.studies.words import UNITS, counted, limit, patients
+from perturbox.studies.words import UNITS, counted, limit, patients, unit_of
 
 RISK = (
     "The model as it is used, without noise, is covered by no certificate, nor are larger changes, other scanners or "
@@ -61,11 +62,10 @@ def verdict(plan: Plan, found: Mapping[str, Any]) -> list[str]:
 def _reach(plan: Plan, row: Mapping[str, Any]) -> str:
     how = plan.study.certify
     assert how is not None and row["radius"] is not None
-    native = f" {plan.models[row['model']].unit}" if plan.models[row["model"]].unit == "HU" else ""
-    r, rms = (rounded(row[name][0]) + native for name in ("radius", "radius_rms"))
+    r, rms = (f"{rounded(row[name][0])} {unit_of(plan, NATIVE)}" for name in ("radius", "radius_rms"))
     least = "" if row["radius"][0] == row["radius"][1] else ", or more on other scans,"
     return (
-        f"no change of L2 norm up to {r}, {rms} RMS over the volume{least} takes these answers away, with "
+        f"no change of L2 norm up to {r}, {rms} RMS over the scan{least} takes these answers away, with "
         f"{rounded(100 * (1 - how.alpha), 6)} % confidence for each scan."
     )
 
@@ -77,11 +77,11 @@ def meaning(plan: Plan) -> list[str]:
     return [
         f"Certified is the answer of the smoothed model: what the model gives to more than {rounded(100 * how.tau)} % "
         "of all copies of the scan with that noise. The whole inference is smoothed, clean-up included.",
-        f"R is σ·Φ⁻¹(τ), {rounded(float(norm.ppf(how.tau)))} times the noise, over all voxels together.",
+        f"R is σ·Φ⁻¹(τ), {rounded(float(norm.ppf(how.tau)))} times the noise, over all values of the scan together.",
         SMOOTHED_ONLY.format(model=listed(list(plan.models))),
         "It doesn't say that an answer is right, only that it is stable; how far it is right says the Dice of what is "
         "certified, where there are labels.",
-        "A voxel that abstains isn't proved unstable: its copies disagree too often for this many votes.",
+        "An answer that is abstained from isn't proved unstable: the copies disagree too often for this many votes.",
         "Larger changes, shifts, other scanners and other protocols aren't covered.",
     ]
 
@@ -97,16 +97,15 @@ def methods(plan: Plan) -> str:
     return (
         f"Certified: {counted(len(plan.models), 'model')} on {counted(len(plan.cases), 'scan')} of {patients(count)}, "
         f"each smoothed by normal noise of {levels} ({UNITS[how.unit]}) on the scan's own grid, before the whole "
-        f"inference ({PAPER}). {how.n0} noisy copies chose the answer of each voxel, {votes} others voted; an answer "
-        f"is certified where the binomial test at tau {how.tau:g}, corrected over all voxels of the scan "
+        f"inference ({PAPER}). {how.n0} noisy copies chose the answers, {votes} others voted; an answer "
+        f"is certified where the binomial test at tau {how.tau:g}, corrected over all answers of the scan "
         f"({how.correction}), stays below alpha {how.alpha:g}. {counted(len(study.seeds), 'seed')}.{labels}"
     )
 
 
 def threat(plan: Plan, found: Mapping[str, Any]) -> dict[str, Any]:
     """The threat model of the robustness card."""
-    native = plan.models[plan.first].unit
-    own = native if native == "HU" else "intensity units"
+    own = unit_of(plan, NATIVE)
     radii = {
         f"{row['model']}, noise of {limit(plan, row['sigma'], unit(plan))}": f"{rounded(row['radius'][0])} {own}"
         for row in found["votes"]

@@ -100,7 +100,8 @@ def matrix(cells: Sequence[Mapping[str, Any]], models: Sequence[str], measure: s
     layers = base.mark_rect().encode(color=colour)
     layers += base.transform_filter("datum.own").mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2)
     if len(shown) <= MANY + 4:
-        layers += base.mark_text(fontSize=10, color=INK).encode(text=alt.Text("value:Q", format=".2f"))
+        dark = alt.condition(alt.datum.value > 0.7 * limits[1], alt.value("white"), alt.value(INK))
+        layers += base.mark_text(fontSize=10).encode(text=alt.Text("value:Q", format=".2f"), color=dark)
     return svg(layers.properties(width=side * len(shown), height=side * len(shown)))
 
 

@@ -63,7 +63,7 @@ def untouched(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> 
         yield Finding(
             "untouched",
             "loud",
-            f"{attack} changed no voxel in {len(cases)} attack(s) on {model}: its gradient may be zero or vanish, so "
+            f"{attack} changed nothing in {len(cases)} attack(s) on {model}: its gradient may be zero or vanish, so "
             "this says nothing of how robust the model is.",
             len(cases),
         )

@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 from perturbox.judge.defense import MASKING
-from perturbox.judge.summary import listed
+from perturbox.judge.summary import counted, listed
 from perturbox.judge.verdicts import BROKEN, SAID
 from perturbox.studies import certified_page, charts, detected_page, marks, story, words
 from perturbox.studies.analysis import pair_drops
@@ -92,7 +92,7 @@ def _checks(findings: Sequence[Finding]) -> str:
 
 def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     study = plan.study
-    unit = words.limit(plan, 1).removeprefix("1").strip() or "the scan's unit"
+    unit = words.unit_of(plan)
     if study.kind == "transfer":
         return marks.section("Made for one model, judged by another", _matrices(plan, found, rows), "figure")
     if study.kind == "corruptions":
@@ -116,12 +116,13 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
         return marks.section(
             "Each patient, old model and new", "".join(f"<figure>{p}</figure>" for p in pictures), "figure"
         )
-    if not found["curves"]:
+    shown = [row for row in found["curves"] if not study.target or row["structure"] in study.target]
+    if not shown:
         return ""
     caption = (
         "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
     )
-    picture = f"<figure>{charts.curve(found['curves'], unit)}<figcaption>{caption}</figcaption></figure>"
+    picture = f"<figure>{charts.curve(shown, unit)}<figcaption>{caption}</figcaption></figure>"
     return marks.section("Dice against the limit", picture, "figure")
 
 
@@ -156,6 +157,7 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
             marks.number(row["p_patients"]),
             marks.number(row["p_models"]),
             marks.number(row["p_models_holm"]),
+            marks.number(row["p_least_holm"]),
             "; ".join(f"{level} {share:.2f}" for level, share in row["within"].items()),
             marks.number(row["p_within"]),
             row["answer"],
@@ -164,13 +166,15 @@ def _contrasts(plan: Plan, found: Mapping[str, Any]) -> str:
     )
     head = (
         "factor", "attack", "limit", "models per level", "same level", "other level",
-        "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "within a level",
+        "difference, interval over patients", "p, patients", "p, models", "p, models (Holm)", "least possible",
+        "within a level",
         "p of that", "effect",
     )  # fmt: skip
     caption = (
         "Numbers are shares of the fall that an attack on the target itself takes, over pairs that are equal in every "
         "other factor. Models are the unit of a claim about training: read “p, models”; the one over patients is what "
-        "a matrix with too few models tempts one to read."
+        "a matrix with too few models tempts one to read. “Least possible” is the adjusted p of the clearest "
+        "differences that so many models could show; where that is no proof, nothing can be told."
     )
     return marks.section(
         "Which factor of training matters", marks.table(head, rows) + f"<p class=sub>{caption}</p>", "contrasts"
@@ -326,14 +330,20 @@ def _strata(plan: Plan, found: Mapping[str, Any]) -> str:
             row["attack"],
             row["structure"],
             words.limit(plan, row["eps"]),
-            f"{row['middle']:.3g}",
+            _middle(row["middle"], found["sizes"]),
             f"{marks.number(row['small'])} ({row['n_small']})",
             f"{marks.number(row['large'])} ({row['n_large']})",
         )
         for row in found["strata"]
     )
-    head = ("model", "attack", "structure", "limit", "middle size", "fall, smaller half (n)", "fall, larger half (n)")
+    middle = f"middle size, {found['sizes']}"
+    head = ("model", "attack", "structure", "limit", middle, "fall, smaller half (n)", "fall, larger half (n)")
     return marks.section("Small and large structures", marks.table(head, rows), "strata") if found["strata"] else ""
+
+
+def _middle(value: float, sizes: str) -> str:
+    """A size of a structure as its column heading counts it."""
+    return counted(value) if sizes == "pixels" else f"{value:.3g}"
 
 
 def _methods(plan: Plan, study_sha256: str, command: str) -> str:

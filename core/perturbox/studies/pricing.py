@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perturbox import detectors
+from perturbox import detectors, io
 from perturbox.attacks import recipes
 from perturbox.certificates.statistics import votes_for
 from perturbox.detectors.fitted import MASKS
@@ -22,6 +22,7 @@ from perturbox.types import Volume
 
 HIDING = 2.0  # times the attack it is made of, what one takes that hides among clean features
 LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look
+PACKED = 0.6  # of what is stored, after lossless packing
 PAGE_BYTES = 2**20  # of a certificate's page, about
 
 
@@ -78,19 +79,29 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
         torch.set_num_threads(threads)
     judgements = [model for craft in plan.crafts for model in plan.judges(craft)]
     seconds += LOOKS * sum(looks[model] for model in judgements) + sum(looks[look.model] for look in plan.looks)
-    size = sum(Path(scan.image).stat().st_size for scan in plan.cases.values()) / len(plan.cases)
-    packed = 1 if suffix(first.image).endswith("gz") else 0.6
+    size = _saved_bytes(plan, first.image)
     return Price(
         crafts=len(plan.crafts),
         judgements=len(judgements),
         looks=len(plan.looks),
         cpu_hours=seconds * plan.study.threads / 3600,
         hours=seconds / 3600 / max(1, workers),
-        bytes=int(len(plan.crafts) * size * packed) + len(plan.certificates) * PAGE_BYTES,
+        bytes=int(len(plan.crafts) * size) + len(plan.certificates) * PAGE_BYTES,
         memory=memory,
         certificates=len(plan.certificates),
         copies=copies,
     )
+
+
+def _saved_bytes(plan: Plan, first: str) -> float:
+    """Of one perturbed scan, about: of what is read packed tighter than it is written, as photographs are, from what
+    its values take in memory as they are stored."""
+    ending = suffix(first)
+    if ending in (".jpg", ".jpeg"):
+        image = io.read_scan(first, unit=plan.models[plan.first].unit)
+        return PACKED * image.data.size * image.dtype.itemsize
+    size = sum(Path(scan.image).stat().st_size for scan in plan.cases.values()) / len(plan.cases)
+    return size if ending.endswith("gz") or ending == ".png" else PACKED * size
 
 
 def _priced(plan: Plan, craft: Craft, device: str) -> tuple[Job, float]:

@@ -77,6 +77,7 @@ def run_study(
         rows = tables.write_tables(plan, ledger.done, out, digest)
         about = {"study": plan.study.name, "kind": plan.study.kind, "study_sha256": digest}
         found = _detected(plan, ledger.done, rows, out, about) if plan.study.detectors else analyse(plan.study, rows)
+        found["sizes"] = tables.sizes(plan, ledger.done)
         findings = check(plan.study, rows, found)
         tables.write_table(out / "checks.parquet", [asdict(finding) for finding in findings], CHECKS, about)
         folders = _keep_worst(plan, found, out, device)

@@ -75,6 +75,14 @@ def paired_p(differences: Sequence[float]) -> float | None:
     return float(stats.wilcoxon(x, zero_method="pratt")[1])  # type: ignore[index]
 
 
+def least_p(labels: Sequence[object]) -> float:
+    """The least p-value that `permutation_p` can give of these labels where their names don't matter: 0.1 of three and
+    three models, however unlike they are."""
+    sizes = [list(labels).count(label) for label in set(labels)]
+    alike = math.prod(math.factorial(sizes.count(size)) for size in set(sizes))
+    return alike * math.prod(map(math.factorial, sizes)) / math.factorial(len(labels))
+
+
 def permutation_p(labels: Sequence[object], statistic: Callable[[Sequence[object]], float | None]) -> float | None:
     """Two-sided p-value of a statistic of labelled models, over all different relabellings, or over `RESAMPLES` random
     ones and the one that is there; None where it has no value."""

@@ -108,7 +108,9 @@ def effect(row: Mapping[str, Any]) -> str:
     """One factor's effect on transfer, in a sentence."""
     if row["answer"].startswith("can't"):
         counts = ", ".join(f"{level}: {n}" for level, n in row["levels"].items())
-        return f"{row['factor']}: can't be told with this design (models per level: {counts or 'none'})."
+        least = row.get("p_least_holm")
+        few = "" if least is None else f"; the clearest difference of so few has p {least:.2g}"
+        return f"{row['factor']}: can't be told with this design (models per level: {counts or 'none'}{few})."
     within = "; ".join(f"within {level} {share:.2f}" for level, share in row["within"].items())
     return (
         f"{row['factor']}: {row['answer']}. Models that share it pass on {row['same']:.2f} of the white-box fall, "
@@ -212,11 +214,12 @@ def methods(plan: Plan, study_sha256: str) -> str:
     return (
         f"Attacked: {models} on {counted(len(plan.cases), 'scan')} of {patients(count)}, with {attacks}, each limited "
         f"to {limits} ({study.eps.norm}, {UNITS[study.eps.unit]}), {counted(len(study.seeds), 'seed')}. "
-        "Every perturbed scan was saved in its source's format, read again and then segmented by the model's ordinary "
-        f"inference; Dice is with {labels}.{gate}{left}{_changes(plan)}{_defences(plan)}{detection} Controls were "
-        "white noise of equal RMS, the change rolled to another place, and harmless changes (saved again, half a "
-        f"voxel's shift, the scan's own noise). {ends[0]}; claims about training permute models, adjusted after Holm. "
-        f"{ends[1]}"
+        "Every perturbed scan was saved in its source's format (for JPEG and DICOM another that loses nothing), read "
+        f"again and then segmented by the model's ordinary inference; Dice is with {labels}.{gate}{left}"
+        f"{_changes(plan)}{_defences(plan)}{detection} Controls were white noise of equal RMS, the change rolled to "
+        "another place, and harmless changes (saved again, shifted by "
+        f"half a grid step, the scan's own noise where it can be measured). {ends[0]}; claims about training permute "
+        f"models, adjusted after Holm. {ends[1]}"
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perturbox.attacks import recipes
+from perturbox.job.inputs import named_in
 from perturbox.judge import metrics
 from perturbox.studies.columns import CASES, CERTIFICATES, CONTROLS, EFFORT, MODELS, RESULTS, Columns
 from perturbox.studies.design import ADAPTIVE, OBLIVIOUS
@@ -17,6 +18,7 @@ from perturbox.studies.plan import Craft, Plan
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
+OF_EXPERT = ("dice_clean", "dice_smoothed", "dice")  # of a certificate
 OF_CERTIFICATE = ("n", "least_votes", "tests", "certified_of_structures", "radius", "radius_rms", "values")
 
 
@@ -93,10 +95,13 @@ def result_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                     yield {**row, "status": "failed", "reason": failed["reason"]}
                     continue
                 reason = f"{', '.join(sorted(struck))} missed the gate" if struck else None
+                told = outlined(plan, clean, structure)
                 yield {
                     **row,
-                    **_numbers(made, judged["structures"][structure], clean["structures"][structure], clean["sigma"]),
-                    **{name: controls[structure][name] if controls else None for name in CONTROLS},
+                    **_numbers(
+                        made, judged["structures"][structure], clean["structures"][structure], clean["sigma"], told
+                    ),
+                    **{name: controls[structure][name] if controls and told else None for name in CONTROLS},
                     "stand_in": made.get("stand_in"),
                     "gradients": made.get("gradients", made["backwards"]),
                     "repeats": clean["repeats"],
@@ -135,7 +140,13 @@ def _corruption_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row
             made = {"untested": None, "eps_native": None, "linf": seen["linf"], "rms": seen["rms"]}
             yield {
                 **row,
-                **_numbers(made, seen["structures"][structure], clean["structures"][structure], clean["sigma"]),
+                **_numbers(
+                    made,
+                    seen["structures"][structure],
+                    clean["structures"][structure],
+                    clean["sigma"],
+                    outlined(plan, clean, structure),
+                ),
                 "repeats": clean["repeats"],
                 "status": "gated" if struck else "ok",
                 "reason": f"{look.model} missed the gate" if struck else None,
@@ -163,6 +174,7 @@ def _certificate_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Ro
                 "sigma_native": found["sigma"],
                 **{name: found[name] for name in OF_CERTIFICATE},
                 **found["structures"][structure],
+                **({} if outlined(plan, clean, structure) else dict.fromkeys(OF_EXPERT)),
                 "status": "gated" if struck else "ok",
                 "reason": f"{asked.model} missed the gate" if struck else None,
             }
@@ -199,13 +211,30 @@ def _knowledge(plan: Plan, craft: Craft, target: str) -> str:
     return ADAPTIVE if plan.models[target].defense else f"{access}-box"
 
 
-def _numbers(made: Mapping[str, Any], after: Mapping[str, Any], before: Mapping[str, Any], sigma: float | None) -> Row:
+def outlined(plan: Plan, clean: Mapping[str, Any], structure: str) -> bool:
+    """Whether a case's reference says anything of a structure; clean: its look. A label without any of it, as that of
+    a slice which passes it by, doesn't, unless the study's label map names it."""
+    return (
+        plan.study.cases.labels is None
+        or clean["structures"][structure]["size"] > 0
+        or structure in named_in(plan.study.cases.label_map)
+    )
+
+
+def _numbers(
+    made: Mapping[str, Any], after: Mapping[str, Any], before: Mapping[str, Any], sigma: float | None, told: bool
+) -> Row:
+    """told: whether the reference says anything of the structure; without it there is no agreement with it."""
     against = after["against_clean"]
+    if not told:
+        before = {**before, "dice_clean": None}
+        after = {**after, **dict.fromkeys(("dice", "iou", "hd95_mm", "nsd"))}
     verdict = metrics.verdict(
         {"volume_ml": before["volume_clean"]},
         against,
         after["failed_slices"],
         before["dice_benign"],
+        outlined=told,
         tested=after["tested"] and made["untested"] is None,
     )
     return {
@@ -230,6 +259,7 @@ def _model_rows(plan: Plan, done: Entries, gated: set[str]) -> Iterator[Row]:
                 look["structures"][structure]["dice_clean"]
                 for look in looks
                 if look["status"] == "ok" and look["structures"][structure]["dice_clean"] is not None
+                if outlined(plan, look, structure)
             ]
             yield {
                 "model": name,
@@ -255,7 +285,7 @@ def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
             "sha256": scan.sha256,
             "label_sha256": scan.label_sha256,
             "shape": " × ".join(map(str, known.get("shape", []))) or None,
-            "spacing_mm": " × ".join(f"{mm:g}" for mm in known.get("spacing", [])) or None,
+            "spacing_mm": _spacing(known),
             "sizes": known.get("sizes"),
             "unit": known.get("unit"),
             "storage_step": known.get("step"),
@@ -265,6 +295,19 @@ def _case_rows(plan: Plan, done: Entries) -> Iterator[Row]:
         }
     for name, reason in plan.left_out.items():
         yield {**dict.fromkeys(CASES), "case": name, "left_out": reason}
+
+
+def sizes(plan: Plan, done: Entries) -> str:
+    """What the sizes of structures are told in: of all cases alike, or else of each case."""
+    first = next(iter(plan.models))
+    told = {done[plan.clean_key(first, name)].get("case", {}).get("sizes") for name in plan.cases} - {None}
+    return told.pop() if len(told) == 1 else "each case's own sizes"
+
+
+def _spacing(known: Mapping[str, Any]) -> str | None:
+    """Of a case in mm; None of a photograph, whose pixels have no size."""
+    millimetres = known.get("spacing", []) if known.get("sizes") != "pixels" else []
+    return " × ".join(f"{mm:g}" for mm in millimetres) or None
 
 
 def _climbed(plan: Plan, done: Entries) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Limits, intervals and counts of a study as its sentences and tables write them."""
 
+from perturbox.judge.summary import unit_named
 from perturbox.studies.plan import Plan
 
 UNITS = {"native": "in the scan's unit", "sigma": "times each scan's noise", "percent": "% of each scan's 1–99 % range"}
@@ -7,11 +8,15 @@ MEANS = "mean Dice of the structures"
 
 
 def limit(plan: Plan, eps: float, unit: str | None = None) -> str:
-    """A limit with its unit, that of `eps` if not given: "10 HU", "2 σ", "4 % of range"."""
+    """A limit with its unit, that of `eps` if not given: "10 HU", "4 intensity units", "2 σ", "4 % of range"."""
+    return f"{eps:g} {unit_of(plan, unit)}"
+
+
+def unit_of(plan: Plan, unit: str | None = None) -> str:
+    """What limits are counted in: "HU", "intensity units", "σ" or "% of range"."""
     unit = unit or plan.study.eps.unit
-    native = next(iter(plan.models.values())).unit
-    words = {"native": f" {native}" if native == "HU" else "", "sigma": " σ", "percent": " % of range"}
-    return f"{eps:g}{words[unit]}"
+    native = unit_named(next(iter(plan.models.values())).unit)
+    return {"native": native, "sigma": "σ", "percent": "% of range"}[unit]
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ VERDICTS = {
     "vanished": ("✕", "vanished"),
     "appeared": ("✚", "appeared"),
     "dice": ("▼", "Dice"),
-    "volume": ("▼", "volume"),
+    "volume": ("▼", "size"),
     "distance": ("▲", "far"),
     "local": ("◐", "local"),
     "benign": ("●", "as benign"),

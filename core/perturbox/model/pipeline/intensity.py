@@ -118,7 +118,7 @@ class ZScore(Step):
     name: ClassVar[str] = "zscore"
 
     def plan(self, frame: Frame, x: Tensor | None) -> Bound:
-        where = "of the voxels that aren't 0" if self.nonzero else "of the scan itself"
+        where = "of the values that aren't 0" if self.nonzero else "of the scan itself"
         words = f"mean and standard deviation {where}{', channel by channel' if self.per_channel else ''}"
         return Pointwise(frame, "statistic", words, lambda v: each(v, self.per_channel, self.scored))
 

@@ -19,7 +19,7 @@ from perturbox.model.pipeline import matrices
 from perturbox.model.pipeline.intensity import statistic, with_value
 from perturbox.model.pipeline.matrices import Separable
 from perturbox.model.pipeline.step import Bound, Frame, Kind, Pointwise, Step
-from perturbox.types import InputError
+from perturbox.types import InputError, points
 
 _zoom: Any = ndimage.zoom
 TORCH = "resample_torch_fornnunet"
@@ -116,7 +116,9 @@ class Resample(Step):
             affine[:3, 3] += affine[:3, axis] * (n / m - 1) / 2
             affine[:3, axis] *= n / m
         after = Frame(shape, affine)
-        words = f"resampled to {' × '.join(f'{s:g}' for s in there)} mm, {' × '.join(map(str, shape))} voxels"
+        words = (
+            f"resampled to {' × '.join(f'{s:g}' for s in there)} mm, {' × '.join(map(str, shape))} {points(len(shape))}"
+        )
         return Resampled(self, frame, after, here, there, words)
 
 

@@ -15,7 +15,7 @@ from perturbox.model.pipeline import matrices
 from perturbox.model.pipeline.matrices import Separable
 from perturbox.model.pipeline.step import Bound, Frame, Step, box_of
 from perturbox.model.regrid import linear_matrix, nearest_index
-from perturbox.types import InputError
+from perturbox.types import InputError, points
 
 
 class Turned(Bound):
@@ -122,7 +122,8 @@ class Spacing(Step):
         affine = np.array(frame.affine, dtype=float)
         affine[:dims, :dims], affine[:dims, 3] = new[:dims, :dims], new[:dims, -1]
         after = Frame(shape, affine)
-        words = f"resampled to {' × '.join(f'{s:g}' for s in wanted)} mm, {' × '.join(map(str, shape))} voxels"
+        size = f"{' × '.join(map(str, shape))} {points(len(shape))}"
+        words = f"resampled to {' × '.join(f'{s:g}' for s in wanted)} mm, {size}"
         off = np.abs(move[:dims, :dims] - np.diag(np.diag(move)[:dims])).max()
         if off > 1e-4:
             return ByMonai(frame, after, here, new, f"{words} (sheared grid, by MONAI's own function)")
@@ -219,7 +220,7 @@ class Resize(Step):
             self.mode,
             frame,
             after,
-            f"resized to {' × '.join(map(str, size))} voxels ({self.mode})",
+            f"resized to {' × '.join(map(str, size))} {points(len(size))} ({self.mode})",
             made(pairs),
             made(back),
             [None if n == m else nearest_index(n, m) for n, m in pairs],
@@ -290,7 +291,7 @@ class Crop(Step):
             slice(max(part.start - self.margin, 0), min(part.stop + self.margin, n))
             for part, n in zip(found, frame.shape, strict=True)
         )
-        return Cropped(frame, box, f"cropped to the voxels above {self.above:g}: {_size(box)} voxels")
+        return Cropped(frame, box, f"cropped to the {points(len(box))} above {self.above:g}: {_size(box)}")
 
     @property
     def keeps_values(self) -> bool:
@@ -311,7 +312,7 @@ class CropNonzero(Step):
         assert mask is not None
         kept = torch.from_numpy(np.ascontiguousarray(mask)).to(x.device)
         box = box_of(kept)
-        return Cropped(frame, box, f"cropped to what isn't 0: {_size(box)} voxels", kept)
+        return Cropped(frame, box, f"cropped to what isn't 0: {_size(box)} {points(len(box))}", kept)
 
     @property
     def keeps_values(self) -> bool:
