@@ -7,6 +7,7 @@ unlike all of them.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from perturbox.zoo.phantom import phantom_case
 VICTIM = "ct-organs"
 NAMES = ("mahalanobis", "entropy")
 SEEDS = range(7000, 7040)
+NOTE = "It was fitted on phantoms, and a patient's scan is unlike all of them, attacked or not."
 
 
 def main() -> None:
@@ -28,7 +30,8 @@ def main() -> None:
     victim = px.load_victim(VICTIM)
     for name in NAMES:
         found = px.fit_detector(victim, name, clean=scans)
-        found.write(folder / f"{VICTIM}-{name}.safetensors")
+        found = replace(found, facts={**found.facts, "note": NOTE})
+        found.write(folder / VICTIM / f"{name}.safetensors")
         print(f"{name}: threshold {found.threshold:.2f}", flush=True)
 
 

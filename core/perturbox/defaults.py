@@ -11,6 +11,8 @@ UNITS = ("native", "sigma", "percent")
 """What a limit may be given in: the scan's own unit (HU on CT), its noise, or percent of its 1-99 % range."""
 MAX_EPS = 32.0
 """The largest limit that a search for the margin tries, in the scan's own unit."""
+VICTIMS = ("ct-organs", "ct-organs-2d")
+"""What a server serves."""
 TAU, ALPHA, CHOOSERS = 0.75, 0.001, 10
 """Of a certificate: the share of noisy copies that agree, the chance that it is wrong, copies that choose answers."""
 CORRECTIONS = ("holm", "bonferroni")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import perturbox
+from perturbox.defaults import VICTIMS
 from perturbox.errors import InputError
 
 TOKEN, HOME = "PERTURBOX_TOKEN", "PERTURBOX_HOME"
@@ -33,7 +34,7 @@ STUDY_NEEDED = ("pyarrow", "pydantic")
 class Serving:
     """What was asked for; studies None: an empty folder of its own; home None: the user's data folder; verbose: whether
     the log is shown instead of kept; study_results: a folder of `perturbox study`'s folders, which clients may read;
-    detectors: NAME=FILE, or folders of them."""
+    detectors: NAME=FILE, folders of them, names of shipped ones, or "shipped" for all of these."""
 
     studies: str | None
     host: str
@@ -183,7 +184,7 @@ def check_detectors(asked: Serving) -> list[str]:
     from perturbox.detectors.fitted import Detector
     from perturbox.job.detecting import named
 
-    found = named(asked.detectors)
+    found = named(asked.detectors, asked.victims or VICTIMS)
     for path in found.values():
         if "," in str(path):
             raise InputError(f"The path of '{path}' holds a comma, which can't be served; rename it.")

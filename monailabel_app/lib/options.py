@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from lib import terminal
+from perturbox.defaults import VICTIMS
 from perturbox.job.detecting import named
 from perturbox.types import InputError
 
-DEFAULT_VICTIMS = "ct-organs,ct-organs-2d"
 UPLOAD_LIMIT_MB = 2048
 KNOWN = ("victims", "home", "device", "scheduler", "cors", "upload_limit_mb", "study_results", "detectors")
 TOKEN, SERVER_URL, HOME = "PERTURBOX_TOKEN", "PERTURBOX_SERVER_URL", "PERTURBOX_HOME"
@@ -47,13 +47,14 @@ class Options:
             port = int(_argument(argv, "-p", "--port") or 8000)
         except ValueError:
             refuse(InputError("--conf upload_limit_mb and --port need numbers."))
+        victims = _listed(conf.get("victims") or "") or VICTIMS
         try:
-            detectors = named(_listed(conf.get("detectors") or ""))
+            detectors = named(_listed(conf.get("detectors") or ""), victims)
         except InputError as error:
             refuse(error)
         return cls(
             home=Path(conf.get("home") or default).resolve(),
-            victims=_listed(conf.get("victims") or DEFAULT_VICTIMS),
+            victims=victims,
             device=conf.get("device") or "cpu",
             scheduler=conf.get("scheduler") or None,
             cors=_listed(conf.get("cors") or ""),

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 import perturbox as px
-from perturbox.attacks.recipes.added import Fitted
-from perturbox.attacks.recipes.evade import InTurns
+from perturbox.attacks.recipes.evade import InTurns, ToPass
 from perturbox.cli import main
 from perturbox.defenses import defend
 from perturbox.detectors import get
@@ -400,7 +399,7 @@ def test_orthogonal_steps_leave_the_other_as_it_is(made):
 
     (up,) = torch.autograd.grad(base(model, x, None, 0), x)
     (hide,) = torch.autograd.grad(-found.score(bound, x), x)
-    turns = InTurns(base, Fitted("none", lambda path: found, ""), 1.0, until=0.5, orthogonal=True)
+    turns = InTurns(base, ToPass("none", {victim.name: found}), 1.0, until=0.5, orthogonal=True)
     for model.score, own, other in ((0.9, up, hide), (0.4, hide, up)):
         (followed,) = torch.autograd.grad(turns(model, x, None, 0.0), x)
         expected = own - (own * other).sum() / (other * other).sum() * other

@@ -11,7 +11,6 @@ from perturbox.certificates.sampling import UNDECIDED
 from perturbox.certificates.smoothed import Certified
 from perturbox.judge.look import most
 from perturbox.judge.summary import fixed, listed, number, size
-from perturbox.model.victim import Victim
 from perturbox.types import Volume
 
 SCHEMA = "perturbox-certificate/1"
@@ -23,7 +22,7 @@ SCOPE = "It certifies the smoothed model, not the model without noise; an abstai
 BORDER = (0.0, 5.0, 10.0, 20.0, math.inf)
 
 
-def numbers(found: Certified, victim: Victim, image: Volume, clean: np.ndarray) -> dict[str, Any]:
+def numbers(found: Certified, image: Volume, clean: np.ndarray) -> dict[str, Any]:
     """Everything of certificate.json that is measured; clean: the model's own labels "*s" of the scan without noise."""
     question, tree = found.question, found.tree
     inside = tree.numbers(clean)
@@ -156,6 +155,19 @@ def percent(share: float | None) -> str:
 def unit_of(document: Mapping[str, Any]) -> str:
     """What its sizes of changes are in."""
     return "HU" if document["unit"] == "HU" else "intensity units"
+
+
+def summary(document: Mapping[str, Any], found: Certified, clean: np.ndarray, image: Volume) -> dict[str, Any]:
+    """What every face shows, of the numbers and the model that a document holds."""
+    head, rows = rows_told(document)
+    return {
+        "headline": headline(document),
+        "scope": SCOPE,
+        **meaning(document, document["victim"]["name"]),
+        "table": {"head": head, "rows": rows},
+        "look": look(found, clean, image),
+        "stopped": stopped(document),
+    }
 
 
 def headline(document: Mapping[str, Any]) -> str:

@@ -292,8 +292,9 @@ def list_(
         entries = [one.describe() for one in offered()]
     else:
         from perturbox.detectors import discover
+        from perturbox.detectors.shipped import victims_with
 
-        entries = [one.describe() for one in discover().values()]
+        entries = [one.describe() | {"shipped_for": victims_with(name)} for name, one in discover().items()]
     if as_json:
         print(json.dumps(entries, indent=1, allow_nan=False))
         return
@@ -309,13 +310,20 @@ def list_(
 
 
 @app.command()
-def report(folder: Folder, full_report: FullReport = False) -> None:
-    """Write report.html again, of a result or of a search for the margin."""
-    waking(f"Starting the report of {folder}", (folder,))
+def report(
+    folder: Folder,
+    scan: Annotated[
+        str | None,
+        typer.Option("--scan", metavar="FILE", help="Of a certificate: the scan that was certified.", show_default=False),
+    ] = None,
+    full_report: FullReport = False,
+) -> None:
+    """Write report.html again, of a result or of a search for the margin, or a certificate's page."""
+    waking(f"Starting the report of {folder}", (folder, scan))
     from perturbox.cli.running import run_report
     from perturbox.cli.words import show
 
-    show(*run_report(folder, full_report))
+    show(*run_report(folder, full_report, scan))
 
 
 @app.command()
@@ -336,9 +344,9 @@ def compare(
 
 @app.command()
 def verify(folder: Folder, trust: Trust = False) -> None:
-    """Recompute what a result folder says.
+    """Recompute what a result folder, or a certificate's, says.
 
-    From its saved files, the model it names and the installed attack; says what is only recorded. Exit status 1 if
+    From its saved files and, of a result, the model it names and the installed attack; says what is only recorded. Exit status 1 if
     anything doesn't hold, 2 if nothing can be recomputed.
     """
     waking(f"Starting to verify {folder}", (folder,))

@@ -80,8 +80,19 @@ def fit_detector(
 
 def detect(
     image: Image,
-    detector: Annotated[str, typer.Option("--detector", metavar="FILE", help="What `perturbox fit-detector` made.")],
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector",
+            metavar="NAME",
+            help="One that is shipped for the model (`perturbox list detectors`), or the file of `perturbox fit-detector`.",
+        ),
+    ],
     victim: VictimSpec = "ct-organs",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="A new folder for detection.json.", show_default=False),
+    ] = None,
     device: Device = "cpu",
     force: Force = False,
     trust: Trusted = False,
@@ -89,13 +100,25 @@ def detect(
 ) -> None:
     """Ask a detector whether a scan looks attacked."""
     if not as_json:
-        waking(f"Starting to look at {image}", (image, detector))
+        waking(f"Starting to look at {image}", (image,), out)
     from perturbox.cli.words import show
-    from perturbox.job.detecting import detect as ask
+    from perturbox.detectors.shipped import place
+    from perturbox.io.files import require_new_folder
+    from perturbox.job.detecting import JSON, detect_scan, name_of
+    from perturbox.job.execute import Job
     from perturbox.load import load_victim
 
-    found = ask(image, load_victim(victim, device, trust), detector, force=force)
+    if out is not None:
+        require_new_folder(out)
+    model = load_victim(victim, device, trust)
+    file = place(detector, model.name)
+    job = Job(image, victim=victim, device=device, force=force, trust=trust)
+    document = detect_scan(job, {name_of(file): str(file)}, out, victim=model)
+    (row,) = document["detections"]
     if as_json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
-    else:
-        show(f"{found.title} on {found.victim}: {found.sentence}")
+        told = {key: value for key, value in row.items() if key not in ("scan", "name")}
+        print(json.dumps(told, indent=1, allow_nan=False))
+        return
+    notes = [f"Note: {warning}" for warning in document["warnings"]]
+    written = [] if out is None else [f"Detection: {out / JSON}"]
+    show(f"{row['title']} on {row['victim']}: {row['sentence']}", *notes, *written)

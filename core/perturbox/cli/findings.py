@@ -8,10 +8,7 @@ from perturbox.job.folder import Findings
 def findings(found: Findings) -> list[str]:
     """What `verify` recomputed, what doesn't hold, and what nobody can recompute from a folder."""
     notes = [f"Note: {note}" for note in found.notes]
-    recorded = (
-        f"{found.recorded} values are only recorded, such as the trace, the effort and the versions: "
-        "`perturbox replay` repeats the attack."
-    )
+    recorded = f"{found.recorded} values are only recorded, {found.only}."
     warning = "A hash inside a folder shows damage, not forgery."
     files = f" {found.files} files are those that were saved." if found.files else ""
     if found.problems:

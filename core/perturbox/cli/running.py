@@ -22,6 +22,7 @@ from perturbox.job import demo, estimate, folder
 from perturbox.job.certify import certify_scan, estimate_certificate, prepare_certificate
 from perturbox.job.execute import Job, Ready, execute, load_inputs, prepare, segment
 from perturbox.job.margins import prepare_margin, search
+from perturbox.job.recertify import is_certificate, write_page
 from perturbox.judge.record import is_margin, read_margin, read_record, read_whole_record, write_json
 from perturbox.judge.victim import Known, check_victim, told
 from perturbox.load import load_victim, read_spec
@@ -198,7 +199,16 @@ def run_compare(folders: list[Path], out: Path) -> list[Any]:
     return words.comparison_summary(found, folders, out)
 
 
-def run_report(place: Path, full: bool) -> list[Any]:
+def run_report(place: Path, full: bool, scan: str | None) -> list[Any]:
+    if is_certificate(place):
+        if scan is None:
+            raise InputError(
+                f"'{place}' is a certificate, whose page shows the scan, and it holds none; give the file that was "
+                "certified with --scan."
+            )
+        return [f"Report: {write_page(place, scan)}"]
+    if scan is not None:
+        raise InputError(f"--scan is for the page of a certificate, and '{place}' holds none; leave --scan out.")
     read_margin(place) if is_margin(place) else read_record(place)
     require_writable(place / "report.html")
     write_report(place, full)
@@ -207,7 +217,8 @@ def run_report(place: Path, full: bool) -> list[Any]:
 
 
 def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:
-    """(what differs, lines to print); `place` holds the result of an attack or of a search for the margin."""
+    """(what differs, lines to print); `place` holds the result of an attack, a search for the margin or a certificate.
+    """
     with Progress({}, late_refusal=False) as progress:
         found = folder.examine(place, progress.listener(), trust=trust)
     return found.problems, findings(found)

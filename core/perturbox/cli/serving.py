@@ -40,7 +40,8 @@ def serve(
         typer.Option(
             "--detector",
             metavar="NAME=FILE",
-            help="A detector of a served model (`perturbox fit-detector`), or a folder of them; may be repeated.",
+            help="A detector of a served model (`perturbox fit-detector`), a folder of them, the NAME of a shipped one, "
+            "or `shipped` for all of these; may be repeated.",
         ),
     ] = None,
     token: Annotated[

@@ -315,12 +315,18 @@ def detectors_list(detectors: Sequence[Mapping[str, Any]]) -> list[Any]:
             sees[entry["sees"]],
             "clean and attacked scans" if entry["supervised"] else "clean scans",
             "yes" if entry["differentiable"] else "no",
+            ", ".join(entry["shipped_for"]),
             entry["paper"],
         ]
         for entry in detectors
     ]
-    head = ["Name", "Detector", "Looks at", "Fitted on", "Differentiable", "Paper"]
-    return [table(head, rows, words=6), "Fit one: perturbox fit-detector --detector NAME --clean 'SCANS' --out FILE"]
+    head = ["Name", "Detector", "Looks at", "Fitted on", "Differentiable", "Shipped for", "Paper"]
+    ready = [f"{entry['name']} --victim {entry['shipped_for'][0]}" for entry in detectors if entry["shipped_for"]]
+    return [
+        table(head, rows, words=7),
+        *(f"Ask a shipped one: perturbox detect SCAN --detector {asked}" for asked in ready[:1]),
+        "Fit one: perturbox fit-detector --detector NAME --clean 'SCANS' --out FILE",
+    ]
 
 
 def detector_summary(detector: Any) -> list[Any]:

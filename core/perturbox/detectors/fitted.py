@@ -16,14 +16,13 @@ from torch import Tensor
 
 from perturbox.detectors import get
 from perturbox.detectors.method import INSIDE, Layout, Method
-from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen, valued
+from perturbox.detectors.seen import MASKS, Asked, Sample, fingerprint, look_at, require_seen, valued
 from perturbox.model.pooling import group_names
 from perturbox.model.victim import BoundVictim, Victim
 from perturbox.types import InputError, Volume
 
 SCHEMA, TOLD = "perturbox-detector/1", "detector"
 LEAST_CASES = 10  # clean patients below which no threshold is told
-MASKS = 10  # dropout masks
 AGAIN = "fit one with `perturbox fit-detector`."
 
 
@@ -32,7 +31,8 @@ class Detection:
     """What a detector says of a scan. raw: the method's own number; score: how far it lies from that of clean scans;
     fires: whether the score is above the threshold; percentile: the share of the clean scans it was fitted on whose
     score isn't higher; alarms: the share of clean scans like those that is to be expected to fire. side: whether the
-    scan fits better or worse than they do. fitted_on: whether it is one of them, and so fits better than any other."""
+    scan fits better or worse than they do. fitted_on: whether it is one of them, and so fits better than any other.
+    note: what one has to know of the scans it was fitted on, a sentence."""
 
     detector: str
     title: str
@@ -46,10 +46,15 @@ class Detection:
     alarms: float
     side: str
     fitted_on: bool = False
+    note: str = ""
 
     @property
     def sentence(self) -> str:
-        """What it comes to, in a sentence."""
+        """What it comes to, in a sentence or two."""
+        return f"{self._said} {self.note}".strip()
+
+    @property
+    def _said(self) -> str:
         known = f"{self.percentile:.0f} % of the {self.clean} clean scans it was fitted on score no higher"
         said = f"score {self.score:.2f}, threshold {self.threshold:.2f}; {known}"
         if self.fitted_on:
@@ -143,6 +148,11 @@ class Detector:
         return float(self.clean_scores[min(self._place, len(self.clean)) - 1])
 
     @property
+    def note(self) -> str:
+        """What one has to know of the scans it was fitted on."""
+        return self.facts.get("note", "")
+
+    @property
     def _place(self) -> int:
         """The rank of the threshold among the clean scores: a new score is as likely to lie between any two of them."""
         return math.ceil((1 - self.rate) * (len(self.clean) + 1) - 1e-9)
@@ -190,7 +200,7 @@ class Detector:
         side = ("worse" if raw > self.centre else "better") if self.method.two_sided else ""
         percentile = 100.0 * float(np.mean(self.clean_scores <= score))
         seen = fingerprint(scan) in self.facts.get("scans", ())
-        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side, seen)
+        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side, seen, self.note)
         return Detection(self.method.name, self.method.title, self.victim, raw, score, *known)
 
     # ---- its file
@@ -242,7 +252,7 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
     words = [told["victim"], told["sha256"], *groups]
     if not all(isinstance(word, str) for word in words) or not groups or not isinstance(told["facts"], dict):
         raise ValueError
-    if not isinstance(told["facts"].get("scans"), list):
+    if not isinstance(told["facts"].get("scans"), list) or not isinstance(told["facts"].get("note", ""), str):
         raise ValueError
     if len(parts) + 1 != len(tensors) or bool(layers) != (method.sees in INSIDE) or _whole(layout.outputs) < 0:
         raise ValueError

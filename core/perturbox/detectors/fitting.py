@@ -9,9 +9,9 @@ import torch
 
 from perturbox.detectors import get
 from perturbox.detectors.evaluation import evaluate
-from perturbox.detectors.fitted import LEAST_CASES, MASKS, Detector
+from perturbox.detectors.fitted import LEAST_CASES, Detector
 from perturbox.detectors.method import INSIDE, Layout, Method
-from perturbox.detectors.seen import Asked, Sample, fingerprint, look_at, require_seen
+from perturbox.detectors.seen import MASKS, Asked, Sample, fingerprint, look_at, require_seen
 from perturbox.model.pooling import WIDEST, convolutions, group_names
 from perturbox.model.victim import Victim
 from perturbox.types import InputError, Volume

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from perturbox.detectors.seen import JOINT, TINY, Sample
+from perturbox.detectors.seen import JOINT, MASKS, TINY, Sample
 from perturbox.types import InputError
 
 Parts = Mapping[str, Tensor]
@@ -54,6 +54,11 @@ class Method(ABC):
     def name(self) -> str:
         """The class's name in kebab case."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    @property
+    def queries(self) -> int:
+        """Predictions that one score with its gradient takes."""
+        return {"features": 2, "joint": 2, "outputs": 1, "dropout": MASKS}[self.sees]
 
     def describe(self) -> dict[str, Any]:
         """The entry of `perturbox list detectors --json`."""

@@ -26,6 +26,7 @@ from perturbox.types import InputError, Volume
 OVERALL = 3  # values of `outputs` that come before those of the classes
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 TINY = 1e-12
+MASKS = 10  # dropout masks
 JOINT = "joint"  # in place of a layer's name, of moments of all layers and the answer
 
 
@@ -38,11 +39,6 @@ class Asked:
     outputs: bool = False
     masks: int = 0
     joint: bool = False
-
-    @property
-    def queries(self) -> int:
-        """Predictions that one score with its gradient takes."""
-        return 2 * bool(self.layers) + self.outputs + self.masks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from perturbox import io
-from perturbox.certificates.document import SCHEMA, SCOPE, headline, look, meaning, numbers, rows_told, stopped
+from perturbox.certificates.document import SCHEMA, numbers, summary
 from perturbox.certificates.smoothed import Certified, Question, certify
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.job.estimate import Estimate, estimate_prediction
@@ -137,7 +137,7 @@ def _document(asked: Asked, found: Certified, clean: np.ndarray, effort: Effort,
     victim, image = asked.victim, asked.image
     document: Mapping[str, Any] = {
         "schema": SCHEMA,
-        **numbers(found, victim, image, clean),
+        **numbers(found, image, clean),
         "victim": {**victim.describe(), "spec": asked.job.victim, "sha256": victim.sha256},
         "source": {
             "sha256": asked.source_sha256 or None,
@@ -153,7 +153,5 @@ def _document(asked: Asked, found: Certified, clean: np.ndarray, effort: Effort,
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    head, rows = rows_told(document)
-    said = {"headline": headline(document), "scope": SCOPE, **meaning(document, victim.name)}
-    said |= {"table": {"head": head, "rows": rows}, "look": look(found, clean, image), "stopped": stopped(document)}
+    said = summary(document, found, clean, image)
     return to_json({**document, "summary": said, "warnings": [*asked.warnings, *effort.notes]})  # type: ignore[return-value]

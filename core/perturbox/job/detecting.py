@@ -10,6 +10,7 @@ from perturbox import io
 from perturbox.detectors.fitted import Detection, Detector
 from perturbox.detectors.fitting import NOISES, RATE, Read
 from perturbox.detectors.fitting import fit_detector as fit
+from perturbox.detectors.shipped import SUFFIX, find, shipped, told
 from perturbox.io.files import new_folder, require_new_folder
 from perturbox.io.objects import from_object
 from perturbox.job.estimate import require_room_to_predict
@@ -21,8 +22,8 @@ from perturbox.model.victim import Victim
 from perturbox.plain import to_json
 from perturbox.types import InputError, Volume
 
-SUFFIX = ".safetensors"
 JSON, SCHEMA = "detection.json", "perturbox-detection/1"
+SHIPPED = "shipped"  # in place of a name: all that is shipped
 
 
 def detect(
@@ -30,12 +31,12 @@ def detect(
 ) -> Detection:
     """What a detector says of a scan: whether it fires, its score, its place among clean scans.
 
-    image: a path or an object in memory. detector: fitted by `fit_detector`, or its file. force: go on though the
-    values don't look like Hounsfield units. Raises InputError for a detector of another model, and for scans that it
-    can't say anything of.
+    image: a path or an object in memory. detector: fitted by `fit_detector`, its file, or the name of one that is
+    shipped for the victim. force: go on though the values don't look like Hounsfield units. Raises InputError for a
+    detector that isn't there or of another model, and for scans that it can't say anything of.
     """
     model = load_victim(victim, device) if isinstance(victim, str) else victim
-    found = detector if isinstance(detector, Detector) else Detector.read(Path(detector))
+    found = detector if isinstance(detector, Detector) else find(detector, model)
     found.check(model)
     scan = reader(image, model)()
     if model.unit == "HU":
@@ -46,21 +47,31 @@ def detect(
 # ---- several, by name
 
 
-def named(words: Sequence[str]) -> dict[str, Path]:
-    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, or a folder whose every
-    .safetensors counts under its own name. Raises InputError for what is neither, and for a name that is given twice.
+def name_of(file: Path) -> str:
+    """What a detector's file is called where nobody names it."""
+    return file.name.removesuffix(SUFFIX)
+
+
+def named(words: Sequence[str], victims: Sequence[str]) -> dict[str, Path]:
+    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, a folder whose every
+    .safetensors counts under its own name, the name of one that is shipped for one of these victims, or "shipped" for
+    all of these, if any. Raises InputError for what is none of this, and for a name that is given twice.
     """
     found: dict[str, Path] = {}
+    ours = [pair for victim in victims for pair in shipped(victim).items()]
     for word in words:
         name, equals, file = word.partition("=")
         if (folder := Path(word)).is_dir():
-            pairs = [(path.name.removesuffix(SUFFIX), path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+            pairs = [(name_of(path), path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
             if not pairs:
                 raise InputError(f"The folder '{word}' holds no detector, no *{SUFFIX}.")
         elif equals and file:
             pairs = [(name, Path(file))]
-        else:
-            raise InputError(f"'{word}' isn't understood; write a detector as NAME=FILE, or give a folder of them.")
+        elif not (pairs := [pair for pair in ours if word in (SHIPPED, pair[0])]) and word != SHIPPED:
+            raise InputError(
+                f"'{word}' isn't understood; write a detector as NAME=FILE, give a folder of them, or name a shipped "
+                f"one ({told(victims)})."
+            )
         for name, path in pairs:
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
                 raise InputError(f"A detector can't be named '{name}'; use letters, digits and dashes.")
@@ -71,15 +82,16 @@ def named(words: Sequence[str]) -> dict[str, Path]:
 
 
 def detect_scan(
-    job: Job, files: Mapping[str, str], out: Path, listener: Listener | None = None, victim: Victim | None = None
+    job: Job, files: Mapping[str, str], out: Path | None, listener: Listener | None = None, victim: Victim | None = None
 ) -> dict[str, Any]:
-    """Ask detectors of the job's scan and leave a new folder with detection.json; returns that.
+    """Ask detectors of the job's scan and leave a new folder with detection.json, none if `out` is None; returns that.
 
     Of the job only scan, model, device, force and trust count. files: those of the detectors, by name. Raises
     InputError for a detector of another model, for a scan that can't be used or that they can't say anything of, and
     where it would not fit in memory.
     """
-    require_new_folder(out)
+    if out is not None:
+        require_new_folder(out)
     listener = listener or Listener()
     victim, image, warnings, _ = load_inputs(job, None, victim)
     detectors = read_detectors(files, victim)
@@ -90,8 +102,9 @@ def detect_scan(
         listener.say(f"Asking {detector.method.title}")
         rows.append({"scan": "scan", "name": name, **detector.detect(victim, image).to_json()})
     document = _document(rows, victim, warnings)
-    with new_folder(out) as draft:
-        write_json(draft / JSON, document)
+    if out is not None:
+        with new_folder(out) as draft:
+            write_json(draft / JSON, document)
     return document
 
 

@@ -14,6 +14,7 @@ from perturbox.io.files import require_new_folder, sha256
 from perturbox.job.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, execute, prepare, versions
 from perturbox.job.recompute import IGNORED, Findings, compare_report, job_of, read_scans, recompute, require_trust
+from perturbox.job.recertify import examine_certificate, is_certificate
 from perturbox.job.trials import MEANING, WITHOUT
 from perturbox.judge.metrics import BROKEN, Limits, limit_of
 from perturbox.judge.record import file_of, inside, is_margin, read_margin, read_whole_record, required_file
@@ -27,7 +28,8 @@ __all__ = ["Findings", "differences", "examine", "read_scans", "replay", "verify
 def verify(
     folder: Path, listener: Listener | None = None, *, trust: bool = False, victim: Victim | None = None
 ) -> list[str]:
-    """One line for everything in a result's, or a margin search's, folder that its other parts contradict.
+    """One line for everything in the folder of a result, a search for the margin or a certificate that its other parts
+    contradict.
 
     Integers, words and counts must be equal; measured floats may differ by 1e-6, as other hardware sums in another
     order. trust: whether to load a model that is Python code, see `recompute.require_trust`. victim: the model, if it
@@ -44,6 +46,8 @@ def examine(
     folder, listener = Path(folder), listener or Listener()
     if is_margin(folder):
         return _examine_margin(folder, listener, trust, victim)
+    if is_certificate(folder):
+        return examine_certificate(folder)
     return recompute(folder, read_whole_record(folder), listener, trust, victim)
 
 

@@ -52,13 +52,15 @@ IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what desktops leave in fo
 
 @dataclass
 class Findings:
-    """What doesn't hold, a line each; what is to be said beside it; and how many leaves and files were looked at."""
+    """What doesn't hold, a line each; what is to be said beside it; how many leaves and files were looked at; and which
+    leaves are only recorded, and what repeats them."""
 
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     recomputed: int = 0
     recorded: int = 0
     files: int = 0
+    only: str = "such as the trace, the effort and the versions: `perturbox replay` repeats the attack"
 
     def add(self, other: "Findings", place: str) -> None:
         """What was found in a part of the folder."""

@@ -11,8 +11,6 @@ import torch
 from perturbox import detectors, io
 from perturbox.attacks import recipes
 from perturbox.certificates.statistics import votes_for
-from perturbox.detectors.fitted import MASKS
-from perturbox.detectors.method import INSIDE
 from perturbox.io.files import suffix
 from perturbox.job.estimate import estimate_attack, estimate_prediction
 from perturbox.job.inputs import Job, load_inputs, prepare
@@ -116,8 +114,8 @@ def _priced(plan: Plan, craft: Craft, device: str) -> tuple[Job, float]:
 
 def _looked_at(plan: Plan, model: str) -> int:
     """Predictions that detectors take of a model, and its features on clean scans."""
-    sees = {detectors.get(name).sees for name in plan.study.detectors}
-    one = sum(MASKS if kind == "dropout" else 2 if kind in INSIDE else 1 for kind in sees)
+    methods = (detectors.get(name) for name in plan.study.detectors)
+    one = sum({method.sees: method.queries for method in methods}.values())
     passes = sum(PASSES if what == FEATURES else 1 for what in plan.fitted)
     ladders = sum(ladder.model == model for ladder in plan.ladders)
     changed = sum(look.model == model for look in plan.looks)

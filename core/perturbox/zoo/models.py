@@ -14,6 +14,7 @@ from perturbox.zoo.network import ResUNet
 
 WEIGHTS = Path(__file__).parent / "weights"
 FILTERS = Path(__file__).parent / "filters"  # weights of defences
+DETECTORS = Path(__file__).parent / "detectors"  # fitted ones, in a folder for each model
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ The attack an evaluation of detectors can't do without. Carlini & Wagner 2017, a
 orthogonal steps after Bryniarski et al. 2021, arXiv 2106.15023, whose code was read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -18,27 +20,48 @@ from perturbox.attacks.recipes import Param, Settings, recipe
 from perturbox.attacks.recipes.added import (
     Base,
     BaseSettings,
-    Fitted,
     absolute,
     base_words,
     built_base,
     with_objectives,
 )
+from perturbox.detectors import get
 from perturbox.detectors.fitted import Detector
+from perturbox.detectors.shipped import place
 from perturbox.model.victim import Victim
-from perturbox.types import Volume
+from perturbox.types import InputError, Volume
 
 TINY = 1e-30
 
 
-def to_pass(path: str | None) -> Fitted[Detector]:
-    """The detector to pass."""
-    return Fitted(
-        path,
-        Detector.read,
-        "evade needs a detector to pass; fit one with `perturbox fit-detector --victim MODEL --detector NAME --clean "
-        "'SCANS' --out FILE` and give --set detector=FILE.",
-    )
+NONE = (
+    "evade needs a detector to pass; give --set detector=FILE of one that `perturbox fit-detector --victim MODEL "
+    "--detector NAME --clean 'SCANS' --out FILE` made, or detector=NAME of one that is shipped for the model."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ToPass:
+    """The detector to pass, which is read when it is needed first. word: its file, or the name of one that is shipped
+    for the victim; None: the user named none. found: by the victim's name."""
+
+    word: str | None
+    found: dict[str, Detector] = field(default_factory=dict)
+
+    def of(self, victim: Victim) -> Detector:
+        """Raises InputError where there is none, or it is damaged."""
+        if self.word is None:
+            raise InputError(NONE)
+        if victim.name not in self.found:
+            self.found[victim.name] = Detector.read(place(self.word, victim.name))
+        return self.found[victim.name]
+
+    @property
+    def queries(self) -> int:
+        """Predictions that one score with its gradient takes."""
+        if self.word is None:
+            return 0
+        return (Detector.read(self.word).method if Path(self.word).is_file() else get(self.word)).queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +69,12 @@ class Evading:
     """The objective J: a base objective minus the detector's score."""
 
     base: Objective
-    passed: Fitted[Detector]
+    passed: ToPass
     weight: float
 
-    @property
+    @cached_property
     def queries(self) -> int:
-        own = self.passed.value.asked.queries if self.weight and self.passed.path is not None else 0
-        return queries_of(self.base) + own
+        return queries_of(self.base) + (self.passed.queries if self.weight else 0)
 
     @property
     def buffers(self) -> int:
@@ -60,7 +82,11 @@ class Evading:
 
     def __call__(self, model: ModelOnScan, x: Tensor, task: Task, progress: float) -> Tensor:
         value = self.base(model, x, task, progress)
-        return value - self.weight * self.passed.value.score(model.victim, x) if self.weight else value
+        return value - self.weight * self._seen(model, x) if self.weight else value
+
+    def _seen(self, model: ModelOnScan, x: Tensor) -> Tensor:
+        """The detector's score."""
+        return self.passed.of(model.victim.victim).score(model.victim, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +103,7 @@ class InTurns(Evading):
         fooled = model.judge()[0] <= self.until
         if not (fooled or self.orthogonal):
             return value
-        score = -self.passed.value.score(model.victim, x)
+        score = -self._seen(model, x)
         climbed, other = (score, value) if fooled else (value, score)
         if not (self.orthogonal and torch.is_grad_enabled() and x.requires_grad):
             return climbed
@@ -87,14 +113,16 @@ class InTurns(Evading):
 
 
 def resolve(settings: Settings) -> Settings:
-    """The base attack's settings with its defaults, and the file by its absolute path."""
-    return {"base_settings": base_words("evade", settings), "detector": absolute(settings["detector"])}
+    """The base attack's settings with its defaults, and a file by its absolute path."""
+    word = settings["detector"]
+    known = absolute(word) if word is not None and Path(word).is_file() else word
+    return {"base_settings": base_words("evade", settings), "detector": known}
 
 
 def check(victim: Victim, image: Volume, settings: Settings) -> None:
     """As the base attack does; raises InputError where the detector is not this victim's."""
     built_base("evade", settings).check(victim, image)
-    to_pass(settings["detector"]).value.check(victim)
+    ToPass(settings["detector"]).of(victim).check(victim)
 
 
 @recipe(
@@ -121,7 +149,12 @@ def evade(
     base_settings: BaseSettings = "",
     detector: Annotated[
         str | None,
-        Param("File of the detector to pass, made by `perturbox fit-detector`", local=True, required=True),
+        Param(
+            "The detector to pass: a file that `perturbox fit-detector` made, or the name of one that is shipped for the "
+            "model",
+            local=True,
+            required=True,
+        ),
     ] = None,
     detector_weight: Annotated[
         float, Param("Weight of the detector's score beside the loss; way=sum", minimum=0)
@@ -135,7 +168,7 @@ def evade(
     ] = 0.5,
 ) -> Attack:
     """An attack that a detector is to miss."""
-    passed = to_pass(detector)
+    passed = ToPass(detector)
     built = built_base(
         "evade", {"base": base, "base_settings": base_settings, "eps": eps, "norm": norm, "steps": steps}
     )
