@@ -70,7 +70,8 @@ def started(monkeypatch, tmp_path):
         (["--victim", "a,b.py:model"], "The path of 'a,b.py:model' holds a comma, which can't be served; rename it."),
         (
             ["--detector", "sure.safetensors"],
-            "'sure.safetensors' isn't understood; write a detector as NAME=FILE, or give a folder of them.",
+            "'sure.safetensors' isn't understood; write a detector as NAME=FILE, give its file or a folder of them, or "
+            "name a shipped one (those shipped for ct-organs are entropy and mahalanobis).",
         ),
         (
             ["--detector", "sure=gone.safetensors"],

@@ -67,9 +67,16 @@ COMMANDS = {
         "--seed": 0,
         "--trust": False,
     },
-    "detect": {**SCAN_JOB, "IMAGE": REQUIRED, "--detector": REQUIRED, "--trust": False, "--json": False},
+    "detect": {
+        **SCAN_JOB,
+        "IMAGE": REQUIRED,
+        "--detector": REQUIRED,
+        "--out": None,
+        "--trust": False,
+        "--json": False,
+    },
     "list": {"KIND": REQUIRED, "NAME": None, "--json": False},
-    "report": {"DIR": REQUIRED, "--full-report": False},
+    "report": {"DIR": REQUIRED, "--scan": None, "--full-report": False},
     "compare": {"DIR": REQUIRED, "--out": REQUIRED},
     "verify": {"DIR": REQUIRED, "--trust": False},
     "replay": {"DIR": REQUIRED, "--out": REQUIRED, "--trust": False},
@@ -399,6 +406,7 @@ DETECTOR = {
     "supervised": bool,
     "two_sided": bool,
     "differentiable": bool,
+    "shipped_for": list,
     "deviations": list,
 }
 VICTIM = {

@@ -127,7 +127,12 @@ def test_who_cancels_changes_nothing(panel, dialogs, study):
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({}, "This folder holds no result and no study."),
+        (
+            {},
+            "This folder holds no result, no certificate and no study. Choose one that holds result.json, "
+            "certificate.json or study.json.",
+        ),
+        ({"certificate.json": "["}, "A file of the result can't be read."),
         ({"ledger.jsonl": ""}, "The study in this folder isn't finished."),
         ({"study.json": "{"}, "A file of the result can't be read."),
         ({"study.json": "[]"}, "A file of the result can't be read."),

@@ -201,11 +201,15 @@ def test_a_server_of_ones_own_is_started_used_and_stopped(panel, tmp_path, monke
     monkeypatch.setattr(serverpanel, "LocalServer", Tiny)
     panel.ui.pythonPathLineEdit.currentPath = str(server_python())
     panel.ui.modelsLineEdit.text = TINY
+    assert settings.detectors() == panel.ui.detectorsLineEdit.text == ""
     panel.ui.localServerButton.click()
     assert settings.models() == TINY and not panel.ui.modelsLineEdit.enabled
+    assert panel.widget.server.local.arguments == ("--victim", TINY, "--detector", "shipped")
+    assert not panel.ui.detectorsLineEdit.enabled
     assert "Starting a server" in panel.ui.serverStatusLabel.text and panel.ui.localServerButton.text == "Stop server"
     wait_until(lambda: panel.session.connected or panel.trouble, 180)
     assert panel.session.client.isLoopback and panel.session.client.token
+    assert panel.session.schema["detectors"] == [], "none is shipped for this model, which is no trouble"
     process = panel.widget.server.local._process
     panel.ui.localServerButton.click()
     assert not panel.session.connected and panel.ui.localServerButton.text == "Start server"
@@ -222,6 +226,22 @@ def test_models_are_written_with_spaces_between(panel):
     assert served(text) == (*(part for name in named for part in ("--victim", name)), "--trust")
     with pytest.raises(Trouble, match="never closed"):
         served("'/my models/b.ts")
+
+
+def test_detectors_are_those_that_come_with_the_models_unless_some_are_named(panel):
+    from PerturboxLib.serverpanel import watched
+    from PerturboxLib.trouble import Trouble
+
+    assert watched("") == watched("  ") == ("--detector", "shipped")
+    assert watched("none") == ()
+    files = ("--detector", "mahalanobis", "--detector", "own=/my files/d.safetensors")
+    assert watched("mahalanobis 'own=/my files/d.safetensors'") == files
+    with pytest.raises(Trouble, match="in the list of detectors is never closed"):
+        watched("'/my files/d.safetensors")
+    panel.ui.detectorsLineEdit.text = "'x"
+    panel.ui.localServerButton.click()
+    assert panel.trouble.startswith("A quotation mark in the list of detectors is never closed.")
+    assert panel.widget.server.local is None
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/python", "/bin/ls"])

@@ -35,7 +35,8 @@ def told(victims: Sequence[str]) -> str:
     who = " and ".join([victim for victim in victims if shipped(victim)] or victims)
     if not names:
         return f"none is shipped for {who}"
-    return f"those shipped for {who} are {' and '.join(names)}"
+    several = len(names) > 1
+    return f"{'those' if several else 'the one'} shipped for {who} {'are' if several else 'is'} {' and '.join(names)}"
 
 
 def place(word: str | Path, victim: str) -> Path:

@@ -53,24 +53,26 @@ def name_of(file: Path) -> str:
 
 
 def named(words: Sequence[str], victims: Sequence[str]) -> dict[str, Path]:
-    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, a folder whose every
-    .safetensors counts under its own name, the name of one that is shipped for one of these victims, or "shipped" for
-    all of these, if any. Raises InputError for what is none of this, and for a name that is given twice.
+    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, a file or a folder whose
+    every .safetensors counts under its own name, the name of one that is shipped for one of these victims, or "shipped"
+    for all of these, if any. Raises InputError for what is none of this, and for a name that is given twice.
     """
     found: dict[str, Path] = {}
     ours = [pair for victim in victims for pair in shipped(victim).items()]
     for word in words:
         name, equals, file = word.partition("=")
-        if (folder := Path(word)).is_dir():
-            pairs = [(name_of(path), path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+        if (place := Path(word)).is_dir():
+            pairs = [(name_of(path), path) for path in sorted(place.glob(f"*{SUFFIX}"))]
             if not pairs:
                 raise InputError(f"The folder '{word}' holds no detector, no *{SUFFIX}.")
+        elif place.is_file():
+            pairs = [(name_of(place), place)]
         elif equals and file:
             pairs = [(name, Path(file))]
         elif not (pairs := [pair for pair in ours if word in (SHIPPED, pair[0])]) and word != SHIPPED:
             raise InputError(
-                f"'{word}' isn't understood; write a detector as NAME=FILE, give a folder of them, or name a shipped "
-                f"one ({told(victims)})."
+                f"'{word}' isn't understood; write a detector as NAME=FILE, give its file or a folder of them, or name "
+                f"a shipped one ({told(victims)})."
             )
         for name, path in pairs:
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):

@@ -10,6 +10,7 @@ from .channels import Channels
 from .defence import Defence
 from .mistakes import told
 from .trouble import Trouble
+from .volumes import isOurs
 
 
 class InputPanel:
@@ -189,8 +190,3 @@ def firstScan():
     volumes += slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     usable = ("vtkMRMLScalarVolumeNode",)
     return next((node for node in volumes if node.GetClassName() in usable and not isOurs(node)), None)
-
-
-def isOurs(node) -> bool:
-    """Whether a volume came from an attack, so is no scan to begin with."""
-    return node.GetAttribute("Perturbox.Synthetic") == "1" or node.GetAttribute("Perturbox.Role") is not None

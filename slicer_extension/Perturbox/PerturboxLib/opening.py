@@ -1,8 +1,10 @@
-"""Results and studies on this computer, opened from their folders without a server.
+"""Results, certificates and studies on this computer, opened from their folders without a server.
 
-A result's folder keeps no copy of the scan it was made of: that is the perturbed scan without the change.
+A result's folder keeps no copy of the scan it was made of: that is the perturbed scan without the change. Nor does a
+certificate's, which is shown on a scan of the scene that lies on its voxels.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -13,30 +15,36 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from . import geometry, nrrd, scene, tasks
+from . import certificates, geometry, nrrd, scene, tasks
 from .numbers import number
 from .trouble import Trouble, trouble
+from .volumes import isOurs, isSynthetic
 
 RESULT, STUDY, LEDGER, MARGIN, REPORT = "result.json", "study.json", "ledger.jsonl", "margin.json", "report.html"
+CERTIFIED = "certify"  # the kind of a certificate, as the job API has it
+CERTIFICATE = tasks.RECORDS[CERTIFIED]
 KEPT = re.compile(r"worst/[0-9a-f]{8,64}")
 UNITS = {"native": "", "sigma": " σ", "percent": " %"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A result in a folder. title: what a study calls it; scan: the name of its scan."""
+    """A result in a folder, or a certificate. title: what a study calls it; scan: the name of its scan."""
 
     title: str
     folder: Path
     scan: str
+    kind: str = "attack"
 
 
 def cases(folder: str) -> list[Case]:
-    """The result of a folder, or the worst cases that a study kept, as its page orders them. Raises Trouble for a
-    folder that holds neither."""
+    """The result or certificate of a folder, or the worst cases that a study kept, as its page orders them. Raises
+    Trouble for a folder that holds none of these."""
     place = Path(folder)
     if (place / RESULT).is_file():
         return [Case(place.name, place, place.name)]
+    if (place / CERTIFICATE).is_file():
+        return [Case(place.name, place, "", CERTIFIED)]
     if (place / STUDY).is_file():
         return _ofStudy(place)
     if (place / LEDGER).is_file():
@@ -45,8 +53,10 @@ def cases(folder: str) -> list[Case]:
         )
     raise Trouble(
         "no-result",
-        _("This folder holds no result and no study."),
-        _("Choose one that holds {result} or {study}.").format(result=RESULT, study=STUDY),
+        _("This folder holds no result, no certificate and no study."),
+        _("Choose one that holds {result}, {certificate} or {study}.").format(
+            result=RESULT, certificate=CERTIFICATE, study=STUDY
+        ),
     )
 
 
@@ -76,11 +86,72 @@ def _ofStudy(place: Path) -> list[Case]:
     return found
 
 
-def load(case: Case):
-    """Bring a result and its scan into the scene; returns the result node. Raises Trouble where files are missing or
-    don't fit together; nothing of them is then left in the scene."""
-    *_steps, node = scene.allOrNothing(_loading(case))
+def load(case: Case, chosen=None):
+    """Bring a result and its scan into the scene, or a certificate onto its scan there; returns the result node.
+    chosen: the scan that is meant where several fit. Raises Trouble where files are missing or don't fit together, and
+    where no scan fits a certificate; nothing of them is then left in the scene."""
+    *_steps, node = scene.allOrNothing(_loading(case) if case.kind != CERTIFIED else _certifying(case, chosen))
     return node
+
+
+def isSure(node) -> bool:
+    """Whether a certificate in the scene is known to be shown on the very scan it is of, by that scan's file."""
+    found = certificates.Certificate(node)
+    return _isOf(found.nodes.original, found.record["source"]["sha256"])
+
+
+def _certifying(case: Case, chosen) -> Iterator:
+    """The steps of `load` for a certificate."""
+    record = _record(case.folder / CERTIFICATE)
+    known = {name: {} for name in sorted(os.listdir(case.folder))}
+    roles = {role: tasks.fileOf(known, stem) for role, stem in tasks.IMAGES[CERTIFIED].items()}
+    images = {role: _image(case.folder / name) for role, name in roles.items()}
+    page = case.folder / tasks.PAGES[CERTIFIED]
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    bundle = tasks.Bundle(CERTIFIED, "", record, images, text)
+    try:
+        scan = _scanOf(record["source"]["sha256"], images["certified"], chosen)
+        yield from certificates.addCertificate(bundle, scan)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise trouble("bad-file", f"{CERTIFICATE}: {type(error).__name__} {error}") from None
+
+
+def _scanOf(sha256, image: nrrd.Image, chosen):
+    """The scan of the scene that lies on an image's voxels: that with this hash, else the chosen one, else the first."""
+    there = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _liesOn(node, image)]
+    for node in there:
+        if _isOf(node, sha256):
+            return node
+    fitting = [node for node in there if not (isOurs(node) or isSynthetic(node))]
+    if not fitting:
+        raise Trouble(
+            "no-scan-of-it",
+            _("The scan of this certificate isn't in the scene, and its folder holds no scan."),
+            _("Load the scan that was certified, then open the folder again."),
+        )
+    return chosen if chosen in fitting else fitting[0]
+
+
+def _liesOn(node, image: nrrd.Image) -> bool:
+    """Whether a volume is a scan on an image's voxels."""
+    if node.GetClassName() != "vtkMRMLScalarVolumeNode":
+        return False
+    try:
+        grid = geometry.worldGrid(node)
+    except Trouble:
+        return False
+    shape = node.GetImageData().GetDimensions()[::-1]
+    return geometry.sameGrid(shape, grid, image.array.shape, image.ijkToRas)
+
+
+def _isOf(node, sha256) -> bool:
+    """Whether a volume was loaded from the file with this hash."""
+    kept = node.GetStorageNode()
+    path = Path((kept.GetFileName() if kept else None) or "")
+    try:
+        return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def _loading(case: Case) -> Iterator:

@@ -143,14 +143,18 @@ class ResultPanel:
         self._note([*result.flags(), *warnings, result.agreementNote()])
 
     def _detect(self, rows: list) -> None:
-        """What each detector says of either scan, in its own sentence."""
+        """What each detector says of either scan, in its own sentence; what has to be known of it once, at the end."""
         names = list(dict.fromkeys(row["name"] for row in rows))
         lines = []
         for name in names:
             own = [row for row in rows if row["name"] == name]
             title = own[0].get("title") or name
             lines.append(f"<b>{html.escape(_('Detector {name}: {title}').format(name=name, title=title))}</b>")
-            lines += [f"{SCANS.get(row['scan'], row['scan'])}: {html.escape(row['sentence'])}" for row in own]
+            note = own[0].get("note", "")
+            for row in own:
+                said = row["sentence"].removesuffix(note).rstrip() if note else row["sentence"]
+                lines.append(f"{SCANS.get(row['scan'], row['scan'])}: {html.escape(said)}")
+            lines += [html.escape(note)] if note else []
         self.ui.detectionLabel.text = "<br>".join(lines)
         self.ui.detectionLabel.visible = bool(lines)
 

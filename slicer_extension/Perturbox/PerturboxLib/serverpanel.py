@@ -12,6 +12,12 @@ from .localserver import LocalServer
 from .mistakes import told
 from .trouble import Trouble, trouble
 
+SHIPPED, NONE = "shipped", "none"  # what the server calls all detectors that come with its models; what turns them off
+UNSURE = _(
+    "The certificate is shown on a scan that lies on its voxels. Whether that is the very scan that was certified can't "
+    "be told, because it wasn't loaded from that file."
+)
+
 
 class ServerPanel:
     """module: the PerturboxWidget, whose ui, session and parameters it uses."""
@@ -24,6 +30,7 @@ class ServerPanel:
         self.ui.pythonPathLineEdit.currentPath = settings.python()
         self.ui.serverComboBox.connect("editTextChanged(QString)", self.onAddress)
         self.ui.modelsLineEdit.text = settings.models()
+        self.ui.detectorsLineEdit.text = settings.detectors()
         self.ui.connectButton.connect("clicked(bool)", self.onConnect)
         self.ui.exampleButton.connect("clicked(bool)", lambda _: module.openExample())
         self.ui.openFolderButton.connect("clicked(bool)", self.onOpenFolder)
@@ -54,14 +61,20 @@ class ServerPanel:
 
     @told
     def onOpenFolder(self, *_args) -> None:
-        """Show the result of a folder on this computer, or the case that the user chooses from a study's."""
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a result or of a study"))
+        """Show the result or the certificate of a folder on this computer, or the case that the user chooses from a
+        study's."""
+        title = _("Folder of a result, a certificate or a study")
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
         if not folder:
             return
         try:
             case = self._chosen(opening.cases(folder))
-            if case is not None:
-                self.module.parameters.result = opening.load(case)
+            if case is None:
+                return
+            node = opening.load(case, self.module.parameters.inputVolume)
+            self.module.parameters.result = node
+            if case.kind == opening.CERTIFIED and not opening.isSure(node):
+                self.module.note(UNSURE)
         except Trouble as trouble:
             self.module.show(trouble)
 
@@ -84,8 +97,9 @@ class ServerPanel:
             self.update()
             return
         python, models = self.ui.pythonPathLineEdit.currentPath, self.ui.modelsLineEdit.text
+        detectors = self.ui.detectorsLineEdit.text
         try:
-            self.local = LocalServer(python, arguments=served(models))
+            self.local = LocalServer(python, arguments=(*served(models), *watched(detectors)))
             self.local.start()
         except Trouble as trouble:
             self.local = None
@@ -93,6 +107,7 @@ class ServerPanel:
             return
         settings.rememberPython(python)
         settings.rememberModels(models)
+        settings.rememberDetectors(detectors)
         self.update()
 
     def process(self) -> None:
@@ -142,18 +157,30 @@ class ServerPanel:
         self.ui.serverComboBox.enabled = self.ui.tokenLineEdit.enabled = state == session.DISCONNECTED
         self.ui.localServerButton.text = _("Start server") if self.local is None else _("Stop server")
         self.ui.localServerButton.enabled = not self.session.busy
-        self.ui.pythonPathLineEdit.enabled = self.ui.modelsLineEdit.enabled = self.local is None
+        for edit in (self.ui.pythonPathLineEdit, self.ui.modelsLineEdit, self.ui.detectorsLineEdit):
+            edit.enabled = self.local is None
 
 
 def served(models: str) -> tuple:
     """Options of `perturbox serve` for models written with spaces between, as in a shell. Raises Trouble for a quote
     that is never closed."""
-    try:
-        words = shlex.split(models, posix=os.name != "nt")
-    except ValueError:
-        raise trouble("bad-models") from None
-    named = [word.strip("\"'") for word in words if word != "--trust"]
+    words = _words(models, "bad-models")
+    named = [word for word in words if word != "--trust"]
     return (*(part for name in named for part in ("--victim", name)), *(["--trust"] if "--trust" in words else []))
+
+
+def watched(detectors: str) -> tuple:
+    """Options of `perturbox serve` for detectors written likewise: those that are shipped for the models where none is
+    named, none at all for "none". Raises Trouble as `served`."""
+    words = _words(detectors, "bad-detectors")
+    return tuple(part for word in words or [SHIPPED] if word != NONE for part in ("--detector", word))
+
+
+def _words(text: str, code: str) -> list:
+    try:
+        return [word.strip("\"'") for word in shlex.split(text, posix=os.name != "nt")]
+    except ValueError:
+        raise trouble(code) from None
 
 
 def mayGo(client, scanName: str) -> bool:

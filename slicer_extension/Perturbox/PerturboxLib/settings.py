@@ -39,6 +39,15 @@ def rememberModels(text: str) -> None:
     _write("models", text)
 
 
+def detectors() -> str:
+    """The detectors that a server on this computer was started with, as they were written."""
+    return _read("detectors", "")
+
+
+def rememberDetectors(text: str) -> None:
+    _write("detectors", text)
+
+
 def maySend(host: str) -> bool:
     """Whether the user said once and for all that scans may go to this host."""
     return host in _read("maySend", [])

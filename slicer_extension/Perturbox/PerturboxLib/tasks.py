@@ -300,7 +300,8 @@ def detected(content: bytes) -> dict:
     found = document(content, DETECTION)
     rows = found.get("detections")
     for row in rows if isinstance(rows, list) else [None]:
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("scan", "name", "sentence")):
+        words = [row.get(key) for key in ("scan", "name", "sentence")] if isinstance(row, dict) else [None]
+        if not all(isinstance(word, str) for word in words) or not isinstance(row.get("note", ""), str):
             raise trouble("bad-file", f"{DETECTION}: {str(row)[:200]}")
     return found
 

@@ -75,6 +75,10 @@ WORDS: dict[str, tuple[str, str]] = {
         _("A quotation mark in the list of models is never closed."),
         _("Close it, or leave the models out to serve the built-in ones."),
     ),
+    "bad-detectors": (
+        _("A quotation mark in the list of detectors is never closed."),
+        _("Close it, or leave the detectors out to use those that come with the models."),
+    ),
     "bad-input": (_("{host} can't use this request."), _("Change the settings and try again.")),
     "busy": (_("The queue of {host} is full."), _("Try again in {seconds} s.")),
     "unavailable": (_("{host} can't serve this now."), _("Try again in a moment.")),

@@ -43,6 +43,11 @@ def markSynthetic(node) -> None:
     node.SetAttribute("notice", NOTICE)
 
 
+def isOurs(node) -> bool:
+    """Whether a volume came from an attack, so is no scan to begin with."""
+    return node.GetAttribute("Perturbox.Synthetic") == "1" or node.GetAttribute("Perturbox.Role") is not None
+
+
 def isSynthetic(node) -> bool:
     """Whether a volume is a perturbed scan, made here or read from a file that says so."""
     if node is None:
