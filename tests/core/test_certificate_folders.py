@@ -1,4 +1,4 @@
-"""A certificate's folder after the fact: `verify` finds what contradicts the rest of it, `report` makes its page again."""
+"""A certificate's folder after the fact: `verify` finds what contradicts the rest of it, `report` makes its page."""
 
 import json
 import shutil
@@ -37,7 +37,8 @@ def made(tmp_path_factory) -> Path:
     for name, options in {
         "adaptive": f"ct.nii.gz --victim {TINY} --adaptive",
         "plain": f"ct.nii.gz --victim {TINY}",
-        "region": f"ct.nii.gz --victim {TINY} --adaptive --group g=liver+bone --correction bonferroni --roi {place}/roi.nii.gz",
+        "region": f"ct.nii.gz --victim {TINY} --adaptive --group g=liver+bone --correction bonferroni "
+        f"--roi {place}/roi.nii.gz",
         "picture": f"p.png --victim {FLAT} --force",
     }.items():
         assert main(f"certify {place}/{options} --sigma 20 --out {place / name}".split()) == 0
@@ -156,7 +157,7 @@ def test_more_that_is_certified_than_was_tested_is_found(copy):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"schema": "perturbox-certificate/9"}, "doesn't follow perturbox-certificate/1; it was made by another version."),
+        ({"schema": "x/9"}, "doesn't follow perturbox-certificate/1; it was made by another version."),
         ({"schema": None}, "doesn't follow perturbox-certificate/1"),
         ({"radius": None}, "certificate.json' is damaged; certify the scan again."),
         ({"tests": 10**9}, "doesn't hold the votes of 1,000,000,000 voxels"),

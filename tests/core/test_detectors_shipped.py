@@ -124,8 +124,8 @@ def test_what_a_server_takes(shelf, tmp_path):
     with pytest.raises(InputError) as refused:
         named(["entropy"], ["other", "textured"])
     assert str(refused.value) == (
-        "'entropy' isn't understood; write a detector as NAME=FILE, give its file or a folder of them, or name a shipped "
-        "one (the one shipped for textured is lid)."
+        "'entropy' isn't understood; write a detector as NAME=FILE, give its file or a folder of them, or name a "
+        "shipped one (the one shipped for textured is lid)."
     )
 
 
@@ -133,8 +133,7 @@ def test_what_a_server_takes(shelf, tmp_path):
 
 
 def test_evade_passes_one_by_its_name_and_records_the_name(shelf, tmp_path):
-    victim, images, found = shelf
-    new = scans(40)[39]
+    victim, new = shelf[0], scans(40)[39]
     built = recipe_of("evade", 8.0, detector="lid")
     built.check(victim, new)
     assert built.parameters["detector"] == "lid"

@@ -34,7 +34,8 @@ def made(tmp_path_factory) -> Path:
     surroundings = {"PYTHONPATH": f"{ROOT / 'core'}", "PATH": "", "HOME": str(place)}
 
     def python(*words: str) -> None:
-        ran = subprocess.run([str(server_python()), *words], env=surroundings, cwd=place, capture_output=True, text=True)
+        command = [str(server_python()), *words]
+        ran = subprocess.run(command, env=surroundings, cwd=place, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
 
     python("-c", MADE, "hu.npy", str(scans.GRIDS["oblique"].tolist()), "ct.nii.gz")
@@ -80,7 +81,8 @@ def test_it_is_shown_on_the_scan_that_was_loaded_from_the_very_file(panel, dialo
         for stem in ("clean_seg", "certified")
     )
     values = found.record["values"]
-    for node, names, stored in ((found.nodes.clean, ("liver", "bone"), clean), (found.nodes.certified, values, certified)):
+    for role, names, stored in (("clean", ("liver", "bone"), clean), ("certified", values, certified)):
+        node = getattr(found.nodes, role)
         for name in names:
             if values[name] and (stored == values[name]).any():
                 mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, scan) > 0

@@ -314,7 +314,7 @@ def report(
     folder: Folder,
     scan: Annotated[
         str | None,
-        typer.Option("--scan", metavar="FILE", help="Of a certificate: the scan that was certified.", show_default=False),
+        typer.Option("--scan", metavar="FILE", help="The scan that was certified, for its page.", show_default=False),
     ] = None,
     full_report: FullReport = False,
 ) -> None:
@@ -346,8 +346,8 @@ def compare(
 def verify(folder: Folder, trust: Trust = False) -> None:
     """Recompute what a result folder, or a certificate's, says.
 
-    From its saved files and, of a result, the model it names and the installed attack; says what is only recorded. Exit status 1 if
-    anything doesn't hold, 2 if nothing can be recomputed.
+    From its saved files and, of a result, the model it names and the installed attack; says what is only recorded.
+    Exit status 1 if anything doesn't hold, 2 if nothing can be recomputed.
     """
     waking(f"Starting to verify {folder}", (folder,))
     from perturbox.cli.running import run_verify

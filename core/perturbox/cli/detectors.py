@@ -85,7 +85,7 @@ def detect(
         typer.Option(
             "--detector",
             metavar="NAME",
-            help="One that is shipped for the model (`perturbox list detectors`), or the file of `perturbox fit-detector`.",
+            help="One shipped for the model (`perturbox list detectors`), or a file of `perturbox fit-detector`.",
         ),
     ],
     victim: VictimSpec = "ct-organs",

@@ -200,8 +200,8 @@ class Detector:
         side = ("worse" if raw > self.centre else "better") if self.method.two_sided else ""
         percentile = 100.0 * float(np.mean(self.clean_scores <= score))
         seen = fingerprint(scan) in self.facts.get("scans", ())
-        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side, seen, self.note)
-        return Detection(self.method.name, self.method.title, self.victim, raw, score, *known)
+        known = (self.threshold, score > self.threshold, percentile, len(self.clean), self.alarms, side, seen)
+        return Detection(self.method.name, self.method.title, self.victim, raw, score, *known, note=self.note)
 
     # ---- its file
 

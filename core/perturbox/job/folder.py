@@ -13,8 +13,8 @@ from perturbox.attacks import recipes
 from perturbox.io.files import require_new_folder, sha256
 from perturbox.job.compare import MARGIN_RECORDED, differences, leaves, only_recorded, with_recorded
 from perturbox.job.execute import Job, Listener, execute, prepare, versions
-from perturbox.job.recompute import IGNORED, Findings, compare_report, job_of, read_scans, recompute, require_trust
 from perturbox.job.recertify import examine_certificate, is_certificate
+from perturbox.job.recompute import IGNORED, Findings, compare_report, job_of, read_scans, recompute, require_trust
 from perturbox.job.trials import MEANING, WITHOUT
 from perturbox.judge.metrics import BROKEN, Limits, limit_of
 from perturbox.judge.record import file_of, inside, is_margin, read_margin, read_whole_record, required_file

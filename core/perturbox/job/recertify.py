@@ -148,7 +148,7 @@ def _read(path: Path, document: Mapping[str, Any]) -> Volume:
 
 def _tree(document: Mapping[str, Any]) -> Tree:
     labels, adaptive = document["victim"]["labels"], document["adaptive"]
-    groups = {} if adaptive is None else {name: held for name, held in adaptive["groups"].items()}
+    groups = {} if adaptive is None else dict(adaptive["groups"])
     groups.pop(ANY_STRUCTURE, None)
     return tree_of(labels, adaptive is not None, groups or None)
 

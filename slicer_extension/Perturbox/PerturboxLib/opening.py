@@ -117,7 +117,7 @@ def _certifying(case: Case, chosen) -> Iterator:
 
 
 def _scanOf(sha256, image: nrrd.Image, chosen):
-    """The scan of the scene that lies on an image's voxels: that with this hash, else the chosen one, else the first."""
+    """The scan of the scene that lies on an image's voxels: by its hash, else the chosen one, else the first."""
     there = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _liesOn(node, image)]
     for node in there:
         if _isOf(node, sha256):

@@ -12,10 +12,10 @@ from .localserver import LocalServer
 from .mistakes import told
 from .trouble import Trouble, trouble
 
-SHIPPED, NONE = "shipped", "none"  # what the server calls all detectors that come with its models; what turns them off
+SHIPPED, NONE = "shipped", "none"  # the server's word for all detectors that come with its models, and for none
 UNSURE = _(
-    "The certificate is shown on a scan that lies on its voxels. Whether that is the very scan that was certified can't "
-    "be told, because it wasn't loaded from that file."
+    "The certificate is shown on a scan that lies on its voxels. Whether that is the very scan that was certified "
+    "can't be told, because it wasn't loaded from that file."
 )
 
 

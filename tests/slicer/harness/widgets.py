@@ -50,11 +50,16 @@ def stored(kind, name: str, default) -> Property:
 
 
 def _hide_children(widget: QtWidgets.QWidget, hidden: bool) -> None:
+    """Hide what is visible in a widget, or show again what was; hiding twice forgets nothing of it."""
     direct = [child for child in widget.children() if child.isWidgetType()]
     if hidden:
-        widget._shown = [child for child in direct if not child.isHidden()]
-    for child in direct if hidden else widget._shown:
-        child.setVisible(not hidden)
+        widget._shown += [child for child in direct if not child.isHidden()]
+        for child in direct:
+            child.setVisible(False)
+        return
+    shown, widget._shown = widget._shown, []
+    for child in shown:
+        child.setVisible(True)
 
 
 @published(ctk)

@@ -150,8 +150,7 @@ def evade(
     detector: Annotated[
         str | None,
         Param(
-            "The detector to pass: a file that `perturbox fit-detector` made, or the name of one that is shipped for the "
-            "model",
+            "Detector to pass: a file of `perturbox fit-detector`, or the name of one that is shipped for the model",
             local=True,
             required=True,
         ),
