@@ -1,6 +1,7 @@
 """Detectors that the operator names: what they say through the job API equals `px.detect`, alone and of an attack."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from serving import TINY
 import perturbox as px
 from lib import victims as served
 from lib.options import Options
+from perturbox.serve import Serving, check_detectors
 from perturbox.types import InputError
 
 OTHER = f"{Path(tiny.__file__)}:flat"
@@ -157,6 +159,24 @@ def test_a_detector_of_a_model_that_is_not_served_is_refused_at_the_start(fitted
     )
     found = served.load(Options.read({**conf, "victims": f"{TINY},{OTHER}"}, {}, []))
     assert {name: list(victim.detectors) for name, victim in found.items()} == {"tiny": ["sure"], "tiny-2d": []}
+
+
+def test_those_that_are_shipped_are_offered_of_the_model_that_they_are_of(tmp_path):
+    """By their names in --conf, as `perturbox serve` writes it and as an operator may."""
+    from perturbox.detectors.shipped import shipped
+
+    ours = shipped("ct-organs")
+    asked = Serving(None, "127.0.0.1", 8000, (), None, None, None, "cpu", (), detectors=("shipped",))
+    assert check_detectors(asked) == [f"{name}={path}" for name, path in ours.items()]
+    assert check_detectors(replace(asked, victims=(TINY,))) == []
+    for word in ("shipped", "entropy,mahalanobis", ",".join(check_detectors(asked))):
+        options = Options.read({"home": str(tmp_path), "detectors": word}, {}, [])
+        assert options.detectors == ours
+    found = served.load(Options.read({"home": str(tmp_path), "detectors": "shipped"}, {}, []))
+    assert {name: list(victim.detectors) for name, victim in found.items()} == {
+        "ct-organs": ["entropy", "mahalanobis"],
+        "ct-organs-2d": [],
+    }
 
 
 def test_a_file_that_is_gone_is_told_by_its_name_alone(http, fitted):

@@ -217,7 +217,7 @@ def run_report(place: Path, full: bool, scan: str | None) -> list[Any]:
 
 
 def run_verify(place: Path, trust: bool) -> tuple[list[str], list[Any]]:
-    """(what differs, lines to print); `place` holds the result of an attack, a search for the margin or a certificate."""
+    """(what differs, lines to print); `place` holds an attack's result, a search for the margin or a certificate."""
     with Progress({}, late_refusal=False) as progress:
         found = folder.examine(place, progress.listener(), trust=trust)
     return found.problems, findings(found)
