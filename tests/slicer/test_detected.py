@@ -126,7 +126,27 @@ def test_a_folder_of_the_server_is_opened_with_it(panel, watched, dialogs, tmp_p
     assert rows_of(panel) == rows and panel.ui.detectionLabel.text == shown
 
 
-@pytest.mark.parametrize("rows", [None, {}, [1], [{"scan": "clean"}], [{"scan": 1, "name": "a", "sentence": "b"}]])
+def test_what_has_to_be_known_of_a_detector_is_said_once(panel):
+    """Those that are shipped say of themselves that they know phantoms only."""
+    told = {"name": "a", "title": "T", "note": "It knows 2 < 3."}
+    rows = [{**told, "scan": scan, "sentence": f"It saw {scan}. {told['note']}"} for scan in ("perturbed", "clean")]
+    panel.widget.result._detect(rows)
+    assert panel.ui.detectionLabel.text == (
+        "<b>Detector a: T</b><br>Perturbed scan: It saw perturbed.<br>Scan as it is: It saw clean.<br>It knows 2 &lt; 3."
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        {},
+        [1],
+        [{"scan": "clean"}],
+        [{"scan": 1, "name": "a", "sentence": "b"}],
+        [{"scan": "clean", "name": "a", "sentence": "b", "note": 1}],
+    ],
+)
 def test_a_damaged_file_is_refused_in_words(rows):
     from PerturboxLib import tasks
 
