@@ -174,7 +174,7 @@ def margin(
 
 
 def verify(folder: str | Path, victim: Victim | None = None) -> list[str]:
-    """Recompute every number of the folder of a result, a margin or a certificate; a sentence for each that doesn't hold.
+    """Recompute every number of the folder of a result, margin or certificate; a sentence for each that doesn't hold.
 
     victim: the model, for results of models that were made in Python. Raises InputError if it can't be verified.
     """

@@ -128,11 +128,11 @@ def test_a_folder_of_the_server_is_opened_with_it(panel, watched, dialogs, tmp_p
 
 def test_what_has_to_be_known_of_a_detector_is_said_once(panel):
     """Those that are shipped say of themselves that they know phantoms only."""
-    told = {"name": "a", "title": "T", "note": "It knows 2 < 3."}
+    told = {"name": "a", "title": "T", "note": "Know: 2 < 3."}
     rows = [{**told, "scan": scan, "sentence": f"It saw {scan}. {told['note']}"} for scan in ("perturbed", "clean")]
     panel.widget.result._detect(rows)
     assert panel.ui.detectionLabel.text == (
-        "<b>Detector a: T</b><br>Perturbed scan: It saw perturbed.<br>Scan as it is: It saw clean.<br>It knows 2 &lt; 3."
+        "<b>Detector a: T</b><br>Perturbed scan: It saw perturbed.<br>Scan as it is: It saw clean.<br>Know: 2 &lt; 3."
     )
 
 
