@@ -203,7 +203,7 @@ def sound():
             "name": "annealed",
             "parameters": {"eps": 4.0, "norm": "linf", "steps": 100, "restarts": 2, "target": []},
         },
-        "source": {"spacing_mm": [0.8, 0.8, 1.5], "sizes": "ml"},
+        "source": {"shape": [8, 8, 8], "spacing_mm": [0.8, 0.8, 1.5], "sizes": "ml"},
         "reference": "label",
         "outlined": ["liver", "right_kidney"],
         "verdicts": {"liver": "dice", "right_kidney": "dice"},
@@ -475,4 +475,4 @@ def test_a_stop_before_anything_was_found_is_no_reason_to_raise_the_limit():
 
 
 def test_a_photograph_has_no_tolerance_in_millimetres():
-    assert checks.warnings(changed(("source",), {"spacing_mm": [5.0, 5.0], "sizes": "pixels"})) == []
+    assert checks.warnings(changed(("source",), {"shape": [8, 8], "spacing_mm": [5.0, 5.0], "sizes": "pixels"})) == []

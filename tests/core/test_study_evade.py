@@ -154,6 +154,21 @@ def test_what_can_not_be_passed_is_said(folder, old, new, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ("{name: hfc, steps: 2}", "hfc needs a file; give it in `settings`, as in features: FILE."),
+        ("{name: evade, steps: 2}", "evade needs a file; give it in `settings`, as in detector: FILE."),
+        ("{name: evade, steps: 2, settings: {detector: mahalanobis}}", "the detector of evade; relative paths start"),
+    ],
+)
+def test_a_study_of_another_kind_fits_nothing(folder, attack, said):
+    kept = [line for line in TEXT.splitlines() if not line.startswith(("  - ", "detectors", "success", "features_on"))]
+    text = "\n".join(kept).replace("kind: detectors", "kind: curve").replace("attacks:", f"attacks: [{attack}]")
+    with pytest.raises(InputError, match=said):
+        load(written(folder, text, "curve.yaml"))
+
+
 def test_it_is_priced_before_its_detector_exists(plan):
     cost = price(plan, 1, "cpu")
     assert cost.crafts == 3 * PATIENTS and cost.cpu_hours > 0

@@ -202,8 +202,9 @@ def test_a_server_of_ones_own_is_started_used_and_stopped(panel, tmp_path, monke
     panel.ui.pythonPathLineEdit.currentPath = str(server_python())
     panel.ui.modelsLineEdit.text = TINY
     assert settings.detectors() == panel.ui.detectorsLineEdit.text == ""
+    panel.ui.detectorsLineEdit.text = "shipped"
     panel.ui.localServerButton.click()
-    assert settings.models() == TINY and not panel.ui.modelsLineEdit.enabled
+    assert settings.models() == TINY and settings.detectors() == "shipped" and not panel.ui.modelsLineEdit.enabled
     assert panel.widget.server.local.arguments == ("--victim", TINY, "--detector", "shipped")
     assert not panel.ui.detectorsLineEdit.enabled
     assert "Starting a server" in panel.ui.serverStatusLabel.text and panel.ui.localServerButton.text == "Stop server"
@@ -228,12 +229,12 @@ def test_models_are_written_with_spaces_between(panel):
         served("'/my models/b.ts")
 
 
-def test_detectors_are_those_that_come_with_the_models_unless_some_are_named(panel):
+def test_detectors_are_those_that_are_named(panel):
     from PerturboxLib.serverpanel import watched
     from PerturboxLib.trouble import Trouble
 
-    assert watched("") == watched("  ") == ("--detector", "shipped")
-    assert watched("none") == ()
+    assert watched("") == watched("  ") == ()
+    assert watched("shipped") == ("--detector", "shipped")
     files = ("--detector", "mahalanobis", "--detector", "own=/my files/d.safetensors")
     assert watched("mahalanobis 'own=/my files/d.safetensors'") == files
     with pytest.raises(Trouble, match="in the list of detectors is never closed"):

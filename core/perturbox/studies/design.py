@@ -302,7 +302,7 @@ class Study(Strict):
             raise ValueError("a detectors study needs `detectors`, as in detectors: [mahalanobis, entropy]")
         if self.criterion is not None:
             raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
-        needing = {attack.called: what for attack in self.attacks if (what := fitted_for(attack)) is not None}
+        needing = {attack.called: what for attack in self.attacks if (what := self.fitted_for(attack)) is not None}
         for called, what in needing.items():
             if what != FEATURES and detectors.get(what).supervised:
                 raise ValueError(
@@ -327,14 +327,17 @@ class Study(Strict):
         later version knows of more."""
         return self.model_dump(by_alias=True, exclude=OF_SOME_KINDS - self.model_fields_set)
 
+    def fitted_for(self, attack: AttackOf) -> str | None:
+        """What the study fits on clean scans for an attack: FEATURES to hide among, or the detector of that name, which
+        is to be passed; None of other attacks and of those that bring a file, and in studies of other kinds."""
+        return _fitted_for(attack) if self.kind == "detectors" else None
+
     def plain_of(self, name: str) -> str | None:
         """The model that a defended one is without its defences; None of a model without any."""
         return _plain_of(self.models, name) if self.models[name].defense else None
 
 
-def fitted_for(attack: AttackOf) -> str | None:
-    """What a study fits on clean scans for an attack: FEATURES to hide among, or the detector of that name, which is to
-    be passed; None of other attacks, and of those that bring a file."""
+def _fitted_for(attack: AttackOf) -> str | None:
     if attack.name == "hfc" and FEATURES not in attack.settings:
         return FEATURES
     passed = attack.settings.get("detector") if attack.name == "evade" else None

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from perturbox.io.files import atomic, require_writable
 from perturbox.jobs.cluster import Cluster
 from perturbox.studies import work
-from perturbox.studies.design import FEATURES, fitted_for
+from perturbox.studies.design import FEATURES
 from perturbox.studies.ledger import Ledger
 from perturbox.studies.plan import Craft, Ladder, Look, Plan, kept_in
 from perturbox.types import InputError
@@ -231,7 +231,7 @@ class Driver:
             rungs.append({"craft": document, "judge": {**judge, "entry": judged}})
         document = {**self._seeing(ladder.key, ladder.model), "rungs": rungs}
         document |= {"success": plan.study.success, "target": list(plan.study.target), "failed": None}
-        what = fitted_for(plan.study.attacks[ladder.attack])
+        what = plan.study.fitted_for(plan.study.attacks[ladder.attack])
         fit = done.get(plan.fit_key(ladder.model, what), {}) if what is not None else {}
         if fit.get("status") == "failed":
             named = "features of clean scans" if what == FEATURES else f"the {what} detector"

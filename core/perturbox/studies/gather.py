@@ -16,7 +16,7 @@ from perturbox.detectors.fitting import require_layers
 from perturbox.io.files import sha256, suffix
 from perturbox.load import load_victim
 from perturbox.model.defended import Defended
-from perturbox.studies.design import FEATURES, AttackOf, Certify, Model, Study, fitted_for
+from perturbox.studies.design import FEATURES, AttackOf, Certify, Model, Study
 from perturbox.studies.detected import PATIENTS
 from perturbox.studies.plan import Craft, Plan, Scan, Target, changes_of, fit_key, key_of
 from perturbox.types import InputError
@@ -43,7 +43,7 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
         raise InputError(f"`target` names '{missing[0]}', which no model of the study knows.")
     features_on = _scans(study.features_on, study, folder, labelled=False) if study.features_on else []
     _require_others("features_on", features_on, kept, "what is fitted on clean scans must know others")
-    files = [_files(attack, folder) for attack in study.attacks]
+    files = [_files(study, attack, folder) for attack in study.attacks]
     hashes = [{name: _hashes(paths) for name, paths in own.items()} for own in files]
     crafts = [
         _craft(study, models[model], index, eps, scan, seed, craft_on, features_on, hashes[index])
@@ -119,19 +119,21 @@ def _craft(
         "seed": seed,
         "threads": study.threads,
     }
-    what = fitted_for(attack)
+    what = study.fitted_for(attack)
     if what is not None:
         content["features"] = fit_key(model, what, features_on, study.threads)
         content["parameters"].pop("detector", None)
     return Craft(key_of("craft", content), model.name, index, eps, scan.name, seed)
 
 
-def _files(attack: AttackOf, folder: Path) -> dict[str, str]:
+def _files(study: Study, attack: AttackOf, folder: Path) -> dict[str, str]:
     """The settings of an attack that name files, by absolute paths; raises InputError where there is no such file."""
-    found = {}
-    for name in recipes.get(attack.name).local:
+    found, recipe = {}, recipes.get(attack.name)
+    for name in recipe.local:
         given = attack.settings.get(name)
-        if not isinstance(given, str) or not given or given == fitted_for(attack):
+        if not given and name in recipe.needed_files and not study.craft_on and study.fitted_for(attack) is None:
+            raise InputError(f"`attacks`: {attack.called} needs a file; give it in `settings`, as in {name}: FILE.")
+        if not isinstance(given, str) or not given or given == study.fitted_for(attack):
             continue
         paths = [(folder / path).resolve() for path in given.split(os.pathsep)]
         for path in paths:

@@ -16,7 +16,7 @@ from typing import Any
 from perturbox import corruptions
 from perturbox.attacks import recipes
 from perturbox.job.inputs import Job
-from perturbox.studies.design import FEATURES, Study, fitted_for
+from perturbox.studies.design import FEATURES, Study
 from perturbox.types import InputError
 
 SCHEMA = "perturbox-study-plan/1"
@@ -131,7 +131,7 @@ class Plan:
         settings = {**attack.settings, **(self.files[craft.attack] if self.files else {})}
         if self.craft_on:
             settings[recipes.get(attack.name).crafted_on] = os.pathsep.join(other.image for other in self.craft_on)
-        what = fitted_for(attack)
+        what = study.fitted_for(attack)
         if fits is not None and what is not None:
             setting = FEATURES if what == FEATURES else "detector"
             settings[setting] = str(kept_in(fits, self.fit_key(craft.model, what)) / fit_file(what))
@@ -164,8 +164,8 @@ class Plan:
 
     @property
     def fitted(self) -> Sequence[str]:
-        """What is fitted on clean scans for attacks, see `fitted_for`."""
-        return sorted({what for attack in self.study.attacks if (what := fitted_for(attack)) is not None})
+        """What is fitted on clean scans for attacks, see `Study.fitted_for`."""
+        return sorted({what for attack in self.study.attacks if (what := self.study.fitted_for(attack)) is not None})
 
     def fit_key(self, model: str, what: str) -> str:
         """Of what is fitted on clean scans for the attacks on a model."""

@@ -14,7 +14,7 @@ from perturbox.certificates.statistics import votes_for
 from perturbox.io.files import suffix
 from perturbox.job.estimate import estimate_attack, estimate_prediction
 from perturbox.job.inputs import Job, load_inputs, prepare
-from perturbox.studies.design import FEATURES, fitted_for
+from perturbox.studies.design import FEATURES
 from perturbox.studies.plan import PASSES, Craft, Plan
 from perturbox.types import Volume
 
@@ -106,7 +106,7 @@ def _priced(plan: Plan, craft: Craft, device: str) -> tuple[Job, float]:
     """A craft's job as it can be timed before it runs, and how many times that it takes: one that needs what isn't
     fitted yet is timed as the attack it is made of."""
     job, attack = plan.job(craft, device), plan.study.attacks[craft.attack]
-    if not fitted_for(attack):
+    if plan.study.fitted_for(attack) is None:
         return job, 1.0
     base = recipes.get(attack.name).build(1.0, job.norm, job.steps, job.settings, local=True).parameters["base"]
     return replace(job, attack=base, settings={}), HIDING

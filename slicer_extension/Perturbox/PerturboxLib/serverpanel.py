@@ -12,7 +12,6 @@ from .localserver import LocalServer
 from .mistakes import told
 from .trouble import Trouble, trouble
 
-SHIPPED, NONE = "shipped", "none"  # the server's word for all detectors that come with its models, and for none
 UNSURE = _(
     "The certificate is shown on a scan that lies on its voxels. Whether that is the very scan that was certified "
     "can't be told, because it wasn't loaded from that file."
@@ -170,10 +169,8 @@ def served(models: str) -> tuple:
 
 
 def watched(detectors: str) -> tuple:
-    """Options of `perturbox serve` for detectors written likewise: those that are shipped for the models where none is
-    named, none at all for "none". Raises Trouble as `served`."""
-    words = _words(detectors, "bad-detectors")
-    return tuple(part for word in words or [SHIPPED] if word != NONE for part in ("--detector", word))
+    """Options of `perturbox serve` for detectors written likewise. Raises Trouble as `served`."""
+    return tuple(part for word in _words(detectors, "bad-detectors") for part in ("--detector", word))
 
 
 def _words(text: str, code: str) -> list:
