@@ -248,16 +248,19 @@ def black_beats_white(study: Study, frame: Frame, rows: Sequence[Mapping[str, An
 
 def few_steps(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Needs one result. Fewer than 100 steps are a look, not a claim."""
+    taken: dict[int, list[str]] = {}
     for attack in study.attacks:
         recipe, steps = recipes.get(attack.name), _steps(study, attack)
         if recipe.family != "control" and steps < CLAIM_STEPS:
-            yield Finding(
-                "few-steps",
-                "note",
-                f"{attack.called} took {steps} step{'s' * (steps != 1)}: a look, not a claim; {CLAIM_STEPS} or more "
-                "are needed to say that a model withstands it.",
-                1,
-            )
+            taken.setdefault(steps, []).append(attack.called)
+    for steps, named in taken.items():
+        yield Finding(
+            "few-steps",
+            "note",
+            f"{listed(named)} took {steps} step{'s' * (steps != 1)}: a look, not a claim; {CLAIM_STEPS} or more are "
+            "needed to say that a model withstands it.",
+            len(named),
+        )
 
 
 def few_patients(study: Study, frame: Frame, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from perturbox.studies.detected import BROKEN, FOUND, PATIENTS, UNKNOWN
 from perturbox.studies.plan import Plan
 from perturbox.studies.words import counted, interval, limit, patients
 
+FEW = 3  # detectors that a sentence names
 RISK = "An attack that knows a detector may pass it, and other scanners or patients may look attacked to it."
 
 
@@ -53,13 +54,18 @@ def _too_few(attempt: Mapping[str, Any]) -> str:
 
 
 def _areas(rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [f"{named(row)} {row['auroc']:.2f}" for row in rows]
-    return f" (AUROC: {', '.join(told)})" if told else ""
+    """AUROC of detectors, of many of them the ends; the page's table has all."""
+    order = sorted(rows, key=lambda row: row["auroc"])
+    shown = rows if len(rows) <= FEW else [order[0], order[-1]]
+    told = [f"{named(row)} {row['auroc']:.2f}" for row in shown]
+    return f" (AUROC {(', ' if shown is rows else ' to ').join(told)})" if told else ""
 
 
 def _falls(rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [f"{named(row)} {row['first']:.2f} → {row['second']:.2f}" for row in rows]
-    return f" (AUROC: {', '.join(told)})" if told else ""
+    """From which AUROC to which, of many the largest falls."""
+    order = sorted(rows, key=lambda row: row["second"] - row["first"])
+    told = [f"{named(row)} {row['first']:.2f} → {row['second']:.2f}" for row in order[:FEW]]
+    return f" ({'AUROC ' if len(rows) <= FEW else 'most: '}{', '.join(told)})" if told else ""
 
 
 def _of_controls(found: Mapping[str, Any], model: str) -> list[str]:
