@@ -4,6 +4,8 @@ import json
 import textwrap
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import tiny
 
@@ -170,6 +172,17 @@ def test_a_patient_on_both_sides_of_a_universal_study_is_refused(folder):
     text = textwrap.dedent(GOOD).replace("kind: curve", "kind: universal").replace("name: pgd", "name: uap")
     said = refused(folder, text.replace("  images", '  patient: "x"\n  images') + 'craft_on: ["c.nii.gz"]\n')
     assert "are of the same patient" in said
+
+
+def test_scans_that_one_change_is_made_on_need_no_labels(folder, tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").write_bytes((folder / f"{name}.nii.gz").read_bytes())
+    for name in "ab":
+        nib.save(nib.Nifti1Image(np.ones(tiny.SHAPE, np.uint8), np.eye(4)), tmp_path / f"{name}_label.nii.gz")
+    text = GOOD.replace("kind: curve", "kind: universal").replace("name: pgd", "name: uap")
+    text = text.replace('"b.nii.gz"]', '"b.nii.gz"]\n  labels: "{name}_label.nii.gz"') + 'craft_on: ["c.nii.gz"]\n'
+    plan = make_plan(read_study(written(tmp_path, text)), tmp_path)
+    assert [scan.label for scan in plan.craft_on] == [None] and all(scan.label for scan in plan.cases.values())
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def make_plan(study: Study, folder: Path, device: str = "cpu", trust: bool = Fal
     kept = {scan.name: scan for scan in cases if scan.name not in left_out}
     if not kept:
         raise InputError("Every case is one that a model was trained on; name others under `cases`.")
-    craft_on = _scans(study.craft_on, study, folder) if study.craft_on else []
+    craft_on = _scans(study.craft_on, study, folder, labelled=False) if study.craft_on else []
     why = "a change made on a patient says nothing of how it does on others"
     _require_others("craft_on", craft_on, kept, why)
     missing = sorted(set(study.target) - {name for model in models.values() for name in model.structures})
