@@ -122,6 +122,8 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
     caption = (
         "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
     )
+    if study.cases.labels is not None:
+        caption += " Harmless changes: Dice with the model’s own answer, for no label is needed there."
     picture = f"<figure>{charts.curve(shown, unit)}<figcaption>{caption}</figcaption></figure>"
     return marks.section("Dice against the limit", picture, "figure")
 
@@ -297,7 +299,7 @@ def _curves(plan: Plan, found: Mapping[str, Any]) -> str:
         "after, interval",
         "noise",
         "rolled",
-        "harmless",
+        "harmless" if plan.study.cases.labels is None else "harmless, own answer",
     )
     return marks.section("Dice of each structure", marks.table(head, rows), "curves")
 
