@@ -123,7 +123,7 @@ def _figure(plan: Plan, found: Mapping[str, Any], rows: Sequence[Mapping[str, An
         "Lines: mean over patients, its interval; hairs: each patient. Dashed: changes as large that aim at nothing."
     )
     if study.cases.labels is not None:
-        caption += " Harmless changes: Dice with the model’s own answer, for no label is needed there."
+        caption += " Harmless changes are compared with the model’s own answer."
     picture = f"<figure>{charts.curve(shown, unit)}<figcaption>{caption}</figcaption></figure>"
     return marks.section("Dice against the limit", picture, "figure")
 
