@@ -163,6 +163,7 @@ def test_more_that_is_certified_than_was_tested_is_found(copy):
         ({"tests": 10**9}, "doesn't hold the votes of 1,000,000,000 voxels"),
         ({"n": 10**9}, "n must lie between 1 and 65535"),
         ({"tau": "x"}, "is damaged"),
+        ({"radius": {"l2": 0, "values": 1, "roi_values": None}}, "is damaged"),
         ({"values": {}}, "is damaged"),
         ({"files": {"certified": {"path": "../x", "sha256": ""}}}, "which lies outside; don't trust this folder."),
     ],
@@ -173,6 +174,13 @@ def test_what_is_no_certificate_is_refused_in_a_sentence(copy, change, sentence)
     with pytest.raises(InputError) as refused:
         verify(folder)
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_certificate_that_is_cut_off_is_to_be_certified_again(copy):
+    folder = copy("plain")
+    (folder / "certificate.json").write_text("{")
+    with pytest.raises(InputError, match=r"is damaged \(not whole\); certify the scan again\.$"):
+        verify(folder)
 
 
 def test_a_file_that_is_missing_or_a_stranger_is_told(copy):

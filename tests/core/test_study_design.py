@@ -64,6 +64,8 @@ WRONG = [
     ("VICTIM\"}", "VICTIM\", defense: median}", 5, "'models.tiny.defense' can't be 'median'"),
     ("kind: curve", "kind: defences", 1, "a defences study needs a model with a `defense`"),
     ("eps: {values: [10]}", "eps: {values: [10]", 12, "this isn't YAML"),
+    ("eps: {values: [10]}", "eps: {values: [10, 10.0]}", 11, "'10.0' stands there twice"),
+    ("eps: {values: [10]}", "eps: {values: [10]}\nseeds: [3, 3]", 12, "'3' stands there twice"),
     (GOOD, "just text", 1, "a study is a list of `key: value`"),
 ]  # fmt: skip
 

@@ -19,7 +19,8 @@ from perturbox import io
 from perturbox.detectors.fitted import Detector
 from perturbox.load import load_victim
 from perturbox.studies import detected, detected_words
-from perturbox.studies.plan import Plan, kept_in
+from perturbox.studies.design import Study
+from perturbox.studies.plan import Plan, Target, kept_in
 from perturbox.studies.pricing import price
 from perturbox.studies.run import load, run_study
 from perturbox.types import InputError
@@ -141,14 +142,21 @@ def test_what_is_passed_counts_by_what_it_was_fitted_on_and_a_file_by_its_conten
     ("old", "new", "said"),
     [
         ("detector: mahalanobis", "detector: svm", "evade 0 is to pass svm, which learns from attacked scans"),
-        ('features_on: "other*.nii.gz"\n', "", "evade 0 is to pass a mahalanobis detector of clean scans; name others"),
+        (
+            'features_on: "other*.nii.gz"\n',
+            "",
+            "evade 0 is to pass a detector (mahalanobis) of clean scans; name others",
+        ),
         ('"other*.nii.gz"', '"other12.nii.gz"', "`features_on` has 1 patient; the mahalanobis detector that evade"),
         ("detector: mahalanobis", "detector: mine.safetensors", "the detector of evade 0; relative paths start at"),
+        ("detector: mahalanobis", "detector: mine-loop", "there is no file"),
     ],
 )
 def test_what_can_not_be_passed_is_said(folder, old, new, said):
     text = TEXT.replace(old, new)
     text = text.replace('features_on: "other*.nii.gz"\n', "") if "mine" in new else text
+    if "loop" in new:
+        (folder / "mine-loop").symlink_to("mine-loop")
     with pytest.raises(InputError, match=r"^[^\n]*$") as error:
         load(written(folder, text, "wrong.yaml"))
     assert said in str(error.value)
@@ -187,3 +195,20 @@ def test_a_plan_with_files_reads_as_it_was_written(folder):
     plan = load(written(folder, text, "files.yaml"))[0]
     assert plan.files == ({}, *[{"detector": str(folder / "one.safetensors")}] * 2)
     assert Plan.read(json.loads(json.dumps(plan.document()))) == plan
+
+
+def test_methods_name_a_detector_that_learns_once():
+    """Also where the first attack hides and the one beneath it is learned too."""
+    about = yaml.safe_load(TEXT) | {"detectors": ["svm"]}
+    about["attacks"].reverse()
+    nets = {"net": Target("net", "x", "0" * 64, ("left", "right"), "HU")}
+    told = detected_words.methods(Plan(Study.model_validate(about), nets, {}, {}, [], []))
+    assert " svm learned attacked scans, with noise as large" in told and "svm and svm" not in told
+
+
+def test_a_detector_is_one_word(folder):
+    text = TEXT.replace("detector: mahalanobis", "detector: [mahalanobis]").replace(
+        'features_on: "other*.nii.gz"\n', ""
+    )
+    with pytest.raises(InputError, match="the detector of evade 0 isn't a file's path; write"):
+        load(written(folder, text, "list.yaml"))

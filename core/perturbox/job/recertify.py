@@ -51,7 +51,7 @@ def is_certificate(folder: Path) -> bool:
 def read_certificate(folder: Path) -> dict[str, Any]:
     """certificate.json of a folder; raises InputError if it isn't one of ours."""
     path = inside(folder, JSON)
-    document = read_json(path)
+    document = read_json(path, AGAIN)
     if not isinstance(document, dict) or "schema" not in document:
         raise InputError(f"'{path}' is damaged; {AGAIN}")
     if document["schema"] != SCHEMA:
@@ -70,7 +70,7 @@ def examine_certificate(folder: Path) -> Findings:
         _compare_files(folder, document, found)
         kept = read_kept(folder, document)
         told = _told(kept, found)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"'{folder}/{JSON}' is damaged; {AGAIN}") from None
@@ -128,7 +128,7 @@ def write_page(folder: Path, scan: str) -> Path:
         if not image.same_grid(kept.grid) or then not in (None, io.digest(io.sources(scan))):
             raise InputError(f"'{scan}' isn't the scan of this certificate; give the file that was certified.")
         page = build_certificate(document, kept.found, kept.clean, image)
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"'{folder}/{JSON}' is damaged; {AGAIN}") from None

@@ -151,16 +151,16 @@ def read_margin(folder: Path) -> dict[str, Any]:
     return document
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, again: str = "run the attack again.") -> Any:
     """A JSON document that may come from anywhere; raises InputError for what ours never are: not whole, with NaN or a
-    key given twice, nested without end, of an absurd size."""
+    key given twice, nested without end, of an absurd size. again: what to do about it."""
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise ValueError("larger than any result")
         return strict_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         why = "not whole" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
-        raise InputError(f"'{path}' is damaged ({why[:60]}); run the attack again.") from None
+        raise InputError(f"'{path}' is damaged ({why[:60]}); {again}") from None
     except OSError as error:
         raise unreadable(path, error) from None
 

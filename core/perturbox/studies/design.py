@@ -112,6 +112,11 @@ class Limit(Strict):
     unit: Unit = "native"
     norm: Literal["linf", "l2"] = "linf"
 
+    @field_validator("values")
+    @classmethod
+    def _different(cls, given: list[float]) -> list[float]:
+        return once(given)
+
 
 class Gate(Strict):
     """Models that failed to train are struck out: mean clean Dice of each structure must reach this."""
@@ -214,7 +219,7 @@ class Study(Strict):
             raise ValueError(str(error)) from None
         return once(given)
 
-    @field_validator("corruptions", "grades")
+    @field_validator("seeds", "target", "corruptions", "grades")
     @classmethod
     def _once(cls, given: list[Any]) -> list[Any]:
         return once(given)
@@ -280,7 +285,7 @@ class Study(Strict):
                 "without knowledge of it"
             )
         if self.kind not in ("corruptions", "detectors") and (self.corruptions or self.grades != list(GRADES)):
-            raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions")
+            raise ValueError("`corruptions` and `grades` belong to a study of kind corruptions or detectors")
         if self.kind == "detectors":
             self._require_detection()
         if self.criterion is not None and self.criterion.eps not in self.eps.values:
@@ -311,7 +316,7 @@ class Study(Strict):
                 )
         if needing and not self.features_on:
             called, what = next(iter(needing.items()))
-            hides = "hides among features of" if what == FEATURES else f"is to pass a {what} detector of"
+            hides = "hides among features of" if what == FEATURES else f"is to pass a detector ({what}) of"
             raise ValueError(
                 f"{called} {hides} clean scans; name others than `cases` in `features_on`, or give it a file of your "
                 "own"
@@ -341,7 +346,7 @@ def _fitted_for(attack: AttackOf) -> str | None:
     if attack.name == "hfc" and FEATURES not in attack.settings:
         return FEATURES
     passed = attack.settings.get("detector") if attack.name == "evade" else None
-    return passed if passed in detectors.discover() else None
+    return passed if isinstance(passed, str) and passed in detectors.discover() else None
 
 
 def _plain_of(models: Mapping[str, Model], name: str) -> str | None:

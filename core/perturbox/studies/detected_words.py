@@ -114,7 +114,8 @@ def methods(plan: Plan) -> str:
     """How detectors were fitted and asked, in sentences to paste."""
     study = plan.study
     ladder = listed([limit(plan, eps) for eps in sorted(study.eps.values)])
-    learning = [name for name, taught in detected.fits(study, study.attacks[0].called) if taught is not None]
+    fits = detected.fits(study, study.attacks[0].called)
+    learning = list(dict.fromkeys(name for name, taught in fits if taught is not None))
     taught = f" {listed(learning)} learned attacked scans, with noise as large as none of them." if learning else ""
     hidden = _fitted_for_attacks(plan)
     return (

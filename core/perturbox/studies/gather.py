@@ -133,9 +133,11 @@ def _files(study: Study, attack: AttackOf, folder: Path) -> dict[str, str]:
         given = attack.settings.get(name)
         if not given and name in recipe.needed_files and not study.craft_on and study.fitted_for(attack) is None:
             raise InputError(f"`attacks`: {attack.called} needs a file; give it in `settings`, as in {name}: FILE.")
-        if not isinstance(given, str) or not given or given == study.fitted_for(attack):
+        if given and not isinstance(given, str):
+            raise InputError(f"`attacks`: the {name} of {attack.called} isn't a file's path; write {name}: FILE.")
+        if not given or given == study.fitted_for(attack):
             continue
-        paths = [(folder / path).resolve() for path in given.split(os.pathsep)]
+        paths = [Path(os.path.realpath(folder / path)) for path in given.split(os.pathsep)]  # loops of links too
         for path in paths:
             if not path.exists():
                 raise InputError(
