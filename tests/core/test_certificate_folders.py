@@ -208,6 +208,18 @@ def test_the_page_is_made_again_of_the_folder_and_the_scan(made, copy, name, cap
     assert (folder / "certificate.html").read_bytes() == (made / name / "certificate.html").read_bytes()
 
 
+def test_no_page_is_made_of_numbers_that_the_maps_contradict(made, copy, capsys):
+    folder, page = copy("plain"), (made / "plain" / "certificate.html").read_bytes()
+    path = folder / "certificate.json"
+    document = json.loads(path.read_text())
+    document["summary"]["headline"] = "FORGED"
+    path.write_text(json.dumps(document))
+    assert main(["report", str(folder), "--scan", str(made / SCANS["plain"])]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "contradicts itself (summary.headline: " in said and "`perturbox verify`" in said
+    assert (folder / "certificate.html").read_bytes() == page
+
+
 def test_without_its_scan_or_with_another_the_page_stays(made, copy, capsys, tmp_path):
     folder = copy("plain")
     before = (folder / "certificate.html").read_bytes()

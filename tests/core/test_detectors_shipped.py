@@ -119,8 +119,9 @@ def test_what_a_server_takes(shelf, tmp_path):
     assert named(["shipped", str(own), "second=own.safetensors"], ["textured"]) == {
         "lid": file, "own": own, "second": own,
     }  # fmt: skip
+    assert named(["shipped", "lid"], ["textured", "textured"]) == {"lid": file}, "the same one twice is one"
     with pytest.raises(InputError, match="Two detectors are named 'lid'; rename one"):
-        named(["shipped", "lid"], ["textured"])
+        named(["shipped", "lid=own.safetensors"], ["textured"])
     with pytest.raises(InputError) as refused:
         named(["entropy"], ["other", "textured"])
     assert str(refused.value) == (

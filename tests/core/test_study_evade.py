@@ -148,6 +148,7 @@ def test_what_is_passed_counts_by_what_it_was_fitted_on_and_a_file_by_its_conten
             "evade 0 is to pass a detector (mahalanobis) of clean scans; name others",
         ),
         ('"other*.nii.gz"', '"other12.nii.gz"', "`features_on` has 1 patient; the mahalanobis detector that evade"),
+        ("keep_worst: 0", "keep_worst: 0\nconfidence: 0.8", "tells 95 % intervals; leave `confidence` out"),
         ("detector: mahalanobis", "detector: mine.safetensors", "the detector of evade 0; relative paths start at"),
         ("detector: mahalanobis", "detector: mine-loop", "there is no file"),
     ],

@@ -77,7 +77,7 @@ def named(words: Sequence[str], victims: Sequence[str]) -> dict[str, Path]:
         for name, path in pairs:
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
                 raise InputError(f"A detector can't be named '{name}'; use letters, digits and dashes.")
-            if name in found:
+            if found.get(name, path.resolve()) != path.resolve():
                 raise InputError(f"Two detectors are named '{name}'; rename one.")
             found[name] = path.resolve()
     return found

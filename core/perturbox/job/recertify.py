@@ -28,7 +28,10 @@ RECORDED = (
     "victim", "effort", "device", "threads", "versions", "warnings", "seed", "n0", "unit", "source.sha256",
     "source.format", "source.dtype", "source.unit", "source.sizes", "stopped_early",
 )  # fmt: skip
-ONLY = "such as the model, the effort and how each vote fell: `perturbox certify` on the same scan repeats them"
+ONLY = (
+    "such as the model, the effort and how each vote fell: `perturbox certify` on the same scan repeats them; the page "
+    "isn't read, `perturbox report` with --scan writes it again"
+)
 AGAIN = "certify the scan again."
 
 
@@ -119,8 +122,10 @@ def read_kept(folder: Path, document: dict[str, Any]) -> Kept:
 
 def write_page(folder: Path, scan: str) -> Path:
     """Write certificate.html again and return its path; scan: the file that was certified, because the page shows it.
-    Raises InputError for another scan, and where the folder isn't a whole certificate."""
+    Raises InputError for another scan, and where the folder isn't a whole certificate or contradicts itself."""
     document = read_certificate(folder)
+    if problems := examine_certificate(folder).problems:
+        raise InputError(f"'{folder}' contradicts itself ({problems[0]}); `perturbox verify` names all; {AGAIN}")
     try:
         kept = read_kept(folder, document)
         image = io.read_scan(scan, unit=document["unit"], channels=len(kept.grid.data))

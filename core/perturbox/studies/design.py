@@ -30,6 +30,7 @@ Kind = Literal[
 ]
 Unit = Literal["native", "sigma", "percent"]
 ADAPTIVE, OBLIVIOUS = "adaptive", "oblivious"  # attacks on a defended model, with and without knowledge of its defence
+CONFIDENCE = 0.95  # of intervals
 HIDING = ("hfc", "evade")  # attacks that add to another what hides it from detectors
 FEATURES = "features"  # of clean scans, for an attack to hide among
 # Keys that are left out of a study's record where they aren't given.
@@ -191,7 +192,7 @@ class Study(Strict):
     corruptions: list[str] = []
     grades: list[Grade] = list(GRADES)
     keep_worst: Annotated[int, Field(ge=0, le=20)] = 3
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = CONFIDENCE
 
     @field_validator("models")
     @classmethod
@@ -307,6 +308,8 @@ class Study(Strict):
             raise ValueError("a detectors study needs `detectors`, as in detectors: [mahalanobis, entropy]")
         if self.criterion is not None:
             raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
+        if self.confidence != CONFIDENCE:
+            raise ValueError("a detectors study tells 95 % intervals; leave `confidence` out")
         needing = {attack.called: what for attack in self.attacks if (what := self.fitted_for(attack)) is not None}
         for called, what in needing.items():
             if what != FEATURES and detectors.get(what).supervised:
