@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from perturbox.model.pipeline import Pipeline, step_from
 from perturbox.model.regrid import Regrid, linear_matrix, nearest_index
 
 AXES = ("LR", "PA", "IS")
@@ -212,3 +213,15 @@ def test_labels_and_scans_are_resampled_to_the_same_place():
         image = plan.to_network(torch.from_numpy(step)[None, None])[0, 0].numpy()
         labels = plan.labels_to_network(step.astype(bool))
         assert (image[labels] >= 0.5 - 1e-9).all() and (image[~labels] <= 0.5 + 1e-9).all()
+
+
+def test_classes_come_back_together_as_they_do_one_by_one(monkeypatch):
+    """All five at once, two at once, and each alone: the same labels."""
+    steps = (step_from({"step": "orient", "to": "RAS"}), step_from({"step": "spacing", "mm": [2.0, 2.0, 2.0]}))
+    plan = Pipeline(steps).plan((9, 8, 7), np.diag([1.0, 1.5, 3.0, 1.0]), lambda: torch.zeros(1, 1, 9, 8, 7))
+    scores = torch.from_numpy(np.random.default_rng(0).normal(size=(5, *plan.target))).float()
+    expected = torch.stack([plan.back(scores[k : k + 1])[0] for k in range(5)]).argmax(0).numpy()
+    assert len(np.unique(expected)) == 5
+    for voxels in (2**22, 2 * 9 * 8 * 7, 1):
+        monkeypatch.setattr("perturbox.model.pipeline.plan.BACK_AT_ONCE", voxels)
+        assert np.array_equal(plan.argmax_to_native(scores), expected)

@@ -297,7 +297,7 @@ def test_the_page_holds_them_and_claims_nothing_of_so_few(done, tables):
     assert "not resolvable" in page and "AUROC" in page and "<script" not in page
     assert {claim["answer"] for claim in found["claims"]} == {"can't be told"}
     assert f"{CASES} patients: nothing is claimed of pgd on fewer than 30." in page
-    assert "too few to say who sees it (30 are asked for, of whom it breaks 10)" in done.said[0]
+    assert "too few to say who sees it (30 are asked for, of whom it must break 10)" in done.said[0]
     same = next(row for row in found["claims"] if row["claim"] == "hides" and row["attack"] == "hfc 0")
     assert (same["first"], same["value"], same["low"], same["high"]) == (same["second"], 0.0, 0.0, 0.0)
     low, scans = fallen(tables, "pgd")

@@ -26,14 +26,14 @@ def fit(task: Mapping[str, Any], asked: Mapping[str, Any]) -> Entry:
     passed."""
     victim = load_cached(asked["spec"], task["device"])
     scans = [io.read_scan(path, unit=victim.unit, channels=victim.channels) for path in asked["scans"]]
+    what, passes = asked["what"], PASSES if asked["what"] == FEATURES else 1
     with whole(Path(asked["place"])) as draft:
-        if asked["what"] == FEATURES:
-            fit_features(victim, scans, passes=PASSES).write(draft / fit_file(FEATURES))
+        if what == FEATURES:
+            found = fit_features(victim, scans, passes=passes)
         else:
-            fit_detector(victim, asked["what"], [lambda scan=scan: scan for scan in scans]).write(
-                draft / fit_file(asked["what"])
-            )
-    return {"forwards": len(scans) * (PASSES if asked["what"] == FEATURES else 1)}
+            found = fit_detector(victim, what, [lambda scan=scan: scan for scan in scans])
+        found.write(draft / fit_file(what))
+    return {"forwards": len(scans) * passes}
 
 
 def _sight(task: Mapping[str, Any], asked: Mapping[str, Any], scans: Callable[[Seen], Mapping[str, Volume]]) -> Entry:

@@ -50,7 +50,7 @@ def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any])
 def _too_few(attempt: Mapping[str, Any]) -> str:
     if not attempt["fell"]:
         return "nothing can be said of who sees it"
-    return f"too few to say who sees it ({PATIENTS} are asked for, of whom it breaks {BROKEN})"
+    return f"too few to say who sees it ({PATIENTS} are asked for, of whom it must break {BROKEN})"
 
 
 def _areas(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -99,7 +99,7 @@ def claim(row: Mapping[str, Any]) -> str:
     where = f"{row['model']}, {row['attack']} ({row['fell']} of {counted(row['scans'], 'scan')} broken)"
     if row["claim"] == "sees":
         told = "" if row["auroc"] is None else f" (AUROC {row['auroc']:.2f}{interval(row['low'], row['high'])})"
-        why = "" if row["answer"] != UNKNOWN else f"; {PATIENTS} patients are asked for, of whom it breaks {BROKEN}"
+        why = "" if row["answer"] != UNKNOWN else f"; {PATIENTS} patients are asked for, of whom it must break {BROKEN}"
         return f"{where}: {named(row)} sees it: {row['answer']}{told}{why}."
     told = ""
     if "value" in row:
