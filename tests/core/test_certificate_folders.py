@@ -228,6 +228,10 @@ def test_without_its_scan_or_with_another_the_page_stays(made, copy, capsys, tmp
         f"'{folder}' is a certificate, whose page shows the scan, and it holds none; give the file that was certified "
         "with --scan.\n"
     )
+    assert main(["report", str(folder), "--scan", str(made / SCANS["plain"]), "--full-report"]) == 2
+    assert capsys.readouterr().err == (
+        f"'{folder}' is a certificate, and --full-report is for a result; leave it out.\n"
+    )
     image = nib.load(made / "ct.nii.gz")
     for number, affine in enumerate((image.affine, image.affine @ np.diag([1, 1, 2, 1]))):
         other_scan = tmp_path / f"{number}.nii.gz"

@@ -119,6 +119,7 @@ def test_what_a_server_takes(shelf, tmp_path):
     assert named(["shipped", str(own), "second=own.safetensors"], ["textured"]) == {
         "lid": file, "own": own, "second": own,
     }  # fmt: skip
+    assert named(["mine=lid"], ["other", "textured"]) == {"mine": file}
     assert named(["shipped", "lid"], ["textured", "textured"]) == {"lid": file}, "the same one twice is one"
     with pytest.raises(InputError, match="Two detectors are named 'lid'; rename one"):
         named(["shipped", "lid=own.safetensors"], ["textured"])

@@ -396,6 +396,7 @@ def test_without_its_features_an_attack_is_not_made(folder, tmp_path):
         ("keep_worst: 1", "criterion: {eps: 15, dice: 0.5}", 1, "`criterion` is of one limit"),
         ("kind: detectors", "kind: curve", 1, "`detectors` belongs to a study of kind detectors"),
         ("corruptions: [offset]", "corruptions: [offst]", 15, "There is no corruption 'offst'"),
+        ("corruptions: [offset]", "grades: [1]", 1, "`grades` are of `corruptions`; name some"),
         ("eps: {values: [60, 15, 30]}\n", "", 1, "'eps' is missing"),
     ],
 )  # fmt: skip
@@ -491,6 +492,17 @@ def test_what_is_claimed(given, sees, hides):
     sentences = [detected_words.claim(row) for row in found["claims"]]
     assert all(row["answer"] in sentence for row, sentence in zip(found["claims"], sentences, strict=True))
     assert set(DETECTORS) >= set(found["evaluations"][0])
+
+
+def test_a_detector_that_could_not_be_fitted_is_the_reason_given():
+    """Not too few patients, of whom there are enough."""
+    study, why = design(), "entropy isn't finite on three scans"
+    rows, _ = made(1.0, 0.0)
+    found = detected.analyse(study, rows, [], {("m", "entropy", None): why})
+    plan = Plan(study, {"m": Target("m", "v", "x", ("s",), "HU")}, {}, {}, [], [])
+    assert detected_words.verdict(plan, found)[0].endswith(f": no detector could be asked ({why}).")
+    sees = [detected_words.claim(row) for row in found["claims"] if row["claim"] == "sees"]
+    assert sees and all(sentence.endswith(f"sees it: can't be told; {why}.") for sentence in sees)
 
 
 def test_a_detector_that_sees_noise_too_is_objected_to():

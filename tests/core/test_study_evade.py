@@ -17,9 +17,11 @@ import pandas as pd
 import perturbox as px
 from perturbox import io
 from perturbox.detectors.fitted import Detector
+from perturbox.detectors.shipped import place
 from perturbox.load import load_victim
 from perturbox.studies import detected, detected_words
 from perturbox.studies.design import Study
+from perturbox.studies.gather import _files
 from perturbox.studies.plan import Plan, Target, kept_in
 from perturbox.studies.pricing import price
 from perturbox.studies.run import load, run_study
@@ -176,6 +178,25 @@ def test_a_study_of_another_kind_fits_nothing(folder, attack, said):
     text = "\n".join(kept).replace("kind: detectors", "kind: curve").replace("attacks:", f"attacks: [{attack}]")
     with pytest.raises(InputError, match=said):
         load(written(folder, text, "curve.yaml"))
+
+
+def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tmp_path):
+    attack = {"name": "evade", "settings": {"detector": "entropy"}}
+
+    def files(*victims_of_it):
+        study = Study.model_validate(
+            {
+                "schema": "perturbox-study/1", "name": "n", "kind": "curve", "eps": {"values": [5]},
+                "attacks": [attack],
+                "models": {f"m{n}": {"victim": victim} for n, victim in enumerate(victims_of_it)},
+                "cases": {"images": "*.nii.gz"},
+            }
+        )  # fmt: skip
+        return _files(study, study.attacks[0], tmp_path)
+
+    assert files("ct-organs") == files("ct-organs", "ct-organs") == {"detector": str(place("entropy", "ct-organs"))}
+    with pytest.raises(InputError, match=r"there is no file '.*entropy', the detector of evade"):
+        files("ct-organs", "ct-organs-hardened")
 
 
 def test_it_is_priced_before_its_detector_exists(plan):

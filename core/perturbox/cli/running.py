@@ -206,6 +206,8 @@ def run_report(place: Path, full: bool, scan: str | None) -> list[Any]:
                 f"'{place}' is a certificate, whose page shows the scan, and it holds none; give the file that was "
                 "certified with --scan."
             )
+        if full:
+            raise InputError(f"'{place}' is a certificate, and --full-report is for a result; leave it out.")
         return [f"Report: {write_page(place, scan)}"]
     if scan is not None:
         raise InputError(f"--scan is for the page of a certificate, and '{place}' holds none; leave --scan out.")

@@ -53,9 +53,9 @@ def name_of(file: Path) -> str:
 
 
 def named(words: Sequence[str], victims: Sequence[str]) -> dict[str, Path]:
-    """Detectors' files by the names that others ask for them by, from words like NAME=FILE, a file or a folder whose
-    every .safetensors counts under its own name, the name of one that is shipped for one of these victims, or "shipped"
-    for all of these, if any. Raises InputError for what is none of this, and for a name that is given twice.
+    """Detectors' files by the names that others ask for them by, from words like NAME=FILE or NAME=SHIPPED, a file or a
+    folder whose every .safetensors counts under its own name, the name of one that is shipped for one of these victims,
+    or "shipped" for all of these, if any. Raises InputError for what is none of this and for a name given twice.
     """
     found: dict[str, Path] = {}
     ours = [pair for victim in victims for pair in shipped(victim).items()]
@@ -68,7 +68,8 @@ def named(words: Sequence[str], victims: Sequence[str]) -> dict[str, Path]:
         elif place.is_file():
             pairs = [(name_of(place), place)]
         elif equals and file:
-            pairs = [(name, Path(file))]
+            known = [] if Path(file).exists() else [path for own, path in ours if own == file]
+            pairs = [(name, path) for path in known or [Path(file)]]
         elif not (pairs := [pair for pair in ours if word in (SHIPPED, pair[0])]) and word != SHIPPED:
             raise InputError(
                 f"'{word}' isn't understood; write a detector as NAME=FILE, give its file or a folder of them, or name "

@@ -3,6 +3,7 @@ autograd saves of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from perturbox.types import InputError
 
 Network = Callable[[Tensor], Any]
+
+# Channels × depth × height up to which torch convolves a single 3D image by matrix products of its unfolded patches.
+UNFOLDED = 20480
 
 
 def chosen(prediction: Any, output: str | int | None) -> Tensor:
@@ -55,13 +59,51 @@ def evaluating(network: Network, frozen: bool = True) -> Iterator[None]:
             parameter.requires_grad_(False)
         # Attention otherwise takes another kernel under no_grad, and the two passes would differ by rounding.
         torch.backends.mha.set_fastpath_enabled(False)
-        yield
+        with _by_onednn(modules):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _by_onednn(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """3D convolutions of one small image on the CPU by oneDNN, which torch itself asks for batches and large images
+    only: two to five times faster, equal up to rounding."""
+    able = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    convolutions = [m for m in modules if able and type(m) is nn.Conv3d and "forward" not in vars(m)]
+    try:
+        for module in convolutions:
+            vars(module)["forward"] = partial(_convolved, module)
+        yield
+    finally:
+        for module in convolutions:
+            del vars(module)["forward"]
+
+
+def _convolved(module: nn.Conv3d, image: Tensor) -> Tensor:
+    if _is_unfolded(module, image):
+        return nn.Conv3d.forward(module, image.to_mkldnn()).to_dense()
+    return nn.Conv3d.forward(module, image)
+
+
+def _is_unfolded(module: nn.Conv3d, image: Tensor) -> bool:
+    """Whether torch would multiply matrices where oneDNN can convolve."""
+    return (
+        type(image) is Tensor
+        and image.dim() == 5
+        and image.shape[0] == 1
+        and image.shape[:4].numel() <= UNFOLDED
+        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (image, module.weight))
+        and (module.groups, module.padding_mode) == (1, "zeros")
+        and not isinstance(module.padding, str)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # vmap and its like have no rule for it
+    )
 
 
 @contextmanager
@@ -99,6 +141,9 @@ def saved_storages(network: Network) -> Iterator[dict[int, int]]:
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
+        if tensor.is_mkldnn:  # has no storage to ask, and none that another shares
+            storages[-1 - len(storages)] = tensor.numel() * tensor.element_size()
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in excluded:
             storages[storage.data_ptr()] = storage.nbytes()

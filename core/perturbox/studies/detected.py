@@ -213,7 +213,7 @@ def claims(study: Study, evaluations: Sequence[Found], scores: Frame) -> list[Fo
     found = []
     rows = [row for row in evaluations if row["positives"] == "attacked"]
     for row in rows:
-        about = {key: row[key] for key in ("model", "detector", "fitted_on", "attack", "fell", "scans")}
+        about = {key: row[key] for key in ("model", "detector", "fitted_on", "attack", "fell", "scans", "reason")}
         numbers = {key: row[key] for key in ("auroc", "low", "high")}
         enough = row["auroc"] is not None and row["patients"] >= PATIENTS and row["patients_fell"] >= BROKEN
         sees = UNKNOWN if not enough else FOUND if row["low"] > 0.5 else NOT_FOUND

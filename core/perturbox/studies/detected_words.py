@@ -36,7 +36,7 @@ def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any])
         size = "" if attempt["rms"] is None else f"median RMS {limit(plan, round(attempt['rms'], 2))}, "
         broke += f" by a {size}Dice with its own answer {attempt['agreement']:.2f}"
     if all(row["answer"] == UNKNOWN for row in mine):
-        return f"{broke}: {_too_few(attempt)}."
+        return f"{broke}: {_untold(attempt, sees)}."
     seen = [row for row in sees if row["answer"] == FOUND]
     said = f"{broke}: seen by {len(seen)} of {counted(len(sees), 'fitted detector')}{_areas(seen)}"
     if hides:
@@ -47,7 +47,11 @@ def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any])
     return f"{said}."
 
 
-def _too_few(attempt: Mapping[str, Any]) -> str:
+def _untold(attempt: Mapping[str, Any], sees: Sequence[Mapping[str, Any]]) -> str:
+    """Why nothing is known of who sees an attack: it broke nothing or too few, or no detector could be fitted."""
+    reasons = [row["reason"] for row in sees]
+    if attempt["fell"] and reasons and all(reasons):
+        return f"no detector could be asked ({listed(list(dict.fromkeys(reasons)))})"
     if not attempt["fell"]:
         return "nothing can be said of who sees it"
     return f"too few to say who sees it ({PATIENTS} are asked for, of whom it must break {BROKEN})"
@@ -99,7 +103,8 @@ def claim(row: Mapping[str, Any]) -> str:
     where = f"{row['model']}, {row['attack']} ({row['fell']} of {counted(row['scans'], 'scan')} broken)"
     if row["claim"] == "sees":
         told = "" if row["auroc"] is None else f" (AUROC {row['auroc']:.2f}{interval(row['low'], row['high'])})"
-        why = "" if row["answer"] != UNKNOWN else f"; {PATIENTS} patients are asked for, of whom it must break {BROKEN}"
+        few = f"{PATIENTS} patients are asked for, of whom it must break {BROKEN}"
+        why = "" if row["answer"] != UNKNOWN else f"; {row['reason'] or few}"
         return f"{where}: {named(row)} sees it: {row['answer']}{told}{why}."
     told = ""
     if "value" in row:

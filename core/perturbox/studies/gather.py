@@ -13,6 +13,7 @@ from perturbox.certificates.statistics import votes_needed
 from perturbox.defenses import defend
 from perturbox.detectors.fitted import LEAST_CASES
 from perturbox.detectors.fitting import require_layers
+from perturbox.detectors.shipped import shipped
 from perturbox.io.files import sha256, suffix
 from perturbox.load import load_victim
 from perturbox.model.defended import Defended
@@ -137,6 +138,9 @@ def _files(study: Study, attack: AttackOf, folder: Path) -> dict[str, str]:
             raise InputError(f"`attacks`: the {name} of {attack.called} isn't a file's path; write {name}: FILE.")
         if not given or given == study.fitted_for(attack):
             continue
+        if name == "detector" and (ours := _shipped(given, study)) is not None:
+            found[name] = ours
+            continue
         paths = [Path(os.path.realpath(folder / path)) for path in given.split(os.pathsep)]  # loops of links too
         for path in paths:
             if not path.exists():
@@ -146,6 +150,12 @@ def _files(study: Study, attack: AttackOf, folder: Path) -> dict[str, str]:
                 )
         found[name] = os.pathsep.join(map(str, paths))
     return found
+
+
+def _shipped(word: str, study: Study) -> str | None:
+    """The shipped detector of that name, where it is the same for all models."""
+    known = {shipped(model.victim).get(word) for model in study.models.values()}
+    return str(known.pop()) if len(known) == 1 and None not in known else None
 
 
 def _hashes(paths: str) -> list[str]:
