@@ -4,10 +4,11 @@ autograd saves of it."""
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from perturbox.types import InputError
@@ -86,8 +87,30 @@ def _by_onednn(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _convolved(module: nn.Conv3d, image: Tensor) -> Tensor:
     if _is_unfolded(module, image):
-        return nn.Conv3d.forward(module, image.to_mkldnn()).to_dense()
+        how = (module.stride, module.padding, module.dilation)
+        return cast(Tensor, _Convolution.apply(image, module.weight, module.bias, how))
     return nn.Conv3d.forward(module, image)
+
+
+class _Convolution(Function):
+    """A 3D convolution by oneDNN whose graph keeps what torch's own keeps, the image and the weight, and no copies in
+    oneDNN's layout."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, Any, Any]) -> Tensor:
+        ctx.save_for_backward(image, weight)
+        ctx.how = how
+        return torch.conv3d(image.to_mkldnn(), weight, bias, *how).to_dense()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (image, weight), (gradient,), asked = ctx.saved_tensors, upstream, ctx.needs_input_grad[:3]
+        if not torch.is_grad_enabled():  # else it is differentiated again, for which oneDNN has no rule
+            image, gradient = image.to_mkldnn(), gradient.to_mkldnn()
+        found = torch.ops.aten.convolution_backward(
+            gradient, image, weight, weight.shape[:1], *ctx.how, False, [0, 0, 0], 1, asked
+        )
+        return *(one.to_dense() if wanted else None for one, wanted in zip(found, asked, strict=True)), None
 
 
 def _is_unfolded(module: nn.Conv3d, image: Tensor) -> bool:
@@ -141,9 +164,6 @@ def saved_storages(network: Network) -> Iterator[dict[int, int]]:
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.is_mkldnn:  # has no storage to ask, and none that another shares
-            storages[-1 - len(storages)] = tensor.numel() * tensor.element_size()
-            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in excluded:
             storages[storage.data_ptr()] = storage.nbytes()
