@@ -396,7 +396,7 @@ def test_without_its_features_an_attack_is_not_made(folder, tmp_path):
         ("keep_worst: 1", "criterion: {eps: 15, dice: 0.5}", 1, "`criterion` is of one limit"),
         ("kind: detectors", "kind: curve", 1, "`detectors` belongs to a study of kind detectors"),
         ("corruptions: [offset]", "corruptions: [offst]", 15, "There is no corruption 'offst'"),
-        ("corruptions: [offset]", "grades: [1]", 1, "`grades` are of `corruptions`; name some"),
+        ("corruptions: [offset]\n", "", 1, "`grades` are of `corruptions`; name some"),
         ("eps: {values: [60, 15, 30]}\n", "", 1, "'eps' is missing"),
     ],
 )  # fmt: skip

@@ -2,7 +2,9 @@
 contents, and what passes it is compared with the attack it is made of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +21,7 @@ from perturbox import io
 from perturbox.detectors.fitted import Detector
 from perturbox.detectors.shipped import place
 from perturbox.load import load_victim
-from perturbox.studies import detected, detected_words
+from perturbox.studies import detected, detected_words, pricing
 from perturbox.studies.design import Study
 from perturbox.studies.gather import _files
 from perturbox.studies.plan import Plan, Target, kept_in
@@ -202,6 +204,18 @@ def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tm
 def test_it_is_priced_before_its_detector_exists(plan):
     cost = price(plan, 1, "cpu")
     assert cost.crafts == 3 * PATIENTS and cost.cpu_hours > 0
+
+
+def test_the_start_the_page_and_the_worst_cases_are_priced_too(plan, monkeypatch):
+    told = SimpleNamespace(seconds=1e4, afterwards=1e4, bytes=1)  # so that attacks themselves cost nothing
+    monkeypatch.setattr(pricing, "estimate_attack", lambda *given, **how: told)
+    monkeypatch.setattr(pricing, "START", 1e6)
+    monkeypatch.setattr(pricing, "PAGE", 1e8)
+    three = replace(plan, study=plan.study.model_copy(update={"keep_worst": 3}))
+    found, without = price(three, 2), price(plan, 2)
+    assert plan.study.keep_worst == 0 and without.cpu_hours * 3600 == pytest.approx(2e6 + 1e8, abs=1e3)
+    assert without.hours * 3600 == pytest.approx(1e6 + 1e8, abs=1e3), "workers start at the same time"
+    assert (found.cpu_hours - without.cpu_hours) * 3600 == pytest.approx(3 * pricing.HIDING * 1e4, abs=1e3)
 
 
 def test_the_document_names_what_is_passed_as_the_file_does(plan):

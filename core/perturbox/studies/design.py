@@ -310,7 +310,7 @@ class Study(Strict):
             raise ValueError("`criterion` is of one limit, and a detectors study takes each case's own; leave it out")
         if self.confidence != CONFIDENCE:
             raise ValueError("a detectors study tells 95 % intervals; leave `confidence` out")
-        if "grades" in self.model_fields_set and not self.corruptions:
+        if self.grades != list(GRADES) and not self.corruptions:
             raise ValueError("`grades` are of `corruptions`; name some, or leave `grades` out")
         needing = {attack.called: what for attack in self.attacks if (what := self.fitted_for(attack)) is not None}
         for called, what in needing.items():

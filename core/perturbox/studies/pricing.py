@@ -22,13 +22,14 @@ HIDING = 2.0  # times the attack it is made of, what one takes that hides among 
 LOOKS, CLEAN_LOOKS = 3, 4  # predictions of one judge (the file and two controls), and of a clean look
 PACKED = 0.6  # of what is stored, after lossless packing
 PAGE_BYTES = 2**20  # of a certificate's page, about
+START, PAGE = 6.0, 3.0  # seconds until a process has imported what it needs, and for tables and page
 
 
 @dataclass(frozen=True)
 class Price:
     """What a study will take on this machine. looks: at ordinary changes, of which only the model's part is priced;
-    copies: noisy ones of certificates; cpu_hours: of all pieces; hours: with the workers; bytes: on disk; memory: of
-    one worker at most."""
+    copies: noisy ones of certificates; cpu_hours: of all pieces, the start of every worker, the page and its worst
+    cases; hours: with the workers; bytes: on disk; memory: of one worker at most."""
 
     crafts: int
     judgements: int
@@ -47,7 +48,7 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
     can't be attacked."""
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.study.threads)
-    seconds, memory, copies = 0.0, 0, 0
+    seconds, memory, copies, worst = 0.0, 0, 0, 0.0
     looks: dict[str, float] = {}
     first = next(iter(plan.cases.values()))
     try:
@@ -65,6 +66,7 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
                 job, times = _priced(plan, same[0], device)
                 expected = estimate_attack(prepare(job, image, victim), oblivious=False)
                 seconds += times * len(same) * (expected.seconds - expected.afterwards)
+                worst = max(worst, times * expected.seconds)
                 memory = max(memory, expected.bytes)
             if plan.study.detectors:
                 seconds += _looked_at(plan, name) * looks[name]
@@ -78,12 +80,13 @@ def price(plan: Plan, workers: int, device: str = "cpu") -> Price:
     judgements = [model for craft in plan.crafts for model in plan.judges(craft)]
     seconds += LOOKS * sum(looks[model] for model in judgements) + sum(looks[look.model] for look in plan.looks)
     size = _saved_bytes(plan, first.image)
+    worst_cases = worst * min(plan.study.keep_worst, len(plan.crafts))  # made once more, one by one
     return Price(
         crafts=len(plan.crafts),
         judgements=len(judgements),
         looks=len(plan.looks),
-        cpu_hours=seconds * plan.study.threads / 3600,
-        hours=seconds / 3600 / max(1, workers),
+        cpu_hours=((seconds + worst_cases) * plan.study.threads + START * workers + PAGE) / 3600,
+        hours=(START + seconds / max(1, workers) + worst_cases + PAGE) / 3600,
         bytes=int(len(plan.crafts) * size) + len(plan.certificates) * PAGE_BYTES,
         memory=memory,
         certificates=len(plan.certificates),
