@@ -2,11 +2,11 @@
 
     python benchmarks/study_victims.py FOLDER [--seeds 3] [--cases 20]      some CPU minutes; those that exist stay
 
-Writes FOLDER/models/*.safetensors with their sidecars and training lists, and FOLDER/transfer.yaml, curve.yaml,
-non-inferiority.yaml, certify.yaml and detectors.yaml beside them. Scans and expert labels are those of the Medical
-Segmentation Decathlon's Task04, from PERTURBOX_DATA/mr_hippocampus_msd or --scans. Every model has a random start of
-its own: two that share one transfer as if they shared pre-training. Pre-training is on ellipsoid phantoms, a start of
-its own for each model as well.
+Writes FOLDER/models/*.safetensors with their sidecars and training lists, and FOLDER/transfer.yaml, transfer-100.yaml,
+curve.yaml, non-inferiority.yaml, certify.yaml, detectors.yaml and dropout.yaml beside them. Scans and expert labels are
+those of the Medical Segmentation Decathlon's Task04, from PERTURBOX_DATA/mr_hippocampus_msd or --scans. Every model has
+a random start of its own: two that share one transfer as if they shared pre-training. Pre-training is on ellipsoid
+phantoms, a start of its own for each model as well.
 """
 
 import argparse
@@ -220,6 +220,13 @@ def studies(models: list[Made], test: list[Path], count: int, folder: Path) -> N
     plain, other = models[0].name, models[len(models) // 2].name
     written = {
         "transfer": {**common, "models": named, "attacks": [apgd, pgd], "eps": limits},
+        "transfer-100": {
+            **common,
+            "kind": "transfer",
+            "models": named,
+            "attacks": [{**apgd, "steps": 100}],
+            "eps": {"values": [6], "unit": "percent"},
+        },
         "curve": {
             **common,
             "models": {plain: named[plain]},
