@@ -225,11 +225,12 @@ def test_the_document_names_what_is_passed_as_the_file_does(plan):
 
 
 def test_a_plan_with_files_reads_as_it_was_written(folder):
-    text = TEXT.replace("detector: mahalanobis", "detector: one.safetensors").replace(
+    (folder / "any.safetensors").write_bytes(b"a plan hashes it and doesn't read it")
+    text = TEXT.replace("detector: mahalanobis", "detector: any.safetensors").replace(
         'features_on: "other*.nii.gz"\n', ""
     )
     plan = load(written(folder, text, "files.yaml"))[0]
-    assert plan.files == ({}, *[{"detector": str(folder / "one.safetensors")}] * 2)
+    assert plan.files == ({}, *[{"detector": str(folder / "any.safetensors")}] * 2)
     assert Plan.read(json.loads(json.dumps(plan.document()))) == plan
 
 
