@@ -1,4 +1,4 @@
-"""3D convolutions of one small image go to oneDNN: the same numbers up to rounding, faster."""
+"""3D convolutions of one small image, whose gradient is asked for, go to oneDNN: the same up to rounding, faster."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from perturbox.model.network import UNFOLDED, evaluating, saved_storages
+from perturbox.model.network import UNFOLDED, _modules_of, evaluating, saved_storages
+from perturbox.model.sliding import Window, sliding_window
 
 BY_ONEDNN, BY_UNFOLDING = "aten::mkldnn_convolution", "aten::slow_conv3d_forward"
 
@@ -28,7 +29,10 @@ def image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def kernels(network: nn.Module, x: Tensor) -> set[str]:
     """Which of the two ways of convolving torch takes for a network in use."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, evaluating(network):
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+        evaluating(network, fast=True),
+    ):
         network(x)
     return {event.key for event in profile.key_averages()} & {BY_ONEDNN, BY_UNFOLDING}
 
@@ -63,7 +67,7 @@ def test_prediction_and_gradients_are_those_of_torch_up_to_rounding(trained: boo
     upstream = image(1, 3, 6, 5, 4)
     plain = network(asked[0])
     expected = torch.autograd.grad(plain, asked, upstream)
-    with evaluating(network, frozen=not trained):
+    with evaluating(network, frozen=not trained, fast=True):
         found = network(asked[0])
         gradients = torch.autograd.grad(found, asked, upstream)
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
@@ -73,7 +77,7 @@ def test_prediction_and_gradients_are_those_of_torch_up_to_rounding(trained: boo
 
 def test_with_and_without_a_graph_the_prediction_is_the_same_bit_for_bit() -> None:
     network, x = net(), image(1, 1, 12, 10, 8)
-    with evaluating(network):
+    with evaluating(network, fast=True):
         with torch.no_grad():
             without = network(x)
         assert torch.equal(network(x.requires_grad_()), without)
@@ -141,22 +145,22 @@ def of(network: nn.Module, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tens
         return prediction.detach(), torch.autograd.grad(prediction.square().sum(), given)[0]
 
     alone = asked()
-    with evaluating(network):
+    with evaluating(network, fast=True):
         return alone, asked()
 
 
 def test_a_network_is_left_as_it_was_even_if_it_fails_and_within_itself() -> None:
     network = net()
-    with evaluating(network), evaluating(network):
+    with evaluating(network, fast=True), evaluating(network, fast=True):
         pass
-    with pytest.raises(RuntimeError), evaluating(network):
+    with pytest.raises(RuntimeError), evaluating(network, fast=True):
         network(image(1, 2, 4, 4, 4))
     assert not any("forward" in vars(module) for module in network.modules())
 
 
 def test_a_large_image_is_torchs_own_affair() -> None:
     network, x = nn.Conv3d(1, 2, 3, padding=1), image(1, 1, 160, UNFOLDED // 160 + 1, 2)
-    with evaluating(network):
+    with evaluating(network, fast=True):
         found = network(x)
     assert torch.equal(found, network(x))
 
@@ -164,6 +168,28 @@ def test_a_large_image_is_torchs_own_affair() -> None:
 def test_what_a_graph_keeps_is_counted_there_too() -> None:
     """Of a convolution whose weights are frozen, the input and nothing else is kept."""
     network, x = nn.Conv3d(1, 2, 3, padding=1), image(1, 1, 12, 10, 8).requires_grad_()
-    with evaluating(network), saved_storages(network) as storages:
+    with evaluating(network, fast=True), saved_storages(network) as storages:
         network(x)
     assert sum(storages.values()) == x.numel() * x.element_size()
+
+
+def test_who_asks_for_a_gradient_gets_it_and_who_predicts_gets_torchs_own_bits() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 6, 3, padding=1), nn.ELU(), nn.Conv3d(6, 3, 3, padding=1))
+    x, window = image(1, 1, 12, 10, 8), Window((12, 10, 8), blend="constant", batch=1)
+    assert torch.equal(sliding_window(network, x, window), network(x).detach())
+
+    def asked(x: Tensor) -> set[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            sliding_window(network, x, window)
+        return {event.key for event in profile.key_averages()} & {BY_ONEDNN, BY_UNFOLDING}
+
+    assert (asked(x), asked(x.clone().requires_grad_())) == ({BY_UNFOLDING}, {BY_ONEDNN})
+
+
+def test_modules_are_those_of_torch_each_once() -> None:
+    shared = nn.Linear(2, 2)
+    network = nn.ModuleDict({"a": nn.Sequential(shared, nn.ReLU(), shared), "b": nn.ModuleList([shared, net()])})
+    network.register_module("none", None)
+    assert set(_modules_of(network)) == set(network.modules())
+    assert len(_modules_of(network)) == len(list(network.modules())) and _modules_of(lambda x: x) == []

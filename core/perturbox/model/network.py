@@ -44,14 +44,13 @@ def chosen(prediction: Any, output: str | int | None) -> Tensor:
 
 
 @contextmanager
-def evaluating(network: Network, frozen: bool = True) -> Iterator[None]:
+def evaluating(network: Network, frozen: bool = True, fast: bool = False) -> Iterator[None]:
     """Eval mode, frozen parameters (unless told otherwise), and one attention kernel whether or not a graph is
-    recorded; all restored."""
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    recorded; all restored. fast: small 3D convolutions by oneDNN, which may change last bits."""
+    modules = _modules_of(network)
     training = [module for module in modules if getattr(module, "training", False)]
-    trainable = (
-        [p for p in network.parameters() if p.requires_grad] if frozen and isinstance(network, nn.Module) else []
-    )
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None] if frozen else []
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in training:
@@ -60,7 +59,7 @@ def evaluating(network: Network, frozen: bool = True) -> Iterator[None]:
             parameter.requires_grad_(False)
         # Attention otherwise takes another kernel under no_grad, and the two passes would differ by rounding.
         torch.backends.mha.set_fastpath_enabled(False)
-        with _by_onednn(modules):
+        with _by_onednn(modules) if fast else nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -68,6 +67,18 @@ def evaluating(network: Network, frozen: bool = True) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+def _modules_of(network: Network) -> list[nn.Module]:
+    """As `nn.Module.modules`, without the names that it puts together on its way: attacks ask many times a second."""
+    found = [network] if isinstance(network, nn.Module) else []
+    known = set(map(id, found))
+    for module in found:  # which grows meanwhile
+        for child in module._modules.values():
+            if child is not None and id(child) not in known:
+                known.add(id(child))
+                found.append(child)
+    return found
 
 
 @contextmanager

@@ -211,7 +211,8 @@ class _Sweep:
             self.batches.append(batch)
             sums_of.append(prediction.flatten(1).sum(1))  # not looked at before the end, so that a device needn't wait
 
-        with evaluating(self.network, frozen=not self.weights), torch.no_grad():
+        # Who only predicts, and above all who judges, gets torch's own arithmetic, which its framework has too.
+        with evaluating(self.network, frozen=not self.weights, fast=keep_graphs), torch.no_grad():
             self._walk(list(range(len(self.grid.places))), add)
         assert stitched is not None
         stitched.div_(self.grid.total if sums is None else self.grid.total_in(sums))
@@ -258,7 +259,7 @@ class _Sweep:
                 if one is not None:
                     total.add_(one)
 
-        with evaluating(self.network, frozen=not self.weights), self.autocast():
+        with evaluating(self.network, frozen=not self.weights, fast=True), self.autocast():
             for batch in self.batches:
                 self._walk(batch, pull)
             self._walk(pooled, pull)
