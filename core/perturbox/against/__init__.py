@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from perturbox import io
 from perturbox.load.spec import Spec
@@ -73,6 +74,7 @@ def _files(scan: Volume, file: Path, folder: Path) -> list[Path]:
 
 def _run(python: str, script: Path, folder: Path, name: str) -> None:
     settings = {key: str(folder) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    settings["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums of another number of threads differ in last bits
     try:
         done = subprocess.run(
             [python, "-I", str(script), str(folder / "asked.json")],
