@@ -1,7 +1,7 @@
 """A study of detectors on ct-organs: slabs of phantoms that no model was trained on, and the study file beside them.
 
     python benchmarks/ct_detectors.py FOLDER [--cases 30]
-    perturbox study FOLDER/detectors.yaml --out out          half an hour of CPU time
+    perturbox study FOLDER/detectors.yaml --out out          an hour and a half of CPU time
 
 A slab is 24 slices of 3 mm through liver, spleen and kidneys: a tenth of a scan, so that thirty of them take as long as
 three scans.
