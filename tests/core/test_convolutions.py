@@ -60,6 +60,15 @@ def test_what_onednn_has_not_is_left_to_torch() -> None:
     assert kernels(net().double(), image(1, 1, 12, 10, 8, dtype=torch.float64)) == {BY_UNFOLDING}
 
 
+def test_its_gradient_asks_onednn_too() -> None:
+    network, x = net(), image(1, 1, 12, 10, 8).requires_grad_()
+    with evaluating(network, fast=True):
+        found = network(x).square().sum()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            torch.autograd.grad(found, x)
+    assert {event.key: event.count for event in profile.key_averages()}["aten::to_mkldnn"] == 2 * 2
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_prediction_and_gradients_are_those_of_torch_up_to_rounding(trained: bool) -> None:
     network = net()

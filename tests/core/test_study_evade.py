@@ -197,6 +197,9 @@ def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tm
         return _files(study, study.attacks[0], tmp_path)
 
     assert files("ct-organs") == files("ct-organs", "ct-organs") == {"detector": str(place("entropy", "ct-organs"))}
+    (tmp_path / "entropy").write_bytes(b"a file goes before a name")
+    assert files("ct-organs") == {"detector": str(tmp_path / "entropy")}
+    (tmp_path / "entropy").unlink()
     with pytest.raises(InputError, match=r"there is no file '.*entropy', the detector of evade"):
         files("ct-organs", "ct-organs-hardened")
 

@@ -98,6 +98,21 @@ def test_the_page_holds_what_the_json_holds(tmp_path, capsys):
 # ---------------------------------------------------------------- the framework's own run
 
 
+def test_a_framework_gets_as_many_threads_as_we_have(tmp_path, monkeypatch):
+    """Sums of another number of threads differ in their last bits, and so would logits that are equal."""
+    script, before = tmp_path / "script.py", torch.get_num_threads()
+    script.write_text("import os, sys\nsys.exit(os.environ['OMP_NUM_THREADS'])\n")
+    monkeypatch.setitem(SCRIPTS, "nnunet", ("nnU-Net", str(script)))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(InputError, match=r"nnU-Net's own run failed \(3\)"):
+            run_framework(read_spec(f"nnunet:{folder}"), three_tissues(), tmp_path / "no.nii.gz", sys.executable)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_frameworks_that_are_not_there_are_one_sentence(tmp_path, monkeypatch):
     image, file = three_tissues(), tmp_path / "scan.nii.gz"
     io.write_volume(file, image)

@@ -40,8 +40,8 @@ def serve(
         typer.Option(
             "--detector",
             metavar="NAME=FILE",
-            help="A detector of a served model (`perturbox fit-detector`), its file alone, a folder of them, the NAME "
-            "of a shipped one, or `shipped` for all of these; may be repeated.",
+            help="A detector of a served model (`perturbox fit-detector`), by file or a shipped one's name; the file "
+            "alone, a folder of them, the NAME of a shipped one, or `shipped` for all of these; may be repeated.",
         ),
     ] = None,
     token: Annotated[

@@ -36,7 +36,7 @@ def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any])
         size = "" if attempt["rms"] is None else f"median RMS {limit(plan, round(attempt['rms'], 2))}, "
         broke += f" by a {size}Dice with its own answer {attempt['agreement']:.2f}"
     if all(row["answer"] == UNKNOWN for row in mine):
-        return f"{broke}: {_untold(attempt, sees)}."
+        return f"{broke}: {_why_unknown(attempt, sees)}."
     seen = [row for row in sees if row["answer"] == FOUND]
     said = f"{broke}: seen by {len(seen)} of {counted(len(sees), 'fitted detector')}{_areas(seen)}"
     if hides:
@@ -47,7 +47,7 @@ def _of_attack(plan: Plan, found: Mapping[str, Any], attempt: Mapping[str, Any])
     return f"{said}."
 
 
-def _untold(attempt: Mapping[str, Any], sees: Sequence[Mapping[str, Any]]) -> str:
+def _why_unknown(attempt: Mapping[str, Any], sees: Sequence[Mapping[str, Any]]) -> str:
     """Why nothing is known of who sees an attack: it broke nothing or too few, or no detector could be fitted."""
     reasons = [row["reason"] for row in sees]
     if attempt["fell"] and reasons and all(reasons):

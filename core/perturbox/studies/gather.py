@@ -138,7 +138,7 @@ def _files(study: Study, attack: AttackOf, folder: Path) -> dict[str, str]:
             raise InputError(f"`attacks`: the {name} of {attack.called} isn't a file's path; write {name}: FILE.")
         if not given or given == study.fitted_for(attack):
             continue
-        if name == "detector" and (ours := _shipped(given, study)) is not None:
+        if name == "detector" and not (folder / given).exists() and (ours := _shipped(given, study)) is not None:
             found[name] = ours
             continue
         paths = [Path(os.path.realpath(folder / path)) for path in given.split(os.pathsep)]  # loops of links too
