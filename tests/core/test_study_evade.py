@@ -18,6 +18,7 @@ import pandas as pd
 
 import perturbox as px
 from perturbox import io
+from perturbox.detectors import shipped
 from perturbox.detectors.fitted import Detector
 from perturbox.detectors.shipped import place
 from perturbox.load import load_victim
@@ -182,7 +183,7 @@ def test_a_study_of_another_kind_fits_nothing(folder, attack, said):
         load(written(folder, text, "curve.yaml"))
 
 
-def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tmp_path):
+def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tmp_path, monkeypatch):
     attack = {"name": "evade", "settings": {"detector": "entropy"}}
 
     def files(*victims_of_it):
@@ -202,6 +203,13 @@ def test_a_study_of_another_kind_takes_one_that_is_shipped_for_all_its_models(tm
     (tmp_path / "entropy").unlink()
     with pytest.raises(InputError, match=r"there is no file '.*entropy', the detector of evade"):
         files("ct-organs", "ct-organs-hardened")
+    for victim in ("one", "two"):  # each has one of its own
+        (tmp_path / "shelf" / victim).mkdir(parents=True)
+        (tmp_path / "shelf" / victim / "entropy.safetensors").touch()
+    monkeypatch.setattr(shipped, "DETECTORS", tmp_path / "shelf")
+    assert files("one") == {"detector": str(tmp_path / "shelf" / "one" / "entropy.safetensors")}
+    with pytest.raises(InputError, match=r"there is no file '.*entropy', the detector of evade"):
+        files("one", "two")
 
 
 def test_it_is_priced_before_its_detector_exists(plan):
