@@ -12,6 +12,7 @@ from perturbox.studies.checks import check
 from perturbox.studies.columns import RESULTS
 from perturbox.studies.design import Study
 from perturbox.studies.plan import Plan, Target
+from perturbox.studies.words import interval
 
 
 def test_an_interval_of_equal_values_is_the_value():
@@ -273,3 +274,7 @@ def test_many_rows_that_apgd_beats_are_one_note_with_the_widest():
         "pgd leaves n Dice 0.800 at 10, APGD 0.450 (the largest of 2 such differences): read its rows as an upper "
         "bound."
     )
+
+
+def test_no_zero_on_a_page_has_a_sign():
+    assert interval(-0.001, 0.004) == " [0.00, 0.00]" and interval(-0.006, 0.5) == " [-0.01, 0.50]"

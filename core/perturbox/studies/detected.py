@@ -232,7 +232,8 @@ def claims(study: Study, evaluations: Sequence[Found], scores: Frame) -> list[Fo
 
 def false_sights(evaluations: Sequence[Found]) -> list[tuple[Found, bool]]:
     """Rows of what is no attack that a detector sees all the same, each with whether it sees much of it: the AUROC is
-    at least half as far above chance as that of the attack it is the control of."""
+    at least half as far above chance as that of the attack it is the control of. Nothing is claimed of the size of an
+    attack that broke too few patients."""
 
     def whose(row: Found) -> tuple[Any, ...]:
         return tuple(row[key] for key in ("model", "detector", "fitted_on", "attack"))
@@ -242,7 +243,7 @@ def false_sights(evaluations: Sequence[Found]) -> list[tuple[Found, bool]]:
     return [
         (row, (attack := aimed.get(whose(row))) is None or row["auroc"] - 0.5 >= MUCH * (attack - 0.5))
         for row in seen
-        if row["low"] > 0.5
+        if row["low"] > 0.5 and (row["patients_fell"] is None or row["patients_fell"] >= BROKEN)
     ]
 
 

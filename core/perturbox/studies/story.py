@@ -14,7 +14,7 @@ from perturbox.studies import certified_words, detected_words
 from perturbox.studies.checks import Finding
 from perturbox.studies.design import KINDS
 from perturbox.studies.plan import Plan
-from perturbox.studies.words import MEANS, UNITS, counted, interval, limit, patients
+from perturbox.studies.words import MEANS, UNITS, counted, interval, limit, patients, signless
 
 RISK = "A stronger attack, another scanner or other patients may break what held here; nothing is proven."
 RISKS = {"certify": certified_words.RISK, "detectors": detected_words.RISK}
@@ -114,8 +114,8 @@ def effect(row: Mapping[str, Any]) -> str:
     within = "; ".join(f"within {level} {share:.2f}" for level, share in row["within"].items())
     return (
         f"{row['factor']}: {row['answer']}. Models that share it pass on {row['same']:.2f} of the white-box fall, "
-        f"others {row['different']:.2f} (difference {row['difference']:+.2f}"
-        f"{interval(row['low'], row['high'])}, p over models {row['p_models_holm']:.3f}); {within}."
+        f"others {row['different']:.2f} (difference {signless(row['difference'])}"
+        f"{interval(row['low'], row['high'])}, adjusted p over models {row['p_models_holm']:.3f}); {within}."
     )
 
 

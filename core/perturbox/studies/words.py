@@ -21,7 +21,12 @@ def unit_of(plan: Plan, unit: str | None = None) -> str:
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """ " [0.4, 0.5]", nothing where there is none."""
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return "" if low is None or high is None else f" [{signless(low, digits)}, {signless(high, digits)}]"
+
+
+def signless(value: float, digits: int = 2) -> str:
+    """A number whose zero has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def counted(n: int, what: str, many: str = "") -> str:
